@@ -1,0 +1,101 @@
+"""Whatever can be scored: it observes a context, then steps frame by frame. Models, floors, and the oracle.
+
+Letters: b clips side by side, t frames. All frames are uint8 (b, t, H, W, 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from models.conditions import Conditions
+from models.config import SamplerConfig
+from models.memory import Memory
+from models.rollout import prefill, rollout
+from models.tokenizer import frames_to_model, model_to_frames
+from models.world_model import WorldModel
+
+
+class System(Protocol):
+    """The face of everything that a task can score."""
+
+    def observe(self, frames: Tensor, conditions: Conditions) -> None:
+        """Be shown the context (b, t, H, W, 3)."""
+
+    def step(self, condition: Conditions) -> Tensor:
+        """Generate the next frame (b, 1, H, W, 3) for its condition."""
+
+
+class CopyLast:
+    """Floor: the last context frame, for ever."""
+
+    def observe(self, frames: Tensor, conditions: Conditions) -> None:
+        """Keep the last frame."""
+        self.frame = frames[:, -1:]
+
+    def step(self, condition: Conditions) -> Tensor:
+        """Return it."""
+        return self.frame
+
+
+class ContextMean:
+    """Floor: the mean of the context. Blurry, which PSNR forgives: a hard floor for a blurry model."""
+
+    def observe(self, frames: Tensor, conditions: Conditions) -> None:
+        """Average the frames."""
+        self.frame = frames.float().mean(1, keepdim=True).round().to(torch.uint8)
+
+    def step(self, condition: Conditions) -> Tensor:
+        """Return the mean."""
+        return self.frame
+
+
+class NearestPose:
+    """Oracle: the context frame whose pose is nearest (cells apart, plus half the chord of the turn)."""
+
+    def observe(self, frames: Tensor, conditions: Conditions) -> None:
+        """Keep all frames and their poses.
+
+        Raises:
+            ValueError: no pose was recorded.
+        """
+        if conditions.pose is None:
+            raise ValueError("nearest_pose: this dataset has no pose")
+        self.frames, self.pose = frames, conditions.pose
+
+    def step(self, condition: Conditions) -> Tensor:
+        """Return the nearest one."""
+        assert condition.pose is not None
+        gap = self.pose - condition.pose
+        away = gap[..., :2].norm(dim=-1) + gap[..., 2:].norm(dim=-1) / 2
+        nearest = away.argmin(1)
+        return self.frames[torch.arange(len(nearest)), nearest][:, None]
+
+
+class ModelSystem:
+    """A world model behind the face; `wiped` forgets everything between the context and the first generated frame."""
+
+    def __init__(self, model: WorldModel, sampler: SamplerConfig, seeds: Sequence[int], wiped: bool = False) -> None:
+        self.model, self.sampler, self.wiped = model.eval(), sampler, wiped
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.memory: Memory | None = None
+
+    def observe(self, frames: Tensor, conditions: Conditions) -> None:
+        """Fill the memory, and wipe it again where that is asked."""
+        self.memory = None if self.wiped else prefill(self.model, frames_to_model(frames), conditions, self.memory)
+
+    def step(self, condition: Conditions) -> Tensor:
+        """Generate one frame and remember it."""
+        frame, self.memory = rollout(self.model, condition, 1, self.memory, self.sampler, self.generators)
+        return model_to_frames(frame)
+
+
+FLOORS: dict[str, Callable[[], System]] = {
+    "copy_last": CopyLast,
+    "context_mean": ContextMean,
+    "nearest_pose": NearestPose,
+}
+"""Systems that need no training: two floors and, last, the oracle."""

@@ -1,0 +1,201 @@
+"""The command `longtake`: parses, then hands over to the verb's module, which is imported only then.
+
+A UserError becomes one `error:` line per problem and exit code 2; so does a wrong verb or option. Any other
+exception is a bug and keeps its trace (exit code 1).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from longtake import __version__
+from longtake.errors import UserError
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Video world models with long memory: collect, train, evaluate, compare.",
+    epilog="Start with: longtake demo. Each verb explains itself: longtake VERB --help.",
+)
+
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a setting; may be repeated.")
+]
+StoreUri = Annotated[
+    str,
+    typer.Option("--store", metavar="URI", envvar="LONGTAKE_STORE", help="A folder or s3://BUCKET/PREFIX."),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the config and the plan; touch nothing.")]
+ConfigName = Annotated[
+    str, typer.Argument(metavar="CONFIG", help="A YAML path or the name of a shipped config.")
+]
+Where = Annotated[
+    str | None, typer.Option("--where", metavar="QUERY", help="Rows to keep, such as: metric == 'psnr'")
+]
+Format = Annotated[
+    str | None,
+    typer.Option("--format", metavar="FORMAT", help="table, csv, md, json or parquet."),
+]
+Out = Annotated[str | None, typer.Option("--out", metavar="FILE", help="Write there instead of printing.")]
+
+STORE = "store"
+"""The store where none is given: a folder of that name here."""
+
+
+@app.command()
+def collect(
+    config: ConfigName, set_: Overrides = None, store: StoreUri = STORE, dry_run: DryRun = False
+) -> None:
+    """Record episodes from an environment as a dataset of shards."""
+    from jobs import collect
+
+    collect.main(config, set_ or [], store, dry_run)
+
+
+@app.command()
+def inspect(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Name of a dataset in the store.")],
+    sheet: Annotated[
+        str | None,
+        typer.Option("--sheet", metavar="PNG", help="Contact sheet to write [default: DATASET.png]."),
+    ] = None,
+    store: StoreUri = STORE,
+) -> None:
+    """Print a dataset's manifest and write a contact sheet."""
+    from jobs import inspect
+
+    inspect.main(dataset, store, sheet)
+
+
+@app.command()
+def train(
+    config: ConfigName,
+    set_: Overrides = None,
+    store: StoreUri = STORE,
+    dry_run: DryRun = False,
+    resume: Annotated[
+        str | None,
+        typer.Option("--resume", metavar="RUN", help="Go on with this run from its last checkpoint."),
+    ] = None,
+) -> None:
+    """Train a world model; a run that was interrupted goes on."""
+    from jobs import train
+
+    train.main(config, set_ or [], store, dry_run, resume)
+
+
+@app.command()
+def evaluate(
+    config: ConfigName = "default",
+    set_: Overrides = None,
+    store: StoreUri = STORE,
+    dry_run: DryRun = False,
+    runs: Annotated[
+        str, typer.Option("--runs", metavar="latest|ID,ID", help="Whose checkpoints.")
+    ] = "latest",
+    tasks: Annotated[
+        str | None, typer.Option("--tasks", metavar="A,B", help="Only these tasks of the config.")
+    ] = None,
+) -> None:
+    """Score checkpoints on memory tasks; only what is not scored yet."""
+    from jobs import evaluate
+
+    evaluate.main(config, set_ or [], store, dry_run, runs, tasks)
+
+
+@app.command()
+def results(
+    table: Annotated[
+        str, typer.Argument(metavar="TABLE", help="scores, runs, steps, bench or trials.")
+    ] = "scores",
+    where: Where = None,
+    by: Annotated[
+        str | None,
+        typer.Option("--by", metavar="A,B", help="Means by these columns; scores: by protocol, always."),
+    ] = None,
+    sort: Annotated[
+        str | None, typer.Option("--sort", metavar="A,-B", help="Order by these columns; - for falling.")
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option("--columns", metavar="A,B", help="Only these columns of the rows; `all` for all."),
+    ] = None,
+    format_: Format = None,
+    out: Out = None,
+    store: StoreUri = STORE,
+) -> None:
+    """Print a table; scores as means unless --columns asks for rows.
+
+    Means of scores come with 95 % intervals over episodes and never mix protocols.
+    """
+    from jobs import results
+
+    results.main(table, store, where=where, by=by, sort=sort, columns=columns, format=format_, out=out)
+
+
+@app.command()
+def runs(where: Where = None, format_: Format = None, out: Out = None, store: StoreUri = STORE) -> None:
+    """List the runs: running, done, failed, stopped or lost."""
+    from jobs import runs
+
+    runs.main(store, where=where, format=format_, out=out)
+
+
+@app.command()
+def report(
+    run: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Ids of runs; `longtake runs` lists them.")
+    ],
+    out: Annotated[str | None, typer.Option("--out", metavar="HTML", help="The page to write.")] = None,
+    store: StoreUri = STORE,
+) -> None:
+    """Write a page about runs: tables, curves, picture strips."""
+    from jobs import report
+
+    report.main(run, store, out)
+
+
+@app.command()
+def demo(
+    config: ConfigName = "demo", set_: Overrides = None, store: StoreUri = STORE, dry_run: DryRun = False
+) -> None:
+    """All of it on this machine, within minutes."""
+    from jobs import demo
+
+    demo.main(config, set_ or [], store, dry_run)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    if version:
+        print(f"longtake {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command and end the process with its exit code."""
+    try:
+        code = app(args=arguments, prog_name="longtake", standalone_mode=False)
+    except UserError as error:
+        code = _complain(error.lines)
+    except typer.TyperException as error:
+        code = _complain([error.format_message()])
+    except typer.Abort:
+        code = 130  # Ctrl-C, as shells count it
+    sys.exit(code)
+
+
+def _complain(lines: Sequence[str]) -> int:
+    for line in lines:
+        print("error: " + " ".join(line.split("\n")), file=sys.stderr)
+    return 2

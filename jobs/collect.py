@@ -1,0 +1,183 @@
+"""`longtake collect CONFIG`: record episodes in an environment, in parallel Ray tasks, as a dataset.
+
+One task makes one shard. A shard's episodes follow from the seed and their numbers alone, so any number of
+workers makes the same bytes, and a collection that was killed goes on with the shards that are missing.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from jobs.progress import bar
+from longtake.config import Config, config_hash, dump, load
+from longtake.episodes import Dataset, DatasetWriter, split_sizes
+from longtake.errors import UserError
+from longtake.sources import doom_maze
+from longtake.sources.doom_maze import DoomMazeConfig
+from longtake.store import Store, open_store
+
+CONFIGS = Path(__file__).parent / "configs" / "collect"
+SEED_STRIDE = 1_000_003  # apart, so that the episodes of neighbouring seeds are others
+EXPECTED_RATIO = 0.9  # of compressed to raw frames, on the safe side
+
+
+class CollectConfig(Config):
+    """What to record, and under which name."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="of the dataset")
+    episodes: int = Field(ge=1)
+    seed: int = Field(default=0, ge=0)
+    shard_episodes: int = Field(default=16, ge=1, description="episodes per shard, and per task")
+    chunk: int = Field(default=32, ge=1, description="frames per chunk: the least that a clip reads")
+    val: float = Field(default=0.1, gt=0, lt=1, description="share of the episodes; at least one")
+    test: float = Field(default=0.1, gt=0, lt=1, description="share of the episodes; at least one")
+    source: DoomMazeConfig = DoomMazeConfig()
+
+    @property
+    def shards(self) -> int:
+        """How many shards hold all episodes."""
+        return -(-self.episodes // self.shard_episodes)
+
+
+def main(config: str, overrides: list[str], store: str, dry_run: bool = False) -> None:
+    """The command: check, then record; with `dry_run` print the plan and touch nothing."""
+    settings = load(CollectConfig, config, overrides, search=CONFIGS)
+    where = open_store(store)
+    check(settings, where)
+    if dry_run:
+        print(dump(settings) + "\n" + describe(settings, where))
+        return
+    dataset = run(settings, where)
+    print(f"dataset {dataset.name} is ready: longtake inspect {dataset.name} --store {where.uri}")
+
+
+def check(config: CollectConfig, store: Store) -> None:
+    """Refuse what cannot work; raises one UserError with every problem."""
+    problems: list[str] = []
+    for probe in (
+        lambda: split_sizes(config.episodes, config.val, config.test),
+        lambda: store.require_space(_expected_bytes(config)),
+        _require_vizdoom,
+    ):
+        try:
+            probe()
+        except UserError as error:
+            problems += error.lines
+    if problems:
+        raise UserError(*problems)
+
+
+def _require_vizdoom() -> None:
+    if importlib.util.find_spec("vizdoom") is None:
+        raise UserError("source doom-maze needs the package vizdoom: pip install 'longtake[doom]'")
+
+
+def _expected_bytes(config: CollectConfig) -> int:
+    height, width = config.source.resolution
+    return int(config.episodes * config.source.steps * height * width * 3 * EXPECTED_RATIO)
+
+
+def describe(config: CollectConfig, store: Store) -> str:
+    """The plan in words."""
+    splits = ", ".join(
+        f"{n} {split}" for split, n in split_sizes(config.episodes, config.val, config.test).items()
+    )
+    return "\n".join(
+        [
+            f"dataset   {store.path('datasets', config.name)}",
+            f"episodes  {config.episodes} of {config.source.steps} frames: {splits}",
+            f"shards    {config.shards}, each one Ray task on 1 CPU",
+            f"size      at most about {_expected_bytes(config) / 1e6:.0f} MB",
+            f"config    {config_hash(config)}",
+        ]
+    )
+
+
+def run(config: CollectConfig, store: Store, *, cpus: int | None = None) -> Dataset:
+    """Record what is missing of the dataset and return it; a finished one is reused.
+
+    `cpus` is the number of parallel tasks (default: the machine's CPUs).
+    Raises UserError if the name belongs to a dataset of another config, or for anything that `check` refuses.
+    """
+    writer = _writer(config, store)
+    if writer.claim():
+        print(f"dataset {config.name}: finished before with the same config, reused")
+        return Dataset(store, config.name)
+    check(config, store)
+    missing = [shard for shard in range(config.shards) if not writer.done(shard)]
+    if len(missing) < config.shards:
+        print(f"dataset {config.name}: {config.shards - len(missing)} of {config.shards} shards reused")
+    if missing:
+        _record(config, store, missing, cpus)
+    return writer.finalize(config.shards)
+
+
+def _writer(config: CollectConfig, store: Store) -> DatasetWriter:
+    return DatasetWriter(
+        store,
+        config.name,
+        recipe=json.loads(config.model_dump_json()),
+        fps=config.source.fps,
+        action_space=doom_maze.ACTION_SPACE,
+        pose=doom_maze.POSE,
+        val=config.val,
+        test=config.test,
+        chunk=config.chunk,
+    )
+
+
+def _record(config: CollectConfig, store: Store, shards: list[int], cpus: int | None) -> None:
+    """Make these shards on all CPUs of the Ray that is open, or of a local one."""
+    import ray
+
+    from longtake.cluster import Demand, launch
+
+    with launch(Demand(1, cpus_per_worker=1, data_cpus_per_worker=0), cpus=cpus), _progress(config) as show:
+        task = ray.remote(make_shard).options(num_cpus=1, max_retries=3)
+        waiting = [task.remote(config, store.uri, shard) for shard in shards]
+        show(0, config.shards - len(shards))
+        frames = 0
+        for done in range(1, len(shards) + 1):
+            (ready,), waiting = ray.wait(waiting, num_returns=1)
+            frames += _result(ready)
+            show(frames, config.shards - len(shards) + done)
+
+
+def _result(reference: Any) -> int:
+    """Frames of a finished shard; a task's own error without Ray's wrapping."""
+    import ray
+
+    try:
+        return int(ray.get(reference))
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause if isinstance(error.cause, UserError) else error from None
+
+
+def make_shard(config: CollectConfig, store_uri: str, shard: int) -> int:
+    """The Ray task: record the episodes of one shard and write it; returns its frames."""
+    first = shard * config.shard_episodes
+    numbers = range(first, min(first + config.shard_episodes, config.episodes))
+    seeds = (config.seed * SEED_STRIDE + number for number in numbers)
+    episodes = [doom_maze.generate(config.source, seed) for seed in seeds]
+    _writer(config, open_store(store_uri)).write_shard(shard, episodes)
+    return sum(map(len, episodes))
+
+
+@contextmanager
+def _progress(config: CollectConfig) -> Iterator[Callable[[int, int], None]]:
+    """A bar over shards that shows the frames per second of this session."""
+    began = time.monotonic()
+    with bar(f"collect {config.name}", "starting Ray") as update:
+
+        def show(frames: int, shards: int) -> None:
+            update(shards, config.shards, f"{frames / (time.monotonic() - began):.0f} frames/s")
+
+        yield show

@@ -1,0 +1,145 @@
+"""`longtake demo`: the whole sentence on this machine, with real mazes, a real training and a scored memory.
+
+Every stage is one of the other verbs. What is there already is reused, so a demo that was killed goes on, and a second
+one is over in a moment.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from jobs import collect, evaluate, train
+from jobs.evaluate import EvaluateConfig, Subject
+from jobs.train import TrainConfig
+from longtake import checkpoints
+from longtake.config import Config, dump, load
+from longtake.store import Store, open_store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CONFIGS = Path(__file__).parent / "configs" / "demo"
+
+
+class DemoConfig(Config):
+    """Names of the configs that the stages run; the first training is the one with a memory, the second its contrast."""
+
+    collect: str
+    train: tuple[str, str]
+    evaluate: str
+    task: str = Field("retrieval", description="the task whose differences are printed at the end")
+
+
+def main(config: str, overrides: list[str], store: str, dry_run: bool) -> None:
+    """The command."""
+    settings = load(DemoConfig, config, overrides, search=CONFIGS)
+    trainings = [load(TrainConfig, name, search=train.CONFIGS) for name in settings.train]
+    evaluation = load(EvaluateConfig, settings.evaluate, search=evaluate.CONFIGS)
+    if dry_run:
+        print(dump(settings))
+        return
+    run_demo(settings, trainings, evaluation, open_store(store))
+
+
+def run_demo(
+    settings: DemoConfig, trainings: list[TrainConfig], evaluation: EvaluateConfig, store: Store
+) -> None:
+    """Collect, train twice, evaluate, report; then say what was found and where it lies."""
+    from jobs import report
+    from longtake.cluster import Demand, launch
+
+    began = time.monotonic()
+    stages = 3 + len(trainings)
+    print(f"Longtake demo: {stages} stages, about 8 minutes on two cores. Everything goes to {store.uri}", flush=True)
+    with launch(Demand(max(config.workers for config in trainings))):
+        with stage(1, stages, f"collect {settings.collect}: real Doom mazes, a new one per episode"):
+            collect.collect(load(collect.CollectConfig, settings.collect, search=collect.CONFIGS), store)
+        runs = []
+        for number, config in enumerate(trainings):
+            with stage(2 + number, stages, f"train {config.name}: {config.steps} steps, {config.workers} workers"):
+                runs.append(train.train(config, store, reuse=True))
+        with stage(stages - 1, stages, "evaluate: walk back through mazes never trained on"):
+            subjects = [subject(store, run, config) for run, config in zip(runs, trainings, strict=True)]
+            failed = evaluate.evaluate(evaluate.plan_cells(evaluation, store, subjects), store).failed
+            if failed:
+                raise SystemExit(1)
+        with stage(stages, stages, "report"):
+            page = report.build(store, runs)
+    window = max(trainings[0].model.layer_window(layer) for layer in trainings[0].model.layers)
+    scores = demo_scores(store, evaluation, subjects)
+    print("\n" + table(scores, window))
+    print("\n" + verdicts(scores[scores.task == settings.task], [config.name for config in trainings], window))
+    print(f"\nDone in {(time.monotonic() - began) / 60:.1f} minutes.\n" + what_next(store, page, runs))
+
+
+@contextmanager
+def stage(number: int, of: int, title: str) -> Iterator[None]:
+    """A heading, and the time that the stage took."""
+    print(f"\n[{number}/{of}] {title}", flush=True)
+    began = time.monotonic()
+    yield
+    print(f"      {time.monotonic() - began:.0f} s", flush=True)
+
+
+def subject(store: Store, run: str, config: TrainConfig) -> Subject:
+    """The finished checkpoint of a run."""
+    step = checkpoints.newest(store, run)
+    assert step == config.steps, f"run {run} ended at step {step} of {config.steps}"
+    return Subject(run, config.name, step, config.data.dataset)
+
+
+def demo_scores(store: Store, evaluation: EvaluateConfig, subjects: list[Subject]) -> pd.DataFrame:
+    """The rows of these checkpoints, and of the floors, under the demo's protocols."""
+    fingerprint = store.dataset(subjects[0].dataset).fingerprint
+    protocols = [p.model_copy(update={"dataset": fingerprint}).hash for p in evaluation.protocols]
+    scores = store.table("scores")
+    ours = scores.run.isin([*(s.run for s in subjects), evaluate.NO_RUN])
+    return scores[ours & scores.protocol.isin(protocols)]
+
+
+def table(scores: pd.DataFrame, window: int) -> str:
+    """Means beyond the window with 95 % intervals over episodes, best first, as text."""
+    from evals.compare import summarise
+
+    found = summarise(scores, beyond=window)
+    found["cell"] = [f"{m:.2f} ± {(h - m):.2f}" for m, h in zip(found["mean"], found["high"], strict=True)]
+    wide = found.pivot(index=["task", "system", "protocol", "episodes"], columns="metric", values="cell").reset_index()
+    lines = [f"{'task':<11}{'system':<24}{'PSNR (dB)':<17}{'SSIM':<17}{'episodes':<10}protocol"]
+    for task, group in wide.groupby("task"):
+        ordered = group.assign(order=group.psnr.str.split().str[0].astype(float)).sort_values("order", ascending=False)
+        for row in ordered.itertuples():
+            lines.append(f"{task:<11}{row.system:<24}{row.psnr:<17}{row.ssim:<17}{row.episodes:<10}{row.protocol}")
+    return f"At distances beyond the window of {window} frames (mean ± 95 % interval over episodes):\n" + "\n".join(lines)
+
+
+def verdicts(scores: pd.DataFrame, names: list[str], window: int) -> str:
+    """One line per claim: the paired difference in PSNR, its interval, and whether it is beyond doubt."""
+    from evals.compare import paired_difference
+
+    model, contrast = names
+    lines = []
+    for other in ("copy_last", contrast, f"{model}/wiped", "context_mean"):
+        gap = paired_difference(scores, model, other, beyond=window)
+        word = "better" if gap.low > 0 else "worse" if gap.high < 0 else "undecided"
+        lines.append(f"  {model} - {other:<24}{gap.mean:+.2f} dB  [{gap.low:+.2f}, {gap.high:+.2f}]  {word}")
+    return "Paired over held-out mazes, PSNR beyond the window, 95 % interval:\n" + "\n".join(lines)
+
+
+def what_next(store: Store, page: Path | str, runs: list[str]) -> str:
+    """Where everything lies, and what to type next."""
+    return "\n".join(
+        [
+            f"report    {page}",
+            f"store     {store.uri}  (datasets/, runs/, tables/)",
+            f"runs      {', '.join(runs)}",
+            "next      longtake results scores --by task,system",
+            "          longtake train demo-block-ssm --set steps=4000     # train longer",
+            '          python -c "import longtake; print(longtake.open_store(\'' + store.uri + "').table('scores'))\"",
+        ]
+    )

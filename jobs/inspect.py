@@ -1,0 +1,100 @@
+"""`longtake inspect DATASET`: what a dataset is, as a table, and a contact sheet of it as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from longtake.store import open_store
+
+if TYPE_CHECKING:
+    from longtake.episodes import Dataset, Manifest
+
+EPISODES, COLUMNS = 8, 12  # of the contact sheet
+TILE_PX = 64
+
+
+def main(dataset: str, store: str, sheet: str | None = None) -> None:
+    """Print the manifest and write the contact sheet (default: DATASET.png in the working folder)."""
+    from rich.console import Console
+
+    data = open_store(store).dataset(dataset)
+    Console().print(table(data.manifest))
+    path = Path(sheet or f"{dataset}.png")
+    contact_sheet(data, path)
+    print(f"contact sheet: {path}")
+
+
+def table(manifest: Manifest) -> Any:
+    """The manifest as a rich table."""
+    from rich.table import Table
+
+    share = manifest.bytes / (manifest.frames * sum(spec.nbytes(1) for spec in manifest.arrays))
+    rows = {
+        "episodes": ", ".join(f"{n} {split}" for split, n in manifest.splits.items())
+        + f" ({manifest.split_rule})",
+        "frames": f"{manifest.frames:,} at {manifest.fps:g} per second",
+        "size": f"{manifest.bytes / 1e6:.1f} MB in {manifest.shards} shards, {share:.0%} of raw",
+        "actions": ", ".join(f"{name}: {meaning}" for name, meaning in manifest.action_space.items()),
+        "pose": ", ".join(manifest.pose or ["none"]),
+        **{
+            f"array {s.name}": f"{s.dtype} (T, {', '.join(map(str, s.shape))}), {s.codec}"
+            for s in manifest.arrays
+        },
+        "recipe": ", ".join(f"{name}={value}" for name, value in _flat(manifest.recipe)),
+        "fingerprint": manifest.fingerprint,
+    }
+    shown = Table(title=f"dataset {manifest.name}", show_header=False)
+    for name, value in rows.items():
+        shown.add_row(name, value)
+    return shown
+
+
+def _flat(value: dict[str, Any], path: str = "") -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    for key, inner in value.items():
+        pairs += _flat(inner, f"{path}{key}.") if isinstance(inner, dict) else [(path + key, inner)]
+    return pairs
+
+
+def contact_sheet(dataset: Dataset, path: Path) -> None:
+    """A row per episode: frames at even distances, and the walk seen from above where there is a pose."""
+    import matplotlib.image
+
+    chosen = dataset.episodes()["episode"].head(EPISODES)
+    rows = [_row(dataset, int(number)) for number in chosen]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    matplotlib.image.imsave(path, np.concatenate(rows))
+
+
+def _row(dataset: Dataset, number: int) -> NDArray[np.uint8]:
+    episode = dataset.read(number)
+    times = np.linspace(0, len(episode) - 1, COLUMNS).astype(int)
+    tiles = [_tile(episode.frames[t]) for t in times]
+    if episode.pose is not None:
+        tiles.append(_walk(episode.pose[:, :2], times))
+    return np.concatenate(tiles, axis=1)
+
+
+def _tile(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A frame (H, W, 3) by nearest neighbour as TILE_PX x TILE_PX, with a thin black edge."""
+    height, width = frame.shape[:2]
+    rows, columns = np.arange(TILE_PX) * height // TILE_PX, np.arange(TILE_PX) * width // TILE_PX
+    tile: NDArray[np.uint8] = frame[rows][:, columns].copy()
+    tile[-1] = tile[:, -1] = 0
+    return tile
+
+
+def _walk(position: NDArray[np.float32], times: NDArray[Any]) -> NDArray[np.uint8]:
+    """The walk (T, 2) from above, white; red dots where the frames of the row were seen."""
+    tile = np.full((TILE_PX, TILE_PX, 3), 40, np.uint8)
+    low, span = position.min(0), max(1e-6, float(np.ptp(position, axis=0).max()))
+    pixel = ((position - low) / span * (TILE_PX - 7) + 3).astype(int)
+    rows, columns = TILE_PX - 1 - pixel[:, 1], pixel[:, 0]
+    tile[rows, columns] = 220
+    for t in times:
+        tile[rows[t] - 1 : rows[t] + 2, columns[t] - 1 : columns[t] + 2] = (230, 60, 40)
+    return tile

@@ -1,0 +1,334 @@
+"""Plots: rows of the tables in, matplotlib figures out, and figures as files.
+
+Models are solid, the same models with their memory wiped dashed in the same colour, floors and oracle dotted
+grey. Bands are 95 % intervals over episodes. Sizes are CSS pixels; text is 12 px at any size of figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+STYLE = Path(__file__).parent / "longtake.mplstyle"
+NO_RUN = "none"  # as jobs.evaluate has it, whose import would cost a second
+ORACLE = "nearest_pose"
+WIPED = "/wiped"
+SERIES = ("#1f5fbf", "#b4530a", "#0b7265", "#7c3aed", "#be185d", "#4d6b0f")
+INKS = {
+    "#1d232b": "ink",
+    "#56606c": "muted",
+    "#66707c": "floor",
+    "#c3c9d1": "axis",
+    "#e4e7eb": "grid",
+    **{color: f"series-{number}" for number, color in enumerate(SERIES, 1)},
+}
+"""Every colour of a figure, and the CSS variable that stands for it on a page."""
+FLOOR_INK = "#66707c"
+METRIC_NAMES = {"psnr": "PSNR (dB)", "ssim": "SSIM"}
+SYSTEM_NAMES = {
+    "copy_last": "copy last frame",
+    "context_mean": "context mean",
+    ORACLE: "nearest pose (oracle)",
+}
+OFF_SCALE = {"psnr": 6.0, "ssim": 0.15}
+"""An oracle further than this above everything else is named, not drawn: it would flatten the rest."""
+LOSSES = {"loss": "training loss", "val_loss": "held-out loss, fixed noise"}
+LINE_PX = 16  # between two names
+NARROW_PX = 600
+MARKED = 40  # curves with fewer points show them
+BINS = 300  # of a training curve: more points than pixels say nothing
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a system is drawn and called."""
+
+    system: str
+    name: str
+    kind: Literal["model", "wiped", "floor", "oracle"]
+    color: str
+    dash: Literal["solid", "dashed", "dotted"]
+
+    @property
+    def ink(self) -> str:
+        """The CSS variable of its colour."""
+        return INKS[self.color]
+
+
+End = tuple[float, Look]
+"""The last value of a line, and whose it is."""
+
+
+def distinct(scores: pd.DataFrame) -> pd.DataFrame:
+    """The newest checkpoint of each run; systems that share a name are told apart by the end of their run's id."""
+    rows = scores.assign(system=scores.system.astype(str), run=scores.run.astype(str))
+    newest = rows.groupby(["run", "system", "task"]).checkpoint.transform("max")
+    rows = rows[rows.checkpoint == newest].copy()
+    made = rows[rows.run != NO_RUN].drop_duplicates(["run", "system"])
+    counts = made.system.value_counts()
+    clash = rows.system.isin(counts[counts > 1].index)
+    rows.loc[clash, "system"] = [
+        _with_run(*pair) for pair in zip(rows.system[clash], rows.run[clash], strict=True)
+    ]
+    return rows
+
+
+def _with_run(system: str, run: str) -> str:
+    """`block_ssm/wiped` → `block_ssm k3f9/wiped`."""
+    model, slash, wiped = system.partition("/")
+    return f"{model} {run[-4:]}{slash}{wiped}"
+
+
+def looks(scores: pd.DataFrame) -> dict[str, Look]:
+    """The look of each system: models by name, each before its wiped twin, then floors, then the oracle."""
+    ours = scores.run == NO_RUN
+    made = scores.system[~ours].astype(str).unique()
+    models = sorted({name.removesuffix(WIPED) for name in made})
+    colors = model_colors(models)
+    found = []
+    for model in models:
+        if model in made:
+            found.append(Look(model, model, "model", colors[model], "solid"))
+        if model + WIPED in made:
+            found.append(Look(model + WIPED, f"{model}, wiped", "wiped", colors[model], "dashed"))
+    floors = scores.system[ours].astype(str).unique()
+    for floor in sorted(floors, key=lambda name: (name == ORACLE, name)):
+        kind: Literal["oracle", "floor"] = "oracle" if floor == ORACLE else "floor"
+        found.append(Look(floor, SYSTEM_NAMES.get(floor, floor), kind, FLOOR_INK, "dotted"))
+    return {look.system: look for look in found}
+
+
+def model_colors(models: list[str]) -> dict[str, str]:
+    """A colour per model, by the order of their names, so that all plots of the same models agree."""
+    return {model: SERIES[number % len(SERIES)] for number, model in enumerate(sorted(models))}
+
+
+def psnr_curve(
+    scores: pd.DataFrame,
+    metric: str = "psnr",
+    window: int | None = None,
+    *,
+    width: int = 920,
+    height: int = 400,
+    labels: bool = True,
+) -> Figure:
+    """A metric against distance: one panel per task, one line per system.
+
+    Args:
+        scores: rows of the `scores` table, of one protocol per task.
+        window: frames that the models' attention sees; marked when given.
+        height: of one panel.
+        labels: name each line at its right end; without, the caller shows a key.
+
+    Raises:
+        ValueError: no rows of this metric, or a task with rows of several protocols.
+    """
+    rows = scores[scores.metric == metric]
+    if not len(rows):
+        raise ValueError(f"metric: no {metric} among these scores")
+    for task, group in rows.groupby("task", observed=True):
+        if group.protocol.nunique() > 1:
+            raise ValueError(f"protocol: {task} was scored under several, which cannot share a plot")
+    rows = distinct(rows)
+    tasks = sorted(rows.task.astype(str).unique())
+    with styled():
+        figure = new_figure(width, height * len(tasks))
+        ends = {}
+        for number, task in enumerate(tasks, 1):
+            axes = figure.add_subplot(len(tasks), 1, number)
+            ends[axes] = _curves(axes, rows[rows.task == task], metric, window)
+            name = METRIC_NAMES.get(metric, metric)
+            axes.set_title(f"{name}, {task}" if len(tasks) > 1 else name)
+        if labels:
+            _label_ends(figure, ends)
+    return figure
+
+
+def curve(scores: pd.DataFrame) -> pd.DataFrame:
+    """Per system and distance: `mean` over episodes, `low`, `high` (95 %, Student's t), `episodes`."""
+    from scipy.stats import t
+
+    per_episode = scores.groupby(["system", "distance", "episode"], observed=True).value.mean()
+    groups = per_episode.groupby(["system", "distance"], observed=True)
+    found = groups.agg(["mean", "sem", "count"]).reset_index().rename(columns={"count": "episodes"})
+    half = (found["sem"] * t.ppf(0.975, (found.episodes - 1).clip(lower=1))).fillna(0.0)
+    return found.assign(low=found["mean"] - half, high=found["mean"] + half)
+
+
+def _curves(axes: Axes, scores: pd.DataFrame, metric: str, window: int | None) -> list[End]:
+    """Draw one panel; returns where its lines end."""
+    points, styles = curve(scores), looks(scores)
+    shown, far = _off_scale(points, metric)
+    low, high = float(shown.low.min()), float(shown.high.max())
+    room = 0.06 * max(high - low, 0.01)
+    axes.set_ylim(low - room, high + room)
+    axes.set_xlim(0, shown.distance.max())
+    axes.set_xlabel("distance (frames)")
+    if window:
+        _mark_window(axes, window)
+    ends = []
+    for look in reversed(styles.values()):
+        line = shown[shown.system == look.system]
+        if len(line):
+            _line(axes, line, look)
+            ends.append((float(line["mean"].iloc[-1]), look))
+    if far is not None:
+        value = f"{far:.0f} dB" if metric == "psnr" else f"{far:.2f}"
+        axes.set_title(f"{SYSTEM_NAMES[ORACLE]}: {value}, off the scale", loc="right", color=FLOOR_INK)
+    return ends
+
+
+def _off_scale(points: pd.DataFrame, metric: str) -> tuple[pd.DataFrame, float | None]:
+    """The points to draw, and the oracle's mean where it is left out."""
+    oracle = points.system == ORACLE
+    rest = points[~oracle]
+    if not oracle.any() or not len(rest):
+        return points, None
+    if points.high[oracle].max() <= rest.high.max() + OFF_SCALE.get(metric, np.inf):
+        return points, None
+    return rest, float(points["mean"][oracle].mean())
+
+
+def _line(axes: Axes, line: pd.DataFrame, look: Look) -> None:
+    alpha = 0.16 if look.kind in ("model", "wiped") else 0.07
+    axes.fill_between(line.distance, line.low, line.high, color=look.color, alpha=alpha, linewidth=0)
+    width = {"model": 2.6, "wiped": 2.0}.get(look.kind, 1.8)
+    axes.plot(line.distance, line["mean"], color=look.color, linestyle=look.dash, linewidth=width)
+
+
+def _mark_window(axes: Axes, window: int) -> None:
+    axes.axvspan(0, window, color="#e4e7eb", alpha=0.5, linewidth=0, zorder=0)
+    axes.axvline(window, color="#56606c", linewidth=1)
+    axes.annotate(
+        f"window, {window} frames", (window, 0), xycoords=axes.get_xaxis_transform(), xytext=(6, 7),
+        textcoords="offset points", color="#56606c",
+    )  # fmt: skip
+
+
+def _label_ends(figure: Figure, panels: Mapping[Axes, list[End]]) -> None:
+    """Names at the right ends of the lines, pushed apart until none covers another."""
+    figure.draw_without_rendering()  # the layout says how high a panel is; names change only its width
+    for axes, ends in panels.items():
+        low, high = axes.get_ylim()
+        step = LINE_PX * (high - low) / axes.get_window_extent().height
+        ends = sorted(ends, key=lambda end: end[0])
+        places = spread([value for value, _ in ends], step, low, high)
+        for place, (value, look) in zip(places, ends, strict=True):
+            shift = (place - value) / step * LINE_PX
+            axes.annotate(
+                look.name, (1, value), xycoords=axes.get_yaxis_transform(), xytext=(8, shift),
+                textcoords="offset points", va="center_baseline", color=look.color, annotation_clip=False,
+                fontweight="bold" if look.kind == "model" else "normal",
+            )  # fmt: skip
+
+
+def spread(values: list[float], step: float, low: float, high: float) -> list[float]:
+    """Places near sorted values, at least `step` apart, inside [low, high] where they fit."""
+    groups: list[list[float]] = []  # [sum of wanted first places, members]
+
+    def top(group: list[float]) -> float:
+        return _first(group, step, low, high) + group[1] * step
+
+    for value in values:
+        groups.append([value, 1])
+        while len(groups) > 1 and top(groups[-2]) > _first(groups[-1], step, low, high):
+            total, members = groups.pop()
+            groups[-1][0] += total - members * groups[-1][1] * step
+            groups[-1][1] += members
+    return [_first(group, step, low, high) + i * step for group in groups for i in range(int(group[1]))]
+
+
+def _first(group: list[float], step: float, low: float, high: float) -> float:
+    """Where the first of a group of neighbours goes, so that all are as near to their values as can be."""
+    total, members = group
+    return max(low, min(total / members, high - (members - 1) * step))
+
+
+def training_curve(
+    steps: pd.DataFrame, runs: Mapping[str, str], *, width: int = 920, height: int = 300, labels: bool = True
+) -> Figure:
+    """Training loss and held-out loss against step, side by side (one above the other below 600 px).
+
+    Args:
+        steps: rows of the `steps` table.
+        runs: run id → the name to show.
+
+    Raises:
+        ValueError: none of the runs has a step.
+    """
+    rows = steps[steps.run.isin(list(runs))]
+    if not len(rows):
+        raise ValueError(f"steps: no row of {', '.join(runs)}")
+    colors = model_colors(list(runs.values()))
+    found = {run: Look(run, name, "model", colors[name], "solid") for run, name in runs.items()}
+    narrow = width < NARROW_PX
+    with styled():
+        figure = new_figure(width, height * (2 if narrow else 1))
+        ends = {}
+        for number, (column, title) in enumerate(LOSSES.items(), 1):
+            axes = figure.add_subplot(*((2, 1) if narrow else (1, 2)), number, title=title, xlabel="step")
+            ends[axes] = _losses(axes, rows, column, found)
+            axes.set_xlim(0, rows.step.max())
+            axes.margins(y=0.08)
+        if labels:
+            _label_ends(figure, ends)
+    return figure
+
+
+def _losses(axes: Axes, rows: pd.DataFrame, column: str, runs: Mapping[str, Look]) -> list[End]:
+    """Draw one column of every run; returns where the lines end."""
+    ends = []
+    for run, look in runs.items():
+        line = _binned(rows[rows.run == run], column)
+        if len(line):
+            marker = "o" if len(line) < MARKED else ""
+            axes.plot(line.step, line[column], color=look.color, linewidth=1.8, marker=marker, markersize=4)
+            ends.append((float(line[column].iloc[-1]), look))
+    return ends
+
+
+def _binned(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The curve of one column as means over at most `BINS` stretches of steps."""
+    there = rows[["step", column]].dropna().sort_values("step")
+    if len(there) <= BINS:
+        return there
+    place = np.arange(len(there)) * BINS // len(there)
+    return there.groupby(place).mean()
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Our style for figures made and written inside."""
+    import matplotlib
+
+    with matplotlib.rc_context(fname=STYLE):
+        yield
+
+
+def new_figure(width: int, height: int) -> Figure:
+    """An empty figure of a size in pixels; no pyplot, so nothing outlives it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Figure, path: str | Path) -> Path:
+    """Write a figure as PNG (2x), SVG or PDF, by the name's ending, on white."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with styled():
+        figure.savefig(path, dpi=144, facecolor="white")
+    return path

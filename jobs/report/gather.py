@@ -1,0 +1,172 @@
+"""What a report is about: the asked runs, and of each task the scores that may stand side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from jobs.evaluate import CONFIGS, NO_RUN, EvaluateConfig
+from jobs.plots import distinct
+from longtake.config import load
+from longtake.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from evals.protocol import Protocol
+    from longtake.store import Store
+
+TASK_ORDER = ("retrieval", "reasoning", "rollout")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's row, its config, and how the page calls it (told apart where two runs share a name)."""
+
+    id: str
+    name: str
+    row: dict[str, Any]
+    config: dict[str, Any]
+
+    @property
+    def window(self) -> int:
+        """Frames that the widest local attention of its model sees; 0 without one."""
+        model = self.config.get("model", {})
+        layers = [layer for layer in model.get("layers", []) if layer.get("local", "attention") != "none"]
+        return max((layer.get("window") or model.get("window", 0) for layer in layers), default=0)
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """Scores of one task under one protocol; `definition` is that protocol where it can be found."""
+
+    task: str
+    protocol: str
+    definition: Protocol | None
+    scores: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Material:
+    """Everything a report shows, before it is drawn."""
+
+    store: Store
+    runs: list[Run]
+    tasks: list[TaskScores]
+    steps: pd.DataFrame
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def window(self) -> int:
+        """The widest window among the runs: beyond it, none of them can look anything up."""
+        return max(run.window for run in self.runs)
+
+
+def gather(store: Store, runs: Sequence[str]) -> Material:
+    """Read the tables.
+
+    Raises:
+        UserError: an unknown run, or runs that were scored on a task under different protocols only.
+    """
+    found = find_runs(store, runs)
+    ids = [run.id for run in found]
+    notes: list[str] = []
+    scores = store.table("scores", where=f"run in {[*ids, NO_RUN]!r}")
+    tasks = choose_scores(store, scores, found, notes) if len(scores) else []
+    if not tasks:
+        command = f"longtake evaluate --runs {','.join(ids)} --store {store.uri}"
+        notes.append(f"There are no scores to show yet: {command}")
+    return Material(store, found, tasks, store.table("steps", where=f"run in {ids!r}"), notes)
+
+
+def find_runs(store: Store, runs: Sequence[str]) -> list[Run]:
+    """The rows of the asked runs, each once; `latest` is the newest one that trains."""
+    table = store.table("runs")
+    if not len(table):
+        raise UserError(f"runs: there is no run in {store.uri} yet: start with `longtake train CONFIG`")
+    trained = table[table.kind != "evaluate"]
+    newest = str(trained.run.max())
+    ids = list(dict.fromkeys(newest if run == "latest" else run for run in runs)) or [newest]
+    problems = [unknown("run", run, [*trained.run, "latest"]) for run in ids if run not in set(trained.run)]
+    if problems:
+        raise UserError(*problems)
+    rows = {row["run"]: row for row in trained.to_dict("records")}
+    names = [str(rows[run]["name"]) for run in ids]
+    found = []
+    for run, name in zip(ids, names, strict=True):
+        config = yaml.safe_load(str(rows[run].get("config") or "{}"))
+        told_apart = f"{name} {run[-4:]}" if names.count(name) > 1 else name
+        found.append(Run(run, told_apart, rows[run], config))
+    return found
+
+
+def choose_scores(
+    store: Store, scores: pd.DataFrame, runs: Sequence[Run], notes: list[str]
+) -> list[TaskScores]:
+    """Of each task the newest protocol that all runs share; what is left out is told in `notes`.
+
+    Raises:
+        UserError: runs were scored on a task, but share no protocol.
+    """
+    chosen, problems = [], []
+    there = {str(task) for task in scores.task[scores.run != NO_RUN].unique()}
+    for task in sorted(there, key=lambda name: (TASK_ORDER.index(name) if name in TASK_ORDER else 9, name)):
+        rows = scores[scores.task == task]
+        per_run = {run.id: set(rows.protocol[rows.run == run.id].astype(str)) for run in runs}
+        without = [run for run, protocols in per_run.items() if not protocols]
+        if without:
+            notes.append(f"{task} is left out: {', '.join(without)} was not scored on it.")
+            continue
+        shared = set.intersection(*per_run.values())
+        if not shared:
+            told = "; ".join(f"{run} under {', '.join(sorted(hashes))}" for run, hashes in per_run.items())
+            problems.append(
+                f"{task}: the runs share no protocol, so their scores cannot be compared ({told}): "
+                f"longtake evaluate --runs {','.join(per_run)} --tasks {task}"
+            )
+            continue
+        protocol = _newest(rows[rows.protocol.isin(shared)])
+        others = sorted(set.union(*per_run.values()) - {protocol})
+        if others:
+            left_out = ", ".join(others)
+            notes.append(f"{task}: shown under protocol {protocol}, the newest one; left out: {left_out}.")
+        chosen.append(_task_scores(store, task, protocol, rows[rows.protocol == protocol], notes))
+    if problems:
+        raise UserError(*problems)
+    return chosen
+
+
+def _task_scores(store: Store, task: str, protocol: str, rows: pd.DataFrame, notes: list[str]) -> TaskScores:
+    kept = distinct(rows)
+    counts = kept.groupby("system").episode.nunique()
+    for system, count in counts[counts < counts.max()].items():
+        notes.append(f"{task}: {system} has only {count} of {counts.max()} episodes scored so far.")
+    return TaskScores(task, protocol, find_protocol(store, protocol, kept.dataset.astype(str).unique()), kept)
+
+
+def _newest(rows: pd.DataFrame) -> str:
+    """The protocol of the newest row of a run."""
+    made = rows[rows.run != NO_RUN]
+    order = "event_time" if "event_time" in made.columns else "protocol"
+    return str(made.sort_values(order).protocol.iloc[-1])
+
+
+def find_protocol(store: Store, protocol: str, datasets: Iterable[str]) -> Protocol | None:
+    """The definition behind a hash: kept in the store, or else one of the shipped evaluations on these datasets."""
+    from evals.protocol import Protocol
+
+    kept = f"protocols/{protocol}.json"
+    if store.exists(kept):
+        return Protocol.model_validate_json(store.read_bytes(kept))
+    there = [name for name in datasets if store.exists(f"datasets/{name}/manifest.json")]
+    prints = [str(store.dataset(name).fingerprint) for name in there]
+    for config in sorted(CONFIGS.glob("*.yaml")):
+        for short in load(EvaluateConfig, config.stem, search=CONFIGS).protocols:
+            for fingerprint in prints:
+                full = short.model_copy(update={"dataset": fingerprint})
+                if full.hash == protocol:
+                    return full
+    return None

@@ -1,0 +1,228 @@
+"""Picture strips: what was asked beside what each system generated, made again from the checkpoints.
+
+The noise of a clip depends on the protocol and the episode alone, so these are the frames that were scored.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evals.protocol import Protocol
+from jobs.evaluate import ScoreCell
+from jobs.plots import WIPED, Look, looks
+from jobs.report.findings import best_model
+from longtake import checkpoints
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from jobs.report.gather import Material, TaskScores
+
+Image = NDArray[np.uint8]
+SHOWN_CONTEXT, SHOWN_MADE = 3, 9  # columns
+TILE_PX = 64  # about, on the page: a whole multiple of a frame
+FORGOTTEN = (127, 127, 127, 56)  # where a wiped model's context would be
+QUANTILES = {"a hard one": 0.2, "a middling one": 0.5, "an easy one": 0.8}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a strip: whose frames, and their mean PSNR over the whole generation of this episode."""
+
+    name: str
+    ink: str
+    psnr: float | None
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One episode as a PNG (a data URI), `width` x `height` on the page, and the words around it."""
+
+    episode: int
+    note: str
+    uri: str
+    width: int
+    height: int
+    context: list[str]
+    distances: list[int]
+    context_width: int
+    made_width: int
+    rows: list[Row]
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Frames uint8 (b, t, H, W, 3) that a system generated for b clips."""
+
+    look: Look
+    frames: Image
+
+
+def make_strips(material: Material, task: TaskScores) -> list[Strip]:
+    """Three episodes of a task: a hard, a middling and an easy one for the best model.
+
+    What cannot be shown (a checkpoint or dataset that is gone) is told in the material's notes.
+    """
+    protocol = task.definition
+    name = str(task.scores.dataset.iloc[0])
+    if protocol is None or not material.store.exists(f"datasets/{name}/manifest.json"):
+        what = f"the definition of protocol {task.protocol}" if protocol is None else f"dataset {name}"
+        material.notes.append(f"{task.task}: no pictures, since {what} is not in this store.")
+        return []
+    if material.store.dataset(name).fingerprint != protocol.dataset:
+        material.notes.append(f"{task.task}: no pictures, since dataset {name} is not the one that was scored.")
+        return []
+    chosen = pick_episodes(task.scores, material.window)
+    cells = list(_cells(material, task, name, protocol, tuple(chosen)))
+    if not cells:
+        return []
+    with one_thread():
+        truth = _truth(cells[0][1])
+        made = [Generated(look, generate(cell)) for look, cell in cells]
+    return [_strip(protocol, task, truth[i], made, i, episode, chosen[episode]) for i, episode in enumerate(chosen)]
+
+
+def pick_episodes(scores: pd.DataFrame, window: int) -> dict[int, str]:
+    """Episode → why: at fixed quantiles of the best model's PSNR beyond the window, not by taste."""
+    beyond = window if (scores.distance > window).any() else 0
+    best = best_model(scores, beyond)
+    rows = scores[(scores.metric == "psnr") & (scores.distance > beyond) & (scores.system == best)]
+    ranked = rows.groupby("episode").value.mean().sort_values(kind="stable")
+    found: dict[int, str] = {}
+    for note, quantile in QUANTILES.items():
+        found.setdefault(int(ranked.index[round(quantile * (len(ranked) - 1))]), note)
+    return found
+
+
+def _cells(
+    material: Material, task: TaskScores, dataset: str, protocol: Protocol, episodes: tuple[int, ...]
+) -> Iterator[tuple[Look, ScoreCell]]:
+    """Each system to show, as a cell of an evaluation; floors are left out, since they show nothing new."""
+    rows = task.scores.drop_duplicates("system").set_index("system")
+    store = material.store
+    for look in looks(task.scores).values():
+        run, step = str(rows.loc[look.system, "run"]), int(rows.loc[look.system, "checkpoint"])
+        if look.kind == "floor":
+            continue
+        if look.kind != "oracle" and step not in checkpoints.complete(store, run):
+            material.notes.append(f"{look.name}: no pictures, since the checkpoint of step {step} is gone.")
+            continue
+        wiped = look.system.endswith(WIPED)
+        yield look, ScoreCell(store.uri, dataset, protocol, look.system, run, step, wiped, episodes)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One torch thread, as in an evaluation: sums come out the same bit for bit."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _truth(cell: ScoreCell) -> Image:
+    """Frames (b, context + horizon, H, W, 3) of the cell's clips."""
+    from jobs.score_cell import read_question
+
+    return np.stack([read_question(cell, episode).frames for episode in cell.episodes])
+
+
+def generate(cell: ScoreCell) -> Image:
+    """Frames (b, horizon, H, W, 3) that the cell's system makes of its clips."""
+    import torch
+
+    from jobs.score_cell import build_system, conditions_of, read_question
+
+    questions = [read_question(cell, episode) for episode in cell.episodes]
+    conditions, context = conditions_of(questions), cell.protocol.context
+    system = build_system(cell)
+    frames = torch.from_numpy(np.stack([question.frames[:context] for question in questions]))
+    system.observe(frames, conditions.frames(0, context))
+    made = [
+        system.step(conditions.frames(t, t + 1))[:, 0].numpy() for t in range(context, context + cell.protocol.horizon)
+    ]
+    return np.stack(made, axis=1)
+
+
+def _strip(
+    protocol: Protocol, task: TaskScores, truth: Image, made: Sequence[Generated], clip: int, episode: int, note: str
+) -> Strip:
+    """Lay out one episode: the truth first, then every system; `truth` (t, H, W, 3)."""
+    shown = even(protocol.context, SHOWN_CONTEXT)
+    asked = even(protocol.horizon, SHOWN_MADE)
+    context = [truth[t] for t in shown]
+    grid: list[list[Image | None]] = [[*context, *(truth[protocol.context + j] for j in asked)]]
+    rows = [Row("truth", "ink", None)]
+    here = task.scores[(task.scores.episode == episode) & (task.scores.metric == "psnr")]
+    means = here.groupby("system").value.mean()
+    for one in made:
+        told: Sequence[Image | None] = [None] * len(context) if one.look.kind == "wiped" else context
+        grid.append([*told, *(one.frames[clip, j] for j in asked)])
+        rows.append(Row(one.look.name, one.look.ink, float(means[one.look.system])))
+    image = mosaic(grid, len(context))
+    height, width = truth.shape[1:3]
+    scale = max(1, round(TILE_PX / width))
+    distances = here.drop_duplicates("frame").set_index("frame").distance
+    return Strip(
+        episode=episode,
+        note=note,
+        uri=data_uri(image),
+        width=image.shape[1] * scale,
+        height=image.shape[0] * scale,
+        context=[f"{t - protocol.context}".replace("-", "\N{MINUS SIGN}") for t in shown],
+        distances=[int(distances[j]) for j in asked],
+        context_width=(len(context) * (width + gap_px(width)) - gap_px(width)) * scale,
+        made_width=(len(asked) * (width + gap_px(width)) - gap_px(width)) * scale,
+        rows=rows,
+    )
+
+
+def even(count: int, shown: int) -> list[int]:
+    """At most `shown` indices out of `count`, evenly spaced, the first and the last among them."""
+    return [int(i) for i in np.unique(np.linspace(0, count - 1, min(shown, count)).round())]
+
+
+def gap_px(width: int) -> int:
+    """Pixels between frames of that width."""
+    return max(1, width // 16)
+
+
+def mosaic(grid: Sequence[Sequence[Image | None]], context: int) -> Image:
+    """Rows of frames uint8 (H, W, 3) → one RGBA picture with clear gaps, a wider one after the first `context` columns.
+
+    None is a frame that the system was not left with.
+    """
+    height, width = next(tile.shape[:2] for row in grid for tile in row if tile is not None)
+    gap = gap_px(width)
+    columns, extra = len(grid[0]), gap * 4 if context else 0
+    picture = np.zeros((len(grid) * (height + gap) - gap, columns * (width + gap) - gap + extra, 4), np.uint8)
+    for r, row in enumerate(grid):
+        for c, tile in enumerate(row):
+            y, x = r * (height + gap), c * (width + gap) + (extra if c >= context else 0)
+            area = picture[y : y + height, x : x + width]
+            if tile is None:
+                area[:] = FORGOTTEN
+            else:
+                area[..., :3], area[..., 3] = tile, 255
+    return picture
+
+
+def data_uri(image: Image) -> str:
+    """An RGBA picture as a PNG in a URI."""
+    from PIL import Image as Pictures
+
+    buffer = io.BytesIO()
+    Pictures.fromarray(image).save(buffer, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

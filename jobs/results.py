@@ -1,0 +1,225 @@
+"""`longtake results`: print a table, or means of it, for people or for programs.
+
+Scores are shown as means with 95 % intervals over episodes, one line per protocol: scores of different
+protocols are never averaged.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from longtake.errors import UserError, unknown
+from longtake.store import Store, open_store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SUMMARY_BY = ("task", "system", "run", "checkpoint", "metric")
+"""What makes a line of the summary of scores, beside the protocol."""
+
+
+def main(
+    table: str,
+    store: str,
+    *,
+    where: str | None = None,
+    by: str | None = None,
+    sort: str | None = None,
+    columns: str | None = None,
+    format: str | None = None,
+    out: str | None = None,
+) -> None:
+    """The command: read, condense, order, show."""
+    check_output(format, out)
+    if by and columns:
+        raise UserError("--by and --columns exclude each other: --by makes its own columns")
+    place = open_store(store)
+    place.require_exists()
+    rows = place.table(table, where=where)
+    if rows.empty:
+        say_empty(table, place, where)
+    frame = order(condense(table, rows, _names(by), _names(columns)), _names(sort))
+    show(frame, format, out)
+
+
+def condense(table: str, rows: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
+    """The rows with the asked columns, or means by `by`; of scores the summary unless columns are asked.
+
+    Raises UserError, one line per column that is not there.
+    """
+    if columns:
+        names = list(rows.columns) if list(columns) == ["all"] else list(columns)
+        _require(rows, names)
+        return rows.reindex(columns=names)
+    if table == "scores":
+        return summary(rows, by or SUMMARY_BY)
+    return means(rows, by) if by else rows
+
+
+def summary(scores: pd.DataFrame, by: Sequence[str] = SUMMARY_BY) -> pd.DataFrame:
+    """Mean and 95 % interval (Student's t over episodes) of the scores, by `by`, protocol and metric.
+
+    The frames of an episode are averaged first: they are not independent, episodes are.
+    Returns the grouping columns and mean, ci95 (half the width; missing for one episode), episodes.
+    """
+    import numpy as np
+    from scipy.stats import t
+
+    keys = list(dict.fromkeys([*by, "metric", "protocol"]))
+    if scores.empty:
+        return scores.reindex(columns=[*keys, "mean", "ci95", "episodes"])
+    _require(scores, keys)
+    # An episode number means something within its dataset only.
+    episode = [name for name in ("dataset", "episode") if name in scores and name not in keys]
+    per_episode = scores.groupby([*keys, *episode], dropna=False)["value"].mean()
+    found = per_episode.groupby(level=keys, dropna=False).agg(["mean", "sem", "count"]).reset_index()
+    freedom = found["count"].to_numpy() - 1
+    half = found["sem"].to_numpy(dtype=float) * t.ppf(0.975, np.maximum(freedom, 1))
+    found["ci95"] = np.where(freedom > 0, half, np.nan)
+    return found.rename(columns={"count": "episodes"})[[*keys, "mean", "ci95", "episodes"]]
+
+
+def means(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Means of the numeric columns by `by`, and how many rows each is of."""
+    if rows.empty:
+        return rows.reindex(columns=[*by, "rows"])
+    _require(rows, by)
+    groups = rows.groupby(list(by), dropna=False)
+    numeric = [name for name in rows.select_dtypes("number").columns if name not in by]
+    return groups[numeric].mean().join(groups.size().rename("rows")).reset_index()
+
+
+def order(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Sorted by columns; a name that begins with - falls."""
+    plain = [name.removeprefix("-") for name in names]
+    _require(frame, plain)
+    if not names:
+        return frame
+    return frame.sort_values(plain, ascending=[not name.startswith("-") for name in names], kind="stable")
+
+
+def show(frame: pd.DataFrame, format: str | None = None, out: str | None = None) -> None:
+    """Print a frame or write it to `out`. Without a format: by the file's ending, else a table."""
+    check_output(format, out)
+    kind = format or (Path(out).suffix.removeprefix(".") if out else "table")
+    if out:
+        data = FORMATS[kind](frame)
+        try:
+            Path(out).write_bytes(data)
+        except OSError as error:
+            raise UserError(f"--out {out}: cannot be written: {error.strerror}") from error
+    elif kind == "parquet":
+        sys.stdout.buffer.write(FORMATS[kind](frame))
+    elif kind == "table" and sys.stdout.isatty():
+        _print_rich(frame)
+    else:
+        print(FORMATS[kind](frame).decode(), end="")
+
+
+def check_output(format: str | None, out: str | None) -> None:
+    """Refuse a format that is not there before anything is read."""
+    kind = format or (Path(out).suffix.removeprefix(".") if out else "table")
+    if kind not in FORMATS:
+        raise UserError(unknown("format", kind, FORMATS))
+    if kind == "parquet" and not out and sys.stdout.isatty():
+        raise UserError("--format parquet is not for a terminal: give --out FILE.parquet or a pipe")
+
+
+def say_empty(table: str, store: Store, where: str | None) -> None:
+    """Tell on stderr that there is nothing, and why; what is printed stays readable by programs."""
+    reason = f"no row with {where}" if where else "it has no rows yet"
+    print(f"table {table} in store {store.uri}: {reason}", file=sys.stderr)
+
+
+def _names(text: str | None) -> list[str]:
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
+
+
+def _require(frame: pd.DataFrame, names: Sequence[str]) -> None:
+    there = [str(name) for name in frame.columns]
+    missing = [unknown("column", name, there) for name in names if name not in there]
+    if missing and len(frame):
+        raise UserError(*missing)
+
+
+# --- formats -----------------------------------------------------------------------------------------------
+
+
+def _cell(value: Any) -> str:
+    """A value for people: four significant digits, seconds, no word for what is missing."""
+    import pandas as pd
+
+    if pd.isna(value):
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
+    if isinstance(value, pd.Timestamp):
+        return value.strftime("%Y-%m-%d %H:%M:%S")
+    return str(value).strip().split("\n")[0]
+
+
+def _cells(frame: pd.DataFrame) -> list[list[str]]:
+    return [[_cell(value) for value in row] for row in frame.itertuples(index=False, name=None)]
+
+
+def _numeric(frame: pd.DataFrame) -> list[bool]:
+    from pandas.api.types import is_numeric_dtype
+
+    return [is_numeric_dtype(kind) for kind in frame.dtypes]
+
+
+def _aligned(frame: pd.DataFrame) -> bytes:
+    """Columns under their names, numbers to the right, two spaces between."""
+    lines = [[str(name) for name in frame.columns], *_cells(frame)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    right = _numeric(frame)
+    text = ""
+    for line in lines:
+        cells = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True))
+        text += "  ".join(cells).rstrip() + "\n"
+    return text.encode()
+
+
+def _markdown(frame: pd.DataFrame) -> bytes:
+    rule = ["---:" if right else "---" for right in _numeric(frame)]
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in _cells(frame)]
+    lines = [[str(name) for name in frame.columns], rule, *cells]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines).encode()
+
+
+def _csv(frame: pd.DataFrame) -> bytes:
+    return str(frame.to_csv(index=False)).encode()
+
+
+def _json(frame: pd.DataFrame) -> bytes:
+    text = frame.to_json(orient="records", date_format="iso", date_unit="ns", indent=1, double_precision=15)
+    return f"{text}\n".encode()
+
+
+def _parquet(frame: pd.DataFrame) -> bytes:
+    return bytes(frame.to_parquet(index=False))
+
+
+FORMATS: dict[str, Callable[[pd.DataFrame], bytes]] = {
+    "table": _aligned,
+    "csv": _csv,
+    "md": _markdown,
+    "json": _json,
+    "parquet": _parquet,
+}
+
+
+def _print_rich(frame: pd.DataFrame) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for name, right in zip(frame.columns, _numeric(frame), strict=True):
+        table.add_column(str(name), justify="right" if right else "left", overflow="fold")
+    for row in _cells(frame):
+        table.add_row(*row)
+    Console(markup=False, highlight=False).print(table)

@@ -1,0 +1,70 @@
+"""What an evaluation worker runs: one cell of the grid → rows of the `scores` table."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from evals.scoring import episode_seed, score
+from evals.systems import FLOORS, ModelSystem, System
+from evals.tasks import Question, build_question
+from jobs.evaluate import NO_RUN, ScoreCell
+from longtake import checkpoints
+from longtake.store import open_store
+from longtake.stream import relative_pose
+from models.checkpoint import load_model
+from models.conditions import Conditions
+from models.world_model import WorldModel
+
+
+def score_cell(cell: ScoreCell) -> list[dict[str, Any]]:
+    """Score one system on the cell's episodes; deterministic in the cell."""
+    torch.set_num_threads(1)  # sums are bitwise repeatable for a fixed number
+    questions = [read_question(cell, episode) for episode in cell.episodes]
+    rows = score(build_system(cell), cell.protocol, questions, conditions_of(questions))
+    label = {
+        "run": cell.run,
+        "checkpoint": cell.step,
+        "task": cell.protocol.task,
+        "system": cell.system,
+        "protocol": cell.protocol.hash,
+        "dataset": cell.dataset,
+        "split": cell.protocol.split,
+        "seed": cell.protocol.seed,
+    }
+    return [{**label, **row} for row in rows]
+
+
+def read_question(cell: ScoreCell, episode: int) -> Question:
+    """The clip of one episode."""
+    first = cell.protocol.start
+    piece = open_store(cell.store).dataset(cell.dataset).read(episode, first, first + cell.protocol.frames)
+    return build_question(cell.protocol, episode, piece.frames, piece.pose, piece.actions)
+
+
+def conditions_of(questions: list[Question]) -> Conditions:
+    """Conditions of all frames, poses relative to each clip's first frame."""
+    poses = [relative_pose(question.pose) for question in questions if question.pose is not None]
+    return Conditions(
+        pose=torch.from_numpy(np.stack(poses)) if poses else None,
+        actions=torch.from_numpy(np.stack([question.actions for question in questions])),
+    )
+
+
+def build_system(cell: ScoreCell) -> System:
+    """A floor by its name, or the model of the cell's checkpoint."""
+    if cell.run == NO_RUN:
+        return FLOORS[cell.system]()
+    model = read_model(cell.store, cell.run, cell.step)
+    seeds = [episode_seed(cell.protocol, episode) for episode in cell.episodes]
+    return ModelSystem(model, cell.protocol.sampler, seeds, wiped=cell.wiped)
+
+
+@lru_cache(maxsize=4)
+def read_model(store: str, run: str, step: int) -> WorldModel:
+    """A run's model at a checkpoint; kept by the worker for its next cells."""
+    with checkpoints.opened(open_store(store), run, step) as folder:
+        return load_model(folder)

@@ -1,0 +1,260 @@
+"""`longtake train CONFIG`: train a world model on clips that stream from a dataset.
+
+Everything that can be refused is refused here, on the driver, before Ray or torch starts; the loop is in
+`train_loop.py`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from longtake.config import Config, config_hash, differences, dump, load
+from longtake.engine import EngineConfig
+from longtake.errors import UserError
+from longtake.runs import select
+from longtake.store import open_store
+from models.config import DiffusionConfig, ModelConfig
+
+if TYPE_CHECKING:
+    from longtake.episodes import Dataset
+    from longtake.store import Store
+    from longtake.stream import Plan
+
+CONFIGS = Path(__file__).parent / "configs" / "train"
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Stage(Config):
+    """One stage of the curriculum."""
+
+    until: Positive | None = Field(None, description="first step of the next stage; none for the last")
+    frames: Positive = Field(64, description="frames per clip")
+
+
+class DataConfig(Config):
+    """Which clips the model sees."""
+
+    dataset: str
+    clip: Literal["forward", "palindrome"] = Field(
+        "palindrome", description="as recorded, or half a clip walked forward and then back (needs a pose)"
+    )
+    frames_per_step: Positive = Field(256, description="frames in a batch, all workers together, at any length")
+    curriculum: Annotated[list[Stage], Field(min_length=1)] = [Stage(until=None, frames=64)]
+    base_segment: Positive = Field(32, description="source frames of the segments that an epoch permutes")
+
+
+class ValidationConfig(Config):
+    """Held-out loss at one fixed noise level, with fixed clips and fixed noise."""
+
+    every: Positive = 50
+    clips: Positive = 16
+    noise_level: float = Field(0.5, gt=0, le=1)
+
+
+class TrainConfig(Config):
+    """One training run, whole."""
+
+    name: str = Field("run", pattern=r"^[a-zA-Z0-9_.-]+$", description="how tables and plots call the model")
+    steps: Positive
+    seed: int = 0
+    workers: Annotated[int, Field(ge=0)] = Field(1, description="Ray workers; 0 trains in this process, without Ray")
+    gpus_per_worker: float = Field(0.0, ge=0)
+    max_failures: Annotated[int, Field(ge=0)] = Field(3, description="lost workers replaced before the run fails")
+    checkpoint_every: Positive = Field(100, description="steps")
+    keep: Positive = Field(2, description="checkpoints kept, the newest ones")
+    data: DataConfig
+    model: ModelConfig
+    diffusion: DiffusionConfig = DiffusionConfig()
+    engine: EngineConfig = EngineConfig()
+    validation: ValidationConfig = ValidationConfig()
+
+
+def main(config: str, overrides: list[str], store: str, dry_run: bool, resume: str | None = None) -> None:
+    """The command: check, then train; with `dry_run` print the plan and touch nothing."""
+    where = open_store(store)
+    settings = load(TrainConfig, config, overrides, search=CONFIGS)
+    check(settings, where)
+    if dry_run:
+        print(dump(settings) + "\n" + describe(settings, where))
+        return
+    run = train(settings, where, resume=resume)
+    print(f"run {run} is done: longtake evaluate --runs {run} --store {where.uri}")
+
+
+def check(config: TrainConfig, store: Store) -> None:
+    """Refuse what cannot run, all problems at once.
+
+    Raises:
+        UserError: no such dataset, frames of another shape, no pose, clips longer than episodes, uneven batches.
+    """
+    dataset = store.dataset(config.data.dataset)
+    problems = [*_shape_problems(config, dataset), *_batch_problems(config)]
+    if not problems:
+        try:
+            build_plan(config, dataset, "train")
+            build_plan(config, dataset, "val")
+        except UserError as error:
+            problems += error.lines
+    if problems:
+        raise UserError(*problems)
+
+
+def _shape_problems(config: TrainConfig, dataset: Dataset) -> list[str]:
+    model, problems = config.model, []
+    height, width, channels = dataset.frame_shape
+    for field, here, there in (
+        ("height", model.height, height),
+        ("width", model.width, width),
+        ("channels", model.channels, channels),
+    ):
+        if here != there:
+            problems.append(f"model.{field}: {here}, but frames of {dataset.name} have {there}: set model.{field}={there}")
+    if model.conditions != "pose" and model.action_dim != dataset.action_dim:
+        problems.append(
+            f"model.action_dim: {model.action_dim}, but actions of {dataset.name} have {dataset.action_dim} numbers: "
+            f"set model.action_dim={dataset.action_dim}"
+        )
+    if not dataset.has_pose:
+        if model.conditions != "actions":
+            problems.append(f"model.conditions: {model.conditions}, but {dataset.name} has no pose: set model.conditions=actions")
+        if config.data.clip == "palindrome":
+            problems.append(f"data.clip: palindrome, but {dataset.name} has no pose, so a way back has no conditions: set data.clip=forward")
+    if config.data.clip == "palindrome" and model.conditions != "pose":
+        problems.append(
+            f"data.clip: palindrome goes with model.conditions=pose only (here {model.conditions}): actions recorded on the way "
+            "there do not lead back"
+        )
+    return problems
+
+
+def _batch_problems(config: TrainConfig) -> list[str]:
+    problems, ranks = [], max(1, config.workers)
+    for number, stage in enumerate(config.data.curriculum):
+        clips, left = divmod(config.data.frames_per_step, stage.frames)
+        if left or clips % ranks or not clips:
+            good = stage.frames * ranks * max(1, round(config.data.frames_per_step / stage.frames / ranks))
+            problems.append(
+                f"data.frames_per_step: {config.data.frames_per_step} frames are not the same whole number of clips of "
+                f"{stage.frames} frames (curriculum.{number}) for each of {ranks} workers: the nearest that fits is {good}"
+            )
+    if config.validation.clips % ranks:
+        problems.append(f"validation.clips: {config.validation.clips} cannot be shared evenly by {ranks} workers")
+    return problems
+
+
+def build_plan(config: TrainConfig, dataset: Dataset, split: str) -> Plan:
+    """The run's clips; of the validation split, one batch of `validation.clips` clips as long as the last stage's."""
+    from longtake.stream import Plan
+
+    data = config.data
+    stages = [(stage.until, stage.frames) for stage in data.curriculum]
+    frames_per_step = data.frames_per_step
+    if split != "train":
+        stages = [(None, stages[-1][1])]
+        frames_per_step = config.validation.clips * stages[-1][1]
+    return Plan.of(
+        dataset,
+        split,
+        stages=stages,
+        frames_per_step=frames_per_step,
+        base_segment=data.base_segment,
+        seed=config.seed if split == "train" else 0,
+        palindrome=data.clip == "palindrome",
+    )
+
+
+def describe(config: TrainConfig, store: Store) -> str:
+    """The plan in words: data, steps, workers and what they ask of the machine."""
+    from longtake.cluster import Demand, machine_cpus
+
+    dataset = store.dataset(config.data.dataset)
+    need = Demand(config.workers, gpus_per_worker=config.gpus_per_worker)
+    each = need.cpus_per_worker + need.data_cpus_per_worker
+    lengths = ", then ".join(
+        f"{stage.frames} frames" + (f" until step {stage.until}" if stage.until else "") for stage in config.data.curriculum
+    )
+    return "\n".join(
+        [
+            f"dataset   {dataset.name} ({dataset.fingerprint}), {len(dataset.episodes('train'))} episodes to train on",
+            f"clips     {config.data.clip}, {lengths}; {config.data.frames_per_step} frames a step",
+            f"steps     {config.steps}, a checkpoint every {config.checkpoint_every}",
+            f"workers   {config.workers} x {each:g} CPUs of {machine_cpus()}"
+            + (f", {config.workers * config.gpus_per_worker:g} GPUs" if config.gpus_per_worker else ""),
+            f"config    {config_hash(config)}",
+        ]
+    )
+
+
+def train(config: TrainConfig, store: Store, *, resume: str | None = None, reuse: bool = False) -> str:
+    """Run it to its end and return the run's id.
+
+    Args:
+        resume: go on with this run; its config must be the same.
+        reuse: go on with (or return) the newest run of this very config and dataset, where there is one.
+
+    Raises:
+        UserError: an unknown run, or one of another config or dataset.
+    """
+    from jobs.progress import training_bar
+    from jobs.train_loop import train_loop
+    from longtake.provenance import new_run_id
+    from longtake.runs import RunRecord
+    from longtake.training import fit
+
+    dataset = store.dataset(config.data.dataset)
+    earlier = _named(store, resume, config, dataset) if resume else _same(store, config, dataset) if reuse else None
+    if earlier is not None and earlier["status"] == "done":
+        print(f"{config.name}: run {earlier['run']} has done this already: reused", flush=True)
+        return str(earlier["run"])
+    run = str(earlier["run"]) if earlier is not None else new_run_id()
+    print(f"{config.name}: {'going on with ' if earlier is not None else ''}run {run}", flush=True)
+    record = RunRecord.start(
+        store,
+        run,
+        kind="train",
+        name=config.name,
+        config=config,
+        dataset=dataset.fingerprint,
+        seed=config.seed,
+        dataset_name=dataset.name,
+    )
+    with record, training_bar(config.name, config.steps) as bar:
+        fit(
+            train_loop,
+            config,
+            store=store,
+            run_id=run,
+            workers=config.workers,
+            gpus_per_worker=config.gpus_per_worker,
+            max_failures=config.max_failures,
+            keep=config.keep,
+            on_progress=bar,
+        )
+    return run
+
+
+def _same(store: Store, config: TrainConfig, dataset: Dataset) -> dict[str, Any] | None:
+    """The newest training of this config on this very data."""
+    runs = store.table("runs")
+    if not len(runs):
+        return None
+    same = (runs.kind == "train") & (runs.config_hash == config_hash(config)) & (runs.dataset == dataset.fingerprint)
+    rows = runs[same].sort_values("run").to_dict("records")
+    return {str(k): v for k, v in rows[-1].items()} if rows else None
+
+
+def _named(store: Store, run: str, config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
+    """The row of a run to go on with, if its config and data are these."""
+    import yaml
+
+    (run,) = select(store, run)
+    row = store.table("runs", where=f"run == {run!r}").to_dict("records")[0]
+    found = differences(yaml.safe_load(row["config"]), config.model_dump(mode="json"))
+    if row["dataset"] != dataset.fingerprint:
+        found.append(f"dataset {dataset.name}: its content changed ({row['dataset']} then, {dataset.fingerprint} now)")
+    if found:
+        raise UserError(*(f"resume: run {run} was started otherwise: {line}" for line in found))
+    return {str(k): v for k, v in row.items()}

@@ -1,0 +1,183 @@
+"""The train loop, on one screen: batch, loss, step, report, checkpoint. It runs in every rank.
+
+Noise is drawn from (seed, step, place in the global batch), and clips from the plan, so the step is the only
+position: a resumed run, or one on another number of workers, sees the same batches under the same noise.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jobs.train import TrainConfig, build_plan
+from longtake import tables
+from longtake.engine import Engine
+from longtake.stream import batches, cut, load_clips, local_batches
+from models.conditions import Conditions
+from models.diffusion import draw_noise_levels
+from models.losses import diffusion_forcing_loss
+from models.tokenizer import frames_to_model
+from models.world_model import WorldModel
+
+if TYPE_CHECKING:
+    from longtake.episodes import Dataset
+    from longtake.training import Context
+
+Item = TypeVar("Item")
+
+
+def train_loop(context: Context, config: TrainConfig) -> None:
+    """Train one rank from the newest checkpoint (or from the start) to the last step."""
+    dataset = context.store.dataset(config.data.dataset)
+    torch.manual_seed(config.seed)
+    engine = Engine(WorldModel(config.model), config.engine, steps=config.steps, device=context.device)
+    with context.resume() as folder:
+        start = engine.load(folder)["step"] if folder else 0
+    log = StepLog(context, start)
+    validate = make_validation(context, config, dataset, engine)
+    for step, clips, waited in timed(stream(context, config, dataset, start)):
+        loss = batch_loss(engine, config, context, step, clips)
+        engine.backward(loss)
+        lr, norm = engine.lr, engine.step()
+        done = step + 1
+        numbers = {"loss": loss.item(), "grad_norm": norm, "lr": lr, "data_wait": waited}
+        log.add(step, numbers, frames=config.data.frames_per_step)
+        if done % config.validation.every == 0 or done == config.steps:
+            log.note(val_loss=validate())
+        context.progress(done, config.steps, **log.latest)
+        if done % config.checkpoint_every == 0 or done == config.steps:
+            log.flush()
+            context.save(done, writer(engine, config, done), {"loss": log.latest["loss"]})
+
+
+def stream(context: Context, config: TrainConfig, dataset: Dataset, start: int) -> Iterator[tuple[int, Any]]:
+    """This rank's clips of every step to come, through Ray Data, or without it where there is no Ray."""
+    plan = build_plan(config, dataset, "train")
+    source = batches if config.workers else local_batches
+    return source(dataset, plan, context.rank, context.world, start, config.steps)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clips as the model takes them: frames (b, t, C, H, W) in [-1, 1] and their conditions."""
+
+    frames: Tensor
+    conditions: Conditions
+
+
+def to_batch(clips: dict[str, Any], device: str) -> Batch:
+    """Decoded clips → tensors on the device."""
+    pose = clips.get("pose")
+    return Batch(
+        frames_to_model(torch.from_numpy(clips["frames"]).to(device)),
+        Conditions(
+            pose=None if pose is None else torch.from_numpy(pose).to(device),
+            actions=torch.from_numpy(clips["actions"]).to(device),
+        ),
+    )
+
+
+def batch_loss(engine: Engine, config: TrainConfig, context: Context, step: int, clips: dict[str, Any]) -> Tensor:
+    """Diffusion-forcing loss of this rank's clips."""
+    batch = to_batch(clips, context.device)
+    b, t = batch.frames.shape[:2]
+    levels, noises = [], []
+    for slot in range(context.rank * b, (context.rank + 1) * b):
+        generator = seeded(config.seed, step, slot)
+        levels.append(draw_noise_levels(config.diffusion, 1, t, generator)[0])
+        noises.append(torch.randn(batch.frames.shape[1:], generator=generator))
+    level, noise = torch.stack(levels).to(context.device), torch.stack(noises).to(context.device)
+    return diffusion_forcing_loss(engine, config.model.prediction, batch.frames, batch.conditions, level, noise)[0]
+
+
+def make_validation(
+    context: Context, config: TrainConfig, dataset: Dataset, engine: Engine
+) -> Callable[[], float]:
+    """A function that measures the held-out loss: always the same clips of the `val` split, noise and noise level."""
+    plan = build_plan(config, dataset, "val")
+    share = cut(plan.batch(0), context.rank, context.world)
+    batch = to_batch(load_clips(dataset, share, palindrome=config.data.clip == "palindrome"), context.device)
+    b, t = batch.frames.shape[:2]
+    first = context.rank * b
+    noise = torch.stack(
+        [torch.randn(batch.frames.shape[1:], generator=seeded(0, 0, first + i)) for i in range(b)]
+    ).to(context.device)
+    level = torch.zeros(b, t, device=context.device)
+    level[:, t // 2 :] = config.validation.noise_level
+
+    @torch.no_grad()
+    def validate() -> float:
+        loss, _ = diffusion_forcing_loss(
+            engine.model, config.model.prediction, batch.frames, batch.conditions, level, noise
+        )
+        return context.mean(val_loss=loss.item())["val_loss"]
+
+    return validate
+
+
+def writer(engine: Engine, config: TrainConfig, step: int) -> Callable[[Path], None]:
+    """What a rank writes into a checkpoint: the engine's part, and the model's config beside its weights."""
+
+    def write(folder: Path) -> None:
+        engine.save(folder, {"step": step})
+        (folder / "config.json").write_text(json.dumps({"model": config.model.model_dump(mode="json")}, indent=1))
+
+    return write
+
+
+class StepLog:
+    """Rows of the `steps` table: averaged over ranks, written in parts that a replayed stretch overwrites."""
+
+    def __init__(self, context: Context, start: int) -> None:
+        self._context = context
+        self._rows: list[dict[str, Any]] = []
+        self._first = start
+        self._since = time.monotonic()
+        self.latest: dict[str, float] = {}
+
+    def add(self, step: int, numbers: dict[str, float], *, frames: int) -> None:
+        """One step's numbers, `frames` being those of all ranks together."""
+        now = time.monotonic()
+        seconds, self._since = now - self._since, now
+        numbers = self._context.mean(**numbers, step_s=seconds)
+        wait = numbers.pop("data_wait") / max(numbers["step_s"], 1e-9)
+        self.latest = {**numbers, "frames_per_s": frames / max(numbers["step_s"], 1e-9), "data_wait": wait}
+        self._rows.append({"run": self._context.run_id, "step": step, "frames": frames, **self.latest, "val_loss": np.nan})
+
+    def note(self, **numbers: float) -> None:
+        """Add numbers to the last step's row."""
+        self._rows[-1].update(numbers)
+        self.latest.update(numbers)
+
+    def flush(self) -> None:
+        """Write the rows since the last flush; called before each checkpoint, so that no row is lost or doubled."""
+        if self._rows and self._context.rank == 0:
+            part = f"{self._context.run_id}-{self._first:08d}"
+            tables.append(self._context.store, "steps", self._rows, part=part)
+        self._first += len(self._rows)
+        self._rows = []
+
+
+def seeded(*numbers: int) -> torch.Generator:
+    """A generator of its own for a tuple of numbers."""
+    state = np.random.SeedSequence(numbers).generate_state(2, np.uint32)
+    return torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
+
+
+def timed(source: Iterator[tuple[int, Item]]) -> Iterator[tuple[int, Item, float]]:
+    """Each item with the seconds spent waiting for it."""
+    while True:
+        began = time.monotonic()
+        try:
+            step, item = next(source)
+        except StopIteration:
+            return
+        yield step, item, time.monotonic() - began

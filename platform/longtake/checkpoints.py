@@ -1,0 +1,145 @@
+"""A run's checkpoints in the store: written by every rank, there at once or not at all.
+
+    runs/ID/checkpoints/step-000200/...            what the ranks wrote
+    runs/ID/checkpoints/step-000200/complete.json  written last: step, metrics, world size, and every file with its size
+
+A checkpoint without the marker, or with a file shorter or longer than the marker says, does not exist for a reader:
+a kill half-way leaves nothing that could be picked. Deleting starts with the marker for the same reason.
+Nothing here depends on Ray, so evaluation and export read checkpoints without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from longtake.store import Store
+
+MARKER = "complete.json"
+
+
+def folder(run: str, step: int) -> str:
+    """Where in the store the checkpoint of a step lies; sorts by step."""
+    return f"runs/{run}/checkpoints/step-{step:06d}"
+
+
+def complete(store: Store, run: str) -> list[int]:
+    """Steps that have a finished checkpoint, ascending; one listing, files are not looked at."""
+    return sorted(step for step, sealed in _steps(store, run).items() if sealed)
+
+
+def newest(store: Store, run: str) -> int | None:
+    """The last step whose checkpoint is finished and whole; damaged ones are passed over."""
+    return next((step for step in reversed(complete(store, run)) if not damage(store, run, step)), None)
+
+
+def manifest(store: Store, run: str, step: int) -> dict[str, Any]:
+    """What `complete.json` says: step, world, metrics, time, files {name: bytes}. Raises FileNotFoundError without it."""
+    read: dict[str, Any] = json.loads(store.read_bytes(f"{folder(run, step)}/{MARKER}"))
+    return read
+
+
+def damage(store: Store, run: str, step: int) -> list[str]:
+    """One line per file that is missing or has another size than when it was written."""
+    there = _sizes(store, run, step)
+    return [
+        f"{folder(run, step)}/{name}: {there.get(name, 0)} bytes, {size} were written"
+        for name, size in manifest(store, run, step)["files"].items()
+        if there.get(name) != size
+    ]
+
+
+@contextlib.contextmanager
+def opened(store: Store, run: str, step: int) -> Iterator[Path]:
+    """The checkpoint as a local folder to read: the store's own one, or a download that goes away with the block."""
+    own = _local_folder(store, run, step)
+    if own is not None:
+        yield own
+        return
+    with tempfile.TemporaryDirectory(prefix="longtake-") as temporary:
+        store.download_dir(folder(run, step), Path(temporary))
+        yield Path(temporary)
+
+
+@contextlib.contextmanager
+def writing(store: Store, run: str, step: int) -> Iterator[Path]:
+    """A local folder for one rank's files; they are in the store when the block ends. Then `seal` makes them visible."""
+    own = _local_folder(store, run, step)
+    if own is not None:
+        own.mkdir(parents=True, exist_ok=True)
+        yield own
+        return
+    with tempfile.TemporaryDirectory(prefix="longtake-") as temporary:
+        yield Path(temporary)
+        store.upload_dir(Path(temporary), folder(run, step))
+
+
+def seal(store: Store, run: str, step: int, world: int, metrics: dict[str, float]) -> None:
+    """Make a checkpoint visible. One rank calls it, after all ranks have left `writing`."""
+    marker = {
+        "step": step,
+        "world": world,
+        "metrics": metrics,
+        "time": time.time(),
+        "files": _sizes(store, run, step),
+    }
+    store.write_bytes(f"{folder(run, step)}/{MARKER}", json.dumps(marker, indent=1).encode())
+
+
+def prune(store: Store, run: str, keep: int) -> None:
+    """Delete all finished checkpoints but the newest `keep`."""
+    for step in complete(store, run)[:-keep]:
+        _delete(store, run, step)
+
+
+def discard_unfinished(store: Store, run: str, after: int) -> None:
+    """Delete what an interrupted attempt left: unfinished checkpoints, and damaged ones later than step `after`."""
+    for step, sealed in _steps(store, run).items():
+        if not sealed or step > after:
+            _delete(store, run, step)
+
+
+def _steps(store: Store, run: str) -> dict[int, bool]:
+    """Step of each checkpoint folder, and whether it bears the marker."""
+    found: dict[int, bool] = {}
+    for path in _find(store, store.path("runs", run, "checkpoints")):
+        name, *inner = path.split("/")
+        number = name.removeprefix("step-")
+        if number != name and number.isdigit():
+            found[int(number)] = found.get(int(number), False) or inner == [MARKER]
+    return found
+
+
+def _sizes(store: Store, run: str, step: int) -> dict[str, int]:
+    """Bytes of each file of a checkpoint, the marker left out."""
+    found = _find(store, store.path(folder(run, step)))
+    return {name: size for name, size in sorted(found.items()) if name != MARKER}
+
+
+def _find(store: Store, root: str) -> dict[str, int]:
+    """Files under a path of the store's filesystem, named relative to it, with their bytes."""
+    try:
+        found = store.fs.find(root, detail=True)
+    except FileNotFoundError:
+        return {}
+    return {path[len(root) :].strip("/"): int(info["size"]) for path, info in found.items()}
+
+
+def _delete(store: Store, run: str, step: int) -> None:
+    root = store.path(folder(run, step))
+    with contextlib.suppress(FileNotFoundError):
+        store.fs.rm_file(f"{root}/{MARKER}")
+    with contextlib.suppress(FileNotFoundError):
+        store.fs.rm(root, recursive=True)
+
+
+def _local_folder(store: Store, run: str, step: int) -> Path | None:
+    from fsspec.implementations.local import LocalFileSystem
+
+    return Path(store.path(folder(run, step))) if isinstance(store.fs, LocalFileSystem) else None

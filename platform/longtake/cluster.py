@@ -1,0 +1,171 @@
+"""One place that starts Ray: `launch()` owns ray.init, its environment, and the arithmetic of workers against the machine."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from longtake.errors import UserError
+
+# What every process of a local Ray inherits, unless the user has set it. Train waits one poll of its controller per
+# report (2 s by default); one thread per rank keeps sums bitwise repeatable; the rest is quiet, offline, no token file.
+ENVIRONMENT = {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "OMP_NUM_THREADS": "1",
+}
+# These name files of this machine, which the nodes of a cluster do not have.
+LOCAL_ONLY = {"AWS_CA_BUNDLE", "AWS_CONFIG_FILE", "AWS_PROFILE", "AWS_SHARED_CREDENTIALS_FILE"}
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a job asks for: `workers`, each with CPUs for itself and for the data tasks that feed it, and GPUs."""
+
+    workers: int
+    cpus_per_worker: float = 0.5
+    data_cpus_per_worker: float = 0.5
+    gpus_per_worker: float = 0.0
+
+    def problems(self, cpus: float, gpus: float, where: str = "this machine") -> list[str]:
+        """One line per resource that is not there, with the arithmetic and the number of workers that would fit."""
+        found = []
+        each = self.cpus_per_worker + self.data_cpus_per_worker
+        if self.workers * each > cpus:
+            parts = f"{_count(self.cpus_per_worker, 'CPU')}"
+            if self.data_cpus_per_worker:
+                parts = f"({parts} for the rank + {_count(self.data_cpus_per_worker, 'CPU')} for its data tasks)"
+            found.append(self._too_much(parts, each, "CPU", cpus, where))
+        if self.workers * self.gpus_per_worker > gpus:
+            parts = _count(self.gpus_per_worker, "GPU")
+            found.append(self._too_much(parts, self.gpus_per_worker, "GPU", gpus, where))
+        return found
+
+    def _too_much(self, parts: str, each: float, unit: str, there: float, where: str) -> str:
+        fits = int(there // each)
+        advice = f"lower workers to {fits}" if fits else f"one worker needs {_count(each, unit)}"
+        total = _count(self.workers * each, unit)
+        return f"{_count(self.workers, 'worker')} x {parts} = {total}, {where} has {there:g}: {advice}"
+
+
+@contextlib.contextmanager
+def launch(
+    need: Demand | None = None,
+    *,
+    cpus: int | None = None,
+    dashboard: bool = False,
+    object_store_mb: int = 400,
+    quiet: bool = True,
+) -> Iterator[None]:
+    """A Ray to work in: the one that is already open, the one at RAY_ADDRESS, or a local one that ends with the block.
+
+    `cpus` overrides the machine's count (logical). Not `quiet` shows what workers print.
+    Raises UserError with the arithmetic if `need` is more than there is, before any process starts where it can.
+    """
+    import ray
+
+    if ray.is_initialized():
+        _check(need, ray.cluster_resources(), "the open Ray")
+        yield
+        return
+    address = os.environ.get("RAY_ADDRESS", "local")
+    with _environment(ENVIRONMENT if address == "local" else {}):
+        if address == "local":
+            _start_local(need, cpus or machine_cpus(), dashboard, object_store_mb, quiet)
+        else:
+            _attach(address, quiet)
+        try:
+            if address != "local":
+                _check(need, ray.cluster_resources(), f"the cluster at {address}")
+            yield
+        finally:
+            ray.shutdown()
+
+
+def machine_cpus() -> int:
+    """CPUs this process may use: its affinity mask, cut by the container's quota."""
+    cpus = len(os.sched_getaffinity(0))
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        cpus = min(cpus, max(1, int(quota) // int(period)))
+    return cpus
+
+
+def _start_local(
+    need: Demand | None, cpus: int, dashboard: bool, object_store_mb: int, quiet: bool
+) -> None:
+    import ray
+
+    gpus = _machine_gpus() if need is not None and need.gpus_per_worker else 0
+    _check(need, {"CPU": cpus, "GPU": gpus}, "this machine")
+    ray.init(
+        address="local",  # without it ray.init would join any Ray that happens to run on this machine
+        num_cpus=cpus,
+        include_dashboard=dashboard,
+        object_store_memory=object_store_mb * 2**20,
+        _temp_dir=os.environ.get("RAY_TMPDIR") or _temp_dir(),
+        logging_level=logging.ERROR if quiet else logging.INFO,
+        log_to_driver=not quiet,
+    )
+
+
+def _attach(address: str, quiet: bool) -> None:
+    import ray
+
+    passed = {k: v for k, v in os.environ.items() if k.startswith("AWS_") and k not in LOCAL_ONLY}
+    try:
+        ray.init(
+            address=address,
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", **passed}},
+            logging_level=logging.ERROR if quiet else logging.INFO,
+            log_to_driver=not quiet,
+        )
+    except ConnectionError as error:
+        raise UserError(
+            f"RAY_ADDRESS={address}: no Ray cluster answers there; start it, or unset RAY_ADDRESS"
+        ) from error
+
+
+def _check(need: Demand | None, resources: Mapping[str, float], where: str) -> None:
+    problems = need.problems(resources.get("CPU", 0), resources.get("GPU", 0), where) if need else []
+    if problems:
+        raise UserError(*problems)
+
+
+def _machine_gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _temp_dir() -> str:
+    """Short, because Ray puts Unix sockets under it (limit 107 bytes); per user, because /tmp/ray belongs to the first."""
+    return str(Path(tempfile.gettempdir() if len(tempfile.gettempdir()) < 12 else "/tmp") / f"lt-{os.getuid()}")
+
+
+@contextlib.contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set what is not set, and take it back afterwards."""
+    added = [key for key in values if key not in os.environ]
+    os.environ.update({key: values[key] for key in added})
+    try:
+        yield
+    finally:
+        for key in added:
+            os.environ.pop(key, None)
+
+
+def _count(number: float, unit: str) -> str:
+    return f"{number:g} {unit}" if number <= 1 else f"{number:g} {unit}s"

@@ -1,0 +1,356 @@
+"""A run is one frozen typed config: YAML, `base:`, `--set a.b=c`; all problems at once, before it starts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import types
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from longtake.errors import UserError, nearest, unknown
+
+
+class Config(BaseModel):
+    """Base of every config: frozen, no unknown keys, no silent conversion ("3" is not 3, true is not 1)."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        validate_default=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+    )
+
+
+Schema = TypeVar("Schema", bound=BaseModel)
+
+
+def load(
+    schema: type[Schema], name_or_path: str | Path, overrides: Sequence[str] = (), search: str | Path = "."
+) -> Schema:
+    """The config at a YAML path, or the shipped one of that name (search/NAME.yaml), with `a.b=c` overrides.
+
+    Raises one UserError that holds every problem of all files, overrides and values.
+    """
+    problems: list[str] = []
+    settings = _read(_locate(name_or_path, Path(search)), problems, ())
+    unread = bool(problems)
+    for override in overrides:
+        _override(settings, override, problems)
+    # JSON mode: strict about scalars, yet a YAML list may fill a tuple and a text a Path or an Enum.
+    try:
+        config = schema.model_validate_json(json.dumps(settings), strict=True)
+    except ValidationError as error:
+        # What a file that cannot be read would have set is not missing.
+        problems += _explain(schema, (e for e in error.errors() if not (unread and e["type"] == "missing")))
+    if problems:
+        raise UserError(*dict.fromkeys(problems))
+    return config
+
+
+def shipped(search: Path) -> list[str]:
+    """Names of the configs in a folder, sorted."""
+    return sorted(path.stem for path in search.glob("*.yaml"))
+
+
+def dump(config: BaseModel) -> str:
+    """The config as YAML that `load` reads back to the same value."""
+    text: str = yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return text
+
+
+def config_hash(config: BaseModel) -> str:
+    """12 hexadecimal characters that change when any setting does."""
+    canonical = json.dumps(config.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+# --- files ------------------------------------------------------------------------------------------------
+
+
+def _locate(name_or_path: str | Path, search: Path) -> Path:
+    text = str(name_or_path)
+    is_path = isinstance(name_or_path, Path) or "/" in text or text.endswith((".yaml", ".yml"))
+    path = Path(text) if is_path else search / f"{text}.yaml"
+    if path.is_file():
+        return path
+    if is_path:
+        known = ", ".join(shipped(search)) or "none"
+        raise UserError(f"no config file {text}; give a YAML path or the name of a shipped config: {known}")
+    raise UserError(unknown("config", text, shipped(search)) + " (or give a path that ends in .yaml)")
+
+
+def _read(path: Path, problems: list[str], children: tuple[Path, ...]) -> dict[str, Any]:
+    """Settings of one file on top of those of its bases; what is wrong is added to `problems`."""
+    path = path.resolve()
+    if path in children:
+        chain = " -> ".join(p.name for p in (*children, path))
+        problems.append(f"{path.name}: base: a circle of files: {chain}")
+        return {}
+    own = _parse_file(path, problems)
+    bases = own.pop("base", None) or []
+    merged: dict[str, Any] = {}
+    for base in [bases] if isinstance(bases, str) else bases:
+        target = _base_path(path, base)
+        if target is None:
+            problems.append(f"{path}: base: no file {base!r} beside it")
+        else:
+            _merge(merged, _read(target, problems, (*children, path)))
+    return _merge(merged, own)
+
+
+def _base_path(path: Path, base: object) -> Path | None:
+    if not isinstance(base, str):
+        return None
+    candidates = (path.parent / base, path.parent / f"{base}.yaml")
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+def _parse_file(path: Path, problems: list[str]) -> dict[str, Any]:
+    try:
+        parsed = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except yaml.YAMLError as error:
+        problems.append(_yaml_problem(str(path), error))
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        problems.append(f"{path}: cannot be read: {error}")
+        return {}
+    if parsed is None:
+        return {}
+    if not isinstance(parsed, dict):
+        problems.append(f"{path}:1: a config is a list of `key: value` lines, not {_show(parsed)}")
+        return {}
+    return parsed
+
+
+def _yaml_problem(where: str, error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    line = f":{mark.line + 1}" if mark is not None else ""
+    message = getattr(error, "problem", None) or str(error).splitlines()[0]
+    return f"{where}{line}: not valid YAML: {message}"
+
+
+def _merge(under: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` on top of `under`, in place: sections are merged, everything else (lists too) is replaced."""
+    for key, value in over.items():
+        if isinstance(value, dict) and isinstance(under.get(key), dict):
+            _merge(under[key], value)
+        else:
+            under[key] = value
+    return under
+
+
+# --- overrides --------------------------------------------------------------------------------------------
+
+
+def _override(settings: dict[str, Any], override: str, problems: list[str]) -> None:
+    """Apply one `a.b=c` (or `a.0.b=c` into a list) in place."""
+    key, equals, text = override.partition("=")
+    path = [part.strip() for part in key.split(".")]
+    if not equals or not all(path):
+        problems.append(f"--set {override}: expected key=value, such as model.window=6")
+        return
+    try:
+        value = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        problems.append(_yaml_problem(f"--set {override}", error).replace(":1:", ":", 1))
+        return
+    at: Any = settings
+    for depth, part in enumerate(path):
+        slot = _slot(at, part)
+        if slot is None:
+            where = ".".join(path[:depth])
+            held = f"a list of {len(at)}" if isinstance(at, list) else _show(at)
+            problems.append(f"--set {override}: {where} is {held}, it has no {part!r}")
+            return
+        if depth == len(path) - 1:
+            at[slot] = value
+        else:
+            if isinstance(at, dict) and at.get(slot) is None:
+                at[slot] = {}
+            at = at[slot]
+
+
+def _slot(container: Any, part: str) -> str | int | None:
+    """The key or index that `part` means in a section or a list; None if it cannot mean one."""
+    if isinstance(container, dict):
+        return part
+    if isinstance(container, list) and part.isdigit() and int(part) < len(container):
+        return int(part)
+    return None
+
+
+# --- YAML that means what it looks like -------------------------------------------------------------------
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 scalars (1e-4 is a number, `no` is a text, 1:30 is a text) and no key given twice."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A dict; a key given twice is an error, because one of the two would be lost silently."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"key {key.value!r} twice", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that `_Loader` would take for something else."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Never write anchors: a config is read by people."""
+        return True
+
+
+_SCALARS: tuple[tuple[str, str, str], ...] = (
+    ("tag:yaml.org,2002:bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("tag:yaml.org,2002:null", r"~|null|Null|NULL|", "~nN\0"),
+    ("tag:yaml.org,2002:int", r"[-+]?(?:0|[1-9][0-9_]*)|0x[0-9a-fA-F]+", "-+0123456789"),
+    (
+        "tag:yaml.org,2002:float",
+        r"[-+]?(?:[0-9][0-9_]*\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+|[-+]?\.inf|\.nan",
+        "-+0123456789.",
+    ),
+    ("tag:yaml.org,2002:merge", r"<<", "<"),
+)
+for _tag, _pattern, _first in _SCALARS:
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(
+            _tag, re.compile(f"^(?:{_pattern})$"), [c if c != "\0" else "" for c in _first]
+        )
+
+
+# --- what is wrong, in words ------------------------------------------------------------------------------
+
+_EXPECTED = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "a text",
+    "list": "a list",
+    "tuple": "a list",
+    "set": "a list",
+    "dict": "a section of `key: value`",
+    "model": "a section of `key: value`",
+    "model_attributes": "a section of `key: value`",
+    "none_required": "nothing",
+}
+
+
+def _explain(schema: type[BaseModel], errors: Iterable[ErrorDetails]) -> Iterator[str]:
+    """One line per wrong field. The members of a union each report: they are joined to `a or b`."""
+    wrong_types: dict[str, tuple[Any, list[str]]] = {}
+    for error in errors:
+        path, holders = _follow(schema, error["loc"])
+        field = ".".join(path) or "config"
+        kind = error["type"]
+        expected = _EXPECTED.get(kind.removesuffix("_type"))
+        if kind == "extra_forbidden":
+            yield _unknown_key(field, path[-1], holders)
+        elif kind == "missing":
+            yield f"{field}: is required, give it a value"
+        elif kind in ("literal_error", "enum"):
+            yield _not_allowed(field, error)
+        elif kind == "value_error":
+            # A validator may raise ValueError(line, line, ...): one line per problem.
+            prefix = f"{field}: " if path else ""
+            yield from (f"{prefix}{line}" for line in error["ctx"]["error"].args)
+        elif expected is not None:
+            wrong_types.setdefault(field, (error["input"], []))[1].append(expected)
+        else:
+            message = error["msg"].replace("Input should be", "must be")
+            yield f"{field}: got {_show(error['input'])}, {message[0].lower()}{message[1:]}"
+    for field, (value, words) in wrong_types.items():
+        yield f"{field}: got {_show(value)}, expected {' or '.join(dict.fromkeys(words))}"
+
+
+def _unknown_key(field: str, key: str, holders: list[Any]) -> str:
+    valid = [name for holder in holders for name in _fields(holder)]
+    return f"{field}: unknown key{nearest(key, valid)}; valid here: {', '.join(valid)}"
+
+
+def _not_allowed(field: str, error: ErrorDetails) -> str:
+    allowed = [
+        word.strip("'") for word in re.split(r", | or ", str(error.get("ctx", {}).get("expected", "")))
+    ]
+    near = nearest(error["input"], allowed) if isinstance(error["input"], str) else ""
+    return f"{field}: got {_show(error['input'])}, allowed: {', '.join(allowed)}{near}"
+
+
+def _show(value: object) -> str:
+    if value is None:
+        return "nothing"
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _follow(schema: type[BaseModel], location: Sequence[str | int]) -> tuple[list[str], list[Any]]:
+    """Field path without pydantic's union tags, and the types that the last key was looked up in."""
+    path: list[str] = []
+    here: list[Any] = [schema]
+    holders = here
+    for part in location:
+        members = [member for kind in here for member in _members(kind)]
+        inner = [found for member in members if (found := _child(member, part)) is not None]
+        if not inner and len(members) > 1 and part is not location[-1]:
+            here = [m for m in members if getattr(m, "__name__", None) == part] or members
+            continue
+        if not inner and len(members) > 1 and not any(_fields(member) for member in members):
+            continue
+        path.append(str(part))
+        holders, here = members, inner
+    return path, holders
+
+
+def _members(kind: Any) -> list[Any]:
+    """The types an annotation allows, None left out."""
+    if get_origin(kind) is Annotated:
+        return _members(get_args(kind)[0])
+    if get_origin(kind) in (Union, types.UnionType):
+        return [m for arm in get_args(kind) if arm is not type(None) for m in _members(arm)]
+    return [kind]
+
+
+def _child(kind: Any, part: str | int) -> Any:
+    """The type of one key or index of a type; None if it has no such thing."""
+    if fields := _fields(kind):
+        return fields[part].annotation if part in fields else None
+    args = get_args(kind)
+    if get_origin(kind) is dict and args:
+        return args[1]
+    if isinstance(part, int) and get_origin(kind) in (list, tuple, set, frozenset) and args:
+        return args[min(part, len(args) - 1)] if args[-1] is not Ellipsis else args[0]
+    return None
+
+
+def _fields(kind: Any) -> dict[Any, Any]:
+    return dict(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else {}
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """One line per setting that differs between two dumped configs: `a.b: 1 then, 2 now`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(key for key in new if key not in old)]
+        return [
+            line
+            for key in keys
+            for line in differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
+        ]
+    return [] if old == new else [f"{path}: {old} then, {new} now"]

@@ -1,0 +1,30 @@
+"""The one kind of error that is a user's to fix, and how a wrong name meets the nearest right one."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the user can fix: one clear line per problem, printed without a stack trace (exit code 2)."""
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__(*lines)
+        self.lines: tuple[str, ...] = lines
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """` (did you mean X?)` for the valid name nearest to `name`, or an empty string if none is near."""
+    close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def unknown(what: str, name: str, valid: Iterable[str]) -> str:
+    """One line for a name that does not exist: what was asked for, the nearest name, all valid names."""
+    names = sorted(valid)
+    listed = ", ".join(names) if names else "none yet"
+    return f"unknown {what} {name!r}{nearest(name, names)}; there are: {listed}"

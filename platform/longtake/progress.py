@@ -1,0 +1,78 @@
+"""How far a run is, told by its first rank and read by whoever watches: one small file in the run's folder.
+
+A file rather than an actor: it costs no process, works in any store and on any cluster, and outlives the driver.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from longtake.store import Store
+
+INTERVAL_S = 0.5
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`step` of `of` are done; `numbers` as the loop names them (loss, frames_per_s, data_wait, ...)."""
+
+    step: int
+    of: int
+    numbers: dict[str, float] = field(default_factory=dict)
+    session: str = ""  # one call of fit; another session's file is old news
+    restarts: int = 0  # how often this session has replaced lost workers
+
+
+def read(store: Store, run: str) -> Progress | None:
+    """The last progress that was told; None if there is none yet."""
+    try:
+        return Progress(**json.loads(store.read_bytes(_path(run))))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+
+
+def write(store: Store, run: str, progress: Progress) -> None:
+    """Tell it at once."""
+    store.write_bytes(_path(run), json.dumps(asdict(progress)).encode())
+
+
+class Teller:
+    """Writes the latest progress from a thread of its own, so that a slow store does not slow the loop."""
+
+    def __init__(self, store: Store, run: str) -> None:
+        self._store = store
+        self._run = run
+        self._latest: Progress | None = None
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="progress", daemon=True)
+        self._thread.start()
+
+    def __call__(self, progress: Progress) -> None:
+        """Take note; it is written within INTERVAL_S unless a newer one comes first."""
+        self._latest = progress
+
+    def close(self) -> None:
+        """Write what is left and stop."""
+        self._closing.set()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while not self._closing.wait(INTERVAL_S):
+            self._flush()
+        self._flush()
+
+    def _flush(self) -> None:
+        latest, self._latest = self._latest, None
+        if latest is not None:
+            # A store that is away for a moment must not end a training that only wants to say how far it is.
+            with contextlib.suppress(OSError):
+                write(self._store, self._run, latest)
+
+
+def _path(run: str) -> str:
+    return f"runs/{run}/progress.json"

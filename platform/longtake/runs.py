@@ -1,0 +1,143 @@
+"""The record of a run in the table `runs`: what it is, where it came from, whether its driver still lives.
+
+Each run writes one part of its own and rewrites it with every event (start, heartbeat, end). A driver that is
+killed cannot write its end: its silence makes the run read as `lost`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import threading
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from longtake import tables
+from longtake.config import config_hash, dump
+from longtake.errors import UserError, unknown
+from longtake.provenance import provenance
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from longtake.store import Store
+
+HEARTBEAT_S = 15.0
+Status = Literal["done", "failed", "stopped"]
+
+
+class RunRecord:
+    """One session of a run, as a context manager: leaving it writes how the run ended.
+
+    with RunRecord.start(store, run, kind="train", name="maze", config=config, seed=0):
+        ...
+    """
+
+    def __init__(self, store: Store, row: dict[str, Any], heartbeat_s: float = HEARTBEAT_S) -> None:
+        self._store = store
+        self._row = row
+        self._heartbeat_s = heartbeat_s
+        self._ended = threading.Event()
+        self._write()
+        self._thread = threading.Thread(target=self._beat, name=f"heartbeat {row['run']}", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def start(
+        cls,
+        store: Store,
+        run: str,
+        *,
+        kind: str,
+        name: str,
+        config: BaseModel,
+        dataset: str = "",
+        seed: int | None = None,
+        heartbeat_s: float = HEARTBEAT_S,
+        **more: Any,
+    ) -> Self:
+        """Write that the run goes on now. A run started again keeps its first start and counts its sessions.
+
+        Args:
+            kind: the verb: train, evaluate, collect, ...
+            dataset: fingerprint of the dataset it reads.
+            more: further columns.
+        """
+        earlier = tables.read(store, "runs", where=f"run == {run!r}").to_dict("records")
+        row: dict[str, Any] = {
+            "run": run,
+            "kind": kind,
+            "name": name,
+            "status": "running",
+            "reason": "",
+            "started": earlier[0]["started"].to_pydatetime() if earlier else _now(),
+            "ended": None,
+            "sessions": 1 + (int(earlier[0]["sessions"]) if earlier else 0),
+            "seed": seed,
+            "dataset": dataset,
+            "config_hash": config_hash(config),
+            "config": dump(config),
+            "pid": os.getpid(),
+            **provenance(),
+            **more,
+        }
+        return cls(store, row, heartbeat_s)
+
+    @property
+    def run(self) -> str:
+        """The run's id."""
+        return str(self._row["run"])
+
+    def finish(self, status: Status = "done", reason: str = "") -> None:
+        """Write how the run ended; a second call changes nothing."""
+        if self._ended.is_set():
+            return
+        # The heartbeat stops first: no `running` may be written after the end.
+        self._ended.set()
+        self._thread.join()
+        self._row |= {"status": status, "reason": reason, "ended": _now()}
+        self._write()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.finish()
+        elif isinstance(error, KeyboardInterrupt | SystemExit):
+            self.finish("stopped", type(error).__name__)
+        else:
+            self.finish("failed", f"{type(error).__name__}: {error}".splitlines()[0])
+
+    def _beat(self) -> None:
+        while not self._ended.wait(self._heartbeat_s):
+            # A store that is away for a moment must not end the run; the next beat tries again.
+            with contextlib.suppress(OSError, UserError):
+                self._write()
+
+    def _write(self) -> None:
+        tables.append(self._store, "runs", [self._row], part=self.run)
+
+
+def select(store: Store, wanted: str, kind: str = "train") -> list[str]:
+    """Run ids for `latest` (the newest of that kind) or `ID,ID`. Raises UserError, a line per unknown id."""
+    there = tables.read(store, "runs")
+    if "kind" in there:
+        there = there[there["kind"] == kind]
+    known = sorted(str(run) for run in there["run"])
+    if wanted == "latest":
+        if not known:
+            raise UserError(f"no {kind} run in store {store.uri} yet; start one: longtake {kind} CONFIG")
+        return [known[-1]]
+    ids = [name.strip() for name in wanted.split(",") if name.strip()]
+    wrong = [name for name in ids if name not in known]
+    if wrong or not ids:
+        raise UserError(*(unknown(f"{kind} run", name, known) for name in wrong or [wanted]))
+    return list(dict.fromkeys(ids))
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)

@@ -1,0 +1,377 @@
+"""Procedural mazes in ViZDoom, seen through the eyes of a walker that keeps coming back: a new maze per seed.
+
+A depth-first maze with loops is written as a UDMF text map in a three-lump WAD (the engine builds its own
+nodes), so no map editor, no scenario file and no system package is needed. Textures are those of the
+bundled Freedoom.
+
+The worlds are made for measuring memory: walls, floors, ceilings and light change from region to region,
+drawn from palettes of strongly different mean colours, so that a place can be recognised even at 32 x 32
+pixels and cannot be guessed from its neighbours.
+
+Units: a *square* is one step of the (2n+1) x (2n+1) map grid (a cell, a passage or a wall block), `SQUARE`
+map units wide. Pose is (x, y, yaw) in squares and radians, y up, yaw anticlockwise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import random
+import struct
+import tempfile
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from longtake.config import Config
+from longtake.episodes import Episode
+
+if TYPE_CHECKING:
+    from vizdoom import DoomGame
+
+SQUARE = 96
+FORWARD, TURN = 0, 1  # columns of the action; turn is in units of `turn_degrees`, anticlockwise
+TICS_PER_SECOND = 35
+
+Square = tuple[int, int]
+Grid = NDArray[np.bool_]  # [y, x], True where one can walk
+Pixels = Annotated[int, Field(ge=8, le=960)]
+STEPS: tuple[Square, ...] = ((1, 0), (-1, 0), (0, 1), (0, -1))
+
+# Chosen from freedoom2.wad by farthest mean colour; none is animated, so a place looks the same on return.
+# `rich` has bold patterns, `calm` nearly plain colours that a small blurry model can learn in minutes.
+WALLS = {
+    "rich": (
+        "AQLITE07 AQLITE15 AQLITE09 AQLITE11 AQLITE14 AQLITE24 AQLITE03 REDWALL1 STWALL A-CAMO5 MARBFACE "
+        "SILVER2 CEMPOIS SMSTONE6 STARBR1 SHAWN03 AQCONC07 CARLLF1 REDWALL CRLWDH6B PANRED AQLITE16 "
+        "AQLITE08 AQLITE12"
+    ).split(),
+    "calm": (
+        "PBLUE PORAN PGREEN PRED PWHITE REDWALL1 DOKGRIR DOGLDIR A-CONCTE STWALL SILVER1 A-REDROK "
+        "TANROCK2 DOGRMSC GRAYRED ESPIG1 BRICK12 PANEL4 AQCONC17 COMPTILE DOPUNK4 TANROCK8 A-MOSRK2 "
+        "ESPIGR1"
+    ).split(),
+}
+FLATS = {
+    "rich": (
+        "AQF035 AQF043 AQF037 AQF039 AQF041 AQF065 FLAT17 SFLR5_4 SFLR6_4 FLAT22 CRATOP2 FLAT5_3 AQF048 "
+        "AQF047 FLAT20 AQF010 FLOOR3_3 FLOOR4_8 AQF062 AQF036 AQF044 AQF042"
+    ).split(),
+    "calm": (
+        "FLOOR1_6 FLOOR1_1 AQF022 AQF067 CRATOP2 FLAT10 FLOOR6_1 FLOOR3_3 FLAT8 CEIL3_1 FLOOR7_2 STEP1 "
+        "FLAT5_3 COMP01 CEIL3_5 FLAT3"
+    ).split(),
+}
+PLAIN_FLOOR, PLAIN_CEILING, PLAIN_LIGHT = "FLOOR4_8", "FLAT20", 216
+# Things that stand still, cannot be picked up and are slim enough to step beside: pillars, a candelabra, a
+# dead tree, a stalagmite, a column, a lamp. (The big tree, 54, fills a square: a walker would never get in.)
+LANDMARKS = (30, 31, 32, 33, 35, 43, 47, 48, 2028)
+
+
+class DoomMazeConfig(Config):
+    """What the mazes look like and how they are walked.
+
+    The engine renders 90 degrees of view at 4:3 in its smallest adequate resolution; `view` says which part
+    is kept before it is averaged down.
+    """
+
+    source: Literal["doom-maze"] = "doom-maze"
+    cells: int = Field(default=4, ge=2, le=32, description="per side; the map grid is 2 * cells + 1 squares")
+    braid: float = Field(default=0.25, ge=0, le=1, description="share of inner walls opened to make loops")
+    resolution: tuple[Pixels, Pixels] = Field(default=(32, 32), description="(height, width), area-averaged")
+    view: Literal["square", "full"] = Field(default="square", description="central 74 degrees, or all 4:3")
+    palette: Literal["rich", "calm"] = Field(default="rich", description="bold patterns, or plain colours")
+    wall_textures: int = Field(default=24, ge=1, le=24, description="of the palette, that one maze uses")
+    texture_region: int = Field(default=1, ge=1, description="edge, in squares, of a region that looks alike")
+    vary_floor: bool = Field(default=True, description="floor and ceiling differ from region to region")
+    vary_light: bool = Field(default=True, description="light level differs from region to region")
+    landmarks: int = Field(default=4, ge=0, le=len(LANDMARKS), description="objects placed in dead ends")
+    steps: int = Field(default=256, ge=2, description="frames per episode")
+    tics: int = Field(default=4, ge=1, le=35, description="engine tics (1/35 s) per action")
+    turn_degrees: float = Field(default=30.0, gt=0, le=180, description="largest turn of one action")
+    random_actions: float = Field(default=0.1, ge=0, le=1, description="share of actions drawn at random")
+
+    @property
+    def fps(self) -> float:
+        """Frames per second of world time."""
+        return TICS_PER_SECOND / self.tics
+
+
+ACTION_SPACE = {"forward": "0 or 1", "turn": "-1 to 1 times turn_degrees, anticlockwise"}
+POSE = ["x (squares)", "y (squares)", "yaw (radians, anticlockwise)"]
+
+
+def generate(config: DoomMazeConfig, seed: int) -> Episode:
+    """One episode in a maze of its own; the same seed gives the same bytes.
+
+    frames uint8 (T, H, W, 3), actions float32 (T, 2) where action t leads into frame t, pose float32 (T, 3).
+    """
+    rng = random.Random(seed)
+    grid = maze(config.cells, config.braid, rng)
+    with tempfile.TemporaryDirectory(prefix="longtake-doom-") as folder:
+        wad = Path(folder, "maze.wad")
+        wad.write_bytes(wad_bytes(textmap(grid, config, rng)))
+        game = _start(wad, config, seed)
+        try:
+            return _walk(game, grid, config, rng, seed)
+        finally:
+            game.close()
+
+
+def maze(cells: int, braid: float, rng: random.Random) -> Grid:
+    """A depth-first maze of cells x cells; then a share `braid` of the walls between two cells is opened."""
+    grid = np.zeros((2 * cells + 1, 2 * cells + 1), dtype=bool)
+    grid[1, 1] = True
+    stack = [(1, 1)]
+    while stack:
+        x, y = stack[-1]
+        ways = [
+            (a, b) for a, b in STEPS if _inside(grid, x + 2 * a, y + 2 * b) and not grid[y + 2 * b, x + 2 * a]
+        ]
+        if not ways:
+            stack.pop()
+            continue
+        a, b = rng.choice(ways)
+        grid[y + b, x + a] = grid[y + 2 * b, x + 2 * a] = True
+        stack.append((x + 2 * a, y + 2 * b))
+    for y in range(1, 2 * cells):
+        for x in range(1, 2 * cells):
+            between_cells = (x + y) % 2
+            if between_cells and not grid[y, x] and rng.random() < braid:
+                grid[y, x] = True
+    return grid
+
+
+def _inside(grid: Grid, x: int, y: int) -> bool:
+    height, width = grid.shape
+    return bool(0 <= x < width and 0 <= y < height)
+
+
+def _open(grid: Grid, x: int, y: int) -> bool:
+    return _inside(grid, x, y) and bool(grid[y, x])
+
+
+def open_squares(grid: Grid) -> list[Square]:
+    """Every square one can stand on, row by row."""
+    return [(int(x), int(y)) for y, x in np.argwhere(grid)]
+
+
+# --- the map ------------------------------------------------------------------------------------------------
+
+
+def textmap(grid: Grid, config: DoomMazeConfig, rng: random.Random) -> str:
+    """The maze as a UDMF text map: one sector per region, wall textures by the region of the wall block."""
+    regions = (grid.shape[0] - 1) // config.texture_region + 1
+    palette = rng.sample(WALLS[config.palette], config.wall_textures)
+    walls = [[rng.choice(palette) for _ in range(regions)] for _ in range(regions)]
+    blocks = ['namespace="zdoom";']
+    blocks += [_sector(config, rng) for _ in range(regions * regions)]
+    blocks += _lines(grid, walls, config.texture_region)
+    blocks += _things(grid, config.landmarks, rng)
+    return "\n".join(blocks)
+
+
+def _sector(config: DoomMazeConfig, rng: random.Random) -> str:
+    flats = FLATS[config.palette]
+    floor, ceiling, light = rng.choice(flats), rng.choice(flats), rng.randrange(176, 256, 8)
+    if not config.vary_floor:
+        floor, ceiling = PLAIN_FLOOR, PLAIN_CEILING
+    if not config.vary_light:
+        light = PLAIN_LIGHT
+    return (
+        f'sector{{heightfloor=0;heightceiling={SQUARE};texturefloor="{floor}";textureceiling="{ceiling}";'
+        f"lightlevel={light};}}"
+    )
+
+
+def _lines(grid: Grid, walls: list[list[str]], region: int) -> list[str]:
+    """Vertices, sides, lines: a wall towards a solid square, a see-through line where the sector changes."""
+    vertices: dict[Square, int] = {}
+    sides: list[str] = []
+    lines: list[str] = []
+
+    def sector(x: int, y: int) -> int:
+        return (y // region) * len(walls) + x // region
+
+    def side(x: int, y: int, texture: str) -> int:
+        sides.append(f"sidedef{{sector={sector(x, y)};{texture}}}")
+        return len(sides) - 1
+
+    for x, y in open_squares(grid):
+        for a, b in STEPS:
+            ends = [vertices.setdefault(v, len(vertices)) for v in _edge(x, y, a, b)]
+            head = f"linedef{{v1={ends[0]};v2={ends[1]};"
+            if not _open(grid, x + a, y + b):
+                texture = f'texturemiddle="{walls[(y + b) // region][(x + a) // region]}";'
+                lines.append(f"{head}sidefront={side(x, y, texture)};blocking=true;}}")
+            elif a + b > 0 and sector(x, y) != sector(x + a, y + b):
+                front, back = side(x, y, ""), side(x + a, y + b, "")
+                lines.append(f"{head}sidefront={front};sideback={back};twosided=true;}}")
+    corners = [f"vertex{{x={x * SQUARE}.0;y={y * SQUARE}.0;}}" for x, y in vertices]
+    return corners + sides + lines
+
+
+def _edge(x: int, y: int, a: int, b: int) -> tuple[Square, Square]:
+    """The edge of square (x, y) towards (a, b), directed so that the square lies on its right."""
+    return {
+        (1, 0): ((x + 1, y + 1), (x + 1, y)),
+        (-1, 0): ((x, y), (x, y + 1)),
+        (0, 1): ((x, y + 1), (x + 1, y + 1)),
+        (0, -1): ((x + 1, y), (x, y)),
+    }[a, b]
+
+
+def _things(grid: Grid, landmarks: int, rng: random.Random) -> list[str]:
+    """The player's start and one landmark in each of some dead ends."""
+    squares = open_squares(grid)
+    start = rng.choice(squares)
+    dead_ends = [
+        s for s in squares if s != start and sum(_open(grid, s[0] + a, s[1] + b) for a, b in STEPS) == 1
+    ]
+    rng.shuffle(dead_ends)
+    things = [_thing(1, start, rng.choice((0, 90, 180, 270)))]
+    return things + [_thing(t, s) for t, s in zip(rng.sample(LANDMARKS, landmarks), dead_ends, strict=False)]
+
+
+def _thing(kind: int, square: Square, angle: int = 0) -> str:
+    x, y = ((c + 0.5) * SQUARE for c in square)
+    skills = "".join(f"skill{s}=true;" for s in range(1, 6))
+    return f"thing{{type={kind};x={x};y={y};angle={angle};{skills}single=true;}}"
+
+
+def wad_bytes(text: str) -> bytes:
+    """A WAD archive with one map: header, lump data, directory."""
+    body = text.encode()
+    lumps = ((b"MAP01", 12, 0), (b"TEXTMAP", 12, len(body)), (b"ENDMAP", 12 + len(body), 0))
+    directory = b"".join(struct.pack("<ii8s", offset, size, name) for name, offset, size in lumps)
+    return struct.pack("<4sii", b"PWAD", len(lumps), 12 + len(body)) + body + directory
+
+
+# --- the walk -----------------------------------------------------------------------------------------------
+
+
+def _start(wad: Path, config: DoomMazeConfig, seed: int) -> DoomGame:
+    import vizdoom
+
+    game = vizdoom.DoomGame()
+    game.set_doom_scenario_path(str(wad))
+    game.set_doom_config_path(
+        str(wad.with_name("vizdoom.ini"))
+    )  # else the engine writes one into the work folder
+    game.set_doom_map("MAP01")
+    game.set_window_visible(False)
+    game.set_screen_format(vizdoom.ScreenFormat.RGB24)
+    game.set_screen_resolution(getattr(vizdoom.ScreenResolution, _screen(config.resolution)))
+    game.set_render_hud(False)
+    game.set_render_weapon(False)
+    game.set_render_crosshair(False)
+    game.set_render_messages(False)
+    game.set_mode(vizdoom.Mode.PLAYER)
+    game.set_episode_timeout(0)
+    game.set_seed(seed % 2**31)
+    game.set_available_buttons([vizdoom.Button.MOVE_FORWARD, vizdoom.Button.TURN_LEFT_RIGHT_DELTA])
+    variable = vizdoom.GameVariable
+    game.set_available_game_variables([variable.POSITION_X, variable.POSITION_Y, variable.ANGLE])
+    with contextlib.chdir(wad.parent):  # the engine makes a folder `_vizdoom` where it starts
+        game.init()
+    return game
+
+
+def _screen(resolution: tuple[int, int]) -> str:
+    """The smallest 4:3 engine resolution with at least as many pixels both ways."""
+    for height, width in ((120, 160), (240, 320), (480, 640), (960, 1280)):
+        if height >= resolution[0] and min(height, width) >= resolution[1]:
+            return f"RES_{width}X{height}"
+    raise AssertionError(f"the config allows no {resolution}")
+
+
+def _walk(game: DoomGame, grid: Grid, config: DoomMazeConfig, rng: random.Random, seed: int) -> Episode:
+    frames = np.empty((config.steps, *config.resolution, 3), np.uint8)
+    actions = np.zeros((config.steps, 2), np.float32)
+    pose = np.empty((config.steps, 3), np.float32)
+    walker = Walker(grid, config, rng)
+    game.make_action([0.0, 0.0], 10)  # the engine ignores turns in the first 8 tics of a level
+    for t in range(config.steps):
+        if t:
+            actions[t] = walker.act(*pose[t - 1].tolist())
+            _apply(game, actions[t], config)
+        state = game.get_state()
+        # The episode has no time limit and nothing that kills, and x, y and angle are asked for in _start.
+        assert state is not None and state.game_variables is not None
+        frames[t] = shrink(crop(state.screen_buffer, config.view), config.resolution)
+        x, y, angle = state.game_variables
+        pose[t] = x / SQUARE, y / SQUARE, math.radians(angle)
+    return Episode(frames, actions, pose, {"seed": seed, "squares": int(grid.sum())})
+
+
+def _apply(game: DoomGame, action: NDArray[np.float32], config: DoomMazeConfig) -> None:
+    """Turn in the first tic, walk in all: the engine would repeat the turn in every tic of one call."""
+    forward, degrees = float(action[FORWARD]), -float(action[TURN]) * config.turn_degrees
+    game.make_action([forward, degrees], 1)
+    if config.tics > 1:
+        game.make_action([forward, 0.0], config.tics - 1)
+
+
+class Walker:
+    """Walks shortest paths to one random square after another, with a share of random actions."""
+
+    def __init__(self, grid: Grid, config: DoomMazeConfig, rng: random.Random) -> None:
+        self.grid, self.config, self.rng = grid, config, rng
+        self.squares = open_squares(grid)
+        self.towards: dict[Square, Square] = {}
+
+    def act(self, x: float, y: float, yaw: float) -> tuple[float, float]:
+        """(forward, turn) from a position in squares and a yaw in radians."""
+        here = (math.floor(x), math.floor(y))
+        if here not in self.towards:
+            self.towards = self._paths_to(self.rng.choice([s for s in self.squares if s != here]))
+        to = self.towards[here]
+        angle = math.atan2(to[1] + 0.5 - y, to[0] + 0.5 - x) - yaw
+        angle = (angle + math.pi) % (2 * math.pi) - math.pi
+        if self.rng.random() < self.config.random_actions:
+            return float(self.rng.random() < 0.5), self.rng.choice((-1.0, 0.0, 1.0))
+        turn = max(-1.0, min(1.0, angle / math.radians(self.config.turn_degrees)))
+        return float(abs(angle) < math.radians(40)), turn
+
+    def _paths_to(self, goal: Square) -> dict[Square, Square]:
+        """For every square but the goal, the next one on a shortest path to it."""
+        towards: dict[Square, Square] = {}
+        queue = deque([goal])
+        while queue:
+            x, y = queue.popleft()
+            for a, b in STEPS:
+                near = (x + a, y + b)
+                if _open(self.grid, *near) and near not in towards and near != goal:
+                    towards[near] = (x, y)
+                    queue.append(near)
+        return towards
+
+
+# --- pixels -------------------------------------------------------------------------------------------------
+
+
+def crop(image: NDArray[np.uint8], view: str) -> NDArray[np.uint8]:
+    """The central square of a wide image (H, W, 3), or all of it."""
+    margin = (image.shape[1] - image.shape[0]) // 2
+    return image[:, margin : image.shape[1] - margin] if view == "square" else image
+
+
+def shrink(image: NDArray[np.uint8], resolution: tuple[int, int]) -> NDArray[np.uint8]:
+    """Area average of (H, W, 3) at `resolution`; integer weights, so every machine gives the same bytes."""
+    height, width = image.shape[:2]
+    rows, columns = _overlap(height, resolution[0]), _overlap(width, resolution[1])
+    total = np.tensordot(columns, np.tensordot(rows, image.astype(np.float64), 1), (1, 1)).swapaxes(0, 1)
+    area = height * width
+    averaged: NDArray[np.uint8] = ((2 * total + area) // (2 * area)).astype(np.uint8)
+    return averaged
+
+
+def _overlap(source: int, target: int) -> NDArray[np.float64]:
+    """(target, source): how much of each source pixel lies in each target pixel, in 1/target pixels."""
+    left, right = np.arange(target)[:, None] * float(source), np.arange(source)[None, :] * float(target)
+    shared: NDArray[np.float64] = np.minimum(left + source, right + target) - np.maximum(left, right)
+    return np.maximum(0.0, shared)

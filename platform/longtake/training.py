@@ -1,0 +1,364 @@
+"""Run a train loop on workers that may die: Ray Train starts and replaces them, the store remembers.
+
+The loop is a plain function `loop(context, payload)` of an importable module. Every rank runs it; it asks the context
+where to go on (`resume`), hands it checkpoints (`save`) and tells how far it is (`progress`). It runs unchanged in this
+process (`workers=0`, LocalContext) and on Ray workers (RayContext).
+
+Resume looks only at the store (checkpoints.py), never at Ray's own state: replaced workers of the same fit, and a new
+driver with the same run id after the old one was killed, find the same newest complete checkpoint. Ray gets a fresh
+name per fit, and its small bookkeeping folder goes away afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import threading
+import traceback
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from longtake import checkpoints, cluster, progress
+from longtake.errors import UserError
+from longtake.progress import Progress
+
+if TYPE_CHECKING:
+    from longtake.store import Store
+
+Payload = TypeVar("Payload")
+Write = Callable[[Path], None]
+OnProgress = Callable[[Progress], None]
+
+
+class Context(Protocol):
+    """What a train loop knows of the world around it."""
+
+    rank: int
+    world: int
+    device: str
+    run_id: str
+    store: Store
+
+    def resume(self) -> AbstractContextManager[Path | None]:
+        """The newest complete checkpoint as a folder to read, None for a new run. Every rank calls it, once, first."""
+        ...
+
+    def save(self, step: int, write: Write, metrics: dict[str, float] | None = None) -> None:
+        """Checkpoint `step`: `write(folder)` puts this rank's files there. Every rank calls it; visible on return."""
+        ...
+
+    def progress(self, step: int, of: int, **numbers: float) -> None:
+        """Tell whoever watches that `step` of `of` steps are done. Cheap; only rank 0 is heard."""
+        ...
+
+    def mean(self, **numbers: float) -> dict[str, float]:
+        """Each number averaged over ranks. Every rank calls it with the same names."""
+        ...
+
+
+class _StoreContext:
+    """A context whose memory is the store; the two below differ in where they run and whom they tell."""
+
+    def __init__(self, store: Store, run_id: str, rank: int, world: int, device: str, keep: int) -> None:
+        self.store, self.run_id = store, run_id
+        self.rank, self.world, self.device = rank, world, device
+        self._keep = keep
+
+    @contextlib.contextmanager
+    def resume(self) -> Iterator[Path | None]:
+        """The newest complete checkpoint; what an interrupted attempt left half-written is removed."""
+        step = self._from_first(self._newest() if self.rank == 0 else None)
+        if step is None:
+            yield None
+            return
+        with checkpoints.opened(self.store, self.run_id, step) as folder:
+            yield folder
+
+    def save(self, step: int, write: Write, metrics: dict[str, float] | None = None) -> None:
+        """Write, wait for all, seal, thin out. A step that has its checkpoint is left as it is."""
+        if step in checkpoints.complete(self.store, self.run_id):
+            return
+        with checkpoints.writing(self.store, self.run_id, step) as folder:
+            write(folder)
+        self._wait()
+        if self.rank == 0:
+            checkpoints.seal(self.store, self.run_id, step, self.world, metrics or {})
+            checkpoints.prune(self.store, self.run_id, self._keep)
+        self._wait()
+
+    def progress(self, step: int, of: int, **numbers: float) -> None:
+        """Rank 0 tells; the others are silent."""
+        if self.rank == 0:
+            self._tell(Progress(step, of, numbers))
+
+    def mean(self, **numbers: float) -> dict[str, float]:
+        """One all-reduce of all numbers, in fp64 on a CPU."""
+        if self.world == 1:
+            return numbers
+        import torch
+
+        dtype = torch.float64 if self.device == "cpu" else torch.float32
+        values = torch.tensor(list(numbers.values()), dtype=dtype, device=self.device)
+        torch.distributed.all_reduce(values)
+        return dict(zip(numbers, (values / self.world).tolist(), strict=True))
+
+    def _tell(self, told: Progress) -> None:
+        raise NotImplementedError
+
+    def _newest(self) -> int | None:
+        step = checkpoints.newest(self.store, self.run_id)
+        checkpoints.discard_unfinished(self.store, self.run_id, after=-1 if step is None else step)
+        return step
+
+    def _from_first(self, value: int | None) -> int | None:
+        """Rank 0's value: ranks that list a store by themselves could see different things."""
+        if self.world > 1:
+            import torch
+
+            box = [value]
+            torch.distributed.broadcast_object_list(box, src=0)
+            return box[0]
+        return value
+
+    def _wait(self) -> None:
+        if self.world > 1:
+            import torch
+
+            torch.distributed.barrier()
+
+
+class LocalContext(_StoreContext):
+    """This process alone, no Ray: unit tests, benchmarks, a single GPU box. Progress is told to the callback itself."""
+
+    def __init__(
+        self, store: Store, run_id: str, *, keep: int = 2, device: str = "", on_progress: OnProgress | None = None
+    ) -> None:
+        super().__init__(store, run_id, rank=0, world=1, device=device or _own_device(), keep=keep)
+        self._on_progress = on_progress
+
+    def _tell(self, told: Progress) -> None:
+        if self._on_progress is not None:
+            self._on_progress(told)
+
+
+class RayContext(_StoreContext):
+    """One rank of a Ray Train worker group."""
+
+    def __init__(self, store: Store, run_id: str, *, keep: int, session: str) -> None:
+        import ray.train
+        import ray.train.torch
+
+        world = ray.train.get_context()
+        device = str(ray.train.torch.get_device())
+        super().__init__(store, run_id, world.get_world_rank(), world.get_world_size(), device, keep)
+        self._session = session
+        self._teller = progress.Teller(store, run_id) if self.rank == 0 else None
+        self._restarts = self._count_restarts() if self.rank == 0 else 0
+
+    def close(self) -> None:
+        """Tell the last progress."""
+        if self._teller is not None:
+            self._teller.close()
+
+    def _count_restarts(self) -> int:
+        """This session's file from an earlier attempt means that this one replaces lost workers."""
+        before = progress.read(self.store, self.run_id)
+        restarts = before.restarts + 1 if before is not None and before.session == self._session else 0
+        first = Progress(0, 0, session=self._session) if restarts == 0 else before
+        assert first is not None
+        progress.write(
+            self.store, self.run_id, Progress(first.step, first.of, first.numbers, self._session, restarts)
+        )
+        return restarts
+
+    def _tell(self, told: Progress) -> None:
+        if self._teller is not None:
+            self._teller(Progress(told.step, told.of, told.numbers, self._session, self._restarts))
+
+
+def fit(
+    loop: Callable[[Context, Payload], None],
+    payload: Payload,
+    *,
+    store: Store,
+    run_id: str,
+    workers: int = 1,
+    gpus_per_worker: float = 0.0,
+    max_failures: int = 3,
+    keep: int = 2,
+    on_progress: OnProgress | None = None,
+) -> None:
+    """Run `loop(context, payload)` to its end on `workers` Ray workers, or in this process for 0.
+
+    Goes on from the newest complete checkpoint of `run_id`. Lost workers are replaced up to `max_failures` times; an error
+    that the loop itself raises ends the run at once and is raised here, with the worker's traceback as a note.
+    `on_progress` is called in this thread, at most every half second. `keep` checkpoints stay.
+    Raises UserError if the workers do not fit the machine, or if they were lost too often.
+    """
+    if workers == 0:
+        loop(LocalContext(store, run_id, keep=keep, on_progress=on_progress), payload)
+        return
+    need = cluster.Demand(workers, gpus_per_worker=gpus_per_worker)
+    session = uuid.uuid4().hex[:8]
+    job = {"loop": loop, "payload": payload, "store": store, "run_id": run_id, "keep": keep, "session": session}
+    with cluster.launch(need):
+        filesystem, root = store.pyarrow()
+        trainer = _trainer(job, need, max_failures, filesystem, f"{root}/runs/{run_id}/ray")
+        try:
+            _run_watched(trainer.fit, _watcher(store, run_id, session, on_progress))
+        except Exception as error:
+            _explain(error, store, run_id, max_failures)
+            raise
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                store.fs.rm(store.path("runs", run_id, "ray"), recursive=True)
+
+
+class LoopError(Exception):
+    """The loop itself failed (no worker was lost): trying again would fail again."""
+
+    def __init__(self, told: str, pickled: bytes | None) -> None:
+        super().__init__(told, pickled)
+        self.told = told
+        self.pickled = pickled
+
+    def original(self) -> Exception:
+        """The loop's own exception, with the worker's traceback as a note unless it is the user's to fix."""
+        error = pickle.loads(self.pickled) if self.pickled else RuntimeError("the train loop failed")
+        assert isinstance(error, Exception)
+        if not isinstance(error, UserError):
+            error.add_note(self.told)
+        return error
+
+
+def _worker(job: dict[str, Any]) -> None:
+    """What a Ray Train worker runs."""
+    context = RayContext(job["store"], job["run_id"], keep=job["keep"], session=job["session"])
+    try:
+        job["loop"](context, job["payload"])
+    except Exception as error:
+        if _is_loss(error):
+            raise
+        raise LoopError(traceback.format_exc(), _pickle(error)) from None
+    finally:
+        context.close()
+
+
+def _is_loss(error: Exception) -> bool:
+    """Whether an error says that another process went away, which replacing the workers mends."""
+    import ray.exceptions
+    import torch
+
+    if isinstance(error, ray.exceptions.RayTaskError):
+        return False  # a data task raised; it would raise again
+    if isinstance(error, ray.exceptions.RayError | ConnectionError | TimeoutError | torch.distributed.DistError):
+        return True
+    words = ("gloo", "nccl", "connection closed", "connection reset", "peer")
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+
+
+def _pickle(error: Exception) -> bytes | None:
+    try:
+        pickled = pickle.dumps(error)
+        pickle.loads(pickled)  # some exceptions can be written and not be read
+    except Exception:
+        return None
+    return pickled
+
+
+def _trainer(job: dict[str, Any], need: cluster.Demand, max_failures: int, filesystem: Any, path: str) -> Any:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.config import LoggingConfig
+
+    class StopOnLoopError(UserCallback):  # type: ignore[misc]
+        """Ray would try a loop's own error again; an exception of a callback ends the run."""
+
+        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+            for error in worker_exceptions.values():
+                if isinstance(error, LoopError):
+                    raise error
+
+    resources = {"CPU": need.cpus_per_worker}
+    if need.gpus_per_worker:
+        resources["GPU"] = need.gpus_per_worker
+    return TorchTrainer(
+        _worker,
+        train_loop_config=job,
+        scaling_config=ScalingConfig(
+            num_workers=need.workers, use_gpu=need.gpus_per_worker > 0, resources_per_worker=resources
+        ),
+        run_config=RunConfig(
+            name=f"{job['run_id']}-{job['session']}",
+            storage_path=path,
+            storage_filesystem=filesystem,
+            failure_config=FailureConfig(max_failures=max_failures),
+            callbacks=[StopOnLoopError()],
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+
+
+def _run_watched(work: Callable[[], Any], watch: Callable[[], None]) -> None:
+    """Run `work` in a thread and call `watch` from this one until it ends.
+
+    In the main thread Ray Train would take over Ctrl-C and leave with exit code 0.
+    """
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run, name="fit", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(progress.INTERVAL_S)
+        watch()
+    if failures:
+        raise failures[0]
+
+
+def _watcher(store: Store, run: str, session: str, on_progress: OnProgress | None) -> Callable[[], None]:
+    """A function that hands new progress of this session to the callback."""
+    last: Progress | None = None
+
+    def watch() -> None:
+        nonlocal last
+        told = progress.read(store, run) if on_progress is not None else None
+        if on_progress is not None and told is not None and told.session == session and told != last:
+            last = told
+            on_progress(told)
+
+    return watch
+
+
+def _explain(error: Exception, store: Store, run: str, max_failures: int) -> None:
+    """Raise what a user can use instead of Ray's error, if this is one whose cause we know."""
+    from ray.train import ControllerError, WorkerGroupError
+
+    cause: BaseException | None = error
+    while isinstance(cause, ControllerError):
+        cause = cause.controller_failure
+    if isinstance(cause, LoopError):
+        raise cause.original() from None
+    if isinstance(cause, WorkerGroupError):
+        step = checkpoints.newest(store, run)
+        kept = "there is no checkpoint yet" if step is None else f"the checkpoint of step {step} is whole"
+        reason = str(next(iter(cause.worker_failures.values()), cause)).strip().splitlines()[0]
+        raise UserError(
+            f"run {run}: workers were lost {max_failures + 1} times ({max_failures} replaced), the last time by: "
+            f"{reason}",
+            f"run {run}: {kept}; start it again to go on",
+        ) from error
+
+
+def _own_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,85 @@
+"""`longtake collect` and `longtake inspect`: deterministic, resumable, and clear about what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jobs import collect, inspect
+from jobs.collect import CollectConfig, make_shard
+from longtake.config import load
+from longtake.errors import UserError
+from longtake.sources.doom_maze import DoomMazeConfig
+from longtake.store import open_store
+
+pytest.importorskip("vizdoom")
+
+SMALL = CollectConfig(
+    name="small", episodes=5, shard_episodes=2, source=DoomMazeConfig(cells=2, steps=12, resolution=(16, 16))
+)
+
+
+@pytest.mark.parametrize("name", ["doom-maze", "doom-maze-demo"])
+def test_shipped_configs_load_and_print_their_plan(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load(CollectConfig, name, [], search=collect.CONFIGS)
+    collect.main(name, ["episodes=30"], str(tmp_path), dry_run=True)
+    told = capsys.readouterr().out
+    assert "24 train, 3 val, 3 test" in told
+    assert not (tmp_path / "datasets").exists()
+
+
+def test_every_problem_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(tmp_path)
+
+    def full(bytes_: int) -> None:
+        raise UserError(f"no space for {bytes_} bytes")
+
+    monkeypatch.setattr(store, "require_space", full)
+    with pytest.raises(UserError) as caught:
+        collect.check(SMALL.model_copy(update={"episodes": 2}), store)
+    assert len(caught.value.lines) == 2
+    assert "at least 3" in str(caught.value) and "no space" in str(caught.value)
+
+
+def test_another_config_under_the_same_name_is_refused(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    collect._writer(SMALL, store).claim()
+    with pytest.raises(UserError, match="seed: 0 there, 1 asked for"):
+        collect.run(SMALL.model_copy(update={"seed": 1}), store)
+
+
+@pytest.mark.timeout(60)
+def test_a_shard_does_not_depend_on_who_makes_it(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        for shard in (2, 0) if folder == "a" else (0, 2):
+            make_shard(SMALL, str(tmp_path / folder), shard)
+    for shard in ("00000", "00002"):
+        one, other = (tmp_path / folder / f"datasets/small/shards/{shard}.shard" for folder in ("a", "b"))
+        assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.timeout(120)
+def test_collect_resumes_and_is_reused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = open_store(tmp_path)
+    make_shard(SMALL, store.uri, 1)
+    data = collect.run(SMALL, store, cpus=2)
+    assert "1 of 3 shards" in capsys.readouterr().out
+    assert data.manifest.episodes == 5 and min(data.manifest.splits.values()) >= 1
+    seeds = [data.read(number).meta["seed"] for number in range(5)]
+    assert seeds == [0, 1, 2, 3, 4]
+    again = collect.run(SMALL, store, cpus=2)
+    assert "reused" in capsys.readouterr().out and again.fingerprint == data.fingerprint
+
+    inspect.main("small", store.uri, str(tmp_path / "sheet.png"))
+    assert data.fingerprint in capsys.readouterr().out
+    import matplotlib.image
+
+    sheet = matplotlib.image.imread(tmp_path / "sheet.png")
+    assert sheet.shape[:2] == (5 * inspect.TILE_PX, (inspect.COLUMNS + 1) * inspect.TILE_PX)
+    assert np.ptp(sheet) > 0.5

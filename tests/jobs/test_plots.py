@@ -1,0 +1,146 @@
+"""Plots from rows: what is drawn, what is refused, and that names never lie on each other."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.plots import BINS, INKS, distinct, looks, psnr_curve, save, spread, training_curve
+from jobs.report.svg import inline
+
+SYSTEMS = {
+    "block_ssm": 22.0,
+    "block_ssm/wiped": 18.0,
+    "causal_window": 19.0,
+    "causal_window/wiped": 18.0,
+    "copy_last": 17.5,
+    "context_mean": 21.0,
+    "nearest_pose": 100.0,
+}
+RUNS = {"block_ssm": "20261121-041233-k3f9", "causal_window": "20261121-042233-m2p7"}
+
+
+def make_scores(
+    task: str = "retrieval", episodes: int = 12, horizon: int = 16, protocol: str = "0123456789ab", step: int = 400
+) -> pd.DataFrame:
+    """Rows as an evaluation writes them: quality falls with distance, and episodes differ."""
+    random = np.random.default_rng(0)
+    rows = []
+    for system, level in SYSTEMS.items():
+        run = RUNS.get(system.removesuffix("/wiped"), "none")
+        for episode in range(episodes):
+            ease = np.random.default_rng(episode).normal()
+            for frame in range(horizon):
+                value = level if level == 100 else level + ease - 0.08 * frame + random.normal(0, 0.5)
+                distance = 2 * frame + 1 if task == "retrieval" else frame + 1
+                common = {
+                    "run": run, "checkpoint": 0 if run == "none" else step, "task": task, "system": system,
+                    "protocol": protocol, "dataset": "mazes", "split": "test", "episode": episode, "seed": 0,
+                    "frame": frame, "distance": distance,
+                }  # fmt: skip
+                rows += [
+                    {**common, "metric": "psnr", "value": value},
+                    {**common, "metric": "ssim", "value": min(1.0, value / 30)},
+                ]
+    return pd.DataFrame(rows)
+
+
+def make_steps(steps: int = 1000) -> pd.DataFrame:
+    """Rows as training writes them, of both runs."""
+    step = np.arange(steps)
+    frames = [
+        pd.DataFrame(
+            {
+                "run": run,
+                "step": step,
+                "loss": 0.05 + 0.1 * np.exp(-step / 200) + 0.002 * number,
+                "val_loss": np.where((step + 1) % 50 == 0, 0.06 + 0.1 * np.exp(-step / 200), np.nan),
+                "frames_per_s": 900.0,
+                "data_wait": 0.03,
+                "lr": 1e-3,
+            }
+        )
+        for number, run in enumerate(RUNS.values())
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def test_every_system_has_its_look() -> None:
+    found = looks(make_scores(episodes=2, horizon=2))
+    assert list(found) == [*SYSTEMS][:4] + ["context_mean", "copy_last", "nearest_pose"]
+    assert found["block_ssm"].color == found["block_ssm/wiped"].color != found["causal_window"].color
+    assert [found[s].dash for s in ("block_ssm", "block_ssm/wiped", "copy_last")] == ["solid", "dashed", "dotted"]
+
+
+def test_the_curve_names_every_line_and_leaves_the_oracle_off_the_scale() -> None:
+    figure = psnr_curve(make_scores(), window=6)
+    axes = figure.axes[0]
+    words = [text.get_text() for text in axes.texts]
+    assert {"block_ssm", "block_ssm, wiped", "copy last frame", "context mean", "window, 6 frames"} <= set(words)
+    assert axes.get_ylim()[1] < 40
+    assert "100 dB, off the scale" in axes.get_title(loc="right")
+
+
+def test_a_plot_refuses_to_mix_protocols() -> None:
+    mixed = pd.concat([make_scores(), make_scores(protocol="ffffffffffff")])
+    with pytest.raises(ValueError, match="protocol: retrieval"):
+        psnr_curve(mixed)
+
+
+def test_a_plot_without_rows_says_so() -> None:
+    with pytest.raises(ValueError, match="no lpips"):
+        psnr_curve(make_scores(episodes=2, horizon=2), metric="lpips")
+    with pytest.raises(ValueError, match="no row of nobody"):
+        training_curve(make_steps(10), {"nobody": "x"})
+
+
+def test_only_the_newest_checkpoint_is_drawn() -> None:
+    old = make_scores(episodes=2, horizon=2, step=200)
+    kept = distinct(pd.concat([old, make_scores(episodes=2, horizon=2, step=400)]))
+    assert set(kept.checkpoint[kept.run != "none"]) == {400}
+
+
+def test_runs_of_one_name_are_told_apart() -> None:
+    scores = make_scores(episodes=2, horizon=2)
+    twin = scores[scores.run == RUNS["block_ssm"]].assign(run="20261122-000000-zzzz")
+    systems = set(distinct(pd.concat([scores, twin])).system)
+    assert {"block_ssm k3f9", "block_ssm k3f9/wiped", "block_ssm zzzz", "block_ssm zzzz/wiped", "copy_last"} <= systems
+    assert "block_ssm" not in systems
+
+
+def test_training_curves_are_thinned() -> None:
+    figure = training_curve(make_steps(5000), {run: name for name, run in RUNS.items()})
+    loss, held = figure.axes
+    assert [len(line.get_xdata()) for line in loss.lines] == [BINS, BINS]
+    assert [len(line.get_xdata()) for line in held.lines] == [100, 100]
+
+
+def test_files(tmp_path: Path) -> None:
+    figure = psnr_curve(make_scores(episodes=2, horizon=4), window=3)
+    assert save(figure, tmp_path / "deep" / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in save(figure, tmp_path / "curve.svg").read_text()
+
+
+def test_inline_svg_takes_every_colour_from_the_page() -> None:
+    text = inline(psnr_curve(make_scores(episodes=3, horizon=4), window=3), "a", 'retrieval "curve"')
+    assert not re.findall(r"#[0-9a-f]{6}\b", text)
+    assert set(re.findall(r"var\(--([\w-]+)\)", text)) <= {*INKS.values(), "font"}
+    assert all(name.startswith("a-") for name in re.findall(r'\bid="([^"]+)"', text))
+    assert {name.startswith("a-") for name in re.findall(r"url\(#([^)]+)\)", text)} == {True}
+    assert ">block_ssm</text>" in text and "DejaVu" not in text
+
+
+@given(st.lists(st.floats(0, 10), max_size=8), st.floats(0.1, 1))
+def test_names_keep_their_distance(values: list[float], step: float) -> None:
+    values = sorted(values)
+    places = spread(values, step, 0, 10)
+    assert len(places) == len(values)
+    assert all(b - a >= step * 0.999 for a, b in pairwise(places))
+    assert all(-1e-9 <= place <= 10 + 1e-9 for place in places)

@@ -1,0 +1,114 @@
+"""The maze source: same seed, same bytes; actions lead into their frames; mazes hang together."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from longtake.sources import doom_maze
+from longtake.sources.doom_maze import (
+    DoomMazeConfig,
+    Grid,
+    Walker,
+    generate,
+    maze,
+    open_squares,
+    shrink,
+    textmap,
+)
+
+vizdoom = pytest.importorskip("vizdoom")
+
+
+@settings(deadline=None)
+@given(st.integers(2, 8), st.floats(0, 1), st.integers(0, 99))
+def test_every_square_is_reached(cells: int, braid: float, seed: int) -> None:
+    grid = maze(cells, braid, random.Random(seed))
+    squares = open_squares(grid)
+    walker = Walker(grid, DoomMazeConfig(), random.Random(0))
+    assert len(walker._paths_to(squares[0])) == len(squares) - 1
+    assert not grid[0].any() and not grid[-1].any() and not grid[:, 0].any() and not grid[:, -1].any()
+
+
+def loops(grid: Grid) -> int:
+    edges = (grid[1:] & grid[:-1]).sum() + (grid[:, 1:] & grid[:, :-1]).sum()
+    return int(edges - grid.sum() + 1)
+
+
+def test_braid_makes_loops() -> None:
+    assert loops(maze(5, 0.0, random.Random(1))) == 0
+    assert loops(maze(5, 1.0, random.Random(1))) == 16
+
+
+def test_options_change_the_map() -> None:
+    grid = maze(3, 0.2, random.Random(0))
+    plain = textmap(
+        grid, DoomMazeConfig(vary_floor=False, vary_light=False, wall_textures=1), random.Random(0)
+    )
+    rich = textmap(grid, DoomMazeConfig(), random.Random(0))
+    assert len(set(plain.split("lightlevel=")[1:])) < len(set(rich.split("lightlevel=")[1:]))
+    assert plain.count("sector{") == rich.count("sector{") == 49
+    assert textmap(grid, DoomMazeConfig(texture_region=7), random.Random(0)).count("sector{") == 1
+    assert all(len(set(names)) >= 24 for names in doom_maze.WALLS.values())
+
+
+def test_shrink_is_an_exact_area_average() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+    blocks = image.reshape(4, 3, 4, 3, 3).astype(float).mean((1, 3))
+    assert np.abs(shrink(image, (4, 4)) - blocks).max() <= 0.5
+    assert (shrink(np.full((120, 120, 3), 77, np.uint8), (32, 32)) == 77).all()
+
+
+def test_impossible_settings_are_refused() -> None:
+    for wrong in ({"cells": 1}, {"resolution": (4000, 4000)}, {"braid": 2.0}, {"colour": "red"}):
+        with pytest.raises(ValidationError):
+            DoomMazeConfig(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def config() -> DoomMazeConfig:
+    return DoomMazeConfig(cells=3, steps=96)
+
+
+@pytest.mark.timeout(60)
+def test_the_same_seed_gives_the_same_bytes(
+    config: DoomMazeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    one, same, other = generate(config, 5), generate(config, 5), generate(config, 6)
+    for name, array in one.arrays().items():
+        np.testing.assert_array_equal(array, same.arrays()[name])
+    assert (one.frames != other.frames).any()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.timeout(60)
+def test_actions_lead_into_their_frames(config: DoomMazeConfig) -> None:
+    episode = generate(config, 7)
+    assert episode.frames.shape == (96, 32, 32, 3) and episode.frames.dtype == np.uint8
+    assert episode.pose is not None and episode.pose.dtype == episode.actions.dtype == np.float32
+    assert (episode.actions[0] == 0).all()
+    turned = np.diff(episode.pose[:, 2])
+    turned = (turned + np.pi) % (2 * np.pi) - np.pi
+    asked = episode.actions[1:, 1] * np.radians(config.turn_degrees)
+    np.testing.assert_allclose(turned, asked, atol=1e-3)
+    moved = np.hypot(*np.diff(episode.pose[:, :2], axis=0).T)
+    walking = episode.actions[1:, 0] > 0
+    assert moved[walking].mean() > 1.3 * moved[~walking].mean()
+
+
+@pytest.mark.timeout(60)
+def test_the_walker_stays_in_the_maze_and_sees_much(config: DoomMazeConfig) -> None:
+    episode = generate(config, 8)
+    assert episode.pose is not None
+    grid = maze(config.cells, config.braid, random.Random(8))
+    x, y = episode.pose[:, :2].astype(int).T
+    assert grid[y, x].all()
+    assert len(set(zip(x.tolist(), y.tolist(), strict=True))) > 8
+    assert 40 < episode.frames.mean() < 200 and episode.frames.std() > 30

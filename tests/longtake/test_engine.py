@@ -1,0 +1,224 @@
+"""The engine: its gradients are those of plain PyTorch, and what it saves goes on bitwise."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from hypothesis import given
+from hypothesis import strategies as st
+from longtake.engine import Engine, EngineConfig, learning_rate
+from longtake.errors import UserError
+
+from tests.longtake.toy_loop import Carried, backward_all, clip, segments
+
+WORLD = 2
+ENGINES = ["torch", "zero0", "zero1", "zero2"]
+
+
+def config(name: str, **settings: Any) -> EngineConfig:
+    backend = {"backend": "torch"} if name == "torch" else {"zero": int(name[-1])}
+    return EngineConfig.model_validate({"warmup": 2, **backend, **settings})
+
+
+# --- learning rate ---------------------------------------------------------------------------------------------
+
+
+def test_learning_rate_warms_up_and_falls() -> None:
+    settings = EngineConfig(lr=1.0, warmup=4, final_lr=0.1)
+    rates = [learning_rate(settings, step, 104) for step in range(105)]
+    assert rates[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert rates[54] == pytest.approx(0.55)
+    assert rates[104] == pytest.approx(0.1)
+    assert learning_rate(settings, 10_000, 104) == pytest.approx(0.1)
+
+
+@given(
+    step=st.integers(0, 10**6), steps=st.integers(1, 10**6), warmup=st.integers(0, 100), final=st.floats(0, 1)
+)
+def test_learning_rate_stays_in_its_bounds(step: int, steps: int, warmup: int, final: float) -> None:
+    settings = EngineConfig(lr=0.5, warmup=warmup, final_lr=final)
+    rate = learning_rate(settings, step, steps)
+    assert 0 <= rate <= 0.5
+    assert rate == learning_rate(settings, step, steps)
+
+
+# --- one process -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    yield
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def test_decay_pulls_on_matrices_only(alone: None) -> None:
+    engine = Engine(Carried(), config("torch", weight_decay=0.5), steps=5)
+    groups = engine._backend.optimizer.param_groups  # type: ignore[attr-defined]
+    assert [(g["weight_decay"], {p.ndim for p in g["params"]}) for g in groups] == [(0.5, {2}), (0.0, {1})]
+
+
+def test_weights_are_readable_without_us(alone: None, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    engine = Engine(Carried(), config("torch"), steps=5)
+    engine.save(tmp_path)
+    fresh = Carried()
+    fresh.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    for mine, theirs in zip(engine.model.parameters(), fresh.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_refuses_what_another_engine_wrote(alone: None, tmp_path: Path) -> None:
+    engine = Engine(Carried(), config("torch"), steps=5)
+    engine.save(tmp_path)
+    written = (tmp_path / "state.json").read_text().replace('"torch"', '"deepspeed"').replace('"zero": 0', '"zero": 1')
+    (tmp_path / "state.json").write_text(written)
+    with pytest.raises(UserError) as refused:
+        engine.load(tmp_path)
+    assert len(refused.value.lines) == 2
+    assert "set backend to deepspeed" in refused.value.lines[0]
+    assert "set zero to 1" in refused.value.lines[1]
+
+
+# --- two ranks -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of two spawned ranks found, per engine."""
+    folder = tmp_path_factory.mktemp("ranks")
+    spawned = mp.spawn(_rank, args=(str(folder),), nprocs=WORLD, join=False)
+    assert spawned is not None
+    deadline = time.monotonic() + 120
+    try:
+        while not spawned.join(timeout=1):
+            assert time.monotonic() < deadline, "the ranks hang"
+    finally:
+        for process in spawned.processes:
+            process.kill()
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(WORLD)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ENGINES)
+def test_gradients_over_several_backwards_are_plain_pytorch(name: str, ranks: list[dict[str, Any]]) -> None:
+    for rank in ranks:
+        found, expected = rank[name]["moments"], _plain_moments()
+        assert found.keys() == expected.keys()
+        for parameter, moment in expected.items():
+            assert (found[parameter] - moment).abs().max() <= 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ENGINES)
+def test_gradient_norm_is_that_before_clipping(name: str, ranks: list[dict[str, Any]]) -> None:
+    for rank in ranks:
+        assert rank[name]["norm"] == pytest.approx(ranks[0]["torch"]["norm"], rel=1e-5)
+        assert not math.isfinite(rank[name]["norm of nan"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_loaded_engine_goes_on_bitwise(name: str, ranks: list[dict[str, Any]]) -> None:
+    for rank in ranks:
+        assert rank[name]["state"] == {"step": 2, "note": [1, 0.1]}
+        straight, resumed = rank[name]["straight"], rank[name]["resumed"]
+        assert all(torch.equal(straight[key], resumed[key]) for key in straight)
+        assert torch.equal(rank[name]["random straight"], rank[name]["random resumed"])
+        assert (len(rank[name]["full"]) > 0) == (rank is ranks[0])
+
+
+def _rank(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD)
+    found = {name: _try(name, rank, Path(folder) / name) for name in ENGINES}
+    torch.save(found, Path(folder) / f"{rank}.pt")
+    dist.barrier()
+
+
+def _try(name: str, rank: int, folder: Path) -> dict[str, Any]:
+    engine = _engine(name, seed=0, clip=0.0)
+    found: dict[str, Any] = {"norm": [_step(engine, step, rank, noise=False) for step in range(2)][-1]}
+    found["moments"] = _copy(_moments(engine))
+
+    engine = _engine(name, seed=rank, clip=0.5)
+    torch.manual_seed(rank)
+    for step in range(4):
+        if step == 2:
+            engine.save(folder, {"step": engine.done, "note": [1, 0.1]})
+        _step(engine, step, rank)
+    found["straight"], found["random straight"] = _copy(engine.model.state_dict()), torch.randn(3)
+
+    again = _engine(name, seed=7 + rank, clip=0.5)
+    found["state"] = again.load(folder)
+    for step in range(again.done, 4):
+        _step(again, step, rank)
+    found["resumed"], found["random resumed"] = _copy(again.model.state_dict()), torch.randn(3)
+    found["full"] = again.full_state_dict()
+
+    for parameter in again.model.parameters():
+        parameter.data[0] *= math.nan
+    found["norm of nan"] = _step(again, 4, rank)
+    return found
+
+
+def _engine(name: str, seed: int, **settings: Any) -> Engine:
+    torch.manual_seed(seed)
+    return Engine(Carried(), config(name, **settings), steps=4)
+
+
+def _step(engine: Engine, step: int, rank: int, noise: bool = True) -> float:
+    backward_all(engine, clip(step, rank), segments(step), noise=0.1 if noise else 0.0)
+    return engine.step()
+
+
+def _moments(engine: Engine) -> dict[str, torch.Tensor]:
+    """AdamW's first moments after two steps: a mix of the two gradients that the optimizer was given."""
+    named = dict(engine.model.named_parameters())
+    if engine.config.backend == "torch" or engine.config.zero == 0:
+        state = engine._backend.optimizer.state  # type: ignore[attr-defined]
+        return {name: state[p]["exp_avg"] for name, p in named.items()}
+    from deepspeed.utils import safe_get_full_optimizer_state
+
+    # DeepSpeed links states after the first group's step, when the second group has none yet: link again.
+    zero = engine._backend.optimizer  # type: ignore[attr-defined]
+    zero._hp_optimizer_states_linked = False
+    zero._lazy_init_hp_params_optimizer_state()
+    return {name: safe_get_full_optimizer_state(p, "exp_avg") for name, p in named.items()}
+
+
+def _plain_moments() -> dict[str, torch.Tensor]:
+    """The same by a plain loop over both ranks' clips."""
+    torch.manual_seed(0)
+    model, settings = Carried(), config("torch")
+    groups = [[p for p in model.parameters() if (p.ndim < 2) == free] for free in (False, True)]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": groups[0], "weight_decay": settings.weight_decay},
+            {"params": groups[1], "weight_decay": 0},
+        ],
+        betas=(settings.beta1, settings.beta2),
+    )
+    for step in range(2):
+        optimizer.zero_grad()
+        for rank in range(WORLD):
+            state, parts = torch.zeros(4, 8), segments(step)
+            for part in clip(step, rank).chunk(parts, dim=1):
+                prediction, state = model(part, state.detach())
+                ((prediction - part).square().mean() / parts / WORLD).backward()
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(settings, step, 4)
+        optimizer.step()
+    return {name: optimizer.state[p]["exp_avg"] for name, p in model.named_parameters()}
+
+
+def _copy(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {key: value.detach().clone() for key, value in tensors.items()}

@@ -1,0 +1,227 @@
+"""The plan is arithmetic: every frame exactly once an epoch, whatever the workers, restarts and stages."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from longtake.episodes import CorruptData, Dataset, DatasetWriter, Episode
+from longtake.errors import UserError
+from longtake.store import open_store
+from longtake.stream import Plan, batches, cut, load_clips, local_batches, relative_pose
+
+
+def plan_of(
+    lengths: list[int], stages: list[tuple[int | None, int]], per_step: int, base: int, **more: bool
+) -> Plan:
+    return Plan(np.array(lengths), stages, per_step, base, seed=3, **more)
+
+
+def frames_seen(plan: Plan, steps: range, world: int = 1) -> Counter[tuple[int, int]]:
+    seen: Counter[tuple[int, int]] = Counter()
+    for step in steps:
+        for rank in range(world):
+            share = cut(plan.batch(step), rank, world)
+            for episode, start in zip(share.episode.tolist(), share.start.tolist(), strict=True):
+                seen.update((episode, t) for t in range(start, start + share.source))
+    return seen
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.integers(8, 70), min_size=1, max_size=8),
+    st.sampled_from([(4, 8, 2), (8, 16, 4), (16, 16, 16), (8, 8, 16)]),
+    st.integers(1, 4),
+    st.booleans(),
+    st.integers(1, 12),
+)
+def test_exactly_once_per_epoch_over_ranks_and_stage_borders(
+    lengths: list[int], clips: tuple[int, int, int], world: int, palindrome: bool, border: int
+) -> None:
+    first, last, base = clips
+    fold = 1 + palindrome
+    lengths = [*lengths, 64]
+    per_step = fold * first * last * world
+    plan = plan_of(
+        lengths, [(border, first * fold), (None, last * fold)], per_step, base, palindrome=palindrome
+    )
+    epoch = plan.units * plan.unit
+    a_step = per_step // fold
+    # A number of steps that ends on an epoch's border: every usable frame the same number of times.
+    steps = np.lcm(epoch, a_step) // a_step
+    if steps > 400:
+        steps = 400
+    seen = frames_seen(plan, range(steps), world)
+    usable = {(e, t) for e, n in enumerate(lengths) for t in range(n // plan.unit * plan.unit)}
+    assert set(seen) <= usable and sum(seen.values()) == steps * a_step
+    assert max(seen.values()) - min(seen[frame] for frame in usable) <= (
+        0 if (steps * a_step) % epoch == 0 else 1
+    )
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 60), st.integers(1, 8), st.integers(1, 8))
+def test_any_world_cuts_the_same_batch(step: int, world: int, other: int) -> None:
+    plan = plan_of([64, 100, 33], [(10, 8), (None, 16)], 128, 8)
+    whole = plan.batch(step)
+    for workers in (world, other):
+        shares = [cut(whole, rank, workers) for rank in range(workers)]
+        for field in ("episode", "start", "slot"):
+            joined = np.concatenate([getattr(share, field) for share in shares])
+            np.testing.assert_array_equal(joined, getattr(whole, field))
+        sizes = [len(share.slot) for share in shares]
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_step_needs_no_history() -> None:
+    fresh, used = (plan_of([64] * 20, [(None, 16)], 64, 16) for _ in range(2))
+    for step in range(50):
+        used.batch(step)
+    np.testing.assert_array_equal(fresh.batch(49).episode, used.batch(49).episode)
+    np.testing.assert_array_equal(fresh.batch(49).start, used.batch(49).start)
+
+
+def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+    lengths = np.full(64, 16)
+    one = Plan(lengths, [(None, 16)], 16 * 64, 16, seed=1)
+    other = Plan(lengths, [(None, 16)], 16 * 64, 16, seed=2)
+    assert one.steps_per_epoch == 1
+    orders = {tuple(plan.batch(step).episode) for plan in (one, other) for step in range(3)}
+    assert len(orders) == 6
+
+
+def test_wrong_plans_say_everything_that_is_wrong() -> None:
+    with pytest.raises(UserError) as caught:
+        plan_of([64], [(None, 24)], 100, 16)
+    text = str(caught.value)
+    assert "valid clips: 1, 2, 4, 8, 16, 32" in text and "frames_per_step=100" in text
+    with pytest.raises(UserError, match="even"):
+        plan_of([64], [(None, 15)], 30, 15, palindrome=True)
+    with pytest.raises(UserError, match="no episode is long enough"):
+        plan_of([10, 12], [(None, 16)], 64, 16)
+    with pytest.raises(UserError, match="last stage"):
+        plan_of([64], [(10, 16)], 64, 16)
+    with pytest.raises(UserError, match="must rise"):
+        plan_of([64], [(10, 16), (5, 16), (None, 16)], 64, 16)
+    with pytest.raises(UserError, match="cannot feed 3 workers"):
+        cut(plan_of([64], [(None, 16)], 32, 16).batch(0), 0, 3)
+
+
+def test_relative_pose_is_in_the_first_frame_s_axes() -> None:
+    # Looking along +y; then one square ahead; then one to the left, having turned left by 90 degrees.
+    pose = np.array([[2, 3, np.pi / 2], [2, 4, np.pi / 2], [1, 3, np.pi]], np.float32)
+    expected = [[0, 0, 1, 0], [1, 0, 1, 0], [0, 1, 0, 1]]
+    np.testing.assert_allclose(relative_pose(pose), expected, atol=1e-6)
+
+
+def numbered(store_path: Path, episodes: int = 10, length: int = 64) -> Dataset:
+    """A dataset whose frames say where they are from: (episode's own number, frame)."""
+    making = DatasetWriter(
+        open_store(store_path), "numbered", recipe={}, fps=1, action_space={}, pose=["x", "y", "yaw"], chunk=8
+    )
+    for shard in range(2):
+        made = []
+        for number in range(shard * episodes // 2, (shard + 1) * episodes // 2):
+            frames = np.zeros((length, 2, 2, 3), np.uint8)
+            frames[..., 0], frames[..., 1] = number, np.arange(length)[:, None, None]
+            actions = np.arange(1, length + 1, dtype=np.float32)[:, None]
+            made.append(Episode(frames, actions, np.zeros((length, 3), np.float32)))
+        making.write_shard(shard, made)
+    return making.finalize(2)
+
+
+def train_plan(data: Dataset, palindrome: bool = False) -> Plan:
+    return Plan.of(data, "train", stages=[(6, 16), (None, 32)], frames_per_step=96, base_segment=8, seed=0,
+                   palindrome=palindrome)  # fmt: skip
+
+
+def test_clips_hold_the_planned_frames_of_the_split(tmp_path: Path) -> None:
+    data = numbered(tmp_path)
+    plan, train = train_plan(data), set(data.episodes("train")["episode"])
+    for step in (0, 7):
+        batch = plan.batch(step)
+        clips = load_clips(data, batch)
+        assert set(batch.episode.tolist()) <= train
+        np.testing.assert_array_equal(
+            clips["frames"][:, :, 0, 0, 0], batch.episode[:, None].repeat(batch.frames, 1)
+        )
+        np.testing.assert_array_equal(
+            clips["frames"][:, :, 0, 0, 1], batch.start[:, None] + np.arange(batch.frames)
+        )
+        assert (clips["actions"][:, 0] == 0).all()
+        np.testing.assert_array_equal(clips["actions"][:, 1, 0], batch.start + 2)
+        assert clips["weight"] == [1.0]
+
+
+def test_a_palindrome_walks_back_the_way_it_came(tmp_path: Path) -> None:
+    data = numbered(tmp_path)
+    clips = load_clips(data, train_plan(data, palindrome=True).batch(7), palindrome=True)
+    frames, pose = clips["frames"], clips["pose"]
+    assert frames.shape[:2] == (3, 32) and pose.shape == (3, 32, 4)
+    np.testing.assert_array_equal(frames, frames[:, ::-1])
+    assert (clips["actions"][:, 16:] == 0).all()
+
+
+def test_local_batches_resume_anywhere_and_agree_over_worlds(tmp_path: Path) -> None:
+    data = numbered(tmp_path)
+    plan = train_plan(data)
+    whole = dict(local_batches(data, plan, 0, 1, 0, 10))
+    late = dict(local_batches(data, plan, 0, 1, 5, 10))
+    assert list(whole) == list(range(10)) and list(late) == list(range(5, 10))
+    ranks = [dict(local_batches(data, plan, rank, 3, 5, 10)) for rank in range(3)]
+    for step in late:
+        np.testing.assert_array_equal(whole[step]["frames"], late[step]["frames"])
+        np.testing.assert_array_equal(
+            whole[step]["frames"], np.concatenate([r[step]["frames"] for r in ranks])
+        )
+        assert sum(r[step]["weight"][0] for r in ranks) == pytest.approx(1)
+
+
+def test_a_corrupt_clip_is_replaced_by_the_same_one_in_any_world(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = numbered(tmp_path)
+    plan = train_plan(data)
+    path = tmp_path / "datasets/numbered/shards/00000.shard"
+    path.write_bytes(path.read_bytes()[:8])
+    batch = next(b for b in map(plan.batch, range(9)) if (b.episode < 5).any())
+    with pytest.raises(CorruptData):
+        load_clips(data, batch)
+    with caplog.at_level(logging.WARNING, "longtake.stream"):
+        whole = load_clips(data, batch, replace=plan.replacement)
+    assert len(caplog.records) == whole["replaced"].sum()
+    halves = [load_clips(data, cut(batch, rank, 2), replace=plan.replacement) for rank in range(2)]
+    for name in ("frames", "replaced", "episode", "start"):
+        np.testing.assert_array_equal(whole[name], np.concatenate([half[name] for half in halves]))
+    assert whole["replaced"].any() and (whole["episode"] >= 5).all()
+
+
+def test_closing_early_ends_the_thread(tmp_path: Path) -> None:
+    data = numbered(tmp_path)
+    stream = local_batches(data, train_plan(data), 0, 1, 0, 1000)
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.timeout(120)
+def test_ray_data_gives_the_same_batches_in_order(tmp_path: Path) -> None:
+    from longtake.cluster import launch
+
+    data = numbered(tmp_path)
+    plan = train_plan(data)
+    expected = dict(local_batches(data, plan, 1, 2, 3, 12))
+    with launch(cpus=2, object_store_mb=100):
+        got = dict(batches(data, plan, 1, 2, 3, 12))
+    assert list(got) == list(expected)
+    for step, batch in got.items():
+        assert batch.keys() == expected[step].keys() and batch["frames"].flags.writeable
+        for name, array in batch.items():
+            np.testing.assert_array_equal(array, expected[step][name])

@@ -1,0 +1,183 @@
+"""A training that is killed anywhere ends with the very weights of one that is not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+from longtake import checkpoints, training
+from longtake.cluster import Demand, launch
+from longtake.engine import EngineConfig
+from longtake.errors import UserError
+from longtake.progress import Progress
+from longtake.store import Store, open_store
+
+from tests.longtake import toy_loop
+from tests.longtake.toy_loop import STEPS, Toy
+
+ROOT = Path(__file__).parents[2]
+# Workers import the toy loop, which no wheel or editable install contains.
+PATHS = os.pathsep.join(filter(None, [str(ROOT), str(ROOT / "platform"), os.environ.get("PYTHONPATH")]))
+RUN = "toy"
+
+
+def weights(store: Store) -> bytes:
+    return store.read_bytes(f"{checkpoints.folder(RUN, STEPS)}/model.safetensors")
+
+
+# --- this process ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    yield
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def fit_alone(store: Store, on_progress: Callable[[Progress], None] | None = None, fail_step: int = -1) -> None:
+    toy = Toy(EngineConfig(backend="torch"), fail_step=fail_step)
+    training.fit(toy_loop.loop, toy, store=store, run_id=RUN, workers=0, on_progress=on_progress)
+
+
+def test_alone_goes_on_where_it_failed(alone: None, tmp_path: Path) -> None:
+    straight, broken = open_store(tmp_path / "straight"), open_store(tmp_path / "broken")
+    fit_alone(straight)
+    with pytest.raises(ValueError, match="step 6"):
+        fit_alone(broken, fail_step=6)
+    assert checkpoints.complete(broken, RUN) == [4]
+    told: list[Progress] = []
+    fit_alone(broken, told.append)
+    assert [progress.step for progress in told] == list(range(5, STEPS + 1))
+    assert weights(broken) == weights(straight)
+    assert checkpoints.complete(broken, RUN) == [8, 12]
+
+
+def test_a_finished_run_is_left_alone(alone: None, tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    fit_alone(store)
+    before = checkpoints.manifest(store, RUN, STEPS)
+    told: list[Progress] = []
+    fit_alone(store, told.append)
+    assert told == []
+    assert checkpoints.manifest(store, RUN, STEPS) == before
+
+
+def test_mean_of_one_is_itself(tmp_path: Path) -> None:
+    context = training.LocalContext(open_store(tmp_path), RUN, device="cpu")
+    assert context.mean(loss=0.5, norm=2.0) == {"loss": 0.5, "norm": 2.0}
+
+
+def test_too_many_workers_are_refused_with_the_arithmetic(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"900 workers x .* = 900 CPUs"):
+        training.fit(toy_loop.loop, Toy(EngineConfig()), store=open_store(tmp_path), run_id=RUN, workers=900)
+
+
+# --- Ray -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ray_here() -> Iterator[None]:
+    """One local Ray for this module, whose workers can import the toy loop."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", PATHS)
+        patch.delenv("RAY_ADDRESS", raising=False)
+        with launch(Demand(2), cpus=4):
+            yield
+
+
+@pytest.fixture(scope="module")
+def undisturbed(ray_here: None, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    store = open_store(tmp_path_factory.mktemp("undisturbed"))
+    fit_on_ray(store)
+    return store
+
+
+def fit_on_ray(store: Store, toy: Toy | None = None, max_failures: int = 1) -> list[Progress]:
+    told: list[Progress] = []
+    training.fit(
+        toy_loop.loop,
+        toy or Toy(EngineConfig(zero=1)),
+        store=store,
+        run_id=RUN,
+        workers=2,
+        max_failures=max_failures,
+        on_progress=told.append,
+    )
+    return told
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.drill
+@pytest.mark.timeout(120)
+def test_a_killed_worker_changes_nothing(undisturbed: Store, tmp_path: Path) -> None:
+    store = open_store(tmp_path / "store")
+    toy = Toy(EngineConfig(zero=1), kill_step=6, kill_rank=1, flag=str(tmp_path / "killed"))
+    told = fit_on_ray(store, toy)
+    assert (tmp_path / "killed").exists()
+    assert (told[-1].step, told[-1].of, told[-1].restarts) == (STEPS, STEPS, 1)
+    assert weights(store) == weights(undisturbed)
+    assert not store.exists(f"runs/{RUN}/ray")
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.timeout(120)
+def test_an_error_of_the_loop_ends_the_run_at_once(ray_here: None, tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    with pytest.raises(ValueError, match="toy failure at step 6") as failed:
+        fit_on_ray(store, Toy(EngineConfig(backend="torch"), fail_step=6), max_failures=3)
+    assert "in _trouble" in failed.value.__notes__[0]  # the worker's own traceback
+    assert checkpoints.complete(store, RUN) == [4]
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.drill
+@pytest.mark.timeout(150)
+def test_a_killed_driver_leaves_no_process_and_is_replaced(undisturbed: Store, tmp_path: Path) -> None:
+    store = open_store(tmp_path / "store")
+    mark = uuid.uuid4().hex
+    code = f"from tests.longtake.toy_loop import drive; drive({str(tmp_path / 'store')!r}, {RUN!r})"
+    driver = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "LONGTAKE_TEST": mark, "PYTHONPATH": PATHS}
+    )
+    try:
+        assert wait_for(lambda: checkpoints.complete(store, RUN) != [], 60), "no checkpoint came"
+    finally:
+        driver.kill()
+        driver.wait()
+    assert wait_for(lambda: not marked_processes(mark), 40), f"orphans: {marked_processes(mark)}"
+    assert checkpoints.newest(store, RUN) in (4, 8)
+    told = fit_on_ray(store)
+    assert told[-1].restarts == 0
+    assert weights(store) == weights(undisturbed)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.2)
+    return condition()
+
+
+def marked_processes(mark: str) -> list[str]:
+    """Processes that inherited the mark, by their environment: workers rewrite their own command line."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() in (process / "environ").read_bytes():
+                found.append(f"{process.name} {(process / 'cmdline').read_bytes()[:80]!r}")
+        except OSError:
+            continue  # it has just ended, or is not ours
+    return found
