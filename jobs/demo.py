@@ -59,7 +59,7 @@ def run_demo(
     print(f"Longtake demo: {stages} stages, about 8 minutes on two cores. Everything goes to {store.uri}", flush=True)
     with launch(Demand(max(config.workers for config in trainings))):
         with stage(1, stages, f"collect {settings.collect}: real Doom mazes, a new one per episode"):
-            collect.collect(load(collect.CollectConfig, settings.collect, search=collect.CONFIGS), store)
+            collect.run(load(collect.CollectConfig, settings.collect, search=collect.CONFIGS), store)
         runs = []
         for number, config in enumerate(trainings):
             with stage(2 + number, stages, f"train {config.name}: {config.steps} steps, {config.workers} workers"):

@@ -78,13 +78,19 @@ class BlockSSM(nn.Module):
         z, mixed, dt = self.in_proj(u).split([self.d_inner, self.d_mixed, self.heads], -1)
         mixed = torch.cat([state.conv, mixed], 1)
         conv = mixed[:, mixed.shape[1] - state.conv.shape[1] :]
-        mixed = F.silu(self.conv1d(mixed.transpose(1, 2)).transpose(1, 2))
+        mixed = F.silu(self._convolve(mixed, u.shape[1]))
         x, B, C = mixed.split([self.d_inner, self.d_state, self.d_state], -1)
         x = rearrange(x, "b l (h p) -> b l h p", p=self.headdim)
         dt = F.softplus(dt.float() + self.dt_bias)
         y, after = scan(x, dt, -self.A_log.float().exp(), B[:, :, None], C[:, :, None], state.state)
         y = rearrange(y + x * self.D[:, None], "b l h p -> b l (h p)")
         return self.out_proj(self.norm(y * F.silu(z))), SSMState(after, conv)
+
+    def _convolve(self, mixed: Tensor, length: int) -> Tensor:
+        """The depth-wise convolution of `conv1d` as a sum of shifted products: on a CPU its backward is far cheaper."""
+        weight = self.conv1d.weight[:, 0]
+        taps = [mixed[:, i : i + length] * weight[:, i] for i in range(weight.shape[1])]
+        return sum(taps, self.conv1d.bias)
 
     def _empty_state(self, u: Tensor) -> SSMState:
         width = self.conv1d.kernel_size[0] - 1
@@ -139,7 +145,7 @@ def _attend_in_window(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     missing = max(0, frames + window - 1 - k.shape[1])  # frames before the stream's start
     k, v = (F.pad(part, (0, 0, 0, 0, 0, 0, missing, 0)) for part in (k, v))
     k, v = (part[:, part.shape[1] - (frames + window - 1) :] for part in (k, v))
-    k, v = (torch.cat([part[:, f : f + frames] for f in range(window)], 2) for part in (k, v))
+    k, v = (rearrange(part.unfold(1, window, 1), "b t N h d w -> b t (w N) h d") for part in (k, v))
     mask = None
     if missing:
         frame = torch.arange(frames, device=q.device)[:, None] + torch.arange(window, device=q.device)

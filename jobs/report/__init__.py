@@ -1,10 +1,10 @@
 """`longtake report RUN...`: one self-contained page that shows what the scores of some runs say.
 
-    gather.py    which runs, and of each task which scores may stand side by side
-    findings.py  a sentence per claim, and the table
-    strips.py    truth beside generation, made again from the checkpoints
-    svg.py       plots that follow the page's theme
-    page.html    the page
+gather.py    which runs, and of each task which scores may stand side by side
+findings.py  a sentence per claim, and the table
+strips.py    truth beside generation, made again from the checkpoints
+svg.py       plots that follow the page's theme
+page.html    the page
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import datetime
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +21,23 @@ from longtake.store import Store, open_store
 
 if TYPE_CHECKING:
     from markupsafe import Markup
+    from matplotlib.figure import Figure
 
     from jobs.report.gather import Material, Run, TaskScores
 
-WIDE, NARROW = 960, 340  # pixels: a desk, a phone
-HIDDEN = {"run", "name", "config", "event_time", "pid", "reason"}  # of a run's columns: shown elsewhere, or of no use
+WIDTHS = {
+    "wide": 960,
+    "medium": 620,
+    "narrow": 320,
+}  # pixels, for windows down to 1060, down to 720, and below
+HIDDEN = {
+    "run",
+    "name",
+    "config",
+    "event_time",
+    "pid",
+    "reason",
+}  # of a run's columns: shown elsewhere, or of no use
 PICTURED = "retrieval"
 
 
@@ -49,7 +61,9 @@ def build(store: Store, runs: Sequence[str], out: Path | None = None) -> Path:
     material = gather(store, runs)
     text = render(material)
     if out is None:
-        name = "_".join(run.id for run in material.runs[:3]) + (f"_{len(material.runs)}" if material.runs[3:] else "")
+        name = "_".join(run.id for run in material.runs[:3]) + (
+            f"_{len(material.runs)}" if material.runs[3:] else ""
+        )
         out = Path(store.path("reports", f"{name}.html")) if store.is_folder else Path("report.html")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -62,11 +76,16 @@ def build(store: Store, runs: Sequence[str], out: Path | None = None) -> Path:
 def render(material: Material) -> str:
     """The page as text."""
     from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup, escape
 
+    from jobs.plots import NO_RUN
     from jobs.report.findings import number
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters["number"] = number
+    environment.filters["breakable"] = lambda name: escape(name).replace("_", Markup("_<wbr>"))
     template = environment.from_string((Path(__file__).parent / "page.html").read_text(encoding="utf-8"))
     tasks = [_task(material, task) for task in material.tasks]
     return template.render(
@@ -79,6 +98,7 @@ def render(material: Material) -> str:
         datasets=_datasets(material),
         commands=_commands(material),
         store=material.store.uri,
+        runs=[*(run.id for run in material.runs), NO_RUN],
         notes=material.notes,  # last: drawing adds to them
     )
 
@@ -86,35 +106,43 @@ def render(material: Material) -> str:
 def _task(material: Material, task: TaskScores) -> dict[str, Any]:
     """Everything that the page says about one task."""
     from jobs.plots import looks, psnr_curve
-    from jobs.report.findings import claims, summary
+    from jobs.report.findings import claims, reach, summary, verdict
     from jobs.report.strips import make_strips
 
     has_psnr = (task.scores.metric == "psnr").any()
 
-    def draw(width: int, height: int, labels: bool) -> Any:
+    def draw(width: int, labels: bool) -> Figure:
+        height = 300 + width // 8
         return psnr_curve(task.scores, "psnr", material.window, width=width, height=height, labels=labels)
 
+    found = claims(task.scores, material.window)
+    beyond = reach(task.scores, material.window)
     return {
         "name": task.task,
         "protocol": task.protocol,
-        "definition": json.dumps(task.definition.model_dump(mode="json"), indent=1) if task.definition else None,
+        "definition": json.dumps(task.definition.model_dump(mode="json"), indent=1)
+        if task.definition
+        else None,
         "context": task.definition.context if task.definition else None,
         "horizon": task.definition.horizon if task.definition else int(task.scores.frame.max()) + 1,
-        "claims": claims(task.scores, material.window),
+        "claims": found,
+        "verdict": verdict(found, task.task, beyond) if found else None,
+        "beyond": beyond,
         "summary": summary(task.scores, material.window),
         "looks": list(looks(task.scores).values()),
-        "curve": _both(draw, 420, 300, f"{task.task}-curve", f"{task.task}: PSNR against distance") if has_psnr else None,
+        "curve": _sizes(draw, f"{task.task}-curve", f"{task.task}: PSNR against distance")
+        if has_psnr
+        else None,
         "strips": make_strips(material, task) if task.task == PICTURED and has_psnr else [],
     }
 
 
-def _both(draw: Any, wide: int, narrow: int, name: str, title: str) -> dict[str, Markup]:
-    """A figure for a desk, its lines labelled, and for a phone, where the page shows a key instead."""
+def _sizes(draw: Callable[[int, bool], Figure], name: str, title: str) -> dict[str, Markup]:
+    """A figure per width, so that its text is never scaled down; on a phone the page shows a key."""
     from jobs.report.svg import inline
 
     return {
-        "wide": inline(draw(WIDE, wide, True), f"{name}-wide", title),
-        "narrow": inline(draw(NARROW, narrow, False), f"{name}-narrow", title),
+        size: inline(draw(width, size != "narrow"), f"{name}-{size}", title) for size, width in WIDTHS.items()
     }
 
 
@@ -128,8 +156,8 @@ def _training(material: Material) -> dict[str, Any] | None:
         return None
     colors = model_colors(list(names.values()))
 
-    def draw(width: int, height: int, labels: bool) -> Any:
-        return training_curve(steps, names, width=width, height=height, labels=labels)
+    def draw(width: int, labels: bool) -> Figure:
+        return training_curve(steps, names, width=width, height=280 if width > 600 else 230, labels=labels)
 
     lines = []
     for run, name in names.items():
@@ -147,7 +175,7 @@ def _training(material: Material) -> dict[str, Any] | None:
                 "wait": float(rows.data_wait.median()) if "data_wait" in rows else None,
             }
         )
-    return {"curve": _both(draw, 280, 230, "training", "Training and held-out loss against step"), "lines": lines}
+    return {"curve": _sizes(draw, "training", "Training and held-out loss against step"), "lines": lines}
 
 
 def _provenance(run: Run) -> dict[str, Any]:
@@ -160,7 +188,12 @@ def _provenance(run: Run) -> dict[str, Any]:
         if key in HIDDEN or value is None or value is pd.NaT or value == "" or value != value:
             continue
         facts[key.replace("_", " ")] = _plain(value)
-    return {"id": run.id, "name": run.name, "facts": facts, "config": yaml.safe_dump(run.config, sort_keys=False)}
+    return {
+        "id": run.id,
+        "name": run.name,
+        "facts": facts,
+        "config": yaml.safe_dump(run.config, sort_keys=False),
+    }
 
 
 def _plain(value: Any) -> str:
@@ -185,13 +218,20 @@ def _datasets(material: Material) -> list[dict[str, str]]:
 
 
 def _commands(material: Material) -> list[tuple[str, str]]:
-    """What was typed to get here, or would do the same: (why, command)."""
+    """What would do the same again: (what for, command)."""
     store = f" --store {material.store.uri}"
     ids = [run.id for run in material.runs]
-    training = [
-        (f"train {run.name} again, its config (below) saved as {run.row['name']}.yaml", f"longtake train {run.row['name']}.yaml{store}")
-        for run in material.runs
-    ]
-    tasks = ",".join(task.task for task in material.tasks)
-    scoring = [("score the newest checkpoints", f"longtake evaluate --runs {','.join(ids)} --tasks {tasks}{store}")]
-    return [*training, *(scoring if tasks else []), ("this page", f"longtake report {' '.join(ids)}{store}")]
+    found = []
+    for run in material.runs:
+        file = f"{run.row['name']}.yaml"
+        found.append(
+            (
+                f"train {run.name} again, with its config (below) saved as {file}",
+                f"longtake train {file}{store}",
+            )
+        )
+    for config in dict.fromkeys(task.config for task in material.tasks):
+        tasks = ",".join(task.task for task in material.tasks if task.config == config)
+        command = f"longtake evaluate {config or 'CONFIG'} --runs {','.join(ids)} --tasks {tasks}{store}"
+        found.append((f"score {tasks.replace(',', ' and ')} again", command))
+    return [*found, ("write this page again", f"longtake report {' '.join(ids)}{store}")]

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from evals.compare import Difference, paired_difference, summarise
-from jobs.plots import METRIC_NAMES, SYSTEM_NAMES, WIPED, Look, looks
+from jobs.plots import METRIC_NAMES, WIPED, Look, looks
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FLOORS = ("copy_last", "context_mean")
+CALLED = {"copy_last": "copying the last frame", "context_mean": "the mean of the context"}
+VERBS = {"better": "beats", "worse": "loses to", "undecided": "cannot be told apart from"}
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One comparison: who, against whom, and what came out."""
+    """One comparison: who, against whom, what came out, and in words that follow the system's name."""
 
     system: str
     other: str
@@ -26,13 +29,17 @@ class Claim:
     difference: Difference
 
 
-def claims(scores: pd.DataFrame, window: int) -> list[Claim]:
-    """The best model against the floors, every other model, and itself wiped; in PSNR, at distances beyond the window.
+def reach(scores: pd.DataFrame, window: int) -> int:
+    """Beyond which distance claims are made: the window, or 0 (all) where nothing lies beyond it."""
+    return window if (scores.distance > window).any() else 0
 
-    Pairs without two episodes in common are left out. Where no distance is beyond the window, all of them count.
+
+def claims(scores: pd.DataFrame, window: int) -> list[Claim]:
+    """The best model against itself wiped, every other model and the floors, in PSNR beyond the window.
+
+    Pairs without two episodes in common are left out.
     """
-    beyond = window if (scores.distance > window).any() else 0
-    where = f"at distances beyond its window of {window} frames" if beyond else "over all distances"
+    beyond = reach(scores, window)
     styles = looks(scores)
     best = best_model(scores, beyond)
     if best is None:
@@ -46,27 +53,42 @@ def claims(scores: pd.DataFrame, window: int) -> list[Claim]:
             gap = paired_difference(scores, best, other, beyond=beyond)
         except ValueError:
             continue
-        made.append(_claim(best, other, gap, where))
+        made.append(_claim(best, other, gap))
     return made
+
+
+def verdict(found: Sequence[Claim], task: str, beyond: int) -> str:
+    """All claims of a task in one sentence."""
+    where = f", at distances beyond the window of {beyond} frames," if beyond else ""
+    said = []
+    for kind, verb in VERBS.items():
+        others = [claim.other for claim in found if claim.verdict == kind]
+        if others:
+            said.append(f"{verb} {_join(others)}")
+    return f"On {task}{where} {found[0].system} {_join(said, ', and ')}."
+
+
+def _claim(system: str, other: str, gap: Difference) -> Claim:
+    called = "itself with its memory wiped" if other == system + WIPED else CALLED.get(other, other)
+    facts = f"(95 % interval {number(gap.low)} to {number(gap.high)}, n = {gap.episodes})"
+    facts = facts.replace(" %", "\N{NO-BREAK SPACE}%").replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")
+    kind: Literal["better", "worse", "undecided"]
+    kind = "better" if gap.low > 0 else "worse" if gap.high < 0 else "undecided"
+    how = f": {number(gap.mean, sign=True)} dB" if kind == "undecided" else f" by {number(abs(gap.mean))} dB"
+    return Claim(system, called, kind, f"{VERBS[kind]} {called}{how} {facts}", gap)
+
+
+def _join(words: Sequence[str], last: str = " and ") -> str:
+    """a, b and c."""
+    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + last + words[-1]
 
 
 def best_model(scores: pd.DataFrame, beyond: int) -> str | None:
     """The model of the highest mean PSNR beyond a distance."""
     found = summarise(scores[scores.metric == "psnr"], beyond=beyond)
-    models = [look.system for look in looks(scores).values() if look.kind == "model"]
-    found = found[found.system.isin(models)]
-    return str(found.loc[found["mean"].idxmax(), "system"]) if len(found) else None
-
-
-def _claim(system: str, other: str, gap: Difference, where: str) -> Claim:
-    called = "itself with its memory wiped" if other == system + WIPED else SYSTEM_NAMES.get(other, other)
-    facts = f"95 % interval {number(gap.low)} to {number(gap.high)}, n = {gap.episodes} held-out episodes"
-    if gap.low > 0:
-        return Claim(system, called, "better", f"beats {called} by {number(gap.mean)} dB {where} ({facts}).", gap)
-    if gap.high < 0:
-        return Claim(system, called, "worse", f"loses to {called} by {number(-gap.mean)} dB {where} ({facts}).", gap)
-    sentence = f"and {called} cannot be told apart {where}: {number(gap.mean, sign=True)} dB ({facts})."
-    return Claim(system, called, "undecided", sentence, gap)
+    means = dict(zip(found.system, found["mean"], strict=True))
+    models = [system for system, look in looks(scores).items() if look.kind == "model" and system in means]
+    return max(models, key=means.__getitem__, default=None)
 
 
 def number(value: float, digits: int = 2, sign: bool = False) -> str:
@@ -103,24 +125,32 @@ class Summary:
 def summary(scores: pd.DataFrame, window: int) -> Summary:
     """Means and 95 % intervals over episodes of every system."""
     metrics = [metric for metric in METRIC_NAMES if (scores.metric == metric).any()]
-    ranges = [(0, "all distances")]
-    if window and (scores.distance > window).any():
-        ranges.append((window, f"beyond {window} frames"))
+    ranges = {0: "all distances"}
+    if window and reach(scores, window):
+        ranges[window] = f"beyond {window} frames"
     styles = looks(scores)
-    found = {beyond: summarise(scores, beyond=beyond).set_index(["system", "metric"]) for beyond, _ in ranges}
-    cells = {look: [_cell(found[b], look, m, styles) for m in metrics for b, _ in ranges] for look in styles.values()}
-    counts = scores.groupby("system").episode.nunique()
-    rows = [SummaryRow(look, int(counts[look.system]), row) for look, row in cells.items()]
-    return Summary([(METRIC_NAMES[m], title) for m in metrics for _, title in ranges], rows)
+    columns = [_column(scores, metric, beyond, styles) for metric in metrics for beyond in ranges]
+    counts = scores.groupby("system").episode.nunique().to_dict()
+    rows = [
+        SummaryRow(look, int(counts[system]), [column.get(system) for column in columns])
+        for system, look in styles.items()
+    ]
+    return Summary([(METRIC_NAMES[metric], title) for metric in metrics for title in ranges.values()], rows)
 
 
-def _cell(found: pd.DataFrame, look: Look, metric: str, styles: dict[str, Look]) -> Cell | None:
-    if (look.system, metric) not in found.index:
-        return None
+def _column(scores: pd.DataFrame, metric: str, beyond: int, styles: dict[str, Look]) -> dict[str, Cell]:
+    """A metric of every system that has it; the best of several models is marked."""
+    found = summarise(scores[scores.metric == metric], beyond=beyond)
+    means = dict(zip(found.system, found["mean"], strict=True))
+    halves = dict(zip(found.system, found["high"] - found["mean"], strict=True))
+    models = [system for system in means if styles[system].kind == "model"]
+    best = max(models, key=means.__getitem__) if len(models) > 1 else None
     digits = 2 if metric == "psnr" else 3
-    row = found.loc[(look.system, metric)]
-    here = found.xs(metric, level="metric")
-    rivals: Sequence[str] = [s for s in here.index if styles[s].kind == "model"]
-    best = look.kind == "model" and len(rivals) > 1 and row["mean"] >= here.loc[rivals, "mean"].max()
-    half = row["high"] - row["mean"]
-    return Cell(number(row["mean"], digits), "" if half != half else number(half, digits), bool(best))
+    return {
+        system: Cell(
+            number(mean, digits),
+            "" if math.isnan(halves[system]) else number(halves[system], digits),
+            system == best,
+        )
+        for system, mean in means.items()
+    }

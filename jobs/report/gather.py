@@ -41,11 +41,12 @@ class Run:
 
 @dataclass(frozen=True)
 class TaskScores:
-    """Scores of one task under one protocol; `definition` is that protocol where it can be found."""
+    """Scores of one task under one protocol; its definition and shipped config, where known."""
 
     task: str
     protocol: str
     definition: Protocol | None
+    config: str | None
     scores: pd.DataFrame
 
 
@@ -93,13 +94,13 @@ def find_runs(store: Store, runs: Sequence[str]) -> list[Run]:
     problems = [unknown("run", run, [*trained.run, "latest"]) for run in ids if run not in set(trained.run)]
     if problems:
         raise UserError(*problems)
-    rows = {row["run"]: row for row in trained.to_dict("records")}
+    rows = {str(run): row for run, row in trained.set_index("run").to_dict("index").items()}
     names = [str(rows[run]["name"]) for run in ids]
     found = []
     for run, name in zip(ids, names, strict=True):
         config = yaml.safe_load(str(rows[run].get("config") or "{}"))
         told_apart = f"{name} {run[-4:]}" if names.count(name) > 1 else name
-        found.append(Run(run, told_apart, rows[run], config))
+        found.append(Run(run, told_apart, {str(key): value for key, value in rows[run].items()}, config))
     return found
 
 
@@ -144,7 +145,8 @@ def _task_scores(store: Store, task: str, protocol: str, rows: pd.DataFrame, not
     counts = kept.groupby("system").episode.nunique()
     for system, count in counts[counts < counts.max()].items():
         notes.append(f"{task}: {system} has only {count} of {counts.max()} episodes scored so far.")
-    return TaskScores(task, protocol, find_protocol(store, protocol, kept.dataset.astype(str).unique()), kept)
+    definition, config = find_protocol(store, protocol, kept.dataset.astype(str).unique())
+    return TaskScores(task, protocol, definition, config, kept)
 
 
 def _newest(rows: pd.DataFrame) -> str:
@@ -154,19 +156,21 @@ def _newest(rows: pd.DataFrame) -> str:
     return str(made.sort_values(order).protocol.iloc[-1])
 
 
-def find_protocol(store: Store, protocol: str, datasets: Iterable[str]) -> Protocol | None:
-    """The definition behind a hash: kept in the store, or else one of the shipped evaluations on these datasets."""
+def find_protocol(store: Store, protocol: str, datasets: Iterable[str]) -> tuple[Protocol | None, str | None]:
+    """The definition behind a hash, and the shipped evaluation that has it.
+
+    Known are those kept in the store, as protocols/HASH.json, and the shipped evaluations on these datasets.
+    """
     from evals.protocol import Protocol
 
     kept = f"protocols/{protocol}.json"
-    if store.exists(kept):
-        return Protocol.model_validate_json(store.read_bytes(kept))
+    found = Protocol.model_validate_json(store.read_bytes(kept)) if store.exists(kept) else None
     there = [name for name in datasets if store.exists(f"datasets/{name}/manifest.json")]
-    prints = [str(store.dataset(name).fingerprint) for name in there]
+    prints = {found.dataset} if found else {str(store.dataset(name).fingerprint) for name in there}
     for config in sorted(CONFIGS.glob("*.yaml")):
         for short in load(EvaluateConfig, config.stem, search=CONFIGS).protocols:
             for fingerprint in prints:
                 full = short.model_copy(update={"dataset": fingerprint})
                 if full.hash == protocol:
-                    return full
-    return None
+                    return full, config.stem
+    return found, None

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from evals.protocol import Protocol
 from jobs.evaluate import ScoreCell
 from jobs.plots import WIPED, Look, looks
-from jobs.report.findings import best_model
+from jobs.report.findings import best_model, reach
 from longtake import checkpoints
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from jobs.report.gather import Material, TaskScores
 
 Image = NDArray[np.uint8]
-SHOWN_CONTEXT, SHOWN_MADE = 3, 9  # columns
+SHOWN_CONTEXT, SHOWN_MADE = 2, 10  # columns
 TILE_PX = 64  # about, on the page: a whole multiple of a frame
 FORGOTTEN = (127, 127, 127, 56)  # where a wiped model's context would be
 QUANTILES = {"a hard one": 0.2, "a middling one": 0.5, "an easy one": 0.8}
@@ -78,7 +78,9 @@ def make_strips(material: Material, task: TaskScores) -> list[Strip]:
         material.notes.append(f"{task.task}: no pictures, since {what} is not in this store.")
         return []
     if material.store.dataset(name).fingerprint != protocol.dataset:
-        material.notes.append(f"{task.task}: no pictures, since dataset {name} is not the one that was scored.")
+        material.notes.append(
+            f"{task.task}: no pictures, since dataset {name} is not the one that was scored."
+        )
         return []
     chosen = pick_episodes(task.scores, material.window)
     cells = list(_cells(material, task, name, protocol, tuple(chosen)))
@@ -87,12 +89,15 @@ def make_strips(material: Material, task: TaskScores) -> list[Strip]:
     with one_thread():
         truth = _truth(cells[0][1])
         made = [Generated(look, generate(cell)) for look, cell in cells]
-    return [_strip(protocol, task, truth[i], made, i, episode, chosen[episode]) for i, episode in enumerate(chosen)]
+    return [
+        _strip(protocol, task, truth[i], made, i, episode, chosen[episode])
+        for i, episode in enumerate(chosen)
+    ]
 
 
 def pick_episodes(scores: pd.DataFrame, window: int) -> dict[int, str]:
     """Episode → why: at fixed quantiles of the best model's PSNR beyond the window, not by taste."""
-    beyond = window if (scores.distance > window).any() else 0
+    beyond = reach(scores, window)
     best = best_model(scores, beyond)
     rows = scores[(scores.metric == "psnr") & (scores.distance > beyond) & (scores.system == best)]
     ranked = rows.groupby("episode").value.mean().sort_values(kind="stable")
@@ -106,10 +111,13 @@ def _cells(
     material: Material, task: TaskScores, dataset: str, protocol: Protocol, episodes: tuple[int, ...]
 ) -> Iterator[tuple[Look, ScoreCell]]:
     """Each system to show, as a cell of an evaluation; floors are left out, since they show nothing new."""
-    rows = task.scores.drop_duplicates("system").set_index("system")
+    rows = task.scores.drop_duplicates("system")
+    subjects = {
+        s: (str(run), int(step)) for s, run, step in zip(rows.system, rows.run, rows.checkpoint, strict=True)
+    }
     store = material.store
     for look in looks(task.scores).values():
-        run, step = str(rows.loc[look.system, "run"]), int(rows.loc[look.system, "checkpoint"])
+        run, step = subjects[look.system]
         if look.kind == "floor":
             continue
         if look.kind != "oracle" and step not in checkpoints.complete(store, run):
@@ -151,13 +159,20 @@ def generate(cell: ScoreCell) -> Image:
     frames = torch.from_numpy(np.stack([question.frames[:context] for question in questions]))
     system.observe(frames, conditions.frames(0, context))
     made = [
-        system.step(conditions.frames(t, t + 1))[:, 0].numpy() for t in range(context, context + cell.protocol.horizon)
+        system.step(conditions.frames(t, t + 1))[:, 0].numpy()
+        for t in range(context, context + cell.protocol.horizon)
     ]
     return np.stack(made, axis=1)
 
 
 def _strip(
-    protocol: Protocol, task: TaskScores, truth: Image, made: Sequence[Generated], clip: int, episode: int, note: str
+    protocol: Protocol,
+    task: TaskScores,
+    truth: Image,
+    made: Sequence[Generated],
+    clip: int,
+    episode: int,
+    note: str,
 ) -> Strip:
     """Lay out one episode: the truth first, then every system; `truth` (t, H, W, 3)."""
     shown = even(protocol.context, SHOWN_CONTEXT)
@@ -170,7 +185,9 @@ def _strip(
     for one in made:
         told: Sequence[Image | None] = [None] * len(context) if one.look.kind == "wiped" else context
         grid.append([*told, *(one.frames[clip, j] for j in asked)])
-        rows.append(Row(one.look.name, one.look.ink, float(means[one.look.system])))
+        # A wiped model stands below the model, in its colour.
+        name = "memory wiped" if one.look.kind == "wiped" else one.look.name
+        rows.append(Row(name, one.look.ink, float(means[one.look.system])))
     image = mosaic(grid, len(context))
     height, width = truth.shape[1:3]
     scale = max(1, round(TILE_PX / width))
@@ -200,7 +217,7 @@ def gap_px(width: int) -> int:
 
 
 def mosaic(grid: Sequence[Sequence[Image | None]], context: int) -> Image:
-    """Rows of frames uint8 (H, W, 3) → one RGBA picture with clear gaps, a wider one after the first `context` columns.
+    """Rows of frames uint8 (H, W, 3) → one RGBA picture with clear gaps, a wider one after `context` columns.
 
     None is a frame that the system was not left with.
     """

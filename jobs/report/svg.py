@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def inline(figure: Figure, name: str, title: str) -> Markup:
-    """The figure as SVG text: colours are CSS variables, text is text, ids begin with `name` (unique on the page)."""
+    """The figure as SVG: colours are CSS variables, text is text; ids begin with `name` (unique)."""
     import matplotlib
 
     buffer = io.StringIO()

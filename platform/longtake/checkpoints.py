@@ -1,10 +1,10 @@
 """A run's checkpoints in the store: written by every rank, there at once or not at all.
 
     runs/ID/checkpoints/step-000200/...            what the ranks wrote
-    runs/ID/checkpoints/step-000200/complete.json  written last: step, metrics, world size, and every file with its size
+    runs/ID/checkpoints/step-000200/complete.json  written last: step, metrics, world, files with their sizes
 
-A checkpoint without the marker, or with a file shorter or longer than the marker says, does not exist for a reader:
-a kill half-way leaves nothing that could be picked. Deleting starts with the marker for the same reason.
+A checkpoint without the marker, or with a file of another size than the marker says, does not exist for a
+reader: a kill half-way leaves nothing that could be picked. So the marker is also the first to be deleted.
 Nothing here depends on Ray, so evaluation and export read checkpoints without it.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from longtake.store import Store
 
 MARKER = "complete.json"
+logger = logging.getLogger(__name__)
 
 
 def folder(run: str, step: int) -> str:
@@ -36,11 +38,20 @@ def complete(store: Store, run: str) -> list[int]:
 
 def newest(store: Store, run: str) -> int | None:
     """The last step whose checkpoint is finished and whole; damaged ones are passed over."""
-    return next((step for step in reversed(complete(store, run)) if not damage(store, run, step)), None)
+    for step in reversed(complete(store, run)):
+        problems = damage(store, run, step)
+        if not problems:
+            return step
+        for line in problems:
+            logger.warning("damaged checkpoint passed over: %s", line)
+    return None
 
 
 def manifest(store: Store, run: str, step: int) -> dict[str, Any]:
-    """What `complete.json` says: step, world, metrics, time, files {name: bytes}. Raises FileNotFoundError without it."""
+    """What `complete.json` says: step, world, metrics, time, files {name: bytes}.
+
+    Raises FileNotFoundError if the checkpoint is not finished.
+    """
     read: dict[str, Any] = json.loads(store.read_bytes(f"{folder(run, step)}/{MARKER}"))
     return read
 
@@ -57,7 +68,7 @@ def damage(store: Store, run: str, step: int) -> list[str]:
 
 @contextlib.contextmanager
 def opened(store: Store, run: str, step: int) -> Iterator[Path]:
-    """The checkpoint as a local folder to read: the store's own one, or a download that goes away with the block."""
+    """A checkpoint as a folder to read: the store's own one, or a download that goes away with the block."""
     own = _local_folder(store, run, step)
     if own is not None:
         yield own
@@ -69,7 +80,7 @@ def opened(store: Store, run: str, step: int) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def writing(store: Store, run: str, step: int) -> Iterator[Path]:
-    """A local folder for one rank's files; they are in the store when the block ends. Then `seal` makes them visible."""
+    """A local folder for one rank's files; they are in the store when the block ends, for `seal` to show."""
     own = _local_folder(store, run, step)
     if own is not None:
         own.mkdir(parents=True, exist_ok=True)
@@ -99,7 +110,7 @@ def prune(store: Store, run: str, keep: int) -> None:
 
 
 def discard_unfinished(store: Store, run: str, after: int) -> None:
-    """Delete what an interrupted attempt left: unfinished checkpoints, and damaged ones later than step `after`."""
+    """Delete what interrupted attempts left: unfinished checkpoints, and damaged ones later than `after`."""
     for step, sealed in _steps(store, run).items():
         if not sealed or step > after:
             _delete(store, run, step)
@@ -140,6 +151,4 @@ def _delete(store: Store, run: str, step: int) -> None:
 
 
 def _local_folder(store: Store, run: str, step: int) -> Path | None:
-    from fsspec.implementations.local import LocalFileSystem
-
-    return Path(store.path(folder(run, step))) if isinstance(store.fs, LocalFileSystem) else None
+    return Path(store.path(folder(run, step))) if store.is_folder else None

@@ -1,4 +1,8 @@
-"""One place that starts Ray: `launch()` owns ray.init, its environment, and the arithmetic of workers against the machine."""
+"""One place that starts Ray: `launch()` owns ray.init, its environment, and the arithmetic of workers.
+
+The processes of a local Ray end with the driver, also when that is killed: the kernel tells them (PDEATHSIG).
+Two idle agents of Ray may linger for up to a minute: they try to report to the server that died with it.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +16,9 @@ from pathlib import Path
 
 from longtake.errors import UserError
 
-# What every process of a local Ray inherits, unless the user has set it. Train waits one poll of its controller per
-# report (2 s by default); one thread per rank keeps sums bitwise repeatable; the rest is quiet, offline, no token file.
+# What every process of a local Ray inherits, unless the user has set it: quiet, offline, no token file. Train
+# looks at its workers ten times a second, not every 2 s. One thread per rank keeps sums bitwise repeatable.
+# No idle workers in advance: Train cannot use them. Progress tells of a lost worker, not Ray's paragraph.
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -21,6 +26,7 @@ ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed while executing",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
     "RAY_TRAIN_METRICS_ENABLED": "0",
@@ -32,7 +38,7 @@ LOCAL_ONLY = {"AWS_CA_BUNDLE", "AWS_CONFIG_FILE", "AWS_PROFILE", "AWS_SHARED_CRE
 
 @dataclass(frozen=True)
 class Demand:
-    """What a job asks for: `workers`, each with CPUs for itself and for the data tasks that feed it, and GPUs."""
+    """What a job asks for: `workers`, each with CPUs for itself and for its data tasks, and GPUs."""
 
     workers: int
     cpus_per_worker: float = 0.5
@@ -40,13 +46,14 @@ class Demand:
     gpus_per_worker: float = 0.0
 
     def problems(self, cpus: float, gpus: float, where: str = "this machine") -> list[str]:
-        """One line per resource that is not there, with the arithmetic and the number of workers that would fit."""
+        """One line per missing resource, with the arithmetic and the number of workers that would fit."""
         found = []
         each = self.cpus_per_worker + self.data_cpus_per_worker
         if self.workers * each > cpus:
-            parts = f"{_count(self.cpus_per_worker, 'CPU')}"
+            parts = _count(self.cpus_per_worker, "CPU")
             if self.data_cpus_per_worker:
-                parts = f"({parts} for the rank + {_count(self.data_cpus_per_worker, 'CPU')} for its data tasks)"
+                data = _count(self.data_cpus_per_worker, "CPU")
+                parts = f"({parts} for the rank + {data} for its data tasks)"
             found.append(self._too_much(parts, each, "CPU", cpus, where))
         if self.workers * self.gpus_per_worker > gpus:
             parts = _count(self.gpus_per_worker, "GPU")
@@ -69,26 +76,26 @@ def launch(
     object_store_mb: int = 400,
     quiet: bool = True,
 ) -> Iterator[None]:
-    """A Ray to work in: the one that is already open, the one at RAY_ADDRESS, or a local one that ends with the block.
+    """A Ray to work in: the open one, the one at RAY_ADDRESS, or a local one that ends with the block.
 
     `cpus` overrides the machine's count (logical). Not `quiet` shows what workers print.
-    Raises UserError with the arithmetic if `need` is more than there is, before any process starts where it can.
+    Raises UserError with the arithmetic if `need` is more than there is; on this machine before Ray starts.
     """
-    import ray
-
-    if ray.is_initialized():
-        _check(need, ray.cluster_resources(), "the open Ray")
-        yield
-        return
     address = os.environ.get("RAY_ADDRESS", "local")
     with _environment(ENVIRONMENT if address == "local" else {}):
+        import ray  # after the environment, parts of which it reads only now
+
+        if ray.is_initialized():
+            _check(need, _resources(), "the open Ray")
+            yield
+            return
         if address == "local":
             _start_local(need, cpus or machine_cpus(), dashboard, object_store_mb, quiet)
         else:
             _attach(address, quiet)
         try:
             if address != "local":
-                _check(need, ray.cluster_resources(), f"the cluster at {address}")
+                _check(need, _resources(), f"the cluster at {address}")
             yield
         finally:
             ray.shutdown()
@@ -103,9 +110,7 @@ def machine_cpus() -> int:
     return cpus
 
 
-def _start_local(
-    need: Demand | None, cpus: int, dashboard: bool, object_store_mb: int, quiet: bool
-) -> None:
+def _start_local(need: Demand | None, cpus: int, dashboard: bool, object_store_mb: int, quiet: bool) -> None:
     import ray
 
     gpus = _machine_gpus() if need is not None and need.gpus_per_worker else 0
@@ -144,6 +149,12 @@ def _check(need: Demand | None, resources: Mapping[str, float], where: str) -> N
         raise UserError(*problems)
 
 
+def _resources() -> dict[str, float]:
+    import ray
+
+    return dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
+
+
 def _machine_gpus() -> int:
     import torch
 
@@ -151,8 +162,9 @@ def _machine_gpus() -> int:
 
 
 def _temp_dir() -> str:
-    """Short, because Ray puts Unix sockets under it (limit 107 bytes); per user, because /tmp/ray belongs to the first."""
-    return str(Path(tempfile.gettempdir() if len(tempfile.gettempdir()) < 12 else "/tmp") / f"lt-{os.getuid()}")
+    """Short, as sockets lie deep under it (limit 107 bytes); per user, as /tmp/ray is the first one's."""
+    parent = tempfile.gettempdir()
+    return str(Path(parent if len(parent) < 12 else "/tmp") / f"lt-{os.getuid()}")
 
 
 @contextlib.contextmanager

@@ -218,6 +218,14 @@ class _Dumper(yaml.SafeDumper):
         """Never write anchors: a config is read by people."""
         return True
 
+    def represent_text(self, data: str) -> yaml.ScalarNode:
+        """A text; one with Unicode's own line ends is quoted, for only then are they written as escapes."""
+        quoted = any(character in data for character in "\x85\u2028\u2029\ufeff")
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style='"' if quoted else None)
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
+
 
 _SCALARS: tuple[tuple[str, str, str], ...] = (
     ("tag:yaml.org,2002:bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),

@@ -1,7 +1,7 @@
 """One optimizer step behind a small face: DeepSpeed (ZeRO 0-2) or plain PyTorch, on one rank or many.
 
-Truncated BPTT: call `backward(loss / n)` n times, then `step()` once; n may change from step to step. The learning
-rate is a pure function of the step, so a resumed run meets the same one. A saved engine is, in one folder:
+Truncated BPTT: call `backward(loss / n)` n times, then `step()` once; n may change from step to step. The
+learning rate is a pure function of the step, so a resumed run meets the same one. A saved engine is a folder:
 
     model.safetensors     weights, fp32, by parameter name: readable with no Longtake, Ray or DeepSpeed
     state.json            the caller's state and what wrote it (step, world size, backend)
@@ -44,7 +44,7 @@ class EngineConfig(Config):
 
 
 def learning_rate(config: EngineConfig, step: int, steps: int) -> float:
-    """Learning rate of step `step` (from 0) of a run of `steps`: linear warm-up, then a cosine down to final_lr * lr."""
+    """Learning rate of step `step` (from 0) of `steps`: linear warm-up, then a cosine to final_lr * lr."""
     if step < config.warmup:
         return config.lr * (step + 1) / config.warmup
     done = min(1.0, (step - config.warmup) / max(1, steps - config.warmup))
@@ -56,7 +56,7 @@ class Engine:
     """A model with its optimizer. Every rank makes one with the same arguments and calls the same methods."""
 
     def __init__(self, model: nn.Module, config: EngineConfig, *, steps: int, device: str = "cpu") -> None:
-        """`steps`: length of the whole run, which the learning rate follows. Weights become those of rank 0."""
+        """`steps`: length of the whole run, which the learning rate follows. Weights become rank 0's."""
         if device == "cpu":
             torch.set_num_threads(config.threads)
         _join_group(device)
@@ -91,7 +91,7 @@ class Engine:
         return norm
 
     def full_state_dict(self) -> dict[str, Tensor]:
-        """Consolidated weights on the CPU, floating ones as fp32, on rank 0; nothing on others. Every rank calls it."""
+        """Consolidated weights on the CPU, fp32, on rank 0; nothing on the others. Every rank calls it."""
         return {} if _rank() else {name: _portable(t) for name, t in self.model.state_dict().items()}
 
     def save(self, folder: Path, state: dict[str, Any] | None = None) -> None:
@@ -108,7 +108,7 @@ class Engine:
             (folder / "state.json").write_text(json.dumps(written, indent=1))
 
     def load(self, folder: Path) -> dict[str, Any]:
-        """Go on where `save` left off; returns its `state`. Raises UserError if another kind of engine wrote it."""
+        """Go on where `save` left off; returns its `state`. UserError if another kind of engine wrote it."""
         read = json.loads((folder / "state.json").read_text())
         written = read["engine"]
         self._refuse_other(written)
@@ -135,13 +135,13 @@ class Engine:
         if mine["zero"] and written["world"] != mine["world"]:
             problems.append(
                 f"workers: the checkpoint was written by {written['world']}, this run has {mine['world']}: "
-                f"set workers to {written['world']} (ZeRO {mine['zero']} keeps a share of the optimizer per worker)"
+                f"set workers to {written['world']} (ZeRO {mine['zero']} shares the optimizer out)"
             )
         if problems:
             raise UserError(*problems)
 
 
-# --- backends --------------------------------------------------------------------------------------------------
+# --- backends ----------------------------------------------------------------------------------------------
 
 
 class _Backend(Protocol):
@@ -225,8 +225,8 @@ class _DeepSpeed:
             str(folder), tag="ds", client_state={"universal_checkpoint_info": {}}, save_latest=False
         )
         if _rank() == 0:
-            for script in folder.glob("zero_to_*.py"):  # DeepSpeed's own way to what model.safetensors already is
-                script.unlink()
+            for script in folder.glob("zero_to_*.py"):
+                script.unlink()  # DeepSpeed's own way to what model.safetensors already is
 
     def load(self, folder: Path) -> None:
         loaded, _ = self._engine.load_checkpoint(str(folder), tag="ds")
@@ -237,7 +237,7 @@ class _DeepSpeed:
 
 
 def _import_deepspeed(device: str) -> Any:
-    """DeepSpeed, told its device (else it warns) and kept from compiling C++ when it starts on a CPU (75 s)."""
+    """DeepSpeed, told its device (else it warns) and kept from compiling C++ on a CPU (75 s)."""
     os.environ.setdefault("DS_ACCELERATOR", device)
     os.environ.setdefault("LOCAL_RANK", "0")
     import deepspeed
@@ -266,14 +266,16 @@ def _deepspeed_config(model: nn.Module, config: EngineConfig) -> dict[str, Any]:
     }
 
 
-# --- what both need --------------------------------------------------------------------------------------------
+# --- what both need ----------------------------------------------------------------------------------------
 
 
 def _join_group(device: str) -> None:
-    """A group of one where nobody has made a larger one: DeepSpeed asks for a group even for a single rank."""
+    """A group of one where nobody has made a larger one: DeepSpeed wants a group even for one rank."""
+    from torch._C._distributed_c10d import HashStore  # torch.distributed has it too, unknown to type checkers
+
     if not dist.is_initialized():
         backend = "gloo" if device == "cpu" else "nccl"
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
 
 
 def _rank() -> int:
@@ -289,15 +291,18 @@ def _trained(model: nn.Module) -> Iterator[nn.Parameter]:
 
 
 def _adamw(model: nn.Module, config: EngineConfig) -> torch.optim.AdamW:
-    """Weight decay pulls on matrices; not on biases, gains and decay rates, nor on what says `_no_weight_decay`."""
-    decayed, free = [], []
+    """Weight decay pulls on matrices; not on biases, gains, decay rates and what says `_no_weight_decay`."""
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
     for parameter in _trained(model):
         is_free = parameter.ndim < 2 or getattr(parameter, "_no_weight_decay", False)
         (free if is_free else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=config.lr, betas=(config.beta1, config.beta2)
-    )
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": free, "weight_decay": 0.0},
+    ]
+    used = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(used, lr=config.lr, betas=(config.beta1, config.beta2))
 
 
 def _set_lr(optimizer: Any, lr: float) -> None:
@@ -306,7 +311,7 @@ def _set_lr(optimizer: Any, lr: float) -> None:
 
 
 def _average_gradients(parameters: list[nn.Parameter]) -> None:
-    """Mean over ranks, in place; a parameter that a rank did not use counts as zero, as it does in DeepSpeed."""
+    """Mean over ranks, in place; a parameter that a rank did not use counts as zero, as in DeepSpeed."""
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
@@ -315,7 +320,7 @@ def _average_gradients(parameters: list[nn.Parameter]) -> None:
     flat = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
     dist.all_reduce(flat)
     flat /= _world()
-    for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+    for parameter, part in zip(parameters, torch.split(flat, [p.numel() for p in parameters]), strict=True):
         parameter.grad = part.view_as(parameter)
 
 
@@ -325,7 +330,7 @@ def _clip_gradients(model: nn.Module, clip: float) -> float:
 
 
 def _portable(tensor: Tensor) -> Tensor:
-    """An own copy: ZeRO lays parameters out in one buffer, and safetensors refuses tensors that share memory."""
+    """An own copy: ZeRO lays parameters out in one buffer, and safetensors refuses what shares memory."""
     tensor = tensor.detach().cpu()
     return (tensor.float() if tensor.is_floating_point() else tensor).clone().contiguous()
 
@@ -334,7 +339,12 @@ def _random_state() -> dict[str, Any]:
     import numpy as np
 
     cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
-    return {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state(), "cuda": cuda}
+    return {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+        "torch": torch.get_rng_state(),
+        "cuda": cuda,
+    }
 
 
 def _restore_random_state(state: dict[str, Any]) -> None:

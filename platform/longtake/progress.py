@@ -1,6 +1,6 @@
 """How far a run is, told by its first rank and read by whoever watches: one small file in the run's folder.
 
-A file rather than an actor: it costs no process, works in any store and on any cluster, and outlives the driver.
+A file rather than an actor: it costs no process, works in any store and cluster, and outlives the driver.
 """
 
 from __future__ import annotations

@@ -33,7 +33,8 @@ Batch = dict[str, NDArray[Any]]
 Stage = tuple[int | None, int]
 Replace = Callable[[int, int, int], tuple[int, int]]
 
-WINDOW = 512  # steps whose rows are handed to Ray Data at a time
+WINDOW = 512  # steps handed to Ray Data at a time, at most
+TASK_BYTES = 4 * 2**20  # what one data task loads: few tasks, since each costs the rank 20 ms of CPU
 ATTEMPTS = 100  # clips tried in place of one that cannot be read
 
 
@@ -322,44 +323,52 @@ def batches(
     stop_step: int,
     *,
     cpus: float = 0.5,
-    memory_mb: int = 128,
+    memory_mb: int = 64,
 ) -> Iterator[tuple[int, Batch]]:
     """(step, batch) for steps [start, stop) through Ray Data; the same bytes as `local_batches`.
 
-    cpus: of this rank's data tasks. memory_mb: how much they may keep in the object store.
+    cpus: of this rank's data tasks. memory_mb: how much they may have ready in the object store.
+
+    Steps go to Ray Data in windows that fit into `memory_mb` whole: its executor polls without a pause while it is held
+    back (2.60), which took more CPU from a rank than the training itself, and it ends when a window is loaded.
     """
     loader = _Loader(dataset, plan, rank, world)
-    _configure_ray_data(cpus, memory_mb)
-    for start in range(start_step, stop_step, WINDOW):
-        steps = range(start, min(start + WINDOW, stop_step))
-        yield from zip(steps, _window(loader, steps, cpus), strict=True)
+    step_bytes = plan.frames_per_step * math.prod(dataset.frame_shape) // world
+    window = max(1, min(WINDOW, memory_mb * 2**20 // step_bytes))
+    per_task = max(1, min(window // 2, TASK_BYTES // step_bytes))
+    _configure_ray_data(cpus, 4 * window * step_bytes)
+    for start in range(start_step, stop_step, window):
+        yield from _window(loader, range(start, min(start + window, stop_step)), per_task, cpus)
 
 
-def _window(loader: _Loader, steps: range, cpus: float) -> Iterator[Batch]:
-    """One Ray Data pipeline: a row and a block per step, in order."""
+def _window(loader: _Loader, steps: range, per_task: int, cpus: float) -> Iterator[tuple[int, Batch]]:
+    """One Ray Data pipeline: a row per step, in order, `per_task` rows loaded by one task."""
     import ray
 
     rows = [{"step": step} for step in steps]
-    loaded = ray.data.from_items(rows, override_num_blocks=len(rows)).map(loader, num_cpus=cpus)
-    for step, block in zip(
-        steps, loaded.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2), strict=True
-    ):
-        # Copied, because the object store's memory is read-only and torch wants it writable.
-        batch = {str(name): np.array(array[0]) for name, array in block.items()}
-        if int(batch.pop("step")) != step:
-            raise RuntimeError(f"Ray Data gave step {block['step']} in place of {step}")
-        yield batch
+    tasks = -(-len(rows) // per_task)
+    loaded = ray.data.from_items(rows, override_num_blocks=tasks).map(loader, num_cpus=cpus)
+    expected = iter(steps)
+    for block in loaded.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2):
+        for row in range(len(block["step"])):
+            batch = {name: array[row] for name, array in block.items()}
+            step = int(batch.pop("step"))
+            if step != next(expected):
+                raise RuntimeError(f"Ray Data gave step {step} out of order in {steps}")
+            yield step, batch
+    if next(expected, None) is not None:
+        raise RuntimeError(f"Ray Data lost steps of {steps}")
 
 
-def _configure_ray_data(cpus: float, memory_mb: int) -> None:
-    """Order kept, few tasks at a time, quiet. This is the worker's own process, so its context is ours."""
+def _configure_ray_data(cpus: float, memory: int) -> None:
+    """Order kept, one data task at a time, quiet. This is the worker's own process, so its context is ours."""
     import ray.data
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    context.target_max_block_size = 8 * 2**20
+    context.target_max_block_size = 2 * TASK_BYTES
     context.execution_options.preserve_order = True
     context.execution_options.resource_limits = ray.data.ExecutionResources(
-        cpu=cpus, object_store_memory=memory_mb * 2**20
+        cpu=cpus, object_store_memory=max(memory, 64 * 2**20)
     )

@@ -1,12 +1,12 @@
 """Run a train loop on workers that may die: Ray Train starts and replaces them, the store remembers.
 
-The loop is a plain function `loop(context, payload)` of an importable module. Every rank runs it; it asks the context
-where to go on (`resume`), hands it checkpoints (`save`) and tells how far it is (`progress`). It runs unchanged in this
-process (`workers=0`, LocalContext) and on Ray workers (RayContext).
+The loop is a plain function `loop(context, payload)` of an importable module. Every rank runs it; it asks the
+context where to go on (`resume`), hands it checkpoints (`save`) and tells how far it is (`progress`). It runs
+unchanged in this process (`workers=0`, LocalContext) and on Ray workers (RayContext).
 
-Resume looks only at the store (checkpoints.py), never at Ray's own state: replaced workers of the same fit, and a new
-driver with the same run id after the old one was killed, find the same newest complete checkpoint. Ray gets a fresh
-name per fit, and its small bookkeeping folder goes away afterwards.
+Resume looks only at the store (checkpoints.py), never at Ray's own state: replaced workers of the same fit,
+and a new driver with the same run id after the old one was killed, find the same newest complete checkpoint.
+Ray gets a fresh name per fit, and its small bookkeeping folder goes away afterwards.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import traceback
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -43,11 +44,11 @@ class Context(Protocol):
     store: Store
 
     def resume(self) -> AbstractContextManager[Path | None]:
-        """The newest complete checkpoint as a folder to read, None for a new run. Every rank calls it, once, first."""
+        """The newest complete checkpoint as a folder to read, None for a new run. Every rank asks first."""
         ...
 
     def save(self, step: int, write: Write, metrics: dict[str, float] | None = None) -> None:
-        """Checkpoint `step`: `write(folder)` puts this rank's files there. Every rank calls it; visible on return."""
+        """Checkpoint `step`: `write(folder)` puts this rank's files there. Every rank calls it."""
         ...
 
     def progress(self, step: int, of: int, **numbers: float) -> None:
@@ -131,10 +132,16 @@ class _StoreContext:
 
 
 class LocalContext(_StoreContext):
-    """This process alone, no Ray: unit tests, benchmarks, a single GPU box. Progress is told to the callback itself."""
+    """This process alone, no Ray: unit tests, benchmarks, a single GPU box. Every step's progress is told."""
 
     def __init__(
-        self, store: Store, run_id: str, *, keep: int = 2, device: str = "", on_progress: OnProgress | None = None
+        self,
+        store: Store,
+        run_id: str,
+        *,
+        keep: int = 2,
+        device: str = "",
+        on_progress: OnProgress | None = None,
     ) -> None:
         super().__init__(store, run_id, rank=0, world=1, device=device or _own_device(), keep=keep)
         self._on_progress = on_progress
@@ -166,17 +173,16 @@ class RayContext(_StoreContext):
     def _count_restarts(self) -> int:
         """This session's file from an earlier attempt means that this one replaces lost workers."""
         before = progress.read(self.store, self.run_id)
-        restarts = before.restarts + 1 if before is not None and before.session == self._session else 0
-        first = Progress(0, 0, session=self._session) if restarts == 0 else before
-        assert first is not None
-        progress.write(
-            self.store, self.run_id, Progress(first.step, first.of, first.numbers, self._session, restarts)
-        )
-        return restarts
+        if before is None or before.session != self._session:
+            now = Progress(0, 0, session=self._session)
+        else:
+            now = replace(before, restarts=before.restarts + 1)
+        progress.write(self.store, self.run_id, now)
+        return now.restarts
 
     def _tell(self, told: Progress) -> None:
         if self._teller is not None:
-            self._teller(Progress(told.step, told.of, told.numbers, self._session, self._restarts))
+            self._teller(replace(told, session=self._session, restarts=self._restarts))
 
 
 def fit(
@@ -193,20 +199,22 @@ def fit(
 ) -> None:
     """Run `loop(context, payload)` to its end on `workers` Ray workers, or in this process for 0.
 
-    Goes on from the newest complete checkpoint of `run_id`. Lost workers are replaced up to `max_failures` times; an error
-    that the loop itself raises ends the run at once and is raised here, with the worker's traceback as a note.
-    `on_progress` is called in this thread, at most every half second. `keep` checkpoints stay.
-    Raises UserError if the workers do not fit the machine, or if they were lost too often.
+    Goes on from the newest complete checkpoint of `run_id`, and keeps the newest `keep`. Lost workers are
+    replaced up to `max_failures` times; an error of the loop itself ends the run at once and is raised here,
+    with the worker's traceback as a note. `on_progress` is called in this thread, at most every half second;
+    `of` is 0 while workers get ready. UserError if they do not fit the machine, or are lost too often.
     """
     if workers == 0:
         loop(LocalContext(store, run_id, keep=keep, on_progress=on_progress), payload)
         return
     need = cluster.Demand(workers, gpus_per_worker=gpus_per_worker)
     session = uuid.uuid4().hex[:8]
-    job = {"loop": loop, "payload": payload, "store": store, "run_id": run_id, "keep": keep, "session": session}
+    context = {"store": store, "run_id": run_id, "keep": keep, "session": session}
+    job = {"loop": loop, "payload": payload, "context": context}
     with cluster.launch(need):
         filesystem, root = store.pyarrow()
-        trainer = _trainer(job, need, max_failures, filesystem, f"{root}/runs/{run_id}/ray")
+        own = {"name": session, "storage_filesystem": filesystem, "storage_path": f"{root}/runs/{run_id}/ray"}
+        trainer = _trainer(job, need, max_failures, own)
         try:
             _run_watched(trainer.fit, _watcher(store, run_id, session, on_progress))
         except Exception as error:
@@ -236,7 +244,7 @@ class LoopError(Exception):
 
 def _worker(job: dict[str, Any]) -> None:
     """What a Ray Train worker runs."""
-    context = RayContext(job["store"], job["run_id"], keep=job["keep"], session=job["session"])
+    context = RayContext(**job["context"])
     try:
         job["loop"](context, job["payload"])
     except Exception as error:
@@ -254,7 +262,8 @@ def _is_loss(error: Exception) -> bool:
 
     if isinstance(error, ray.exceptions.RayTaskError):
         return False  # a data task raised; it would raise again
-    if isinstance(error, ray.exceptions.RayError | ConnectionError | TimeoutError | torch.distributed.DistError):
+    lost = (ray.exceptions.RayError, ConnectionError, TimeoutError, torch.distributed.DistError)
+    if isinstance(error, lost):
         return True
     words = ("gloo", "nccl", "connection closed", "connection reset", "peer")
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
@@ -269,12 +278,12 @@ def _pickle(error: Exception) -> bytes | None:
     return pickled
 
 
-def _trainer(job: dict[str, Any], need: cluster.Demand, max_failures: int, filesystem: Any, path: str) -> Any:
-    from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
+def _trainer(job: dict[str, Any], need: cluster.Demand, max_failures: int, storage: dict[str, Any]) -> Any:
+    from ray.train import UserCallback
     from ray.train.torch import TorchTrainer
-    from ray.train.v2.api.config import LoggingConfig
+    from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 
-    class StopOnLoopError(UserCallback):  # type: ignore[misc]
+    class StopOnLoopError(UserCallback):
         """Ray would try a loop's own error again; an exception of a callback ends the run."""
 
         def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
@@ -291,10 +300,8 @@ def _trainer(job: dict[str, Any], need: cluster.Demand, max_failures: int, files
         scaling_config=ScalingConfig(
             num_workers=need.workers, use_gpu=need.gpus_per_worker > 0, resources_per_worker=resources
         ),
-        run_config=RunConfig(
-            name=f"{job['run_id']}-{job['session']}",
-            storage_path=path,
-            storage_filesystem=filesystem,
+        run_config=RunConfig(  # type: ignore[arg-type]  # Ray's annotation is still that of Train V1
+            **storage,
             failure_config=FailureConfig(max_failures=max_failures),
             callbacks=[StopOnLoopError()],
             logging_config=LoggingConfig(log_level="ERROR"),
@@ -350,11 +357,9 @@ def _explain(error: Exception, store: Store, run: str, max_failures: int) -> Non
     if isinstance(cause, WorkerGroupError):
         step = checkpoints.newest(store, run)
         kept = "there is no checkpoint yet" if step is None else f"the checkpoint of step {step} is whole"
-        reason = str(next(iter(cause.worker_failures.values()), cause)).strip().splitlines()[0]
         raise UserError(
-            f"run {run}: workers were lost {max_failures + 1} times ({max_failures} replaced), the last time by: "
-            f"{reason}",
-            f"run {run}: {kept}; start it again to go on",
+            f"run {run}: a worker died (killed, out of memory, or its node went away) more often than the "
+            f"{max_failures} times it may be replaced; {kept}; start the run again to go on"
         ) from error
 
 

@@ -28,7 +28,11 @@ RUNS = {"block_ssm": "20261121-041233-k3f9", "causal_window": "20261121-042233-m
 
 
 def make_scores(
-    task: str = "retrieval", episodes: int = 12, horizon: int = 16, protocol: str = "0123456789ab", step: int = 400
+    task: str = "retrieval",
+    episodes: int = 12,
+    horizon: int = 16,
+    protocol: str = "0123456789ab",
+    step: int = 400,
 ) -> pd.DataFrame:
     """Rows as an evaluation writes them: quality falls with distance, and episodes differ."""
     random = np.random.default_rng(0)
@@ -76,14 +80,20 @@ def test_every_system_has_its_look() -> None:
     found = looks(make_scores(episodes=2, horizon=2))
     assert list(found) == [*SYSTEMS][:4] + ["context_mean", "copy_last", "nearest_pose"]
     assert found["block_ssm"].color == found["block_ssm/wiped"].color != found["causal_window"].color
-    assert [found[s].dash for s in ("block_ssm", "block_ssm/wiped", "copy_last")] == ["solid", "dashed", "dotted"]
+    assert [found[s].dash for s in ("block_ssm", "block_ssm/wiped", "copy_last")] == [
+        "solid",
+        "dashed",
+        "dotted",
+    ]
 
 
 def test_the_curve_names_every_line_and_leaves_the_oracle_off_the_scale() -> None:
     figure = psnr_curve(make_scores(), window=6)
     axes = figure.axes[0]
     words = [text.get_text() for text in axes.texts]
-    assert {"block_ssm", "block_ssm, wiped", "copy last frame", "context mean", "window, 6 frames"} <= set(words)
+    assert {"block_ssm", "block_ssm, wiped", "copy last frame", "context mean", "window, 6 frames"} <= set(
+        words
+    )
     assert axes.get_ylim()[1] < 40
     assert "100 dB, off the scale" in axes.get_title(loc="right")
 
@@ -111,7 +121,13 @@ def test_runs_of_one_name_are_told_apart() -> None:
     scores = make_scores(episodes=2, horizon=2)
     twin = scores[scores.run == RUNS["block_ssm"]].assign(run="20261122-000000-zzzz")
     systems = set(distinct(pd.concat([scores, twin])).system)
-    assert {"block_ssm k3f9", "block_ssm k3f9/wiped", "block_ssm zzzz", "block_ssm zzzz/wiped", "copy_last"} <= systems
+    assert {
+        "block_ssm k3f9",
+        "block_ssm k3f9/wiped",
+        "block_ssm zzzz",
+        "block_ssm zzzz/wiped",
+        "copy_last",
+    } <= systems
     assert "block_ssm" not in systems
 
 

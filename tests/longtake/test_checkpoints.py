@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from longtake import checkpoints
 from longtake.store import Store, open_store
 

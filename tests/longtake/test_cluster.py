@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+
 from longtake.cluster import Demand, launch, machine_cpus
 from longtake.errors import UserError
 
@@ -18,8 +19,8 @@ def test_shows_its_arithmetic() -> None:
 
 
 def test_names_every_resource_that_is_missing() -> None:
-    lines = Demand(4, cpus_per_worker=1, data_cpus_per_worker=0, gpus_per_worker=1).problems(2, 0, "the cluster")
-    assert lines == [
+    need = Demand(4, cpus_per_worker=1, data_cpus_per_worker=0, gpus_per_worker=1)
+    assert need.problems(2, 0, "the cluster") == [
         "4 workers x 1 CPU = 4 CPUs, the cluster has 2: lower workers to 2",
         "4 workers x 1 GPU = 4 GPUs, the cluster has 0: one worker needs 1 GPU",
     ]

@@ -14,9 +14,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from hypothesis import given
 from hypothesis import strategies as st
+
 from longtake.engine import Engine, EngineConfig, learning_rate
 from longtake.errors import UserError
-
 from tests.longtake.toy_loop import Carried, backward_all, clip, segments
 
 WORLD = 2
@@ -28,7 +28,7 @@ def config(name: str, **settings: Any) -> EngineConfig:
     return EngineConfig.model_validate({"warmup": 2, **backend, **settings})
 
 
-# --- learning rate ---------------------------------------------------------------------------------------------
+# --- learning rate ----------------------------------------------------------------------------------------
 
 
 def test_learning_rate_warms_up_and_falls() -> None:
@@ -50,7 +50,7 @@ def test_learning_rate_stays_in_its_bounds(step: int, steps: int, warmup: int, f
     assert rate == learning_rate(settings, step, steps)
 
 
-# --- one process -----------------------------------------------------------------------------------------------
+# --- one process ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -80,8 +80,8 @@ def test_weights_are_readable_without_us(alone: None, tmp_path: Path) -> None:
 def test_refuses_what_another_engine_wrote(alone: None, tmp_path: Path) -> None:
     engine = Engine(Carried(), config("torch"), steps=5)
     engine.save(tmp_path)
-    written = (tmp_path / "state.json").read_text().replace('"torch"', '"deepspeed"').replace('"zero": 0', '"zero": 1')
-    (tmp_path / "state.json").write_text(written)
+    state = tmp_path / "state.json"
+    state.write_text(state.read_text().replace('"torch"', '"deepspeed"').replace('"zero": 0', '"zero": 1'))
     with pytest.raises(UserError) as refused:
         engine.load(tmp_path)
     assert len(refused.value.lines) == 2
@@ -89,7 +89,7 @@ def test_refuses_what_another_engine_wrote(alone: None, tmp_path: Path) -> None:
     assert "set zero to 1" in refused.value.lines[1]
 
 
-# --- two ranks -------------------------------------------------------------------------------------------------
+# --- two ranks --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
+
 from longtake import training
 from longtake.engine import Engine, EngineConfig
 from longtake.store import open_store
 from longtake.training import Context
-from torch import Tensor, nn
 
 STEPS = 12
 SAVE_EVERY = 4

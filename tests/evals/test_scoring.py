@@ -1,0 +1,187 @@
+"""Tasks ask what their cards say, and planted systems score what they must."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+
+from evals.compare import paired_difference, summarise
+from evals.metrics import IDENTICAL_PSNR, psnr, ssim
+from evals.protocol import Protocol
+from evals.scoring import episode_seed, score
+from evals.systems import FLOORS, ContextMean, CopyLast, ModelSystem, NearestPose, System
+from evals.tasks import Question, build_question
+from models.conditions import Conditions
+from models.config import LayerConfig, ModelConfig, SamplerConfig
+from models.world_model import WorldModel
+
+RETRIEVAL = Protocol(task="retrieval", context=6, horizon=4, episodes=2)
+ROLLOUT = Protocol(task="rollout", context=6, horizon=4, episodes=2)
+
+
+def questions(protocol: Protocol, count: int = 2) -> tuple[list[Question], Conditions]:
+    draw = np.random.default_rng(0)
+    made = []
+    for episode in range(count):
+        frames = draw.integers(0, 256, (protocol.frames, 16, 16, 3), dtype=np.uint8)
+        pose = draw.normal(size=(protocol.frames, 3)).astype(np.float32)
+        made.append(build_question(protocol, episode, frames, pose, np.zeros((protocol.frames, 2), np.float32)))
+    pose = np.stack([np.pad(q.pose, ((0, 0), (0, 1))) for q in made if q.pose is not None])
+    return made, Conditions(pose=torch.from_numpy(pose))
+
+
+def mean(rows: list[dict[str, object]], metric: str = "psnr") -> float:
+    return float(np.mean([float(str(row["value"])) for row in rows if row["metric"] == metric]))
+
+
+def test_retrieval_walks_the_context_back() -> None:
+    (question, *_), _ = questions(RETRIEVAL)
+    assert np.array_equal(question.frames[6:], question.frames[:6][::-1][:4])
+    assert question.distance.tolist() == [1, 3, 5, 7]
+
+
+def test_rollout_goes_on_along_the_episode() -> None:
+    frames = np.arange(10, dtype=np.uint8)[:, None, None, None].repeat(3, -1)
+    question = build_question(ROLLOUT, 0, frames, None, np.zeros((10, 2), np.float32))
+    assert question.frames[:, 0, 0, 0].tolist() == list(range(10))
+    assert question.distance.tolist() == [1, 2, 3, 4]
+
+
+class Oracle:
+    """Knows the truth, or the last `known` frames of the context for ever."""
+
+    def __init__(self, made: Sequence[Question], protocol: Protocol, known: int) -> None:
+        self.truth = torch.from_numpy(np.stack([q.frames for q in made]))
+        self.at, self.context, self.known = protocol.context, protocol.context, known
+
+    def observe(self, frames: Tensor, conditions: Conditions) -> None:
+        assert frames.shape[1] == self.context  # a system is never shown what it is asked for
+
+    def step(self, condition: Conditions) -> Tensor:
+        steps_back = self.at - self.context
+        frame = self.truth[:, self.at : self.at + 1]
+        self.at += 1
+        return frame if steps_back < self.known else torch.zeros_like(frame)
+
+
+@pytest.mark.parametrize("protocol", [RETRIEVAL, ROLLOUT])
+def test_the_truth_scores_the_ceiling(protocol: Protocol) -> None:
+    made, conditions = questions(protocol)
+    rows = score(Oracle(made, protocol, 99), protocol, made, conditions)
+    assert len(rows) == 2 * 4 * 2
+    assert {row["value"] for row in rows if row["metric"] == "psnr"} == {IDENTICAL_PSNR}
+    assert mean(rows, "ssim") == pytest.approx(1)
+
+
+def test_a_window_oracle_fails_right_behind_its_window() -> None:
+    made, conditions = questions(RETRIEVAL)
+    rows = pd.DataFrame(score(Oracle(made, RETRIEVAL, 2), RETRIEVAL, made, conditions))
+    by_distance = rows[rows.metric == "psnr"].groupby("distance").value.max()
+    assert (by_distance == IDENTICAL_PSNR).tolist() == [True, True, False, False]
+
+
+def test_nearest_pose_is_the_truth_on_the_way_back() -> None:
+    made, conditions = questions(RETRIEVAL)
+    assert mean(score(NearestPose(), RETRIEVAL, made, conditions)) == IDENTICAL_PSNR
+
+
+@pytest.mark.parametrize("floor", [CopyLast, ContextMean])
+def test_floors_are_far_from_the_truth(floor: type[System]) -> None:
+    made, conditions = questions(RETRIEVAL)
+    rows = score(floor(), RETRIEVAL, made, conditions)
+    beyond_first = [row for row in rows if row["frame"] != 0]
+    assert mean(beyond_first) < 15
+    assert set(FLOORS) == {"copy_last", "context_mean", "nearest_pose"}
+
+
+@pytest.fixture
+def model() -> WorldModel:
+    torch.manual_seed(0)
+    layers = [LayerConfig()] * 2
+    config = ModelConfig(height=16, width=16, patch=8, dim=16, heads=2, d_state=8, headdim=8, window=2, layers=layers)
+    model = WorldModel(config)
+    for parameter in model.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+def rows_of(model: WorldModel, wiped: bool, made: list[Question], conditions: Conditions) -> list[dict[str, object]]:
+    seeds = [episode_seed(RETRIEVAL, q.episode) for q in made]
+    return score(ModelSystem(model, SamplerConfig(steps=2), seeds, wiped=wiped), RETRIEVAL, made, conditions)
+
+
+def test_the_same_cell_scores_the_same_bitwise(model: WorldModel) -> None:
+    made, conditions = questions(RETRIEVAL)
+    assert rows_of(model, False, made, conditions) == rows_of(model, False, made, conditions)
+
+
+def test_a_wiped_model_does_not_know_its_context(model: WorldModel) -> None:
+    made, conditions = questions(RETRIEVAL)
+    other = [
+        Question(np.concatenate([255 - q.frames[:6], q.frames[6:]]), q.pose, q.actions, q.distance, q.episode)
+        for q in made
+    ]
+    assert rows_of(model, True, made, conditions) == rows_of(model, True, other, conditions)
+    assert rows_of(model, False, made, conditions) != rows_of(model, False, other, conditions)
+
+
+def test_what_a_dataset_cannot_serve_is_named() -> None:
+    frames, actions = np.zeros((4, 8, 8, 3), np.uint8), np.zeros((4, 2), np.float32)
+    with pytest.raises(ValueError, match="4 frames, but rollout needs 10"):
+        build_question(ROLLOUT, 7, frames, None, actions)
+    with pytest.raises(ValueError, match="no pose"):
+        build_question(RETRIEVAL, 7, np.zeros((6, 8, 8, 3), np.uint8), None, np.zeros((6, 2), np.float32))
+    with pytest.raises(ValueError, match="horizon: 9 is more than the 6"):
+        RETRIEVAL.model_copy(update={"horizon": 9}) and build_question(
+            RETRIEVAL.model_copy(update={"horizon": 9}), 7, np.zeros((6, 8, 8, 3), np.uint8), np.zeros((6, 3)), actions
+        )
+
+
+def test_any_field_changes_the_protocols_hash() -> None:
+    changes = [{"context": 7}, {"split": "val"}, {"dataset": "x"}, {"sampler": SamplerConfig(steps=9)}, {"seed": 1}]
+    hashes = {RETRIEVAL.hash, *(RETRIEVAL.model_copy(update=change).hash for change in changes)}
+    assert len(hashes) == 1 + len(changes)
+
+
+def test_metrics_are_those_of_the_field() -> None:
+    truth = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    off = np.clip(truth.astype(int) + 5, 0, 255).astype(np.uint8)
+    error = np.mean((truth.astype(float) - off) ** 2)
+    assert psnr(truth, off) == pytest.approx(10 * np.log10(255**2 / error), abs=1e-4)
+    assert psnr(truth, truth) == IDENTICAL_PSNR
+    assert ssim(truth, truth) == pytest.approx(1)
+    assert 0.9 < ssim(truth, off) < 1
+
+
+def scores(a: Sequence[float], b: Sequence[float], protocols: tuple[str, str] = ("p", "p")) -> pd.DataFrame:
+    rows = [
+        {"system": name, "protocol": protocol, "episode": episode, "distance": distance, "metric": "psnr", "value": v}
+        for name, values, protocol in zip("ab", (a, b), protocols, strict=True)
+        for episode, v in enumerate(values)
+        for distance in (1, 9)
+    ]
+    return pd.DataFrame(rows).assign(task="retrieval", run="r", checkpoint=1)
+
+
+def test_differences_are_paired_over_episodes() -> None:
+    gap = paired_difference(scores([10, 20, 30, 41], [9, 19, 29, 39]), "a", "b", beyond=4)
+    assert gap.mean == pytest.approx(1.25)
+    assert 0 < gap.low < 1.25 < gap.high  # the spread between episodes does not count
+    assert gap.episodes == 4
+
+
+def test_unlike_protocols_are_not_compared() -> None:
+    with pytest.raises(ValueError, match="different protocols: p, q"):
+        paired_difference(scores([1, 2], [1, 2], ("p", "q")), "a", "b")
+
+
+def test_summary_is_over_episodes_not_frames() -> None:
+    found = summarise(scores([10, 20], [5, 5]), beyond=4).set_index("system")
+    assert found["mean"].to_dict() == {"a": 15, "b": 5}
+    assert found.episodes.to_dict() == {"a": 2, "b": 2}
+    assert found.low["a"] < 15 < found.high["a"]
+    assert found.low["b"] == found.high["b"] == 5

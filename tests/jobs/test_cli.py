@@ -1,0 +1,157 @@
+"""The command line: its verbs and options are a promise; a user's mistake is one line and exit code 2."""
+
+from __future__ import annotations
+
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs import cli
+from longtake import tables
+from longtake.errors import UserError
+from longtake.store import Store, open_store
+
+Called = list[tuple[Any, ...]]
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as left:
+        cli.main(list(arguments))
+    return int(left.value.code or 0)
+
+
+@pytest.fixture
+def verb(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Put a recorder in the place of a verb's module."""
+    monkeypatch.delenv("LONGTAKE_STORE", raising=False)
+
+    def replace(name: str, error: Exception | None = None) -> Called:
+        called: Called = []
+
+        def main(*arguments: Any, **options: Any) -> None:
+            called.append((*arguments, options) if options else arguments)
+            if error is not None:
+                raise error
+
+        module = types.ModuleType(f"jobs.{name}")
+        module.main = main  # type: ignore[attr-defined]
+        import jobs
+
+        monkeypatch.setitem(sys.modules, f"jobs.{name}", module)
+        monkeypatch.setattr(jobs, name, module, raising=False)
+        return called
+
+    return replace
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "received"),
+    [
+        ("collect", "collect doom-maze", ("doom-maze", [], "store", False)),
+        ("collect", "collect m --set a=1 --set b.c=2 --dry-run", ("m", ["a=1", "b.c=2"], "store", True)),
+        ("train", "train maze --store s3://b/p", ("maze", [], "s3://b/p", False, None)),
+        ("train", "train maze --resume R", ("maze", [], "store", False, "R")),
+        ("evaluate", "evaluate", ("default", [], "store", False, "latest", None)),
+        ("evaluate", "evaluate x --runs A,B --tasks c,d", ("x", [], "store", False, "A,B", "c,d")),
+        ("inspect", "inspect mazes --sheet a.png", ("mazes", "store", "a.png")),
+        ("report", "report A B --out r.html", (["A", "B"], "store", "r.html")),
+        ("demo", "demo", ("demo", [], "store", False)),
+    ],
+)
+def test_each_verb_is_handed_what_was_typed(
+    verb: Any, name: str, line: str, received: tuple[Any, ...]
+) -> None:
+    called = verb(name)
+    assert run(*line.split()) == 0
+    assert called == [received]
+
+
+def test_the_store_comes_from_the_environment(verb: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    called = verb("collect")
+    monkeypatch.setenv("LONGTAKE_STORE", "/elsewhere")
+    run("collect", "m")
+    run("collect", "m", "--store", "/here")
+    assert [arguments[2] for arguments in called] == ["/elsewhere", "/here"]
+
+
+def test_a_users_error_is_a_line_per_problem(verb: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    verb("train", UserError("steps: too few", "lr: too\nhigh"))
+    assert run("train", "maze") == 2
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "error: steps: too few\nerror: lr: too high\n")
+
+
+def test_a_bug_keeps_its_trace(verb: Any) -> None:
+    verb("train", RuntimeError("ours"))
+    with pytest.raises(RuntimeError, match="ours"):
+        cli.main(["train", "maze"])
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("trian maze", "error: No such command 'trian'. Did you mean 'train'?"),
+        ("train maze --sett a=1", "error: No such option: --sett"),
+        ("train", "error: Missing argument 'CONFIG'."),
+        ("results score --store .", "error: unknown table 'score' (did you mean scores?)"),
+        ("results --format cvs --store .", "error: unknown format 'cvs' (did you mean csv?)"),
+        ("results --by task --columns run --store .", "error: --by and --columns exclude each other"),
+        ("results --out x.doc --store .", "error: unknown format 'doc'"),
+        ("runs --store nowhere", "error: no store at"),
+        ("runs --store ftp://x", "error: store 'ftp://x': unknown scheme 'ftp'"),
+    ],
+)
+def test_a_wrong_line_is_told_in_one_line(
+    line: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(*line.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(told)
+    assert err.count("\n") == 1
+
+
+def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run() == run("--help") == run("--version") == 0
+    text = capsys.readouterr().out
+    for name in ("collect", "inspect", "train", "evaluate", "results", "runs", "report", "demo"):
+        assert f"\n  {name} " in text
+        assert run(name, "--help") == 0
+    assert "longtake 0.1.0" in text
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(tmp_path / "store")
+
+
+def test_runs_lists_them(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    from longtake.config import Config
+    from longtake.runs import RunRecord
+
+    class Settings(Config):
+        steps: int = 1
+
+    for name in ("b-run", "a-run"):
+        RunRecord.start(store, name, kind="train", name="maze", config=Settings()).finish(
+            "failed", "it broke"
+        )
+    assert run("runs", "--store", store.uri) == 0
+    header, first, second = capsys.readouterr().out.splitlines()
+    assert header.split() == ["run", "kind", "name", "status", "started", "minutes", "sessions", "reason"]
+    assert first.startswith("a-run")
+    assert second.split()[:4] == ["b-run", "train", "maze", "failed"]
+    assert second.endswith("it broke")
+
+
+def test_an_empty_table_is_told_beside_the_output(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    tables.append(store, "steps", [], "x")
+    assert run("results", "scores", "--store", store.uri, "--format", "csv") == 0
+    out, err = capsys.readouterr()
+    assert out == "task,system,run,checkpoint,metric,protocol,mean,ci95,episodes\n"
+    assert "has no rows yet" in err
+    assert run("runs", "--store", store.uri) == 0

@@ -1,0 +1,407 @@
+"""The report page: what it says, what it refuses, and that it needs nothing but itself."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from evals.protocol import Protocol
+from jobs import report
+from jobs.evaluate import NO_RUN, ScoreCell
+from jobs.report.findings import best_model, claims, reach, summary, verdict
+from jobs.report.gather import Run, find_runs, gather
+from jobs.report.strips import even, generate, make_strips, mosaic, pick_episodes
+from jobs.score_cell import score_cell
+from longtake import checkpoints, tables
+from longtake.episodes import DatasetWriter, Episode
+from longtake.errors import UserError
+from longtake.store import Store, open_store
+from models.config import ModelConfig
+from models.world_model import WorldModel
+
+BLOCK, WINDOW = "20261121-041233-k3f9", "20261121-042233-m2p7"
+NAMES = {BLOCK: "block_ssm", WINDOW: "causal_window"}
+STEP = 400
+
+
+def small_model(mixer: str) -> ModelConfig:
+    layers = [
+        {"mixer": mixer, "spatial_block": [1, 1]},
+        {"mixer": mixer, "spatial_block": [2, 2], "window": 3},
+    ]
+    return ModelConfig.model_validate_json(
+        json.dumps(
+            {"height": 16, "width": 16, "dim": 32, "window": 2, "d_state": 8, "headdim": 16, "layers": layers}
+        )
+    )
+
+
+def write_dataset(store: Store) -> str:
+    """Forty short episodes of drifting colours; returns the fingerprint."""
+    random = np.random.default_rng(0)
+    about = {
+        "recipe": {"cells": 4},
+        "fps": 10.0,
+        "action_space": {"turn": "degrees"},
+        "pose": ["x", "y", "yaw"],
+    }
+    writer = DatasetWriter(store, "mazes", **about, test=0.2)
+    episodes = []
+    for _ in range(40):
+        walk = np.cumsum(random.normal(0, 0.3, (12, 3)), 0).astype(np.float32)
+        shade = np.clip(128 + 60 * walk[:, None, None, :] + random.normal(0, 20, (12, 16, 16, 3)), 0, 255)
+        episodes.append(Episode(shade.astype(np.uint8), random.normal(size=(12, 2)).astype(np.float32), walk))
+    writer.write_shard(0, episodes)
+    return writer.finalize(1).fingerprint
+
+
+def write_run(store: Store, run: str, config: ModelConfig) -> None:
+    """A finished training: its row, its steps and a checkpoint of random weights."""
+    told = {"name": NAMES[run], "steps": STEP, "model": config.model_dump(mode="json")}
+    row = {
+        "run": run, "kind": "train", "name": NAMES[run], "status": "done", "seed": 0,
+        "config": json.dumps(told), "config_hash": "abcdef012345", "dataset": "mazes",
+        "code_version": "0.1.0+gabc", "hardware": "2 x <CPU> & co", "versions": json.dumps({"torch": "2.13"}),
+    }  # fmt: skip
+    tables.append(store, "runs", [row], part=run)
+    steps = [
+        {
+            "run": run, "step": i, "loss": 1 / (1 + i), "val_loss": 0.5 if i % 5 == 4 else np.nan,
+            "frames_per_s": 900.0, "data_wait": 0.02,
+        }
+        for i in range(20)
+    ]  # fmt: skip
+    tables.append(store, "steps", steps, part=run)
+    torch.manual_seed(0)
+    with checkpoints.writing(store, run, STEP) as folder:
+        save_file(
+            {k: v.clone() for k, v in WorldModel(config).state_dict().items()}, folder / "model.safetensors"
+        )
+        (folder / "config.json").write_text(json.dumps({"model": config.model_dump(mode="json")}))
+    checkpoints.seal(store, run, STEP, 1, {})
+
+
+def score_all(store: Store, protocol: Protocol) -> None:
+    """Every system on every episode of the protocol, as `longtake evaluate` does, without Ray."""
+    store.write_bytes(f"protocols/{protocol.hash}.json", protocol.model_dump_json().encode())
+    chosen = tuple(int(e) for e in store.dataset("mazes").episodes("test").episode.head(protocol.episodes))
+    systems = [(floor, NO_RUN, 0) for floor in ("copy_last", "context_mean", "nearest_pose")]
+    systems += [(name + wiped, run, STEP) for run, name in NAMES.items() for wiped in ("", "/wiped")]
+    for system, run, step in systems:
+        cell = ScoreCell(store.uri, "mazes", protocol, system, run, step, system.endswith("wiped"), chosen)
+        part = f"{run}-{system.replace('/', '-')}-{protocol.hash}"
+        tables.append(store, "scores", score_cell(cell), part=part)
+
+
+def make_protocol(task: str, dataset: str, **more: object) -> Protocol:
+    plain = {
+        "task": task,
+        "context": 6,
+        "horizon": 6,
+        "episodes": 6,
+        "dataset": dataset,
+        "sampler": {"steps": 1},
+    }
+    return Protocol.model_validate_json(json.dumps({**plain, **more}))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store after two trainings and an evaluation; tests only read it."""
+    made = open_store(tmp_path_factory.mktemp("store"))
+    fingerprint = write_dataset(made)
+    write_run(made, BLOCK, small_model("ssm"))
+    write_run(made, WINDOW, small_model("none"))
+    for task in ("retrieval", "rollout"):
+        score_all(made, make_protocol(task, fingerprint, metrics=["psnr"]))
+    return made
+
+
+@pytest.fixture(scope="module")
+def page(store: Store, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return report.build(store, [BLOCK, WINDOW], tmp_path_factory.mktemp("out") / "page.html").read_text()
+
+
+class Balance(HTMLParser):
+    """Tags that are opened and closed in order, and everything that would be loaded."""
+
+    VOID = {"meta", "link", "img", "br", "wbr"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.loads: list[str] = []
+        self.ids: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.loads += [found[name] or "" for name in ("src", "href") if name in found]
+        self.ids += [found["id"] or ""] if "id" in found else []
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_needs_no_network(page: str) -> None:
+    reader = Balance()
+    reader.feed(page)
+    assert reader.open == []
+    assert all(target.startswith(("data:", "#")) for target in reader.loads)
+    assert "@import" not in page and "<script" not in page
+    assert len(reader.ids) == len(set(reader.ids))
+    assert set(re.findall(r"url\(#([^)]+)\)", page)) <= set(reader.ids)
+
+
+def test_the_page_shows_everything_asked_for(page: str) -> None:
+    assert page.count('class="strip"') == 3
+    assert page.count("<svg") == 9  # two tasks and the training, each at three widths
+    for word in (
+        BLOCK,
+        WINDOW,
+        "abcdef012345",
+        "0.1.0+gabc",
+        "2 x &lt;CPU&gt; &amp; co",
+        "prefers-color-scheme",
+        "longtake evaluate",
+    ):
+        assert word in page
+    for system in (
+        "block_ssm, wiped",
+        "causal_window, wiped",
+        "copy last frame",
+        "context mean",
+        "nearest pose (oracle)",
+    ):
+        assert f"{system}</th>" in page
+
+
+def test_the_default_place_is_in_the_store(store: Store) -> None:
+    assert report.build(store, ["latest"]) == Path(store.path("reports", f"{WINDOW}.html"))
+
+
+def test_pictures_are_the_frames_that_were_scored(store: Store) -> None:
+    material = gather(store, [BLOCK])
+    task = material.tasks[0]
+    assert task.task == "retrieval" and task.definition is not None
+    strips = make_strips(material, task)
+    assert [[row.name for row in strip.rows] for strip in strips] == [
+        ["truth", "block_ssm", "memory wiped", "nearest pose (oracle)"]
+    ] * 3
+    assert [strip.distances for strip in strips] == [[1, 3, 5, 7, 9, 11]] * 3
+    episodes = tuple(strip.episode for strip in strips)
+    cell = ScoreCell(store.uri, "mazes", task.definition, "block_ssm", BLOCK, STEP, False, episodes)
+    made = generate(cell)
+    assert made.shape == (3, 6, 16, 16, 3)
+    told = pd.DataFrame(score_cell(cell)).sort_values(["episode", "frame"]).value.to_numpy()
+    rows = task.scores[(task.scores.system == "block_ssm") & task.scores.episode.isin(episodes)]
+    assert np.array_equal(told, rows.sort_values(["episode", "frame"]).value.to_numpy())
+
+
+def test_a_checkpoint_that_is_gone_is_told(store: Store, tmp_path: Path) -> None:
+    copy = open_store(tmp_path)
+    store.download_dir("", tmp_path)
+    checkpoints._delete(copy, BLOCK, STEP)
+    material = gather(copy, [BLOCK])
+    assert [len(strip.rows) for strip in make_strips(material, material.tasks[0])] == [2, 2, 2]
+    assert any("block_ssm: no pictures" in note for note in material.notes)
+
+
+def test_unknown_runs_are_named(store: Store) -> None:
+    with pytest.raises(UserError, match=r"unknown run '20261121-041233-k3f8' \(did you mean") as caught:
+        report.build(store, ["20261121-041233-k3f8", "nobody", BLOCK])
+    assert len(caught.value.lines) == 2
+
+
+def test_a_store_without_runs_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="longtake train"):
+        report.build(open_store(tmp_path), ["latest"])
+
+
+def test_a_run_without_scores_still_has_a_page(store: Store, tmp_path: Path) -> None:
+    copy = open_store(tmp_path)
+    write_run(copy, BLOCK, small_model("ssm"))
+    text = report.build(copy, [BLOCK]).read_text()
+    assert (
+        "There are no scores to show yet" in text and 'id="training"' in text and 'class="claims"' not in text
+    )
+
+
+def rescored(store: Store, tmp_path: Path, run: str, task: str, seed: int) -> Store:
+    """A copy of the store where a run was scored on a task under another protocol too, later."""
+    copy = open_store(tmp_path)
+    store.download_dir("", tmp_path)
+    rows = store.table("scores", where=f"run in ['{run}', 'none'] and task == '{task}'").drop(
+        columns="event_time"
+    )
+    tables.append(copy, "scores", rows.assign(protocol=f"other{seed:07d}"), part=f"later-{run}")
+    return copy
+
+
+def test_the_newest_shared_protocol_is_shown_and_the_other_told(store: Store, tmp_path: Path) -> None:
+    copy = rescored(store, tmp_path, BLOCK, "rollout", 1)
+    alone, both = gather(copy, [BLOCK]), gather(copy, [BLOCK, WINDOW])
+    assert alone.tasks[1].protocol == "other0000001" and alone.tasks[1].definition is None
+    assert both.tasks[1].protocol == gather(store, [BLOCK]).tasks[1].protocol
+    assert any("left out: other0000001" in note for note in both.notes)
+
+
+def test_runs_without_a_shared_protocol_are_refused(store: Store, tmp_path: Path) -> None:
+    copy = rescored(store, tmp_path, BLOCK, "rollout", 1)
+    keep = copy.table(
+        "scores", where=f"not (run == '{BLOCK}' and task == 'rollout' and protocol != 'other0000001')"
+    )
+    copy.fs.rm(copy.path("tables", "scores"), recursive=True)
+    tables.append(copy, "scores", keep.drop(columns="event_time"), part="kept")
+    with pytest.raises(UserError, match="rollout: the runs share no protocol"):
+        gather(copy, [BLOCK, WINDOW])
+
+
+def scores_of(levels: dict[str, float], spread: float = 0.2, episodes: int = 24) -> pd.DataFrame:
+    """PSNR rows around a level per system; episodes differ far more than systems do."""
+    rows = []
+    for number, (system, level) in enumerate(levels.items()):
+        noise = np.random.default_rng(number).normal(0, spread, episodes)
+        for episode in range(episodes):
+            for frame in range(8):
+                run = (
+                    NO_RUN
+                    if system in ("copy_last", "context_mean", "nearest_pose")
+                    else system.removesuffix("/wiped")
+                )
+                value = level + 3 * (episode % 5) + noise[episode]
+                rows.append((run, 1, "retrieval", system, "p", episode, frame, 2 * frame + 1, "psnr", value))
+    names = [
+        "run",
+        "checkpoint",
+        "task",
+        "system",
+        "protocol",
+        "episode",
+        "frame",
+        "distance",
+        "metric",
+        "value",
+    ]
+    return pd.DataFrame(rows, columns=names)
+
+
+def test_claims_tell_wins_losses_and_doubts() -> None:
+    scores = scores_of(
+        {"a": 20, "b": 19, "a/wiped": 17, "b/wiped": 17, "copy_last": 19.97, "context_mean": 21}
+    )
+    made = claims(scores, window=6)
+    found = {claim.other: claim for claim in made}
+    assert {other: claim.verdict for other, claim in found.items()} == {
+        "itself with its memory wiped": "better",
+        "b": "better",
+        "copying the last frame": "undecided",
+        "the mean of the context": "worse",
+    }
+    assert re.fullmatch(
+        r"beats b by 0\.95 dB \(95\s% interval 0\.86 to 1\.05, n\s=\s24\)", found["b"].sentence
+    )
+    assert found["the mean of the context"].sentence.startswith("loses to the mean of the context by 0.")
+    assert re.match(
+        r"cannot be told apart from \w.*: [+\u2212]0\.\d\d dB", found["copying the last frame"].sentence
+    )
+    assert verdict(made, "retrieval", 6) == (
+        "On retrieval, at distances beyond the window of 6 frames, a beats itself with its memory wiped "
+        "and b, loses to the mean of the context, and cannot be told apart from copying the last frame."
+    )
+
+
+def test_claims_use_all_distances_where_none_is_beyond_the_window() -> None:
+    scores = scores_of({"a": 20, "copy_last": 17})
+    assert reach(scores, 99) == 0 and reach(scores, 6) == 6
+    assert verdict(claims(scores, 99), "retrieval", 0) == "On retrieval a beats copying the last frame."
+
+
+def test_floors_alone_make_no_claim() -> None:
+    assert claims(scores_of({"copy_last": 17, "context_mean": 21}), window=6) == []
+    assert best_model(scores_of({"copy_last": 17}), 0) is None
+
+
+def test_the_table_marks_the_best_model_not_the_best_floor() -> None:
+    found = summary(scores_of({"a": 20, "b": 19, "context_mean": 25}), window=6)
+    assert found.columns == [("PSNR (dB)", "all distances"), ("PSNR (dB)", "beyond 6 frames")]
+    marks = {row.look.system: [bool(cell and cell.best) for cell in row.cells] for row in found.rows}
+    assert marks == {
+        "a": [True, True], "b": [False, False], "context_mean": [False, False],
+    }  # fmt: skip
+
+
+def test_episodes_are_picked_by_rule() -> None:
+    scores = scores_of({"a": 20, "copy_last": 17})
+    assert list(pick_episodes(scores, 6).values()) == ["a hard one", "a middling one", "an easy one"]
+    assert pick_episodes(scores, 6) == pick_episodes(scores.sample(frac=1, random_state=0), 6)
+    assert len(pick_episodes(scores_of({"a": 20}, episodes=2), 6)) == 2
+
+
+def test_the_window_is_the_widest_layer_that_attends() -> None:
+    model = {"window": 6, "layers": [{"mixer": "ssm", "window": 9}, {"local": "none", "window": 50}, {}]}
+    assert Run("r", "n", {}, {"model": model}).window == 9
+    assert Run("r", "n", {}, {"model": {"window": 6, "layers": [{"local": "none"}]}}).window == 0
+
+
+def test_runs_of_one_name_are_told_apart(store: Store, tmp_path: Path) -> None:
+    copy = open_store(tmp_path)
+    for run in (BLOCK, WINDOW):
+        tables.append(copy, "runs", [{"run": run, "kind": "train", "name": "same", "config": "{}"}], part=run)
+    assert [run.name for run in find_runs(copy, [BLOCK, WINDOW])] == ["same k3f9", "same m2p7"]
+
+
+def test_a_mosaic_keeps_pixels_and_marks_what_was_forgotten() -> None:
+    tile = np.full((16, 16, 3), 7, np.uint8)
+    image = mosaic([[tile, tile, tile], [None, None, tile]], context=2)
+    assert image.shape == (33, 16 * 3 + 2 + 4, 4)
+    assert image[0, 0].tolist() == [7, 7, 7, 255] and image[16, 0, 3] == 0
+    assert 0 < image[17, 0, 3] < 255 and image[17, -1].tolist() == [7, 7, 7, 255]
+
+
+def test_columns_are_spread_evenly() -> None:
+    assert even(32, 3) == [0, 16, 31] and even(2, 9) == [0, 1] and even(1, 3) == [0]
+
+
+def luminance(color: str) -> float:
+    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_text_can_be_read_in_both_themes() -> None:
+    css = (Path(report.__file__).parent / "page.html").read_text()
+    themes = [
+        dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", block))
+        for block in re.findall(r":root \{(.*?)\}", css, re.DOTALL)
+    ]
+    assert len(themes) == 2
+    for theme in themes:
+        for name in ("ink", "muted", "floor", "good", "bad", *(f"series-{i}" for i in range(1, 7))):
+            for behind in ("page", "card", "sunk"):
+                light, dark = sorted((luminance(theme[name]), luminance(theme[behind])), reverse=True)
+                assert (light + 0.05) / (dark + 0.05) >= 4.5, (
+                    f"{name} on {behind}: {theme[name]} on {theme[behind]}"
+                )
+
+
+def test_a_missing_dataset_costs_the_pictures_only(store: Store, tmp_path: Path) -> None:
+    copy = open_store(tmp_path)
+    store.download_dir("tables", tmp_path / "tables")
+    store.download_dir("protocols", tmp_path / "protocols")
+    text = report.build(copy, [BLOCK]).read_text()
+    assert "no pictures, since dataset mazes is not in this store" in text and 'class="claims"' in text

@@ -1,0 +1,168 @@
+"""What `longtake results` prints: means that mean something, and formats that programs can read back."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from jobs.results import FORMATS, condense, main, means, order, show, summary
+from longtake import tables
+from longtake.errors import UserError
+from longtake.store import Store, open_store
+
+LABEL = {"run": "r", "checkpoint": 1, "task": "retrieval", "metric": "psnr", "protocol": "p1", "dataset": "d"}
+
+
+def scores(*cells: tuple[str, int, float], **more: Any) -> list[dict[str, Any]]:
+    """Rows for (system, episode, value); frames are counted up."""
+    return [
+        LABEL | {"system": system, "episode": episode, "seed": 0, "frame": frame, "value": value} | more
+        for frame, (system, episode, value) in enumerate(cells)
+    ]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = open_store(tmp_path / "store")
+    tables.append(store, "scores", scores(("a", 0, 10.0), ("a", 1, 20.0), ("b", 0, 5.0), ("b", 1, 5.0)), "x")
+    return store
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(-50, 50), min_size=2, max_size=12), st.integers(1, 4))
+def test_the_interval_is_students_t_over_episodes(values: list[float], frames: int) -> None:
+    """More frames per episode are not more evidence."""
+    rows = scores(*[("a", episode, value) for episode, value in enumerate(values) for _ in range(frames)])
+    (line,) = summary(pd.DataFrame(rows)).to_dict("records")
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    assert line["episodes"] == len(values)
+    assert line["mean"] == pytest.approx(np.mean(values), abs=1e-9)
+    assert line["ci95"] == pytest.approx(half, abs=1e-9)
+
+
+def test_episodes_count_alike_however_long_they_are() -> None:
+    rows = scores(("a", 0, 0.0), ("a", 0, 0.0), ("a", 0, 0.0), ("a", 1, 10.0))
+    assert summary(pd.DataFrame(rows))["mean"].tolist() == [5.0]
+
+
+def test_one_episode_has_no_interval() -> None:
+    assert summary(pd.DataFrame(scores(("a", 0, 1.0))))["ci95"].isna().all()
+
+
+def test_protocols_and_metrics_are_never_mixed() -> None:
+    rows = scores(("a", 0, 1.0), ("a", 1, 1.0)) + scores(("a", 0, 9.0), protocol="p2")
+    rows += scores(("a", 0, 0.5), metric="ssim")
+    frame = summary(pd.DataFrame(rows), ["system"])
+    assert frame[["metric", "protocol", "mean"]].values.tolist() == [
+        ["psnr", "p1", 1.0],
+        ["psnr", "p2", 9.0],
+        ["ssim", "p1", 0.5],
+    ]
+
+
+def test_episodes_of_two_datasets_are_different_episodes() -> None:
+    rows = scores(("a", 0, 1.0)) + scores(("a", 0, 3.0), dataset="e")
+    assert summary(pd.DataFrame(rows))["episodes"].tolist() == [2]
+
+
+def test_rows_without_a_checkpoint_are_kept() -> None:
+    assert summary(pd.DataFrame(scores(("a", 0, 1.0), checkpoint=None)))["mean"].tolist() == [1.0]
+
+
+def test_means_of_other_tables() -> None:
+    rows = pd.DataFrame(
+        {"run": ["a", "a", "b"], "step": [1, 2, 1], "loss": [1.0, 3.0, 5.0], "note": ["x"] * 3}
+    )
+    frame = means(rows, ["run"])
+    assert frame.to_dict("records") == [
+        {"run": "a", "step": 1.5, "loss": 2.0, "rows": 2},
+        {"run": "b", "step": 1.0, "loss": 5.0, "rows": 1},
+    ]
+
+
+def test_columns_ask_for_rows() -> None:
+    rows = pd.DataFrame(scores(("a", 0, 1.0), ("a", 1, 2.0)))
+    assert condense("scores", rows, [], ["episode", "value"]).values.tolist() == [[0, 1.0], [1, 2.0]]
+    assert list(condense("scores", rows, [], ["all"]).columns) == list(rows.columns)
+
+
+def test_unknown_columns_are_told_all_at_once() -> None:
+    rows = pd.DataFrame(scores(("a", 0, 1.0)))
+    for wrong in (
+        lambda: condense("scores", rows, ["sytem", "tsk"], []),
+        lambda: condense("scores", rows, [], ["sytem", "tsk"]),
+        lambda: condense("steps", rows, ["sytem", "tsk"], []),
+        lambda: order(rows, ["sytem", "-tsk"]),
+    ):
+        with pytest.raises(UserError) as caught:
+            wrong()
+        assert len(caught.value.lines) == 2
+        assert "did you mean system?" in caught.value.lines[0]
+
+
+def test_sorting_rises_and_falls() -> None:
+    frame = pd.DataFrame({"a": [1, 2, 2], "b": [1, 1, 2]})
+    assert order(frame, ["-a", "b"]).values.tolist() == [[2, 1], [2, 2], [1, 1]]
+    assert order(frame, []) is frame
+
+
+def test_the_plain_table_lines_up(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    main("scores", store.uri, by="system", sort="-mean")
+    assert capsys.readouterr().out.splitlines() == [
+        "system  metric  protocol  mean   ci95  episodes",
+        "a       psnr    p1          15  63.53         2",
+        "b       psnr    p1           5      0         2",
+    ]
+
+
+def test_programs_read_it_back(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = store.table("scores", columns=["system", "episode", "value"])
+    printed = {}
+    for kind in ("csv", "json", "md"):
+        main("scores", store.uri, columns="system,episode,value", format=kind)
+        printed[kind] = capsys.readouterr().out
+    pd.testing.assert_frame_equal(pd.read_csv(io.StringIO(printed["csv"])), rows)
+    assert json.loads(printed["json"]) == rows.to_dict("records")
+    assert printed["md"].splitlines()[:3] == [
+        "| system | episode | value |",
+        "| --- | ---: | ---: |",
+        "| a | 0 | 10 |",
+    ]
+    main("scores", store.uri, columns="system,episode,value", out=str(tmp_path / "x.parquet"))
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "x.parquet"), rows)
+
+
+def test_where_comes_before_the_means(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    main("scores", store.uri, where="episode == 1 and system == 'a'", format="csv")
+    assert capsys.readouterr().out.splitlines()[1:] == ["retrieval,a,r,1,psnr,p1,20.0,,1"]
+
+
+def test_a_terminal_gets_a_table_with_no_markup(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    show(pd.DataFrame({"name": ["[red]x[/red]"], "value": [1.25]}))
+    out = capsys.readouterr().out
+    assert "[red]x[/red]" in out
+    assert "1.25" in out
+    with pytest.raises(UserError, match="not for a terminal"):
+        show(pd.DataFrame(), "parquet")
+
+
+def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be written"):
+        show(pd.DataFrame({"a": [1]}), out=str(tmp_path / "no" / "x.csv"))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_format_takes_an_empty_frame(kind: str) -> None:
+    assert isinstance(FORMATS[kind](pd.DataFrame({"a": [], "b": []})), bytes)
