@@ -31,7 +31,13 @@ def ssim(truth: Frame, made: Frame) -> float:
     from skimage.metrics import structural_similarity
 
     value = structural_similarity(
-        truth, made, data_range=255, channel_axis=-1, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+        truth,
+        made,
+        data_range=255,
+        channel_axis=-1,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
     )
     return float(value)
 

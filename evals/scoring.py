@@ -21,7 +21,9 @@ def episode_seed(protocol: Protocol, episode: int) -> int:
     return zlib.crc32(f"{protocol.seed}/{episode}".encode())
 
 
-def score(system: System, protocol: Protocol, questions: Sequence[Question], conditions: Conditions) -> list[dict[str, Any]]:
+def score(
+    system: System, protocol: Protocol, questions: Sequence[Question], conditions: Conditions
+) -> list[dict[str, Any]]:
     """Show each clip's context to the system, generate the rest, compare it with the truth.
 
     Args:

@@ -90,6 +90,26 @@ def train(
 
 
 @app.command()
+def sweep(
+    config: Annotated[
+        str | None,
+        typer.Argument(metavar="CONFIG", help="A YAML path or the name of a shipped one [default: blocks]."),
+    ] = None,
+    set_: Overrides = None,
+    store: StoreUri = STORE,
+    dry_run: DryRun = False,
+    resume: Annotated[
+        str | None,
+        typer.Option("--resume", metavar="ID", help="Go on with this sweep; only what has not ended is run."),
+    ] = None,
+) -> None:
+    """Search a space of trainings for the best memory; bad ones are stopped early."""
+    from jobs import sweep
+
+    sweep.main(config, set_ or [], store, dry_run, resume)
+
+
+@app.command()
 def evaluate(
     config: ConfigName = "default",
     set_: Overrides = None,

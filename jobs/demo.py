@@ -28,7 +28,7 @@ CONFIGS = Path(__file__).parent / "configs" / "demo"
 
 
 class DemoConfig(Config):
-    """Names of the configs that the stages run; the first training is the one with a memory, the second its contrast."""
+    """Names of the configs that the stages run; the first training has a memory, the second is its contrast."""
 
     collect: str
     train: tuple[str, str]
@@ -47,16 +47,17 @@ def main(config: str, overrides: list[str], store: str, dry_run: bool) -> None:
     run_demo(settings, trainings, evaluation, open_store(store))
 
 
-def run_demo(
-    settings: DemoConfig, trainings: list[TrainConfig], evaluation: EvaluateConfig, store: Store
-) -> None:
+def run_demo(settings: DemoConfig, trainings: list[TrainConfig], evaluation: EvaluateConfig, store: Store) -> None:
     """Collect, train twice, evaluate, report; then say what was found and where it lies."""
     from jobs import report
     from longtake.cluster import Demand, launch
 
     began = time.monotonic()
     stages = 3 + len(trainings)
-    print(f"Longtake demo: {stages} stages, about 8 minutes on two cores. Everything goes to {store.uri}", flush=True)
+    print(
+        f"Longtake demo: {stages} stages, about 8 minutes on two cores. Everything goes to {store.uri}",
+        flush=True,
+    )
     with launch(Demand(max(config.workers for config in trainings))):
         with stage(1, stages, f"collect {settings.collect}: real Doom mazes, a new one per episode"):
             collect.run(load(collect.CollectConfig, settings.collect, search=collect.CONFIGS), store)
@@ -115,7 +116,9 @@ def table(scores: pd.DataFrame, window: int) -> str:
         ordered = group.assign(order=group.psnr.str.split().str[0].astype(float)).sort_values("order", ascending=False)
         for row in ordered.itertuples():
             lines.append(f"{task:<11}{row.system:<24}{row.psnr:<17}{row.ssim:<17}{row.episodes:<10}{row.protocol}")
-    return f"At distances beyond the window of {window} frames (mean ± 95 % interval over episodes):\n" + "\n".join(lines)
+    return f"At distances beyond the window of {window} frames (mean ± 95 % interval over episodes):\n" + "\n".join(
+        lines
+    )
 
 
 def verdicts(scores: pd.DataFrame, names: list[str], window: int) -> str:
@@ -140,6 +143,6 @@ def what_next(store: Store, page: Path | str, runs: list[str]) -> str:
             f"runs      {', '.join(runs)}",
             "next      longtake results scores --by task,system",
             "          longtake train demo-block-ssm --set steps=4000     # train longer",
-            '          python -c "import longtake; print(longtake.open_store(\'' + store.uri + "').table('scores'))\"",
+            "          python -c \"import longtake; print(longtake.open_store('" + store.uri + "').table('scores'))\"",
         ]
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
@@ -155,16 +155,17 @@ def protocol_problems(protocol: Protocol, dataset: Dataset) -> list[str]:
     there = dataset.episodes(protocol.split)
     if len(there) < protocol.episodes:
         problems.append(
-            f"{protocol.task}.episodes: {protocol.episodes} asked for, but split {protocol.split} of {dataset.name} has "
-            f"{len(there)}"
+            f"{protocol.task}.episodes: {protocol.episodes} asked for, "
+            f"but split {protocol.split} of {dataset.name} has {len(there)}"
         )
     need = protocol.start + protocol.frames
     short = there.head(protocol.episodes)
     short = short[short.length < need]
     if len(short):
         problems.append(
-            f"{protocol.task}: needs {need} frames of an episode (start {protocol.start}, context {protocol.context}, horizon "
-            f"{protocol.horizon}), but {len(short)} of {dataset.name} are shorter, the shortest has {short.length.min()}"
+            f"{protocol.task}: needs {need} frames of an episode (start {protocol.start}, context {protocol.context}, "
+            f"horizon {protocol.horizon}), but {len(short)} of {dataset.name} are shorter, "
+            f"the shortest has {short.length.min()}"
         )
     return problems
 
@@ -178,20 +179,24 @@ def _shares(dataset: Dataset, protocol: Protocol, size: int) -> Iterator[tuple[i
 
 def _cell(cell: ScoreCell) -> Cell:
     system = cell.system.replace("/", "-")
-    part = f"{cell.run}-{cell.step:06d}-{system}-{cell.protocol.task}-{cell.protocol.hash}-{cell.episodes[0]:06d}x{len(cell.episodes)}"
-    return Cell(part, cell)
+    share = f"{cell.episodes[0]:06d}x{len(cell.episodes)}"
+    words = (cell.run, f"{cell.step:06d}", system, cell.protocol.task, cell.protocol.hash, share)
+    return Cell("-".join(words), cell)
 
 
 def evaluate(cells: Sequence[Cell], store: Store) -> GridReport:
-    """Score the cells that are missing, one CPU each, with a progress bar; failed cells are named and the rest goes on."""
+    """Score the cells that are missing, one CPU each, with a progress bar; failed cells are named and the rest goes on.
+
+    Rows hold a protocol's hash; what it stands for is kept beside them, in `protocols/HASH.json`.
+    """
     from jobs.progress import grid_bar
     from jobs.score_cell import score_cell
     from longtake.cluster import launch
 
+    for protocol in {cell.payload.protocol.hash: cell.payload.protocol for cell in cells}.values():
+        store.write_bytes(f"protocols/{protocol.hash}.json", protocol.model_dump_json(indent=1).encode())
     with launch(), grid_bar("evaluate") as bar:
         report = run_grid(store, "scores", cells, score_cell, on_done=bar)
     for part, reason in report.failed.items():
         print(f"failed: {part}: {reason}")
     return report
-
-

@@ -20,7 +20,13 @@ def bar(label: str, numbers: str = "") -> Iterator[Callable[..., None]]:
     if not sys.stdout.isatty():
         yield _Lines(label)
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
     from rich.progress import Progress as RichProgress
 
     columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -51,7 +57,10 @@ class _Lines:
         made = done - self._first
         left = (now - self._began) / made * (total - done) if made else 0.0
         eta = f", {left:.0f} s left" if made and done < total else ""
-        print(f"{self._label}: {done}/{total}, {now - self._began:.0f} s{eta}{', ' + text if text else ''}", flush=True)
+        print(
+            f"{self._label}: {done}/{total}, {now - self._began:.0f} s{eta}{', ' + text if text else ''}",
+            flush=True,
+        )
 
 
 @contextmanager
@@ -64,7 +73,9 @@ def training_bar(label: str, steps: int, quiet: bool = False) -> Iterator[Callab
 
         def show(told: Progress) -> None:
             numbers = told.numbers
-            words = [f"loss {numbers['loss']:.4f}", f"{numbers['frames_per_s']:.0f} frames/s"] if "loss" in numbers else []
+            words = (
+                [f"loss {numbers['loss']:.4f}", f"{numbers['frames_per_s']:.0f} frames/s"] if "loss" in numbers else []
+            )
             if "data_wait" in numbers:
                 words.append(f"waits for data {numbers['data_wait']:.0%}")
             if told.restarts:

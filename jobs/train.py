@@ -111,7 +111,9 @@ def _shape_problems(config: TrainConfig, dataset: Dataset) -> list[str]:
         ("channels", model.channels, channels),
     ):
         if here != there:
-            problems.append(f"model.{field}: {here}, but frames of {dataset.name} have {there}: set model.{field}={there}")
+            problems.append(
+                f"model.{field}: {here}, but frames of {dataset.name} have {there}: set model.{field}={there}"
+            )
     if model.conditions != "pose" and model.action_dim != dataset.action_dim:
         problems.append(
             f"model.action_dim: {model.action_dim}, but actions of {dataset.name} have {dataset.action_dim} numbers: "
@@ -119,13 +121,18 @@ def _shape_problems(config: TrainConfig, dataset: Dataset) -> list[str]:
         )
     if not dataset.has_pose:
         if model.conditions != "actions":
-            problems.append(f"model.conditions: {model.conditions}, but {dataset.name} has no pose: set model.conditions=actions")
+            problems.append(
+                f"model.conditions: {model.conditions}, but {dataset.name} has no pose: set model.conditions=actions"
+            )
         if config.data.clip == "palindrome":
-            problems.append(f"data.clip: palindrome, but {dataset.name} has no pose, so a way back has no conditions: set data.clip=forward")
+            problems.append(
+                f"data.clip: palindrome, but {dataset.name} has no pose, so a way back has no conditions: "
+                "set data.clip=forward"
+            )
     if config.data.clip == "palindrome" and model.conditions != "pose":
         problems.append(
-            f"data.clip: palindrome goes with model.conditions=pose only (here {model.conditions}): actions recorded on the way "
-            "there do not lead back"
+            f"data.clip: palindrome goes with model.conditions=pose only (here {model.conditions}): actions recorded "
+            "on the way there do not lead back"
         )
     return problems
 
@@ -137,8 +144,9 @@ def _batch_problems(config: TrainConfig) -> list[str]:
         if left or clips % ranks or not clips:
             good = stage.frames * ranks * max(1, round(config.data.frames_per_step / stage.frames / ranks))
             problems.append(
-                f"data.frames_per_step: {config.data.frames_per_step} frames are not the same whole number of clips of "
-                f"{stage.frames} frames (curriculum.{number}) for each of {ranks} workers: the nearest that fits is {good}"
+                f"data.frames_per_step: {config.data.frames_per_step} frames are not the same whole number of clips "
+                f"of {stage.frames} frames (curriculum.{number}) for each of {ranks} workers: "
+                f"the nearest that fits is {good}"
             )
     if config.validation.clips % ranks:
         problems.append(f"validation.clips: {config.validation.clips} cannot be shared evenly by {ranks} workers")
@@ -174,7 +182,8 @@ def describe(config: TrainConfig, store: Store) -> str:
     need = Demand(config.workers, gpus_per_worker=config.gpus_per_worker)
     each = need.cpus_per_worker + need.data_cpus_per_worker
     lengths = ", then ".join(
-        f"{stage.frames} frames" + (f" until step {stage.until}" if stage.until else "") for stage in config.data.curriculum
+        f"{stage.frames} frames" + (f" until step {stage.until}" if stage.until else "")
+        for stage in config.data.curriculum
     )
     return "\n".join(
         [

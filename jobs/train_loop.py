@@ -98,18 +98,16 @@ def batch_loss(engine: Engine, config: TrainConfig, context: Context, step: int,
     return diffusion_forcing_loss(engine, config.model.prediction, batch.frames, batch.conditions, level, noise)[0]
 
 
-def make_validation(
-    context: Context, config: TrainConfig, dataset: Dataset, engine: Engine
-) -> Callable[[], float]:
+def make_validation(context: Context, config: TrainConfig, dataset: Dataset, engine: Engine) -> Callable[[], float]:
     """A function that measures the held-out loss: always the same clips of the `val` split, noise and noise level."""
     plan = build_plan(config, dataset, "val")
     share = cut(plan.batch(0), context.rank, context.world)
     batch = to_batch(load_clips(dataset, share, palindrome=config.data.clip == "palindrome"), context.device)
     b, t = batch.frames.shape[:2]
     first = context.rank * b
-    noise = torch.stack(
-        [torch.randn(batch.frames.shape[1:], generator=seeded(0, 0, first + i)) for i in range(b)]
-    ).to(context.device)
+    noise = torch.stack([torch.randn(batch.frames.shape[1:], generator=seeded(0, 0, first + i)) for i in range(b)]).to(
+        context.device
+    )
     level = torch.zeros(b, t, device=context.device)
     level[:, t // 2 :] = config.validation.noise_level
 
@@ -150,7 +148,9 @@ class StepLog:
         numbers = self._context.mean(**numbers, step_s=seconds)
         wait = numbers.pop("data_wait") / max(numbers["step_s"], 1e-9)
         self.latest = {**numbers, "frames_per_s": frames / max(numbers["step_s"], 1e-9), "data_wait": wait}
-        self._rows.append({"run": self._context.run_id, "step": step, "frames": frames, **self.latest, "val_loss": np.nan})
+        self._rows.append(
+            {"run": self._context.run_id, "step": step, "frames": frames, **self.latest, "val_loss": np.nan}
+        )
 
     def note(self, **numbers: float) -> None:
         """Add numbers to the last step's row."""

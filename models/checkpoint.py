@@ -23,5 +23,7 @@ def load_model(folder: Path) -> WorldModel:
     try:
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except RuntimeError as error:
-        raise ValueError(f"{folder / 'model.safetensors'}: these weights do not fit {folder / 'config.json'}: {error}") from error
+        raise ValueError(
+            f"{folder / 'model.safetensors'}: these weights do not fit {folder / 'config.json'}: {error}"
+        ) from error
     return model.eval()

@@ -49,7 +49,14 @@ def pose_features(pose: Tensor) -> Tensor:
     phases = place[..., None] * (2 * math.pi / torch.tensor(WAVELENGTHS, device=pose.device))
     angle = torch.atan2(sin, cos)[..., None] * torch.tensor(HARMONICS, device=pose.device)
     return torch.cat(
-        [place / WAVELENGTHS[-1], phases.sin().flatten(-2), phases.cos().flatten(-2), angle.sin(), angle.cos()], -1
+        [
+            place / WAVELENGTHS[-1],
+            phases.sin().flatten(-2),
+            phases.cos().flatten(-2),
+            angle.sin(),
+            angle.cos(),
+        ],
+        -1,
     )
 
 
@@ -72,7 +79,9 @@ class ConditionEmbedding(nn.Module):
         for kind, net in self.embed.items():
             values = getattr(conditions, kind)
             if values is None:
-                raise ValueError(f"conditions.{kind}: missing; this model was built with conditions: {'+'.join(self.embed)}")
+                raise ValueError(
+                    f"conditions.{kind}: missing; this model was built with conditions: {'+'.join(self.embed)}"
+                )
             vector = net(pose_features(values) if kind == "pose" else values)
             total = vector if total is None else total + vector
         assert total is not None

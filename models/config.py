@@ -15,7 +15,7 @@ class _Frozen(BaseModel):
 
 
 class LayerConfig(_Frozen):
-    """One layer: block-wise SSM, then frame-local attention, then a feed-forward net; each of the first two optional."""
+    """One layer: block-wise SSM, then frame-local attention (both optional), then a feed-forward net."""
 
     mixer: Literal["ssm", "none"] = "ssm"
     """What carries information over any distance in time."""
@@ -84,10 +84,13 @@ class ModelConfig(_Frozen):
         for number, layer in enumerate(self.layers):
             block_rows, block_columns = layer.spatial_block
             if layer.mixer == "ssm" and (rows % block_rows or columns % block_columns):
-                fits = [f"{side}: {[d for d in range(1, n + 1) if n % d == 0]}" for side, n in (("rows", rows), ("columns", columns))]
+                fits = "; ".join(
+                    f"{side} {[d for d in range(1, n + 1) if n % d == 0]}"
+                    for side, n in (("rows", rows), ("columns", columns))
+                )
                 problems.append(
-                    f"layers.{number}.spatial_block: {layer.spatial_block} does not divide the {rows} x {columns} tokens of a frame; "
-                    f"what fits: {', '.join(fits)}"
+                    f"layers.{number}.spatial_block: {layer.spatial_block} does not divide the {rows} x {columns} "
+                    f"tokens of a frame; what fits: {fits}"
                 )
             if layer.mixer == "none" and layer.local == "none":
                 problems.append(f"layers.{number}: mixer and local are both none, so nothing would mix")

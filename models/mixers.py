@@ -54,7 +54,7 @@ class BlockSSM(nn.Module):
 
     @torch.no_grad()
     def _init_time_scales(self) -> None:
-        """Step sizes log-uniform; the smallest shrinks with the tokens per frame, so that memory is counted in frames."""
+        """Log-uniform step sizes; the smallest shrinks with the tokens per frame: memory is counted in frames."""
         tokens_per_frame = self.block[0] * self.block[1]
         low, high = math.log(1e-3 / tokens_per_frame), math.log(1e-1)
         dt = torch.exp(torch.rand(self.heads) * (high - low) + low)
@@ -78,19 +78,13 @@ class BlockSSM(nn.Module):
         z, mixed, dt = self.in_proj(u).split([self.d_inner, self.d_mixed, self.heads], -1)
         mixed = torch.cat([state.conv, mixed], 1)
         conv = mixed[:, mixed.shape[1] - state.conv.shape[1] :]
-        mixed = F.silu(self._convolve(mixed, u.shape[1]))
+        mixed = F.silu(self.conv1d(mixed.transpose(1, 2)).transpose(1, 2))
         x, B, C = mixed.split([self.d_inner, self.d_state, self.d_state], -1)
         x = rearrange(x, "b l (h p) -> b l h p", p=self.headdim)
         dt = F.softplus(dt.float() + self.dt_bias)
         y, after = scan(x, dt, -self.A_log.float().exp(), B[:, :, None], C[:, :, None], state.state)
         y = rearrange(y + x * self.D[:, None], "b l h p -> b l (h p)")
         return self.out_proj(self.norm(y * F.silu(z))), SSMState(after, conv)
-
-    def _convolve(self, mixed: Tensor, length: int) -> Tensor:
-        """The depth-wise convolution of `conv1d` as a sum of shifted products: on a CPU its backward is far cheaper."""
-        weight = self.conv1d.weight[:, 0]
-        taps = [mixed[:, i : i + length] * weight[:, i] for i in range(weight.shape[1])]
-        return sum(taps, self.conv1d.bias)
 
     def _empty_state(self, u: Tensor) -> SSMState:
         width = self.conv1d.kernel_size[0] - 1
@@ -114,7 +108,7 @@ class FrameLocalAttention(nn.Module):
         self.out = nn.Linear(dim, dim, bias=False)
 
     def forward(self, x: Tensor, state: WindowState | None, first_frame: int) -> tuple[Tensor, WindowState]:
-        """x (b, t, N, D), its first frame being the stream's `first_frame`-th → the same shape, and the window after."""
+        """x (b, t, N, D) from the stream's frame `first_frame` on → the same shape, and the window after."""
         q, k, v = rearrange(self.qkv(x), "b t N (three h d) -> three b t N h d", three=3, h=self.heads)
         q = _rotate(self.norm_q(q), first_frame)
         k = _rotate(self.norm_k(k), first_frame)
@@ -151,6 +145,6 @@ def _attend_in_window(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         frame = torch.arange(frames, device=q.device)[:, None] + torch.arange(window, device=q.device)
         mask = (frame >= missing).repeat_interleave(q.shape[2], 1)  # t, window·N
         mask = mask.repeat(clips, 1)[:, None, None]
-    heads_first = "b t N h d -> (b t) h N d"
-    y = F.scaled_dot_product_attention(*(rearrange(part, heads_first) for part in (q, k, v)), attn_mask=mask)
+    q, k, v = (rearrange(part, "b t N h d -> (b t) h N d") for part in (q, k, v))
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return rearrange(y, "(b t) h N d -> b t N h d", b=clips)

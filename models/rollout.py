@@ -38,9 +38,7 @@ def prefill(
 
 
 @torch.no_grad()
-def denoise_frame(
-    model: WorldModel, noise: Tensor, condition: Conditions, memory: Memory | None, steps: int
-) -> Tensor:
+def denoise_frame(model: WorldModel, noise: Tensor, condition: Conditions, memory: Memory | None, steps: int) -> Tensor:
     """One frame from noise (b, 1, C, H, W). The memory is read by every call and kept by none."""
     levels = sampler_levels(steps)
     x = noise

@@ -11,6 +11,7 @@ The recurrence, per head (Dao and Gu, "Transformers are SSMs", 2024):
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -114,7 +115,7 @@ class _ChunkedScan(torch.autograd.Function):
         )
 
 
-def _chunks(x: Tensor, dt: Tensor, B: Tensor, C: Tensor, chunk: int) -> Any:
+def _chunks(x: Tensor, dt: Tensor, B: Tensor, C: Tensor, chunk: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """Cut the inputs into chunks, heads grouped: x (b,g,r,L,p), dt (b,g,r,L) fp32, B and C (b,g,L,n)."""
     groups = B.shape[2]
     for x_i, dt_i, B_i, C_i in zip(
@@ -136,9 +137,7 @@ def _decay(dt: Tensor, A: Tensor) -> tuple[Tensor, Tensor]:
     return log_decay, between.masked_fill_(future, float("-inf")).exp_()
 
 
-def _forward_chunk(
-    x: Tensor, dt: Tensor, B: Tensor, C: Tensor, A: Tensor, state: Tensor
-) -> tuple[Tensor, Tensor]:
+def _forward_chunk(x: Tensor, dt: Tensor, B: Tensor, C: Tensor, A: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     log_decay, between = _decay(dt, A)
     u = x * dt[..., None].to(x.dtype)  # b g r L p
     match = torch.einsum("bgin,bgjn->bgij", C, B)  # b g L L

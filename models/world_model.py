@@ -39,7 +39,9 @@ class Layer(nn.Module):
         self, x: Tensor, condition: Tensor, memory: LayerMemory, first_frame: int
     ) -> tuple[Tensor, LayerMemory]:
         """x (b, t, N, D), condition (b, t, D) → x and what the layer carries on."""
-        modulation = iter(self.modulation(F.silu(condition))[:, :, None].chunk(self.modulation.out_features // x.shape[-1], -1))
+        modulation = iter(
+            self.modulation(F.silu(condition))[:, :, None].chunk(self.modulation.out_features // x.shape[-1], -1)
+        )
         ssm, window = memory.ssm, memory.window
         if self.ssm is not None:
             shift, scale, gate = next(modulation), next(modulation), next(modulation)
@@ -76,13 +78,11 @@ class WorldModel(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Small normal place embeddings; AdaLN-Zero: every branch starts closed, so that depth costs nothing at first."""
+        """Small normal place embeddings; AdaLN-Zero: every branch starts closed, so depth costs nothing at first."""
         nn.init.normal_(self.place, std=0.02)
-        for modulation in [layer.modulation for layer in self.layers] + [self.modulation_out]:
-            nn.init.zeros_(modulation.weight)
-            nn.init.zeros_(modulation.bias)
-        nn.init.zeros_(self.patches_out.weight)
-        nn.init.zeros_(self.patches_out.bias)
+        for name, parameter in self.named_parameters():
+            if "modulation" in name or name.startswith("patches_out"):
+                nn.init.zeros_(parameter)
 
     def forward(
         self, x: Tensor, noise_level: Tensor, conditions: Conditions, memory: Memory | None = None

@@ -45,6 +45,25 @@ def load(
     unread = bool(problems)
     for override in overrides:
         _override(settings, override, problems)
+    return _validated(schema, settings, problems, unread)
+
+
+def revise(config: Schema, changes: Mapping[str, Any]) -> Schema:
+    """The config with other values at dotted fields; a section given as a whole is replaced.
+
+    Raises one UserError that holds every problem.
+    """
+    problems: list[str] = []
+    settings = config.model_dump(mode="json")
+    for field, value in changes.items():
+        _assign(settings, field.split("."), value, field, problems)
+    return _validated(type(config), settings, problems)
+
+
+def _validated(
+    schema: type[Schema], settings: dict[str, Any], problems: list[str], unread: bool = False
+) -> Schema:
+    """The settings as a config, or all problems; `unread`: a file could not be read."""
     # JSON mode: strict about scalars, yet a YAML list may fill a tuple and a text a Path or an Enum.
     try:
         config = schema.model_validate_json(json.dumps(settings), strict=True)
@@ -163,13 +182,18 @@ def _override(settings: dict[str, Any], override: str, problems: list[str]) -> N
     except yaml.YAMLError as error:
         problems.append(_yaml_problem(f"--set {override}", error).replace(":1:", ":", 1))
         return
+    _assign(settings, path, value, f"--set {override}", problems)
+
+
+def _assign(settings: dict[str, Any], path: list[str], value: Any, what: str, problems: list[str]) -> None:
+    """Put a value at a path, in place; sections on the way that are not there are made."""
     at: Any = settings
     for depth, part in enumerate(path):
         slot = _slot(at, part)
         if slot is None:
             where = ".".join(path[:depth])
             held = f"a list of {len(at)}" if isinstance(at, list) else _show(at)
-            problems.append(f"--set {override}: {where} is {held}, it has no {part!r}")
+            problems.append(f"{what}: {where} is {held}, it has no {part!r}")
             return
         if depth == len(path) - 1:
             at[slot] = value

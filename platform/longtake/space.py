@@ -14,7 +14,7 @@ import random
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, model_serializer, model_validator
 
 from longtake.config import Config
 
@@ -45,6 +45,12 @@ class Axis(Config):
         elif self.loguniform and self.bounds[0] <= 0:
             raise ValueError(f"loguniform: bounds must be above 0, got {self.bounds}")
         return self
+
+    @model_serializer
+    def _given(self) -> dict[str, Any]:
+        """Only the kind that it is: a config is read by people."""
+        kinds = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: value for name, value in kinds.items() if value is not None}
 
     def _check_choice(self) -> None:
         labels = list(self.options)

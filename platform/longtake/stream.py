@@ -14,6 +14,7 @@ import functools
 import itertools
 import logging
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,6 +36,7 @@ Replace = Callable[[int, int, int], tuple[int, int]]
 
 WINDOW = 512  # steps handed to Ray Data at a time, at most
 TASK_BYTES = 4 * 2**20  # what one data task loads: few tasks, since each costs the rank 20 ms of CPU
+PAUSE_S = 0.02  # of Ray Data's executor between two rounds
 ATTEMPTS = 100  # clips tried in place of one that cannot be read
 
 
@@ -114,9 +116,7 @@ class Plan:
         problems = []
         for _, frames in self.stages:
             if frames < 1 or (self.palindrome and frames % 2):
-                problems.append(
-                    f"stages: a clip of {frames} frames: take a positive{' even' * self.palindrome} number"
-                )
+                problems.append(f"stages: a clip of {frames} frames: take a positive{' even' * self.palindrome} number")
                 continue
             source = self._source(frames)
             if source % self.base_segment and self.base_segment % source:
@@ -219,9 +219,7 @@ def relative_pose(pose: NDArray[Any]) -> NDArray[np.float32]:
     return np.stack(columns, axis=1).astype(np.float32)
 
 
-def load_clips(
-    dataset: Dataset, batch: GlobalBatch, palindrome: bool = False, replace: Replace | None = None
-) -> Batch:
+def load_clips(dataset: Dataset, batch: GlobalBatch, palindrome: bool = False, replace: Replace | None = None) -> Batch:
     """Read the clips of a batch.
 
     Returns frames uint8 (B, T, H, W, 3), actions float32 (B, T, A), pose float32 (B, T, 4) where there is
@@ -329,8 +327,8 @@ def batches(
 
     cpus: of this rank's data tasks. memory_mb: how much they may have ready in the object store.
 
-    Steps go to Ray Data in windows that fit into `memory_mb` whole: its executor polls without a pause while it is held
-    back (2.60), which took more CPU from a rank than the training itself, and it ends when a window is loaded.
+    Steps go to Ray Data in windows that fit into `memory_mb` whole, so that its executor can finish and leave the rank
+    alone while the clips are trained on.
     """
     loader = _Loader(dataset, plan, rank, world)
     step_bytes = plan.frames_per_step * math.prod(dataset.frame_shape) // world
@@ -351,7 +349,7 @@ def _window(loader: _Loader, steps: range, per_task: int, cpus: float) -> Iterat
     expected = iter(steps)
     for block in loaded.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2):
         for row in range(len(block["step"])):
-            batch = {name: array[row] for name, array in block.items()}
+            batch: Batch = {str(name): array[row] for name, array in block.items()}
             step = int(batch.pop("step"))
             if step != next(expected):
                 raise RuntimeError(f"Ray Data gave step {step} out of order in {steps}")
@@ -368,7 +366,24 @@ def _configure_ray_data(cpus: float, memory: int) -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.target_max_block_size = 2 * TASK_BYTES
+    context.custom_execution_callback_classes = [_breather()]
     context.execution_options.preserve_order = True
     context.execution_options.resource_limits = ray.data.ExecutionResources(
         cpu=cpus, object_store_memory=max(memory, 64 * 2**20)
     )
+
+
+@functools.cache
+def _breather() -> type[Any]:
+    """A callback that pauses Ray Data's executor after each of its rounds.
+
+    While it is held back, by memory or by its consumer, Ray 2.60's executor polls without a pause, in a thread of the
+    rank: it took more CPU, and more of the interpreter's lock, than the training itself.
+    """
+    from ray.data._internal.execution.execution_callback import ExecutionCallback
+
+    class Breather(ExecutionCallback):
+        def on_execution_step(self, executor: Any) -> None:
+            time.sleep(PAUSE_S)
+
+    return Breather

@@ -24,9 +24,8 @@ Payload = TypeVar("Payload")
 Trial = Callable[[Payload, "Assignment", Judge], None]
 OnEvent = Callable[["Study"], None]
 
-# One result at a time, no loggers of its own, Ctrl-C left to the command line.
+# No loggers of its own, no checks of metrics that only we read, Ctrl-C left to the command line.
 TUNE_ENVIRONMENT = {
-    "TUNE_RESULT_BUFFER_LENGTH": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",

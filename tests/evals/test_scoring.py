@@ -137,12 +137,22 @@ def test_what_a_dataset_cannot_serve_is_named() -> None:
         build_question(RETRIEVAL, 7, np.zeros((6, 8, 8, 3), np.uint8), None, np.zeros((6, 2), np.float32))
     with pytest.raises(ValueError, match="horizon: 9 is more than the 6"):
         RETRIEVAL.model_copy(update={"horizon": 9}) and build_question(
-            RETRIEVAL.model_copy(update={"horizon": 9}), 7, np.zeros((6, 8, 8, 3), np.uint8), np.zeros((6, 3)), actions
+            RETRIEVAL.model_copy(update={"horizon": 9}),
+            7,
+            np.zeros((6, 8, 8, 3), np.uint8),
+            np.zeros((6, 3)),
+            actions,
         )
 
 
 def test_any_field_changes_the_protocols_hash() -> None:
-    changes = [{"context": 7}, {"split": "val"}, {"dataset": "x"}, {"sampler": SamplerConfig(steps=9)}, {"seed": 1}]
+    changes = [
+        {"context": 7},
+        {"split": "val"},
+        {"dataset": "x"},
+        {"sampler": SamplerConfig(steps=9)},
+        {"seed": 1},
+    ]
     hashes = {RETRIEVAL.hash, *(RETRIEVAL.model_copy(update=change).hash for change in changes)}
     assert len(hashes) == 1 + len(changes)
 
@@ -159,7 +169,14 @@ def test_metrics_are_those_of_the_field() -> None:
 
 def scores(a: Sequence[float], b: Sequence[float], protocols: tuple[str, str] = ("p", "p")) -> pd.DataFrame:
     rows = [
-        {"system": name, "protocol": protocol, "episode": episode, "distance": distance, "metric": "psnr", "value": v}
+        {
+            "system": name,
+            "protocol": protocol,
+            "episode": episode,
+            "distance": distance,
+            "metric": "psnr",
+            "value": v,
+        }
         for name, values, protocol in zip("ab", (a, b), protocols, strict=True)
         for episode, v in enumerate(values)
         for distance in (1, 9)

@@ -58,7 +58,15 @@ def test_frames_survive_the_tokenizer() -> None:
 def model() -> WorldModel:
     torch.manual_seed(0)
     config = ModelConfig(
-        height=8, width=8, patch=4, dim=16, heads=2, d_state=8, headdim=8, window=3, layers=[LayerConfig()] * 2
+        height=8,
+        width=8,
+        patch=4,
+        dim=16,
+        heads=2,
+        d_state=8,
+        headdim=8,
+        window=3,
+        layers=[LayerConfig()] * 2,
     )
     model = WorldModel(config)
     for parameter in model.parameters():
@@ -75,7 +83,14 @@ def test_prefill_in_temporal_blocks_changes_nothing(model: WorldModel) -> None:
     frames, pose = torch.randn(2, 9, 3, 8, 8).clamp(-1, 1), Conditions(pose=torch.randn(2, 9, 4))
     step = Conditions(pose=torch.randn(2, 1, 4))
     made = [
-        rollout(model, step, 1, prefill(model, frames, pose, temporal_block=block), SamplerConfig(), generators(1, 2))[0]
+        rollout(
+            model,
+            step,
+            1,
+            prefill(model, frames, pose, temporal_block=block),
+            SamplerConfig(),
+            generators(1, 2),
+        )[0]
         for block in (64, 4, 1)
     ]
     assert all(torch.allclose(made[0], other, atol=1e-5) for other in made[1:])

@@ -14,7 +14,12 @@ def problem(length: int, groups: int, decay: float, dtype: torch.dtype) -> list[
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=draw, dtype=torch.float64)
 
-    x, B, C, h0 = normal(b, length, h, p), normal(b, length, groups, n), normal(b, length, groups, n), normal(b, h, p, n)
+    x, B, C, h0 = (
+        normal(b, length, h, p),
+        normal(b, length, groups, n),
+        normal(b, length, groups, n),
+        normal(b, h, p, n),
+    )
     dt = torch.nn.functional.softplus(normal(b, length, h)) * decay
     A = -torch.rand(h, generator=draw, dtype=torch.float64) * 4 - 0.5
     return [t.to(dtype).requires_grad_() for t in (x, dt, A, B, C, h0)]
@@ -23,7 +28,9 @@ def problem(length: int, groups: int, decay: float, dtype: torch.dtype) -> list[
 def outputs_and_gradients(function, inputs: list[Tensor], **options: int) -> list[Tensor]:
     y, state = function(*inputs, **options)
     weights = torch.Generator().manual_seed(0)
-    loss = sum((part.double() * torch.randn(part.shape, generator=weights, dtype=torch.float64)).sum() for part in (y, state))
+    loss = sum(
+        (part.double() * torch.randn(part.shape, generator=weights, dtype=torch.float64)).sum() for part in (y, state)
+    )
     return [y, state, *torch.autograd.grad(loss, inputs)]
 
 

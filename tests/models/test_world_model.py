@@ -160,6 +160,15 @@ def test_missing_conditions_and_wrong_frames_are_named() -> None:
     ],
 )
 def test_impossible_shapes_are_refused_with_what_fits(change: dict[str, object], message: str) -> None:
-    settings = {"height": 8, "width": 8, "patch": 4, "dim": 16, "heads": 2, "headdim": 8, "layers": [{}], **change}
+    settings = {
+        "height": 8,
+        "width": 8,
+        "patch": 4,
+        "dim": 16,
+        "heads": 2,
+        "headdim": 8,
+        "layers": [{}],
+        **change,
+    }
     with pytest.raises(ValidationError, match=message):
         ModelConfig.model_validate(settings)
