@@ -1,0 +1,80 @@
+"""The demo is killed at seeded moments, in every stage, and started again: its scores are those of an undisturbed one."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+
+import longtake
+
+STAGES = ["[1/5]", "[2/5]", "[3/5]", "[4/5]", "[5/5]"]
+"""Headings of the demo: collect, two trainings, evaluate, report."""
+
+
+def start(store: Path, log: Path) -> subprocess.Popen[bytes]:
+    """The demo in a process group of its own."""
+    command = [sys.executable, "-c", "from jobs.cli import main; main()", "demo", "tiny", "--store", str(store)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with log.open("ab") as out:
+        return subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True, env=environment)
+
+
+def finish(store: Path, log: Path) -> pd.DataFrame:
+    """Run to the end; the final scores, in a fixed order and without what tells runs apart."""
+    assert start(store, log).wait(240) == 0, log.read_text()[-3000:]
+    scores = longtake.open_store(store).table("scores")
+    keys = ["system", "task", "episode", "frame", "metric"]
+    return scores[[*keys, "protocol", "checkpoint", "value"]].sort_values(keys).reset_index(drop=True)
+
+
+def kill_in(stage: str, delay: float, store: Path, log: Path, whom: str) -> str:
+    """Start the demo, wait for a stage and a moment more, kill -9 the demo or a training worker; what happened."""
+    log.unlink(missing_ok=True)
+    demo = start(store, log)
+    deadline = time.monotonic() + 200
+    while stage not in log.read_text() and demo.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(delay)
+    if whom == "worker":
+        worker = wait_for_worker(demo.pid)
+        worker.kill()
+        code = demo.wait(240)
+        assert code == 0, log.read_text()[-3000:]
+        return f"{stage} +{delay:.1f} s: worker {worker.pid} killed, the demo went on to its end"
+    ended = demo.poll() is not None
+    os.kill(demo.pid, signal.SIGKILL) if not ended else None
+    demo.wait(30)
+    return f"{stage} +{delay:.1f} s: demo {'was over already' if ended else 'killed'}"
+
+
+def wait_for_worker(pid: int) -> psutil.Process:
+    """A training worker below a process."""
+    for _ in range(600):
+        for child in psutil.Process(pid).children(recursive=True):
+            if "RayTrainWorker" in " ".join(child.cmdline() or [""]):
+                return child
+        time.sleep(0.1)
+    raise AssertionError("no training worker appeared")
+
+
+@pytest.mark.slow
+@pytest.mark.drill
+@pytest.mark.timeout(900)
+def test_killed_in_every_stage_the_demo_ends_with_the_same_scores(tmp_path: Path) -> None:
+    undisturbed = finish(tmp_path / "a", tmp_path / "a.log")
+    draw = random.Random(2026)
+    kills = [kill_in(stage, draw.uniform(0, 2), tmp_path / "b", tmp_path / "b.log", "demo") for stage in STAGES]
+    kills.append(kill_in(STAGES[1], 0.0, tmp_path / "c", tmp_path / "c.log", "worker"))
+    print("\n".join(kills))
+    assert sum("killed" in kill for kill in kills) >= 5
+    for store in ("b", "c"):
+        pd.testing.assert_frame_equal(finish(tmp_path / store, tmp_path / f"{store}.log"), undisturbed, check_exact=True)
