@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,9 @@ import numpy as np
 
 if TYPE_CHECKING:
     import pandas as pd
+
+SUMMARY_BY = ("task", "system", "run", "checkpoint")
+"""What makes a line of a summary of scores, beside protocol and metric."""
 
 
 @dataclass(frozen=True)
@@ -43,22 +47,28 @@ def paired_difference(scores: pd.DataFrame, a: str, b: str, metric: str = "psnr"
     return Difference(float(gaps.mean()), float(interval.low), float(interval.high), len(gaps))
 
 
-def summarise(scores: pd.DataFrame, beyond: int = 0) -> pd.DataFrame:
+def summarise(scores: pd.DataFrame, beyond: int = 0, by: Sequence[str] = SUMMARY_BY) -> pd.DataFrame:
     """Mean over episodes of each episode's mean, with its two-sided 95 % interval (Student's t).
+
+    The frames of an episode are averaged first: they are not independent, episodes are.
 
     Args:
         scores: rows of the `scores` table.
         beyond: only frames at distances above this one.
+        by: what makes a row of the result, beside protocol and metric: those are never mixed.
 
     Returns:
-        One row per task, protocol, run, checkpoint, system and metric: `mean`, `low`, `high`, `episodes`. Protocols are
-        never mixed: each has its own rows.
+        `by`, metric, protocol, then `mean`, `low`, `high` (missing for a single episode), `episodes`.
     """
     from scipy.stats import t
 
-    keys = ["task", "protocol", "run", "checkpoint", "system", "metric"]
-    per_episode = scores[scores.distance > beyond].groupby([*keys, "episode"], observed=True).value.mean()
-    found = per_episode.groupby(keys, observed=True).agg(["mean", "sem", "count"]).reset_index()
-    half = found["sem"] * t.ppf(0.975, (found["count"] - 1).clip(lower=1))
-    found["low"], found["high"] = found["mean"] - half, found["mean"] + half
-    return found.rename(columns={"count": "episodes"}).drop(columns="sem")
+    keys = list(dict.fromkeys([*by, "metric", "protocol"]))
+    # An episode number means something within its dataset only.
+    episode = [name for name in ("dataset", "episode") if name in scores and name not in keys]
+    rows = scores[scores.distance > beyond] if beyond else scores
+    per_episode = rows.groupby([*keys, *episode], dropna=False, observed=True).value.mean()
+    found = per_episode.groupby(level=keys, dropna=False).agg(["mean", "sem", "count"]).reset_index()
+    freedom = found["count"].to_numpy() - 1
+    half = np.where(freedom > 0, found["sem"].to_numpy(dtype=float) * t.ppf(0.975, np.maximum(freedom, 1)), np.nan)
+    found = found.assign(low=found["mean"] - half, high=found["mean"] + half)
+    return found.rename(columns={"count": "episodes"})[[*keys, "mean", "low", "high", "episodes"]]

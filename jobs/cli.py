@@ -31,26 +31,29 @@ StoreUri = Annotated[
     typer.Option("--store", metavar="URI", envvar="LONGTAKE_STORE", help="A folder or s3://BUCKET/PREFIX."),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the config and the plan; touch nothing.")]
-ConfigName = Annotated[
-    str, typer.Argument(metavar="CONFIG", help="A YAML path or the name of a shipped config.")
-]
-Where = Annotated[
-    str | None, typer.Option("--where", metavar="QUERY", help="Rows to keep, such as: metric == 'psnr'")
-]
+ConfigName = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML path or the name of a shipped config.")]
+Where = Annotated[str | None, typer.Option("--where", metavar="QUERY", help="Rows to keep, such as: metric == 'psnr'")]
 Format = Annotated[
     str | None,
     typer.Option("--format", metavar="FORMAT", help="table, csv, md, json or parquet."),
 ]
 Out = Annotated[str | None, typer.Option("--out", metavar="FILE", help="Write there instead of printing.")]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="URL",
+        help="The cluster's dashboard [default: $RAY_API_SERVER_ADDRESS or http://127.0.0.1:8265].",
+    ),
+]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job's id; `longtake jobs` lists them.")]
 
 STORE = "store"
 """The store where none is given: a folder of that name here."""
 
 
 @app.command()
-def collect(
-    config: ConfigName, set_: Overrides = None, store: StoreUri = STORE, dry_run: DryRun = False
-) -> None:
+def collect(config: ConfigName, set_: Overrides = None, store: StoreUri = STORE, dry_run: DryRun = False) -> None:
     """Record episodes from an environment as a dataset of shards."""
     from jobs import collect
 
@@ -115,12 +118,8 @@ def evaluate(
     set_: Overrides = None,
     store: StoreUri = STORE,
     dry_run: DryRun = False,
-    runs: Annotated[
-        str, typer.Option("--runs", metavar="latest|ID,ID", help="Whose checkpoints.")
-    ] = "latest",
-    tasks: Annotated[
-        str | None, typer.Option("--tasks", metavar="A,B", help="Only these tasks of the config.")
-    ] = None,
+    runs: Annotated[str, typer.Option("--runs", metavar="latest|ID,ID", help="Whose checkpoints.")] = "latest",
+    tasks: Annotated[str | None, typer.Option("--tasks", metavar="A,B", help="Only these tasks of the config.")] = None,
 ) -> None:
     """Score checkpoints on memory tasks; only what is not scored yet."""
     from jobs import evaluate
@@ -130,9 +129,7 @@ def evaluate(
 
 @app.command()
 def results(
-    table: Annotated[
-        str, typer.Argument(metavar="TABLE", help="scores, runs, steps, bench or trials.")
-    ] = "scores",
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="scores, runs, steps, bench or trials.")] = "scores",
     where: Where = None,
     by: Annotated[
         str | None,
@@ -147,6 +144,9 @@ def results(
     ] = None,
     format_: Format = None,
     out: Out = None,
+    plot: Annotated[
+        str | None, typer.Option("--plot", metavar="FILE", help="Draw PSNR against distance: .png, .svg or .pdf.")
+    ] = None,
     store: StoreUri = STORE,
 ) -> None:
     """Print a table; scores as means unless --columns asks for rows.
@@ -155,7 +155,7 @@ def results(
     """
     from jobs import results
 
-    results.main(table, store, where=where, by=by, sort=sort, columns=columns, format=format_, out=out)
+    results.main(table, store, where=where, by=by, sort=sort, columns=columns, format=format_, out=out, plot=plot)
 
 
 @app.command()
@@ -168,9 +168,7 @@ def runs(where: Where = None, format_: Format = None, out: Out = None, store: St
 
 @app.command()
 def report(
-    run: Annotated[
-        list[str], typer.Argument(metavar="RUN...", help="Ids of runs; `longtake runs` lists them.")
-    ],
+    run: Annotated[list[str], typer.Argument(metavar="RUN...", help="Ids of runs; `longtake runs` lists them.")],
     out: Annotated[str | None, typer.Option("--out", metavar="HTML", help="The page to write.")] = None,
     store: StoreUri = STORE,
 ) -> None:
@@ -181,13 +179,53 @@ def report(
 
 
 @app.command()
-def demo(
-    config: ConfigName = "demo", set_: Overrides = None, store: StoreUri = STORE, dry_run: DryRun = False
-) -> None:
+def demo(config: ConfigName = "demo", set_: Overrides = None, store: StoreUri = STORE, dry_run: DryRun = False) -> None:
     """All of it on this machine, within minutes."""
     from jobs import demo
 
     demo.main(config, set_ or [], store, dry_run)
+
+
+@app.command(context_settings={"allow_interspersed_args": False})
+def submit(
+    line: Annotated[list[str], typer.Argument(metavar="VERB ARGS...", help="As after `longtake`.")],
+    address: Address = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Do not wait for the job's end.")] = False,
+    cpus: Annotated[float, typer.Option("--cpus", min=0, help="CPUs for the verb's own process.")] = 0,
+    gpus: Annotated[float, typer.Option("--gpus", min=0, help="GPUs for the verb's own process.")] = 0,
+) -> None:
+    """Run a verb on a cluster: options first, then the verb; prints its log, ends with its exit code."""
+    from jobs import submit
+
+    submit.main(line, address, detach, cpus, gpus)
+
+
+@app.command()
+def jobs(address: Address = None, format_: Format = None, out: Out = None) -> None:
+    """List the jobs of a cluster."""
+    from jobs import submit
+
+    submit.listing(address, format_, out)
+
+
+@app.command()
+def logs(
+    job: JobId,
+    address: Address = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Until its end, and end with its exit code.")] = False,
+) -> None:
+    """Print what a job on a cluster has printed."""
+    from jobs import submit
+
+    submit.logs(job, address, follow)
+
+
+@app.command()
+def stop(job: JobId, address: Address = None) -> None:
+    """Stop a job on a cluster."""
+    from jobs import submit
+
+    submit.stop(job, address)
 
 
 @app.callback(invoke_without_command=True)

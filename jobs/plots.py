@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from evals.metrics import IDENTICAL_PSNR
+
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
@@ -189,7 +191,12 @@ def _curves(axes: Axes, scores: pd.DataFrame, metric: str, window: int | None) -
 
 
 def _off_scale(points: pd.DataFrame, metric: str) -> tuple[pd.DataFrame, float | None]:
-    """The points to draw, and the oracle's mean where it is left out."""
+    """The points to draw, and the oracle's mean where it is left out.
+
+    A frame that is the truth itself counts as 100 dB: such points (copy-last-frame, one step back) are off the scale.
+    """
+    if metric == "psnr":
+        points = points[(points.system == ORACLE) | (points["mean"] < IDENTICAL_PSNR)]
     oracle = points.system == ORACLE
     rest = points[~oracle]
     if not oracle.any() or not len(rest):

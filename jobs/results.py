@@ -11,14 +11,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evals.compare import SUMMARY_BY
 from longtake.errors import UserError, unknown
 from longtake.store import Store, open_store
 
 if TYPE_CHECKING:
     import pandas as pd
-
-SUMMARY_BY = ("task", "system", "run", "checkpoint", "metric")
-"""What makes a line of the summary of scores, beside the protocol."""
 
 
 def main(
@@ -31,9 +29,12 @@ def main(
     columns: str | None = None,
     format: str | None = None,
     out: str | None = None,
+    plot: str | None = None,
 ) -> None:
-    """The command: read, condense, order, show."""
+    """The command: read, condense, order, show; with `plot` also draw the scores against distance."""
     check_output(format, out)
+    if plot and table != "scores":
+        raise UserError(f"--plot draws scores against distance; table {table} has none")
     if by and columns:
         raise UserError("--by and --columns exclude each other: --by makes its own columns")
     place = open_store(store)
@@ -41,6 +42,8 @@ def main(
     rows = place.table(table, where=where)
     if rows.empty:
         say_empty(table, place, where)
+    elif plot:
+        draw(rows, plot)
     frame = order(condense(table, rows, _names(by), _names(columns)), _names(sort))
     show(frame, format, out)
 
@@ -59,27 +62,26 @@ def condense(table: str, rows: pd.DataFrame, by: Sequence[str], columns: Sequenc
     return means(rows, by) if by else rows
 
 
-def summary(scores: pd.DataFrame, by: Sequence[str] = SUMMARY_BY) -> pd.DataFrame:
-    """Mean and 95 % interval (Student's t over episodes) of the scores, by `by`, protocol and metric.
+def draw(scores: pd.DataFrame, path: str) -> None:
+    """PSNR against distance as a picture. Raises UserError for what cannot share a plot or cannot be written."""
+    from jobs import plots
 
-    The frames of an episode are averaged first: they are not independent, episodes are.
-    Returns the grouping columns and mean, ci95 (half the width; missing for one episode), episodes.
-    """
-    import numpy as np
-    from scipy.stats import t
+    try:
+        plots.save(plots.psnr_curve(scores), path)
+    except (ValueError, OSError) as error:
+        raise UserError(f"--plot {path}: {error}; choose rows with --where") from error
+
+
+def summary(scores: pd.DataFrame, by: Sequence[str] = SUMMARY_BY) -> pd.DataFrame:
+    """Mean and ci95 (half of the 95 % interval over episodes; missing for one) by `by`, protocol and metric."""
+    from evals.compare import summarise
 
     keys = list(dict.fromkeys([*by, "metric", "protocol"]))
     if scores.empty:
         return scores.reindex(columns=[*keys, "mean", "ci95", "episodes"])
     _require(scores, keys)
-    # An episode number means something within its dataset only.
-    episode = [name for name in ("dataset", "episode") if name in scores and name not in keys]
-    per_episode = scores.groupby([*keys, *episode], dropna=False)["value"].mean()
-    found = per_episode.groupby(level=keys, dropna=False).agg(["mean", "sem", "count"]).reset_index()
-    freedom = found["count"].to_numpy() - 1
-    half = found["sem"].to_numpy(dtype=float) * t.ppf(0.975, np.maximum(freedom, 1))
-    found["ci95"] = np.where(freedom > 0, half, np.nan)
-    return found.rename(columns={"count": "episodes"})[[*keys, "mean", "ci95", "episodes"]]
+    found = summarise(scores, by=by)
+    return found.assign(ci95=found.high - found["mean"])[[*keys, "mean", "ci95", "episodes"]]
 
 
 def means(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:

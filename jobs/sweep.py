@@ -113,9 +113,7 @@ class Sweep:
         )
 
 
-def main(
-    config: str | None, overrides: list[str], store: str, dry_run: bool, resume: str | None = None
-) -> None:
+def main(config: str | None, overrides: list[str], store: str, dry_run: bool, resume: str | None = None) -> None:
     """The command: check, then sweep; with `dry_run` print the space and the arithmetic, and touch nothing."""
     where = open_store(store)
     if resume is None:
@@ -147,7 +145,8 @@ def earlier(store: Store, name: str, overrides: list[str]) -> Sweep:
         then = load(SweepConfig, folder / "sweep.yaml")
         now = load(SweepConfig, folder / "sweep.yaml", overrides)
         base = load(TrainConfig, folder / "train.yaml")
-    fixed = [d for d in differences(then.model_dump(mode="json"), now.model_dump(mode="json")) if d.split(":")[0] not in MAY_CHANGE]
+    changed = differences(then.model_dump(mode="json"), now.model_dump(mode="json"))
+    fixed = [line for line in changed if line.split(":")[0] not in MAY_CHANGE]
     if fixed:
         raise UserError(*(f"resume: {line}; only {' and '.join(MAY_CHANGE)} may change" for line in fixed))
     return Sweep(sweep, now, base)
@@ -160,7 +159,7 @@ def check(sweep: Sweep, store: Store) -> Sweep:
         UserError: a field that a training does not have, corners of the space that are not valid, an objective
             that cannot be measured. Whether the machine holds the trials, `launch` asks.
     """
-    problems = []
+    problems: list[str] = []
     found: dict[str, str] = {}
     window = 0
     for labels in corners(sweep.config.space):
@@ -192,8 +191,8 @@ def _objective_problems(config: SweepConfig, trial: TrainConfig, store: Store) -
         problems.append(f"pruning.first: {config.pruning.first} is not before the end of a trial ({trial.steps} steps)")
     if objective.column == "val_loss" and trial.checkpoint_every % trial.validation.every:
         problems.append(
-            f"objective.column: val_loss is measured every {trial.validation.every} steps, but checkpoints are made every "
-            f"{trial.checkpoint_every}: set change.checkpoint_every to a multiple of {trial.validation.every}"
+            f"objective.column: val_loss is measured every {trial.validation.every} steps, but checkpoints are made "
+            f"every {trial.checkpoint_every}: set change.checkpoint_every to a multiple of {trial.validation.every}"
         )
     if objective.protocol is not None:
         dataset = store.dataset(trial.data.dataset)
@@ -208,8 +207,8 @@ def _beyond_problems(protocol: Protocol, beyond: int) -> list[str]:
     if (distances > beyond).any():
         return []
     return [
-        f"objective.beyond: no frame of the protocol lies beyond {beyond} frames (the largest window of the space unless given); "
-        f"the farthest lies at {distances.max()}: set objective.protocol.horizon higher"
+        f"objective.beyond: no frame of the protocol lies beyond {beyond} frames (the largest window of the space "
+        f"unless given); the farthest lies at {distances.max()}: set objective.protocol.horizon higher"
     ]
 
 
@@ -258,7 +257,7 @@ def run(sweep: Sweep, store: Store) -> str:
             trials=config.trials,
             need=sweep.need,
             max_failures=base.max_failures,
-            on_event=_teller(config),
+            on_event=_teller(config, study),
         )
     _finish(sweep, store, study)
     return sweep.id
@@ -296,9 +295,11 @@ def open_study(sweep: Sweep, store: Store) -> Study:
     )
 
 
-def _teller(config: SweepConfig) -> Callable[[Study], None]:
-    """Prints a line as each trial ends."""
-    told: set[int] = set()
+def _teller(config: SweepConfig, study: Study) -> Callable[[Study], None]:
+    """Prints a line as each trial ends, from now on."""
+    told = {row["trial"] for row in study.rows() if row["state"] != "running"}
+    if len(study):
+        print(f"of {len(study)} trials that have begun, {len(told)} have ended; the others go on", flush=True)
 
     def tell(study: Study) -> None:
         for row in study.rows():
@@ -322,7 +323,8 @@ def _finish(sweep: Sweep, store: Store, study: Study) -> None:
     print("trials: " + ", ".join(f"{number} {state}" for state, number in counts.items()), flush=True)
     best = study.best()
     if best is None:
-        raise UserError(f"sweep {sweep.id}: no trial was done: longtake results trials --where \"sweep == '{sweep.id}'\"")
+        why = f"longtake results trials --where \"sweep == '{sweep.id}'\""
+        raise UserError(f"sweep {sweep.id}: no trial was done; see the reasons: {why}")
     value = rows[best.number]["objective"]
     rel = f"sweeps/{sweep.id}/best.yaml"
     store.write_bytes(rel, best_yaml(sweep, best, value).encode())
@@ -334,7 +336,8 @@ def best_yaml(sweep: Sweep, best: Assignment, value: float) -> str:
     """The winner's training config as a file."""
     config = sweep.trial(best.labels, best.number)
     point = "".join(f"#   {field} = {_short(label)}\n" for field, label in best.labels.items())
-    head = f"# Best of sweep {sweep.id}: trial {best.number}, {sweep.config.objective.name} {value:.4f} at step {config.steps}\n"
+    reached = f"{sweep.config.objective.name} {value:.4f} at step {config.steps}"
+    head = f"# Best of sweep {sweep.id}: trial {best.number}, {reached}\n"
     return head + point + dump(config)
 
 

@@ -98,16 +98,15 @@ def trial_loop(context: Context, trial: TrialRun) -> None:
         return
 
 
-def measure(
-    context: Context, config: TrainConfig, objective: Objective, step: int, numbers: Numbers
-) -> Numbers:
+def measure(context: Context, config: TrainConfig, objective: Objective, step: int, numbers: Numbers) -> Numbers:
     """The objective at a checkpoint, and the frames that it took to get there."""
     frames = float(step * config.data.frames_per_step)
     if objective.protocol is not None:
         value = score_checkpoint(context, config, objective, objective.protocol, step)
     else:
         assert objective.column is not None
-        value = numbers.get(objective.column) or _recorded(context, objective.column, step)
+        told = numbers.get(objective.column)
+        value = _recorded(context, objective.column, step) if told is None else told
     return {"objective": value, "frames": frames}
 
 
@@ -125,9 +124,7 @@ def score_checkpoint(
         rows = score_cell(cell.payload)
         tables.append(context.store, "scores", rows, part=cell.part)
         beyond = objective.beyond or 0
-        values += [
-            row["value"] for row in rows if row["metric"] == objective.metric and row["distance"] > beyond
-        ]
+        values += [row["value"] for row in rows if row["metric"] == objective.metric and row["distance"] > beyond]
     torch.set_num_threads(threads)
     return sum(values) / len(values)
 

@@ -1,9 +1,9 @@
 """The space of a sweep: axes over the dotted fields of a config, as plain data.
 
-    model.window:   {integer: [2, 8]}
-    engine.lr:      {loguniform: [1e-4, 1e-2]}
-    model.layers:   {choice: {plain: [...], mixed: [...]}}     # any values; the names are what tables show
-    data.curriculum: {choice: [[{frames: 32}], [{until: 8, frames: 16}, {frames: 32}]]}
+model.window:   {integer: [2, 8]}
+engine.lr:      {loguniform: [1e-4, 1e-2]}
+model.layers:   {choice: {plain: [...], mixed: [...]}}     # any values; the names are what tables show
+data.curriculum: {choice: [[{frames: 32}], [{until: 8, frames: 16}, {frames: 32}]]}
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Axis(Config):
     def options(self) -> dict[Label, Any]:
         """Label → value of a choice, in the given order; empty for a range."""
         if isinstance(self.choice, dict):
-            return dict(self.choice)
+            return {label: value for label, value in self.choice.items()}
         return {_label(value): value for value in self.choice or []}
 
     def extremes(self) -> list[Label]:
@@ -110,8 +110,8 @@ def corners(space: Space, most: int = 256) -> Iterator[dict[str, Label]]:
     for labels in ends.values():
         total *= len(labels)
     if total <= most:
-        for labels in itertools.product(*ends.values()):
-            yield dict(zip(ends, labels, strict=True))
+        for point in itertools.product(*ends.values()):
+            yield dict(zip(ends, point, strict=True))
         return
     first = {field: labels[0] for field, labels in ends.items()}
     singles = [{**first, field: label} for field, labels in ends.items() for label in labels]

@@ -14,7 +14,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -301,8 +301,3 @@ def _pruner(pruning: Pruning) -> optuna.pruners.BasePruner:
     return optuna.pruners.SuccessiveHalvingPruner(
         min_resource=pruning.first, reduction_factor=pruning.factor, bootstrap_count=0
     )
-
-
-def as_table(labels: Mapping[str, Label]) -> str:
-    """`field=label` of every axis, in one line."""
-    return ", ".join(f"{field}={label}" for field, label in labels.items())

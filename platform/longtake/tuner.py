@@ -45,9 +45,7 @@ def run(
     # Tune wants a place to write to; nothing is read from there again.
     with tempfile.TemporaryDirectory(prefix="longtake-tune-") as folder:
         tune.Tuner(
-            tune.with_resources(
-                tune.with_parameters(TrialActor, trial=trial, payload=payload), need.trial_resources()
-            ),
+            tune.with_resources(tune.with_parameters(TrialActor, trial=trial, payload=payload), need.trial_resources()),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=_Scheduler(study, on_event),
@@ -65,11 +63,11 @@ def run(
         ).fit()
 
 
-class TrialActor(tune.Trainable):  # type: ignore[misc]
+class TrialActor(tune.Trainable):
     """Runs trials, one after the other. A trial has a thread, which waits at each checkpoint for the verdict."""
 
-    def setup(self, config: dict[str, Any], trial: Callable[..., None], payload: Any) -> None:
-        """Begin the first trial."""
+    def setup(self, config: dict[str, Any], trial: Callable[..., None] = print, payload: Any = None) -> None:
+        """Begin the first trial; Tune hands in `trial` and `payload`."""
         self._trial, self._payload = trial, payload
         self._begin(config)
 
@@ -78,8 +76,9 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         return self._talk.next()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """End this trial and begin another."""
-        self._talk.stop()
+        """End this trial and begin another; False if it does not end, and Tune takes a fresh actor."""
+        if not self._talk.stop():
+            return False
         self._begin(new_config)
         return True
 
@@ -112,11 +111,12 @@ class _Talk:
         self._asked = not question["done"]
         return question
 
-    def stop(self) -> None:
-        """Say no to the open question and to all that follow; wait for the end."""
+    def stop(self) -> bool:
+        """Say no to the open question and to all that follow, and wait; whether it has ended."""
         self._stopping = True
         self._answers.put(False)
         self._thread.join(JOIN_S)
+        return not self._thread.is_alive()
 
     def _run(self, work: Callable[[Callable[[int, Numbers], bool]], None]) -> None:
         error: BaseException | None = None
@@ -145,17 +145,17 @@ class _NotKept:
         return self
 
 
-class _Searcher(_NotKept, Searcher):  # type: ignore[misc]
+class _Searcher(_NotKept, Searcher):
     """Hands out the study's trials, `at_once` at a time: first those that have begun, then new ones."""
 
     def __init__(self, study: Study, begun: list[Assignment], left: int, at_once: int) -> None:
         super().__init__()
         self._study, self._begun, self._left, self._free = study, list(begun), left, at_once
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """The next trial's config; None while enough of them run."""
         if self._left == 0:
-            return str(Searcher.FINISHED)
+            return Searcher.FINISHED  # type: ignore[return-value]  # a text that Tune knows
         if self._free == 0:
             return None
         self._free -= 1
@@ -177,13 +177,13 @@ class _Searcher(_NotKept, Searcher):  # type: ignore[misc]
         """Nothing: the study is in the store."""
 
 
-class _Scheduler(_NotKept, FIFOScheduler):  # type: ignore[misc]
+class _Scheduler(_NotKept, FIFOScheduler):
     """Passes each report to the study, and the study's verdict to Tune."""
 
     supports_buffered_results = False
 
     def __init__(self, study: Study, on_event: sweeps.OnEvent) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._study, self._on_event = study, on_event
 
     def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
@@ -199,7 +199,7 @@ class _Scheduler(_NotKept, FIFOScheduler):  # type: ignore[misc]
         return FIFOScheduler.CONTINUE if go_on else FIFOScheduler.STOP
 
 
-class _Ends(_NotKept, tune.Callback):  # type: ignore[misc]
+class _Ends(_NotKept, tune.Callback):
     """Tells the study how each trial ended."""
 
     def __init__(self, study: Study, searcher: _Searcher, on_event: sweeps.OnEvent) -> None:

@@ -1,0 +1,8 @@
+"""`python -m jobs VERB ...` is `longtake VERB ...`: how a job on a cluster calls it, without a script on the PATH."""
+
+from __future__ import annotations
+
+from jobs.cli import main
+
+if __name__ == "__main__":
+    main()

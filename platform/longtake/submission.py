@@ -1,0 +1,374 @@
+"""Jobs on a running Ray cluster: submit, follow, list, stop; the code travels as one wheel (shipping.py).
+
+The head is reached over HTTP through Ray's jobs API, usually at the end of an ssh tunnel. What Ray does not say:
+
+- Its requests have no time-out, and its log stream ends some seconds after the job. Ours do, and the status is
+  asked for as well.
+- An address in the environment wins over the one that is passed. Here it is the other way round.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import ipaddress
+import os
+import shlex
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from longtake.cluster import Demand
+from longtake.errors import UserError, unknown
+
+DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+REQUEST_TIMEOUT_S = 30.0
+POLL_S = 0.5
+PATIENCE_S = 60.0
+"""How long the head may be out of reach before following a job is given up."""
+STOP_WAIT_S = 30
+"""How long a job that is told to stop may take to write how far it came."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the head knows of a job."""
+
+    id: str
+    status: str
+    command: str
+    code: int | None
+    """The exit code; None as long as the job is not over."""
+    started: datetime.datetime | None
+    seconds: float | None
+    message: str
+    metadata: dict[str, str]
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended, in whatever way."""
+        return self.code is not None
+
+
+class Head:
+    """The head of a Ray cluster, reached at the address of its dashboard.
+
+    Raises UserError if no Ray answers there, it runs another Ray, or it does not accept the token.
+    """
+
+    def __init__(self, address: str | None = None) -> None:
+        self.address = normal_address(address)
+        with _outside_errors(self.address):
+            self._client = _client(self.address)
+        _require_same_ray(self._client, self.address)
+
+    # --- the cluster ---------------------------------------------------------------------------------------
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """The living nodes: node_ip, is_head_node, resources_total, ..."""
+        nodes = self._get("/api/v0/nodes?detail=1&limit=1000")["result"]["result"]
+        return [node for node in nodes if node["state"] == "ALIVE"]
+
+    def is_here(self) -> bool:
+        """Whether all nodes are this machine; the address alone does not tell, as tunnels begin here too."""
+        return _is_loopback(self.address) and all(_is_own(node["node_ip"]) for node in self.nodes())
+
+    def grows(self) -> bool:
+        """Whether an autoscaler may add nodes. Without one each node is a type of its own, named by its id."""
+        report = (self._get("/api/cluster_status").get("clusterStatus") or {}).get("autoscalerReport") or {}
+        types = report.get("nodeTypeMapping") or {}
+        return any(kind != f"node_{node}" for node, kind in types.items())
+
+    def require(self, cpus: float, gpus: float, need: Demand | None = None) -> None:
+        """Refuse what can never start: Ray would keep it pending, even after a stop.
+
+        `cpus` and `gpus` are those of the job's own process, on one node; `need` is what its workers ask for.
+        A cluster that grows is not refused anything here; the job itself knows how far it can grow.
+        """
+        if (not cpus and not gpus and need is None) or self.grows():
+            return
+        nodes = [node["resources_total"] for node in self.nodes()]
+        problems = _too_big(cpus, gpus, nodes, self.address)
+        if need is not None:
+            total = [sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU")]
+            problems += need.problems(total[0], total[1], f"the cluster at {self.address}")
+        if problems:
+            raise UserError(*problems)
+
+    # --- jobs ----------------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        command: Sequence[str],
+        *,
+        job: str,
+        wheel: Path,
+        files: Mapping[str, str] | None = None,
+        cpus: float = 0,
+        gpus: float = 0,
+        metadata: Mapping[str, str] | None = None,
+    ) -> str:
+        """Start `command` on the cluster and return the job's id.
+
+        It runs in a folder that holds `files` (name → text), with the wheel's packages importable, there and
+        in all its workers. `cpus` and `gpus` are set aside for its own process.
+        """
+        # A stop arrives as Ctrl-C, upon which a run writes that it was stopped.
+        stop = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)}
+        environment: dict[str, Any] = {"py_modules": [str(wheel)], "env_vars": stop}
+        with tempfile.TemporaryDirectory() as folder, _outside_errors(self.address):
+            for name, text in (files or {}).items():
+                Path(folder, name).write_text(text, encoding="utf-8")
+            if files:
+                environment["working_dir"] = folder
+            return str(
+                self._client.submit_job(
+                    entrypoint=f"exec {shlex.join(command)}",
+                    submission_id=job,
+                    runtime_env=environment,
+                    entrypoint_num_cpus=cpus or None,
+                    entrypoint_num_gpus=gpus or None,
+                    metadata=dict(metadata or {}),
+                )
+            )
+
+    def job(self, job: str) -> Job:
+        """One job. Raises UserError if there is none of that id."""
+        with _outside_errors(self.address):
+            try:
+                return _job(self._client.get_job_info(job))
+            except RuntimeError as error:
+                if "404" not in str(error):
+                    raise
+        raise UserError(unknown("job", job, (known.id for known in self.jobs())))
+
+    def jobs(self) -> list[Job]:
+        """All jobs that were submitted, the oldest first."""
+        with _outside_errors(self.address):
+            found = [_job(info) for info in self._client.list_jobs() if info.submission_id]
+        return sorted(
+            found, key=lambda job: (job.started or datetime.datetime.min.replace(tzinfo=datetime.UTC), job.id)
+        )
+
+    def logs(self, job: str) -> str:
+        """Everything that a job has printed until now."""
+        with _outside_errors(self.address):
+            return str(self._client.get_job_logs(job))
+
+    def stop(self, job: str) -> Job:
+        """Stop a job and wait for its end; one that is over is left as it is."""
+        if self.job(job).over:
+            return self.job(job)
+        with _outside_errors(self.address):
+            self._client.stop_job(job)
+        deadline = time.monotonic() + STOP_WAIT_S + 15
+        while not self.job(job).over:
+            if time.monotonic() > deadline:
+                raise UserError(f"job {job} was told to stop and has not ended; look again with: longtake jobs")
+            time.sleep(POLL_S)
+        return self.job(job)
+
+    def follow(self, job: str, write: Callable[[str], None]) -> Job:
+        """Hand over what the job prints, from its first line on, until it ends.
+
+        Raises UserError if the head is out of reach for long; the job does not mind.
+        """
+        log = _Log(write)
+        asyncio.run(self._until_over(self.job(job).id, log))
+        log.take(self.logs(job), 0)
+        return self.job(job)
+
+    async def _until_over(self, job: str, log: _Log) -> None:
+        stream = asyncio.create_task(self._stream(job, log))
+        seen = time.monotonic()
+        try:
+            while True:
+                try:
+                    if (await asyncio.to_thread(self.job, job)).over:
+                        return
+                    seen = time.monotonic()
+                except UserError:
+                    if time.monotonic() - seen > PATIENCE_S:
+                        raise UserError(
+                            f"the head at {self.address} is out of reach; job {job} goes on if the head lives: "
+                            f"longtake logs {job} --follow"
+                        ) from None
+                await asyncio.sleep(POLL_S)
+                if stream.done():
+                    stream.exception()  # a connection that broke; the next one begins at the first line
+                    stream = asyncio.create_task(self._stream(job, log))
+        finally:
+            stream.cancel()
+            await asyncio.gather(stream, return_exceptions=True)
+
+    async def _stream(self, job: str, log: _Log) -> None:
+        position = 0
+        async for text in self._client.tail_job_logs(job):
+            position = log.take(text, position)
+
+    def _get(self, endpoint: str) -> dict[str, Any]:
+        with _outside_errors(self.address):
+            answer = self._client._do_request("GET", endpoint)
+            answer.raise_for_status()
+            data: dict[str, Any] = answer.json()["data"]
+            return data
+
+
+class _Log:
+    """A text that arrives in pieces, some of them twice; every character is written once."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+        self._written = 0
+
+    def take(self, text: str, position: int) -> int:
+        """A piece that begins at `position`; returns where it ends."""
+        end = position + len(text)
+        if end > self._written:
+            self._write(text[max(0, self._written - position) :])
+            self._written = end
+        return end
+
+
+# --- addresses, tokens and what goes wrong -----------------------------------------------------------------
+
+
+def normal_address(address: str | None) -> str:
+    """The given address, or RAY_API_SERVER_ADDRESS, or the dashboard's usual one, as http://HOST:PORT."""
+    text = address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS
+    text = text if "://" in text else f"http://{text}"
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UserError(f"address {text!r}: expected the dashboard's, such as {DEFAULT_ADDRESS}")
+    return text.rstrip("/")
+
+
+def token() -> str | None:
+    """The cluster's token, where Ray's own tools look for it: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray."""
+    if os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled":
+        return None
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return os.environ["RAY_AUTH_TOKEN"].strip()
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    return (path.read_text().strip() or None) if path.is_file() else None
+
+
+def _client(address: str) -> Any:
+    from ray.job_submission import JobSubmissionClient
+
+    class Client(JobSubmissionClient):
+        """Ray's client, with a time-out."""
+
+        def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
+            return super()._do_request(method, endpoint, timeout=REQUEST_TIMEOUT_S, **options)
+
+    key = token()
+    with _without_environment("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):
+        return Client(address, headers={"Authorization": f"Bearer {key}"} if key else None)
+
+
+@contextlib.contextmanager
+def _without_environment(*names: str) -> Iterator[None]:
+    """Hide variables for a moment."""
+    hidden = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+@contextlib.contextmanager
+def _outside_errors(address: str) -> Iterator[None]:
+    """Turn what can go wrong outside this program into a line that says what to do."""
+    import requests
+    from ray.exceptions import AuthenticationError
+
+    try:
+        yield
+    except AuthenticationError as error:
+        missing = "Authentication required" in error.message
+        raise UserError(
+            f"{address} wants a token and got none: put the cluster's into ~/.ray/auth_token (mode 600), "
+            "or name its file in RAY_AUTH_TOKEN_PATH"
+            if missing
+            else f"{address} does not accept this token: copy the cluster's into ~/.ray/auth_token, "
+            "or name its file in RAY_AUTH_TOKEN_PATH"
+        ) from None
+    except requests.exceptions.JSONDecodeError:
+        raise UserError(f"what answers at {address} is not a Ray head; give --address") from None
+    except (ConnectionError, requests.exceptions.ConnectionError, requests.exceptions.Timeout):
+        raise UserError(
+            f"no Ray head answers at {address}: open the tunnel in another terminal "
+            "(ray dashboard cluster.yaml), or give --address"
+        ) from None
+    except RuntimeError as error:
+        if "Version check returned 404" not in str(error):
+            raise
+        raise UserError(f"what answers at {address} is not a Ray head; give --address") from None
+
+
+def _require_same_ray(client: Any, address: str) -> None:
+    import ray
+
+    if client._server_ray_version != ray.__version__:
+        raise UserError(
+            f"the cluster at {address} runs Ray {client._server_ray_version}, here it is {ray.__version__}: "
+            "make them the same (requirements.txt)"
+        )
+
+
+def _is_loopback(address: str) -> bool:
+    host = urlsplit(address).hostname or ""
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
+def _is_own(ip: str) -> bool:
+    """Whether an address belongs to this machine: only then can a socket be bound to it."""
+    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((ip, 0))
+        except OSError:
+            return False
+    return True
+
+
+def _too_big(cpus: float, gpus: float, nodes: Sequence[Mapping[str, float]], address: str) -> list[str]:
+    """A line if no single node holds the job's own process."""
+    held = [(node.get("CPU", 0), node.get("GPU", 0)) for node in nodes]
+    if any(cpus <= has_cpus and gpus <= has_gpus for has_cpus, has_gpus in held):
+        return []
+    there = ", ".join(f"{c:g} CPUs and {g:g} GPUs" for c, g in sorted(held, reverse=True)[:4]) or "none is alive"
+    return [f"--cpus {cpus:g} --gpus {gpus:g}: no node of the cluster at {address} holds that; its nodes: {there}"]
+
+
+def _job(info: Any) -> Job:
+    start, end = info.start_time, info.end_time
+    return Job(
+        id=info.submission_id,
+        status=info.status.value.lower(),
+        command=info.entrypoint.removeprefix("exec "),
+        code=_code(info),
+        started=datetime.datetime.fromtimestamp(start / 1000, datetime.UTC) if start else None,
+        seconds=((end or time.time() * 1000) - start) / 1000 if start else None,
+        message="" if info.driver_exit_code is not None else info.message or "",
+        metadata=dict(info.metadata or {}),
+    )
+
+
+def _code(info: Any) -> int | None:
+    """As in a shell: a process that signal N ended has 128 + N. One that never ran, or was stopped, has 1."""
+    if not info.status.is_terminal():
+        return None
+    if info.status.value == "SUCCEEDED":
+        return 0
+    code = info.driver_exit_code or 1
+    return 128 - code if code < 0 else code
