@@ -44,7 +44,10 @@ def main(config: str, overrides: list[str], store: str, dry_run: bool) -> None:
     if dry_run:
         print(dump(settings))
         return
-    run_demo(settings, trainings, evaluation, open_store(store))
+    where = open_store(store)
+    where.require_writable()
+    collect.check(load(collect.CollectConfig, settings.collect, search=collect.CONFIGS), where)
+    run_demo(settings, trainings, evaluation, where)
 
 
 def run_demo(settings: DemoConfig, trainings: list[TrainConfig], evaluation: EvaluateConfig, store: Store) -> None:

@@ -72,7 +72,7 @@ def main(line: list[str], address: str | None, detach: bool, cpus: float, gpus: 
         follow(head, job)
 
 
-# --- what is shipped ---------------------------------------------------------------------------------------------------
+# --- what is shipped ----------------------------------------------------------------------------------------
 
 
 def read(line: list[str]) -> Line:
@@ -193,7 +193,7 @@ def demand(config: Config | None) -> Demand | None:
     return Demand(workers, gpus_per_worker=getattr(config, "gpus_per_worker", 0.0)) if workers else None
 
 
-# --- jobs on a cluster -------------------------------------------------------------------------------------------------
+# --- jobs on a cluster --------------------------------------------------------------------------------------
 
 
 def follow(head: Head, job: str) -> None:

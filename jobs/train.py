@@ -6,6 +6,7 @@ Everything that can be refused is refused here, on the driver, before Ray or tor
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -80,6 +81,7 @@ def main(config: str, overrides: list[str], store: str, dry_run: bool, resume: s
     if dry_run:
         print(dump(settings) + "\n" + describe(settings, where))
         return
+    where.require_writable()
     run = train(settings, where, resume=resume)
     print(f"run {run} is done: longtake evaluate --runs {run} --store {where.uri}")
 
@@ -209,6 +211,7 @@ def train(config: TrainConfig, store: Store, *, resume: str | None = None, reuse
     """
     from jobs.progress import training_bar
     from jobs.train_loop import train_loop
+    from longtake.cluster import Demand, launch
     from longtake.provenance import new_run_id
     from longtake.runs import RunRecord
     from longtake.training import fit
@@ -219,29 +222,31 @@ def train(config: TrainConfig, store: Store, *, resume: str | None = None, reuse
         print(f"{config.name}: run {earlier['run']} has done this already: reused", flush=True)
         return str(earlier["run"])
     run = str(earlier["run"]) if earlier is not None else new_run_id()
-    print(f"{config.name}: {'going on with ' if earlier is not None else ''}run {run}", flush=True)
-    record = RunRecord.start(
-        store,
-        run,
-        kind="train",
-        name=config.name,
-        config=config,
-        dataset=dataset.fingerprint,
-        seed=config.seed,
-        dataset_name=dataset.name,
-    )
-    with record, training_bar(config.name, config.steps) as bar:
-        fit(
-            train_loop,
-            config,
-            store=store,
-            run_id=run,
-            workers=config.workers,
-            gpus_per_worker=config.gpus_per_worker,
-            max_failures=config.max_failures,
-            keep=config.keep,
-            on_progress=bar,
+    need = Demand(config.workers, gpus_per_worker=config.gpus_per_worker)
+    with launch(need) if config.workers else nullcontext():  # what does not fit leaves no run behind
+        record = RunRecord.start(
+            store,
+            run,
+            kind="train",
+            name=config.name,
+            config=config,
+            dataset=dataset.fingerprint,
+            seed=config.seed,
+            dataset_name=dataset.name,
         )
+        print(f"{config.name}: {'going on with ' if earlier is not None else ''}run {run}", flush=True)
+        with record, training_bar(config.name, config.steps) as bar:
+            fit(
+                train_loop,
+                config,
+                store=store,
+                run_id=run,
+                workers=config.workers,
+                gpus_per_worker=config.gpus_per_worker,
+                max_failures=config.max_failures,
+                keep=config.keep,
+                on_progress=bar,
+            )
     return run
 
 

@@ -7,6 +7,7 @@ Two idle agents of Ray may linger for up to a minute: they try to report to the 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import tempfile
@@ -32,6 +33,8 @@ ENVIRONMENT = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "OMP_NUM_THREADS": "1",
 }
+# What a running cluster is asked to keep of these: the rest is settled when its nodes start.
+ON_A_CLUSTER = ("OMP_NUM_THREADS", "RAY_DATA_DISABLE_PROGRESS_BARS", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S")
 # These name files of this machine, which the nodes of a cluster do not have.
 LOCAL_ONLY = {"AWS_CA_BUNDLE", "AWS_CONFIG_FILE", "AWS_PROFILE", "AWS_SHARED_CREDENTIALS_FILE"}
 
@@ -82,7 +85,7 @@ def launch(
     Raises UserError with the arithmetic if `need` is more than there is; on this machine before Ray starts.
     """
     address = os.environ.get("RAY_ADDRESS", "local")
-    with _environment(ENVIRONMENT if address == "local" else {}):
+    with _environment(ENVIRONMENT if address == "local" else {k: ENVIRONMENT[k] for k in ON_A_CLUSTER}):
         import ray  # after the environment, parts of which it reads only now
 
         if ray.is_initialized():
@@ -130,10 +133,12 @@ def _attach(address: str, quiet: bool) -> None:
     import ray
 
     passed = {k: v for k, v in os.environ.items() if k.startswith("AWS_") and k not in LOCAL_ONLY}
+    passed |= {name: os.environ.get(name, ENVIRONMENT[name]) for name in ON_A_CLUSTER}
+    handed_on = _variables_of_the_job()
     try:
         ray.init(
             address=address,
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", **passed}},
+            runtime_env={"env_vars": {k: v for k, v in passed.items() if k not in handed_on}},
             logging_level=logging.ERROR if quiet else logging.INFO,
             log_to_driver=not quiet,
         )
@@ -143,6 +148,12 @@ def _attach(address: str, quiet: bool) -> None:
         ) from error
 
 
+def _variables_of_the_job() -> set[str]:
+    """What the job that this driver runs as gives to its workers already; Ray refuses a name given twice."""
+    told = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    return set((told.get("runtime_env") or {}).get("env_vars") or {})
+
+
 def _check(need: Demand | None, resources: Mapping[str, float], where: str) -> None:
     problems = need.problems(resources.get("CPU", 0), resources.get("GPU", 0), where) if need else []
     if problems:
@@ -150,9 +161,13 @@ def _check(need: Demand | None, resources: Mapping[str, float], where: str) -> N
 
 
 def _resources() -> dict[str, float]:
+    """What the open Ray has, or what its autoscaler may bring it to."""
     import ray
+    from ray._private.state import state
 
-    return dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
+    there = dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
+    most = state.get_max_resources_from_cluster_config() or {}
+    return {name: max(there.get(name, 0), most.get(name, 0)) for name in {*there, *most}}
 
 
 def _machine_gpus() -> int:

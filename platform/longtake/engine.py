@@ -170,7 +170,7 @@ class _Torch:
         return self.model(*args, **kwargs)
 
     def backward(self, loss: Tensor) -> None:
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
 
     def step(self, lr: float) -> float:
         _average_gradients(list(_trained(self.model)))

@@ -70,7 +70,7 @@ class Axis(Config):
     def options(self) -> dict[Label, Any]:
         """Label → value of a choice, in the given order; empty for a range."""
         if isinstance(self.choice, dict):
-            return {label: value for label, value in self.choice.items()}
+            return dict(self.choice.items())
         return {_label(value): value for value in self.choice or []}
 
     def extremes(self) -> list[Label]:

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import datetime
 import ipaddress
+import logging
 import os
 import shlex
 import socket
@@ -122,7 +123,7 @@ class Head:
         # A stop arrives as Ctrl-C, upon which a run writes that it was stopped.
         stop = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)}
         environment: dict[str, Any] = {"py_modules": [str(wheel)], "env_vars": stop}
-        with tempfile.TemporaryDirectory() as folder, _outside_errors(self.address):
+        with tempfile.TemporaryDirectory() as folder, _outside_errors(self.address), _quiet():
             for name, text in (files or {}).items():
                 Path(folder, name).write_text(text, encoding="utf-8")
             if files:
@@ -281,6 +282,16 @@ def _without_environment(*names: str) -> Iterator[None]:
         yield
     finally:
         os.environ.update(hidden)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what Ray says about every package that it sends."""
+    logging.disable(logging.INFO)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,299 @@
+"""Sweeps: the study is a function of what happened, and trials end, whatever happens to processes."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import toy_sweep
+from pydantic import ValidationError
+from toy_sweep import STEPS, Toy, objective, study_of
+
+from longtake import cluster, space, sweeps
+from longtake.judged import JudgedContext, Mailbox, Stopped
+from longtake.space import Axis
+from longtake.store import Store, open_store
+from longtake.study import Study
+from longtake.training import LocalContext
+
+
+class Killed(Exception):
+    """Stands for kill -9 of the driver."""
+
+
+def play(study: Study, trials: int, kill_at: int = -1) -> None:
+    """What Tune does with a study at concurrency 1, without Tune; the driver dies at event `kill_at`."""
+    events = iter(range(1_000_000))
+
+    def event() -> None:
+        if next(events) == kill_at:
+            raise Killed
+
+    left = [*study.unfinished()]
+    while left or len(study) < trials:
+        given = left.pop(0) if left else study.ask()
+        event()
+        for step in range(2, STEPS + 1, 2):
+            go_on = study.report(given.number, step, objective(given, step), frames=10 * step, seconds=step / 10)
+            event()
+            if not go_on:
+                break
+        study.finish(given.number)
+        event()
+
+
+def told(study: Study) -> list[dict[str, Any]]:
+    """The rows without what differs from one sweep to the next."""
+    return [
+        {name: value for name, value in row.items() if name not in ("run", "sweep", "seconds")} for row in study.rows()
+    ]
+
+
+# --- the space ---------------------------------------------------------------------------------------------
+
+
+def test_corners_are_all_combinations_or_hold_every_extreme() -> None:
+    axes = {"a": Axis(choice={"x": [1], "y": [2]}), "b": Axis(integer=[2, 8]), "c": Axis(choice=[1, 2, 3])}
+    assert len(list(space.corners(axes))) == 2 * 2 * 3
+    few = list(space.corners(axes, most=8))
+    assert len(few) == 8
+    for field, axis in axes.items():
+        assert {point[field] for point in few} == set(axis.extremes())
+    assert space.size(axes) == 2 * 7 * 3
+    assert space.settings(axes, {"a": "y", "b": 3, "c": 2}) == {"a": [2], "b": 3, "c": 2}
+
+
+@pytest.mark.parametrize(
+    ("axis", "reason"),
+    [
+        ({}, "exactly one"),
+        ({"choice": [1], "uniform": [0, 1]}, "exactly one"),
+        ({"choice": []}, "no values"),
+        ({"choice": [[1], [1]]}, "given twice"),
+        ({"uniform": [1, 0]}, "below the second"),
+        ({"loguniform": [0, 1]}, "above 0"),
+    ],
+)
+def test_an_axis_without_a_meaning_is_refused(axis: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        Axis.model_validate_json(json.dumps(axis))
+
+
+def test_a_demand_shows_its_arithmetic() -> None:
+    (line,) = sweeps.SweepDemand(2, at_once=2).problems(cpus=2, gpus=0)
+    assert "2 trials at once x 2 workers x (0.5 CPU for the rank + 0.5 for its data tasks) = 4 CPUs" in line
+    assert line.endswith("this machine has 2: lower at_once to 1")
+    (line,) = sweeps.SweepDemand(4, at_once=1).problems(cpus=2, gpus=0)
+    assert "not even one trial fits" in line
+    assert not sweeps.SweepDemand(1, at_once=2).problems(cpus=2, gpus=0)
+
+
+# --- the study ---------------------------------------------------------------------------------------------
+
+
+def test_the_same_seed_is_the_same_sweep(tmp_path: Path) -> None:
+    studies = [study_of(open_store(tmp_path / name), seed=seed) for name, seed in (("a", 0), ("b", 0), ("c", 1))]
+    for study in studies:
+        play(study, trials=10)
+    one, same, other = map(told, studies)
+    assert one == same
+    assert one != other
+    assert {row["state"] for row in one} == {"done", "pruned"}
+    best = studies[0].best()
+    assert best is not None and best.labels["good"] is True
+
+
+@pytest.mark.parametrize("kill_at", [0, 1, 3, 7, 12, 13, 20])
+def test_a_killed_driver_changes_nothing(tmp_path: Path, kill_at: int) -> None:
+    """No trial is lost, none is there twice, and the search goes on as if it had not been killed."""
+    undisturbed = study_of(open_store(tmp_path / "whole"))
+    play(undisturbed, trials=8)
+    store = open_store(tmp_path / "killed")
+    with pytest.raises(Killed):
+        play(study_of(store), trials=8, kill_at=kill_at)
+    resumed = study_of(store)
+    begun = [row["run"] for row in resumed.rows()]
+    play(resumed, trials=8)
+    assert told(resumed) == told(undisturbed)
+    assert [row["run"] for row in resumed.rows()][: len(begun)] == begun
+    table = store.table("trials")
+    assert table["trial"].tolist() == list(range(8))
+    assert table["state"].tolist() == [row["state"] for row in resumed.rows()]
+
+
+def test_a_torn_journal_is_mended(tmp_path: Path) -> None:
+    """Of a write that a power cut tore, nothing happened; Optuna reads the file by itself."""
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
+    store = open_store(tmp_path)
+    study = study_of(store)
+    play(study, trials=2)
+    before = told(study)
+    study.ask()
+    file = Path(store.path("sweeps/s/study.journal"))
+    whole = file.read_bytes()
+    file.write_bytes(whole[: whole.rindex(b"\n", 0, len(whole) - 1) - 5])
+    assert told(study_of(store)) == before
+    play(study_of(store), trials=4)
+    own = optuna.load_study(study_name="s", storage=optuna.storages.JournalStorage(JournalFileBackend(str(file))))
+    assert [trial.number for trial in own.trials] == [0, 1, 2, 3]
+
+
+def test_ends_are_told_with_their_reasons(tmp_path: Path) -> None:
+    study = study_of(open_store(tmp_path))
+    runs = [study.ask() for _ in range(3)]
+    assert not study.report(0, 2, float("nan"), frames=20, seconds=1.0)
+    study.finish(1, "planted")
+    study.finish(2)
+    study.finish(0, "too late")
+    rows = study.rows()
+    assert [row["state"] for row in rows] == ["failed"] * 3
+    assert [row["reason"] for row in rows] == [
+        "the objective is nan at step 2",
+        "planted",
+        "it ended at step None of 8",
+    ]
+    assert [row["run"] for row in rows] == [given.run for given in runs]
+    assert study.best() is None
+
+
+def test_seconds_add_up_over_sessions(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    study = study_of(store)
+    study.ask()
+    for step, seconds in ((2, 1.0), (4, 2.5)):
+        study.report(0, step, 1.0, frames=0, seconds=seconds)
+    again = study_of(store)
+    again.report(0, 6, 1.0, frames=0, seconds=3.0)
+    assert again.rows()[0]["seconds"] == pytest.approx(5.5)
+
+
+# --- the judge ---------------------------------------------------------------------------------------------
+
+
+def test_a_context_is_judged_at_checkpoints_and_at_the_one_it_resumes_from(tmp_path: Path) -> None:
+    inner = LocalContext(open_store(tmp_path), "r", device="cpu")
+    heard: list[tuple[int, float]] = []
+
+    def judge(step: int, numbers: dict[str, float]) -> bool:
+        heard.append((step, numbers["loss"]))
+        return step < 4
+
+    context = JudgedContext(inner, lambda step, numbers: {"loss": numbers.get("loss", -1.0)}, judge)
+    with context.resume() as folder:
+        assert folder is None
+    for step in (2, 4):
+        context.progress(step, 8, loss=float(step))
+        if step == 2:
+            context.save(step, lambda folder: (folder / "x").touch() or None)
+        else:
+            with pytest.raises(Stopped):
+                context.save(step, lambda folder: (folder / "x").touch() or None)
+    with pytest.raises(Stopped), JudgedContext(inner, lambda step, _: {"loss": 0.0}, judge).resume():
+        pass
+    assert heard == [(2, 2.0), (4, 4.0), (4, 0.0)]
+
+
+def test_a_mailbox_carries_questions_of_its_own_session_only(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    asked: list[int] = []
+
+    def judge(step: int, numbers: dict[str, float]) -> bool:
+        asked.append(step)
+        return numbers["objective"] > 0
+
+    old = Mailbox(store, "r", "old")
+    old._put("answer", {"session": "old", "step": 2, "go_on": False})
+    with Mailbox(store, "r", "new").answered_by(judge):
+        answers = ask_in_thread(Mailbox(store, "r", "new"), [(2, 1.0), (4, -1.0)])
+    assert answers == [True, False]
+    assert asked == [2, 4]
+    assert store.find("runs/r") == []
+
+
+def ask_in_thread(mailbox: Mailbox, questions: list[tuple[int, float]]) -> list[bool]:
+    answers: list[bool] = []
+
+    def work() -> None:
+        answers.extend(mailbox.ask(step, {"objective": value}) for step, value in questions)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(20)
+    return answers
+
+
+# --- on Ray Tune -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ray_here() -> Iterator[None]:
+    """A Ray whose workers find the toy."""
+    here = str(Path(__file__).parent)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", here)
+        with cluster.launch(cpus=2):
+            yield
+
+
+def on_tune(store: Store, toy: Toy | None = None, *, at_once: int = 1, trials: int = 8, failures: int = 3) -> Study:
+    study = study_of(store)
+    sweeps.run(
+        study,
+        toy_sweep.trial,
+        toy or Toy(),
+        trials=trials,
+        need=sweeps.SweepDemand(1, at_once=at_once),
+        max_failures=failures,
+    )
+    return study
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_the_bad_half_is_pruned(ray_here: None, tmp_path: Path, at_once: int) -> None:
+    store = open_store(tmp_path / "tune")
+    study = on_tune(store, Toy(pause_s=0.02), at_once=at_once)
+    table = store.table("trials", where="sweep == 's'")
+    assert len(table) == 8
+    assert set(table["state"]) == {"done", "pruned"}
+    assert (table["state"] == "pruned").sum() >= 3
+    assert (table.loc[table["state"] == "done", "step"] == STEPS).all()
+    assert (table["frames"] == 10 * table["step"]).all()
+    best = study.best()
+    assert best is not None and best.labels["good"] is True
+    if at_once == 1:
+        alone = study_of(open_store(tmp_path / "alone"))
+        play(alone, trials=8)
+        assert told(study) == told(alone)
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.timeout(120)
+def test_failures_and_deaths_end_as_what_they_are(ray_here: None, tmp_path: Path) -> None:
+    """A trial that raises is failed; one whose process dies is started again; the others go on."""
+    study = on_tune(open_store(tmp_path), Toy(fails=1, dies=0, flag=str(tmp_path / "died")), trials=3)
+    rows = study.rows()
+    assert (tmp_path / "died").exists()
+    assert rows[0]["state"] == "done"
+    assert (rows[1]["state"], rows[1]["reason"]) == ("failed", "ValueError: planted failure")
+    assert rows[2]["state"] in ("done", "pruned")
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.timeout(120)
+def test_a_process_that_dies_too_often_is_a_failure(ray_here: None, tmp_path: Path) -> None:
+    study = on_tune(open_store(tmp_path), Toy(dies=0, flag=str(tmp_path / "died")), trials=2, failures=0)
+    first, second = study.rows()
+    assert first["state"] == "failed" and "process died" in first["reason"]
+    assert second["state"] in ("done", "pruned")
+    on_tune(open_store(tmp_path), trials=2)  # nothing is left to do
