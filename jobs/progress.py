@@ -45,22 +45,20 @@ class _Lines:
     def __init__(self, label: str) -> None:
         self._label = label
         self._began = self._last = time.monotonic()
-        self._first: int | None = None
+        self._base: tuple[int, float] | None = None
 
     def __call__(self, done: int, total: int, text: str = "") -> None:
         now = time.monotonic()
-        if self._first is None:
-            self._first = done
+        if done and self._base is None:
+            self._base = (done, now)  # the speed counts from here: starting up is not work
         if done < total and now - self._last < PIPED_INTERVAL_S:
             return
         self._last = now
-        made = done - self._first
-        left = (now - self._began) / made * (total - done) if made else 0.0
-        eta = f", {left:.0f} s left" if made and done < total else ""
-        print(
-            f"{self._label}: {done}/{total}, {now - self._began:.0f} s{eta}{', ' + text if text else ''}",
-            flush=True,
-        )
+        words = [f"{self._label}: {done}/{total}", f"{now - self._began:.0f} s"]
+        if self._base is not None and self._base[0] < done < total:
+            first, since = self._base
+            words.append(f"{(now - since) / (done - first) * (total - done):.0f} s left")
+        print(", ".join([*words, text] if text else words), flush=True)
 
 
 @contextmanager
