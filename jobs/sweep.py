@@ -329,7 +329,8 @@ def _finish(sweep: Sweep, store: Store, study: Study) -> None:
     rel = f"sweeps/{sweep.id}/best.yaml"
     store.write_bytes(rel, best_yaml(sweep, best, value).encode())
     print(f"best: trial {best.number} (run {best.run}), {sweep.config.objective.name} {value:.4f}")
-    print(f"longtake train {store.uri}/{rel} --store {store.uri}")
+    hint = f"longtake train {store.uri}/{rel} --store {store.uri}"
+    print(hint if store.is_folder else f"its config: {store.uri}/{rel} (copy it here for `longtake train`)")
 
 
 def best_yaml(sweep: Sweep, best: Assignment, value: float) -> str:

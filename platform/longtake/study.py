@@ -38,9 +38,6 @@ from longtake.space import Axis, Label, Space
 if TYPE_CHECKING:
     from longtake.store import Store
 
-optuna.logging.set_verbosity(optuna.logging.ERROR)
-warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-
 Direction = Literal["maximize", "minimize"]
 STATES = {"RUNNING": "running", "COMPLETE": "done", "PRUNED": "pruned", "FAIL": "failed"}
 
@@ -69,6 +66,7 @@ class Study:
         pruning: Pruning,
     ) -> None:
         """`steps`: length of a whole trial. A study that is there already is gone on with."""
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.store, self.sweep, self.steps, self.direction = store, sweep, steps, direction
         self._sampling = sampling
         self._axes = {field: _distribution(axis) for field, axis in space.items()}
@@ -288,9 +286,12 @@ def _sampler(sampling: Sampling, number: int) -> optuna.samplers.BaseSampler:
     seed = int(np.random.SeedSequence([sampling.seed, number]).generate_state(1)[0])
     if sampling.method == "random":
         return optuna.samplers.RandomSampler(seed)
-    return optuna.samplers.TPESampler(
-        seed=seed, multivariate=True, group=True, constant_liar=True, n_startup_trials=sampling.startup
-    )
+    with warnings.catch_warnings():
+        # Several of these are marked experimental, as they have been for years.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.TPESampler(
+            seed=seed, multivariate=True, group=True, constant_liar=True, n_startup_trials=sampling.startup
+        )
 
 
 def _pruner(pruning: Pruning) -> optuna.pruners.BasePruner:

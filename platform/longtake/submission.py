@@ -120,8 +120,8 @@ class Head:
         It runs in a folder that holds `files` (name → text), with the wheel's packages importable, there and
         in all its workers. `cpus` and `gpus` are set aside for its own process.
         """
-        # A stop arrives as Ctrl-C, upon which a run writes that it was stopped.
-        stop = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)}
+        # Ray kills what has not ended in time after a stop; a run first writes that it was stopped.
+        stop = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)}
         environment: dict[str, Any] = {"py_modules": [str(wheel)], "env_vars": stop}
         with tempfile.TemporaryDirectory() as folder, _outside_errors(self.address), _quiet():
             for name, text in (files or {}).items():
@@ -311,8 +311,9 @@ def _outside_errors(address: str) -> Iterator[None]:
             else f"{address} does not accept this token: copy the cluster's into ~/.ray/auth_token, "
             "or name its file in RAY_AUTH_TOKEN_PATH"
         ) from None
-    except requests.exceptions.JSONDecodeError:
-        raise UserError(f"what answers at {address} is not a Ray head; give --address") from None
+    except (requests.exceptions.JSONDecodeError, requests.exceptions.HTTPError) as error:
+        status = getattr(getattr(error, "response", None), "status_code", 200)
+        raise UserError(f"what answers at {address} is not a Ray head (HTTP {status}); give --address") from None
     except (ConnectionError, requests.exceptions.ConnectionError, requests.exceptions.Timeout):
         raise UserError(
             f"no Ray head answers at {address}: open the tunnel in another terminal "
@@ -321,7 +322,7 @@ def _outside_errors(address: str) -> Iterator[None]:
     except RuntimeError as error:
         if "Version check returned 404" not in str(error):
             raise
-        raise UserError(f"what answers at {address} is not a Ray head; give --address") from None
+        raise UserError(f"what answers at {address} is not a Ray head (HTTP 404); give --address") from None
 
 
 def _require_same_ray(client: Any, address: str) -> None:

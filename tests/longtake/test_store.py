@@ -5,12 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import pickle
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -66,9 +60,7 @@ def test_listings_are_sorted_names_from_the_root(tmp_path: Path) -> None:
     assert store.list("none") == store.find("none") == []
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_rest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = open_store(tmp_path)
     store.write_bytes("x", b"old")
 
@@ -147,46 +139,6 @@ def test_too_little_space_is_told_before_anything_is_written(tmp_path: Path) -> 
     with pytest.raises(UserError, match="no space: about"):
         store.require_space(free * 2)
     assert open_store("s3://bucket").free_bytes() is None
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    """A bucket of a moto server in a process of its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    settings = {
-        "AWS_ENDPOINT_URL": url,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings.items():
-            patch.setenv(name, value)
-        try:
-            _wait(url)
-            import boto3
-
-            boto3.client("s3").create_bucket(Bucket="bucket")
-            yield "s3://bucket/wm"
-        finally:
-            server.terminate()
-            server.wait(10)
-
-
-def _wait(url: str) -> None:
-    for _ in range(200):
-        try:
-            urllib.request.urlopen(url, timeout=1).close()
-            return
-        except OSError:
-            time.sleep(0.1)
-    raise TimeoutError(f"no server at {url}")
 
 
 @pytest.mark.slow

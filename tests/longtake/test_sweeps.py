@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import toy_sweep
 from pydantic import ValidationError
-from toy_sweep import STEPS, Toy, objective, study_of
 
 from longtake import cluster, space, sweeps
 from longtake.judged import JudgedContext, Mailbox, Stopped
@@ -19,6 +17,11 @@ from longtake.space import Axis
 from longtake.store import Store, open_store
 from longtake.study import Study
 from longtake.training import LocalContext
+from tests.longtake import toy_sweep
+from tests.longtake.toy_sweep import STEPS, Toy, objective, study_of
+
+ROOT = Path(__file__).parents[2]
+PATHS = f"{ROOT}:{ROOT / 'platform'}"
 
 
 class Killed(Exception):
@@ -234,9 +237,9 @@ def ask_in_thread(mailbox: Mailbox, questions: list[tuple[int, float]]) -> list[
 @pytest.fixture(scope="module")
 def ray_here() -> Iterator[None]:
     """A Ray whose workers find the toy."""
-    here = str(Path(__file__).parent)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", here)
+        patch.setenv("PYTHONPATH", PATHS)
+        patch.delenv("RAY_ADDRESS", raising=False)
         with cluster.launch(cpus=2):
             yield
 

@@ -1,4 +1,4 @@
-"""The demo is killed at seeded moments, in every stage, and started again: it ends as if undisturbed."""
+"""The whole sentence in small: killed at seeded moments in every stage, or on S3, it ends with the same scores."""
 
 from __future__ import annotations
 
@@ -20,15 +20,17 @@ STAGES = ["[1/5]", "[2/5]", "[3/5]", "[4/5]", "[5/5]"]
 """Headings of the demo: collect, two trainings, evaluate, report."""
 
 
-def start(store: Path, log: Path) -> subprocess.Popen[bytes]:
+def start(store: Path | str, log: Path) -> subprocess.Popen[bytes]:
     """The demo in a process group of its own."""
     command = [sys.executable, "-c", "from jobs.cli import main; main()", "demo", "tiny", "--store", str(store)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with log.open("ab") as out:
-        return subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True, env=environment)
+        return subprocess.Popen(
+            command, stdout=out, stderr=out, start_new_session=True, env=environment, cwd=log.parent
+        )
 
 
-def finish(store: Path, log: Path) -> pd.DataFrame:
+def finish(store: Path | str, log: Path) -> pd.DataFrame:
     """Run to the end; the final scores, in a fixed order and without what tells runs apart."""
     assert start(store, log).wait(240) == 0, log.read_text()[-3000:]
     scores = longtake.open_store(store).table("scores")
@@ -66,11 +68,26 @@ def wait_for_worker(pid: int) -> psutil.Process:
     raise AssertionError("no training worker appeared")
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    """The scores of a demo that nothing happens to, on a folder."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return finish(folder / "store", folder / "log")
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.timeout(600)
+def test_the_whole_sentence_on_s3_scores_the_same(bucket: str, undisturbed: pd.DataFrame, tmp_path: Path) -> None:
+    pd.testing.assert_frame_equal(finish(bucket, tmp_path / "log"), undisturbed, check_exact=True)
+    read = pd.read_parquet(f"{bucket}/tables/scores")
+    assert len(read) == len(undisturbed)
+
+
 @pytest.mark.slow
 @pytest.mark.drill
 @pytest.mark.timeout(900)
-def test_killed_in_every_stage_the_demo_ends_with_the_same_scores(tmp_path: Path) -> None:
-    undisturbed = finish(tmp_path / "a", tmp_path / "a.log")
+def test_killed_in_every_stage_the_demo_ends_with_the_same_scores(undisturbed: pd.DataFrame, tmp_path: Path) -> None:
     draw = random.Random(2026)
     kills = [kill_in(stage, draw.uniform(0, 2), tmp_path / "b", tmp_path / "b.log", "demo") for stage in STAGES]
     kills.append(kill_in(STAGES[1], 0.0, tmp_path / "c", tmp_path / "c.log", "worker"))

@@ -1,0 +1,237 @@
+"""`longtake submit` to a real head with tokens: the same loss as here, the job's exit code, logs, jobs, stop."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from jobs import collect
+from jobs.collect import CollectConfig
+from longtake.config import load
+from longtake.store import Store, open_store
+from longtake.submission import Head
+
+pytest.importorskip("vizdoom")
+pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(300)]
+
+ROOT = Path(__file__).resolve().parents[2]
+Longtake = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+
+
+def end_session(leader: int) -> None:
+    """End a process that leads a session, and all that it started: the group first, then whoever is left."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGTERM)
+    deadline = time.monotonic() + 8
+    while left := members(leader):
+        if time.monotonic() > deadline:
+            for process in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+        time.sleep(0.2)
+
+
+def members(session: int) -> list[int]:
+    """Living processes of a session."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            state, _, _, owner = folder.joinpath("stat").read_text().rpartition(")")[2].split()[:4]
+            if int(owner) == session and state != "Z":
+                found.append(int(folder.name))
+    return found
+
+
+@pytest.fixture(scope="module")
+def environment() -> Iterator[dict[str, str]]:
+    """A home of its own (short: sockets lie under it), a token, and no index: nothing may be downloaded."""
+    home = Path(tempfile.mkdtemp(prefix="lts", dir="/tmp"))
+    token = home / "token"
+    token.write_text(secrets.token_hex(32))
+    token.chmod(0o600)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "LONGTAKE_"))}
+    yield kept | {
+        "HOME": str(home),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "RAY_TMPDIR": str(home / "r"),
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "OMP_NUM_THREADS": "1",
+        "PIP_NO_INDEX": "1",
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+    }
+    shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def head(environment: dict[str, str]) -> Iterator[str]:
+    """The address of a head of two CPUs that wants the token."""
+    port, dashboard, client = free_ports(3)
+    command = [
+        *("ray", "start", "--head", "--block", "--disable-usage-stats", "--num-cpus=2"),
+        *("--node-ip-address=127.0.0.1", f"--port={port}", f"--ray-client-server-port={client}"),
+        *("--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"),
+        "--object-store-memory=200000000",
+    ]
+    log = Path(environment["HOME"], "head.log")
+    with log.open("w") as out, pytest.MonkeyPatch.context() as patch:
+        process = subprocess.Popen(
+            command,
+            env=environment | {"RAY_AUTH_MODE": "token"},
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            patch.setenv("RAY_AUTH_TOKEN_PATH", environment["RAY_AUTH_TOKEN_PATH"])
+            patch.delenv("RAY_AUTH_MODE", raising=False)
+            yield wait_for_head(f"http://127.0.0.1:{dashboard}", process, log)
+        finally:
+            end_session(process.pid)
+            process.wait(10)
+
+
+def wait_for_head(address: str, process: subprocess.Popen[bytes], log: Path) -> str:
+    from longtake.errors import UserError
+
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(UserError):
+            if Head(address).nodes():
+                return address
+        time.sleep(0.5)
+    pytest.fail(f"the head did not start:\n{log.read_text()[-3000:]}")
+
+
+@pytest.fixture(scope="module")
+def longtake(head: str, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Longtake:
+    """Run the command in a folder that is no checkout, with the head's address in the environment."""
+    folder = tmp_path_factory.mktemp("here")
+
+    def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "jobs", *arguments],
+            cwd=folder,
+            env=environment | {"RAY_API_SERVER_ADDRESS": head, "PYTHONPATH": f"{ROOT}:{ROOT / 'platform'}"} | more,
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store with the data of `train tiny`, made without Ray."""
+    place = open_store(tmp_path_factory.mktemp("store"))
+    config = load(CollectConfig, "doom-maze-tiny", search=collect.CONFIGS)
+    for shard in range(config.shards):
+        collect.make_shard(config, place.uri, shard)
+    collect.run(config, place)
+    return place
+
+
+def losses(store: Store, printed: str) -> list[float]:
+    """Of the run that a training's output names."""
+    (run,) = set(re.findall(r"run (\S+) is done", printed))
+    return list(store.table("steps", where=f"run == {run!r}").sort_values("step").loss)
+
+
+def test_the_same_loss_as_here_bit_by_bit(longtake: Longtake, store: Store) -> None:
+    there = longtake("submit", "train", "tiny", "--store", store.uri)
+    assert there.returncode == 0, there.stdout + there.stderr
+    assert "succeeded" in there.stderr
+    here = longtake("train", "tiny", "--store", store.uri, RAY_AUTH_MODE="disabled")
+    assert here.returncode == 0, here.stdout + here.stderr
+    assert len(losses(store, here.stdout)) == 20
+    assert losses(store, there.stdout) == losses(store, here.stdout)
+
+
+def test_the_jobs_exit_code_and_its_log(longtake: Longtake, store: Store, head: str) -> None:
+    failed = longtake("submit", "train", "tiny", "--set", "data.dataset=nope", "--store", store.uri)
+    assert failed.returncode == 2, "the code of a user's error, as from the verb itself"
+    assert "error: unknown dataset 'nope'" in failed.stdout
+    job = re.findall(r"job (\S+) is submitted", failed.stdout)[0]
+    assert "unknown dataset" in longtake("logs", job).stdout
+    assert longtake("logs", job, "--follow").returncode == 2
+    assert '"code":2' in longtake("jobs", "--format", "json").stdout.replace(" ", "")
+    assert "was over already" in longtake("stop", job).stdout
+    (known,) = (one for one in Head(head).jobs() if one.id == job)
+    assert known.metadata["code_version"] and known.status == "failed"
+
+
+def test_the_code_that_runs_is_the_one_that_was_sent(
+    longtake: Longtake, store: Store, head: str, tmp_path: Path
+) -> None:
+    """Driver and tasks; the installed packages of this environment would serve as well, and must not."""
+    from longtake.shipping import build_wheel
+
+    wheel = build_wheel(tmp_path)
+    code = (
+        "import ray, longtake\n"
+        "from longtake.cluster import launch\n"
+        "place = lambda: __import__('longtake').__file__\n"
+        "with launch(): print(longtake.__file__, ray.get(ray.remote(place).remote()), sep='\\n')\n"
+    )
+    job = Head(head).submit(["python", "-c", code], job="probe", wheel=wheel)
+    told: list[str] = []
+    assert Head(head).follow(job, told.append).code == 0
+    # Not those of the entrypoint, which the log repeats first.
+    assert len(re.findall(rf"(?m)^\S*/{re.escape(wheel.stem)}/longtake/__init__\.py$", "".join(told))) == 2
+    assert "".join(told) == Head(head).logs(job)
+
+
+def test_refused_before_anything_is_sent(
+    longtake: Longtake, store: Store, head: str, environment: dict[str, str]
+) -> None:
+    before = len(Head(head).jobs())
+    wrong = Path(environment["HOME"], "wrong")
+    wrong.write_text("0" * 64)
+    for words, arguments, variables in (
+        ("unknown config 'tinny'", ["train", "tinny"], {}),
+        ("lower workers to 2", ["train", "tiny", "--set", "workers=3"], {}),
+        ("got none", ["train", "tiny"], {"RAY_AUTH_TOKEN_PATH": "/nonexistent"}),
+        ("does not accept", ["train", "tiny"], {"RAY_AUTH_TOKEN_PATH": str(wrong)}),
+        ("no node of the cluster", ["--gpus", "1", "train", "tiny"], {}),
+    ):
+        done = longtake("submit", *arguments, **variables)
+        assert done.returncode == 2 and words in done.stderr, done.stdout + done.stderr
+        assert len(done.stderr.splitlines()) == 1
+    assert "# " not in longtake("submit", "train", "tiny", "--dry-run", "--store", store.uri).stderr
+    assert len(Head(head).jobs()) == before
+
+
+def test_a_stopped_training_says_so(longtake: Longtake, store: Store, head: str) -> None:
+    sent = longtake("submit", "--detach", "train", "tiny", "--set", "steps=100000", "--store", store.uri)
+    job = re.findall(r"job (\S+) is submitted", sent.stdout)[0]
+    assert sent.returncode == 0 and not Head(head).job(job).over
+    deadline = time.monotonic() + 90
+    while not (run := re.findall(r"tiny: run (\S+)", Head(head).logs(job))):
+        assert time.monotonic() < deadline, Head(head).logs(job)
+        time.sleep(0.5)
+    time.sleep(5)  # within Ray Train's start
+    assert "stopped" in longtake("stop", job).stdout
+    assert list(store.table("runs", where=f"run == {run[0]!r}").status) == ["stopped"]
+    assert longtake("logs", job, "--follow").returncode == 1

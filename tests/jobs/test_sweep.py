@@ -1,0 +1,291 @@
+"""`longtake sweep` on a toy dataset: what is refused, what a trial leaves, and that kills lose nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from jobs import sweep as job
+from jobs import train
+from jobs.sweep import SweepConfig
+from longtake import checkpoints
+from longtake.config import load
+from longtake.episodes import DatasetWriter, Episode
+from longtake.errors import UserError
+from longtake.store import Store, open_store
+
+ROOT = Path(__file__).parents[2]
+
+TRAIN = """
+name: toy
+steps: 8
+workers: 1
+checkpoint_every: 2
+data: {dataset: mazes, frames_per_step: 16, curriculum: [{frames: 8}], base_segment: 4}
+model:
+  height: 16
+  width: 16
+  dim: 16
+  heads: 2
+  window: 2
+  d_state: 4
+  headdim: 8
+  layers: [{mixer: ssm, spatial_block: [1, 1]}]
+engine: {backend: torch, warmup: 1}
+validation: {every: 2, clips: 2}
+"""
+SWEEP = """
+name: toys
+train: %s
+space:
+  engine.lr: {choice: {good: 1.0e-2, bad: 1.0e-9}}
+  model.window: {integer: [1, 3]}
+trials: 8
+sampling: {startup: 4}
+pruning: {first: 2}
+objective: {column: val_loss}
+"""
+RETRIEVAL = (
+    "objective={protocol: {task: retrieval, context: 4, horizon: 4, episodes: 2, split: val, "
+    "sampler: {steps: 1}, metrics: [psnr]}}"
+)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder with a store and the two configs."""
+    store = open_store(tmp_path / "store")
+    write_dataset(store)
+    (tmp_path / "train.yaml").write_text(TRAIN)
+    (tmp_path / "sweep.yaml").write_text(SWEEP % (tmp_path / "train.yaml"))
+    return tmp_path
+
+
+def write_dataset(store: Store) -> None:
+    random = np.random.default_rng(0)
+    about = {"fps": 10.0, "action_space": {"turn": "degrees"}, "pose": ["x", "y", "yaw"]}
+    writer = DatasetWriter(store, "mazes", recipe={}, **about, test=0.2)
+    episodes = []
+    for _ in range(40):
+        walk = np.cumsum(random.normal(0, 0.3, (16, 3)), 0).astype(np.float32)
+        shade = np.clip(128 + 60 * walk[:, None, None, :] + random.normal(0, 20, (16, 16, 16, 3)), 0, 255)
+        episodes.append(Episode(shade.astype(np.uint8), random.normal(size=(16, 2)).astype(np.float32), walk))
+    writer.write_shard(0, episodes)
+    writer.finalize(1)
+
+
+def sweep_of(place: Path, *overrides: str) -> tuple[job.Sweep, Store]:
+    store = open_store(place / "store")
+    config = load(SweepConfig, place / "sweep.yaml", list(overrides), search=job.CONFIGS)
+    return job.check(job.new(config), store), store
+
+
+def refused(place: Path, *overrides: str) -> str:
+    with pytest.raises(UserError) as caught:
+        sweep_of(place, *overrides)
+    return "\n".join(caught.value.lines)
+
+
+# --- what is refused ---------------------------------------------------------------------------------------
+
+
+def test_shipped_configs_are_valid() -> None:
+    for path in sorted(job.CONFIGS.glob("*.yaml")):
+        job.new(load(SweepConfig, path, search=job.CONFIGS))
+
+
+def test_every_corner_is_checked_before_the_first_trial(place: Path) -> None:
+    blocks = (
+        "space={model.layers: {choice: {ok: [{mixer: ssm}], odd: [{mixer: ssm, spatial_block: [3, 1]}]}},"
+        " data.curriculum: {choice: {ok: [{frames: 8}], odd: [{frames: 6}]}}}"
+    )
+    told = refused(place, blocks)
+    assert "layers.0.spatial_block: [3, 1] does not divide" in told
+    assert "data.frames_per_step: 16 frames are not the same whole number of clips of 6 frames" in told
+    assert "(for one at model.layers=ok, data.curriculum=odd)" in told
+    assert not (place / "store" / "sweeps").exists()
+
+
+def test_fields_are_named_with_their_neighbours(place: Path) -> None:
+    told = refused(place, "space={model.windo: {choice: [1, 2]}}")
+    assert "model.windo: unknown key (did you mean window?)" in told
+
+
+def test_objectives_that_cannot_be_measured_are_refused(place: Path) -> None:
+    assert "val_loss is measured every 3 steps" in refused(place, "change={validation: {every: 3}}")
+    assert "pruning.first: 8 is not before the end" in refused(place, "pruning.first=8")
+    assert "no frame of the protocol lies beyond 3" in refused(place, RETRIEVAL.replace("horizon: 4", "horizon: 1"))
+    assert "99 asked for" in refused(place, RETRIEVAL.replace("episodes: 2", "episodes: 99"))
+    assert "may see the val split only" in refused(place, RETRIEVAL.replace("split: val", "split: test"))
+
+
+def test_the_same_frames_are_scored_at_every_window(place: Path) -> None:
+    assert sweep_of(place, RETRIEVAL)[0].config.objective.beyond == 3
+
+
+def test_too_many_trials_at_once_are_refused_with_the_arithmetic(place: Path) -> None:
+    sweep, store = sweep_of(place, "at_once=200")
+    began = time.monotonic()
+    with pytest.raises(UserError, match=r"200 trials at once x 1 workers x .* = 200 CPUs, .*: lower at_once to"):
+        job.run(sweep, store)
+    assert time.monotonic() - began < 10
+    assert store.table("runs").empty and not store.exists("sweeps")
+    assert "too much   200 trials" in job.describe(sweep)
+
+
+# --- a trial, in this process -------------------------------------------------------------------------------
+
+
+def test_a_trial_is_a_run_that_is_scored_and_goes_on(place: Path) -> None:
+    """Stopped at its second rung, then gone on with: the rung is judged again, the scores are there once."""
+    from jobs.sweep_trial import run_trial
+
+    sweep, store = sweep_of(place, RETRIEVAL)
+    study = job.open_study(sweep, store)
+    given = study.ask()
+    heard: list[tuple[int, float]] = []
+
+    def judge(step: int, numbers: dict[str, float]) -> bool:
+        heard.append((step, numbers["objective"]))
+        assert numbers["frames"] == 16 * step
+        return len(heard) != 2
+
+    run_trial((store, sweep), given, judge)
+    (row,) = store.table("runs").to_dict("records")
+    assert (row["kind"], row["status"], row["reason"]) == ("train", "stopped", "pruned at step 4")
+    assert (row["sweep"], row["trial"], row["name"]) == (sweep.id, 0, "toys-000")
+    assert checkpoints.newest(store, given.run) == 4
+    run_trial((store, sweep), given, judge)
+    assert [step for step, _ in heard] == [2, 4, 4, 6, 8]
+    assert heard[1] == heard[2]
+    assert store.table("runs")["status"].tolist() == ["done"]
+    scores = store.table("scores")
+    assert len(scores) == 4 * 2 * 4  # checkpoints x episodes x frames
+    last = scores[(scores.checkpoint == 8) & (scores.distance > 3)]
+    assert last["value"].mean() == pytest.approx(heard[-1][1])
+    assert set(scores["split"]) == {"val"}
+    assert len(store.table("steps")) == 8
+
+
+def test_a_trial_is_the_training_that_its_config_says(place: Path) -> None:
+    """Judged in a trial or run by `train`: the same weights."""
+    from jobs.sweep_trial import run_trial
+
+    sweep, store = sweep_of(place)
+    given = job.open_study(sweep, store).ask()
+    run_trial((store, sweep), given, lambda step, numbers: True)
+    config = sweep.trial(given.labels, 0).model_copy(update={"workers": 0})
+    plain = train.train(config, store)
+    one, other = (store.read_bytes(f"{checkpoints.folder(run, 8)}/model.safetensors") for run in (given.run, plain))
+    assert one == other
+
+
+# --- whole sweeps ------------------------------------------------------------------------------------------
+
+
+def environment() -> dict[str, str]:
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "platform")])
+    kept = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    return kept | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+
+
+def command(place: Path, *arguments: str) -> list[str]:
+    code = "from jobs.cli import main; main()"
+    return [sys.executable, "-c", code, "sweep", *arguments, "--store", str(place / "store")]
+
+
+def sweep_to_the_end(place: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        command(place, *arguments), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def trials(place: Path) -> pd.DataFrame:
+    return open_store(place / "store").table("trials")
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.timeout(500)
+def test_two_sweeps_of_one_seed_have_one_winner(place: Path) -> None:
+    """At concurrency 1: the same trials, states and best config; at least three of eight are pruned."""
+    config = str(place / "sweep.yaml")
+    told = [sweep_to_the_end(place, config) for _ in range(2)]
+    assert "best: trial" in told[0]
+    table = trials(place)
+    columns = ["trial", "state", "objective", "step", "frames", "engine.lr", "model.window"]
+    first, second = (part[columns].reset_index(drop=True) for _, part in table.groupby("sweep"))
+    pd.testing.assert_frame_equal(first, second)
+    assert len(first) == 8 and (first["state"] == "pruned").sum() >= 3
+    assert (table["seconds"] > 0).all()
+    store = open_store(place / "store")
+    best = [
+        [line for line in store.read_bytes(f"sweeps/{sweep}/best.yaml").decode().splitlines() if line[0] != "#"]
+        for sweep in sorted(set(table["sweep"]))
+    ]
+    assert best[0] == best[1]
+    assert "lr: 0.01" in "\n".join(best[0])
+    winner = place / "store" / "sweeps" / sorted(set(table["sweep"]))[0] / "best.yaml"
+    train.main(str(winner), ["workers=0", "steps=2"], str(place / "store"), dry_run=True)
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.drill
+@pytest.mark.timeout(500)
+def test_a_killed_sweep_goes_on(place: Path) -> None:
+    """kill -9 of the driver: no finished trial is run again, none is lost, none is there twice."""
+    driver = subprocess.Popen(
+        command(place, str(place / "sweep.yaml"), "--set", RETRIEVAL), cwd=ROOT, env=environment()
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and ended(place) < 3:
+            time.sleep(0.1)
+    finally:
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+    before = trials(place).set_index("run")
+    assert 3 <= ended(place) < 8
+    (sweep,) = set(before["sweep"])
+    told = sweep_to_the_end(place, "--resume", sweep)
+    assert f"of {len(before)} trials that have begun, {len(before[before.state != 'running'])} have ended" in told
+    after = trials(place)
+    assert after["trial"].tolist() == list(range(8))
+    assert set(after["state"]) <= {"done", "pruned"}
+    assert after["run"].is_unique
+    kept = after.set_index("run").loc[before.index]
+    finished = before["state"] != "running"
+    pd.testing.assert_frame_equal(
+        kept[finished].drop(columns="event_time"), before[finished].drop(columns="event_time")
+    )
+    runs = open_store(place / "store").table("runs").set_index("run")
+    assert (runs.loc[before.index[finished], "sessions"] == 1).all()
+    assert sorted(runs.index[runs["kind"] == "train"]) == sorted(after["run"])
+    assert runs.loc[sweep, "status"] == "done"
+
+
+def ended(place: Path) -> int:
+    table = trials(place)
+    return int((table["state"] != "running").sum()) if len(table) else 0
+
+
+def test_a_sweep_that_runs_is_not_resumed_and_keeps_its_settings(place: Path) -> None:
+    sweep, store = sweep_of(place)
+    with job._record(sweep, store), pytest.raises(UserError, match="is running"):
+        job.earlier(store, sweep.id, [])
+    with pytest.raises(UserError, match="sampling.seed: 0 then, 1 now; only trials and at_once may change"):
+        job.earlier(store, sweep.id, ["sampling.seed=1"])
+    assert job.earlier(store, sweep.id, ["trials=20"]).config.trials == 20
+    with pytest.raises(UserError, match="unknown sweep run"):
+        job.earlier(store, "nothing", [])

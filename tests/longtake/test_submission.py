@@ -1,0 +1,249 @@
+"""Jobs on a cluster: what is shipped, what is refused before that, and the same loss at the other end."""
+
+from __future__ import annotations
+
+import http.server
+import shutil
+import socket
+import threading
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from jobs import collect, evaluate, submit, sweep, train
+from longtake.cluster import Demand
+from longtake.config import config_hash, load, shipped
+from longtake.errors import UserError
+from longtake.shipping import build_wheel
+from longtake.submission import Head, _Log, normal_address
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+# --- the wheel -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    root = tmp_path / "checkout"
+    for room in ("platform/longtake", "models", "evals", "jobs"):
+        (root / room).mkdir(parents=True)
+        (root / room / "__init__.py").write_text("")
+    shutil.copy(ROOT / "pyproject.toml", root)
+    return root
+
+
+def test_the_wheel_requires_nothing_and_holds_the_rooms(tmp_path: Path) -> None:
+    wheel = build_wheel(tmp_path)
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        metadata = next(archive.read(name).decode() for name in names if name.endswith("/METADATA"))
+    assert "Requires-Dist" not in metadata
+    assert {"longtake/store.py", "models/ssd.py", "evals/tasks.py", "jobs/__main__.py"} <= set(names)
+    assert "jobs/configs/train/tiny.yaml" in names
+    assert not [name for name in names if name.startswith(("platform/", "tests/"))]
+
+
+def test_the_name_of_the_wheel_follows_its_content(checkout: Path, tmp_path: Path) -> None:
+    first, again = (build_wheel(tmp_path / folder, checkout) for folder in "ab")
+    assert first.name == again.name and first.read_bytes() == again.read_bytes()
+    (checkout / "models" / "new.py").write_text("x = 1\n")
+    assert build_wheel(tmp_path, checkout).name != first.name
+
+
+def test_a_package_called_platform_is_refused(checkout: Path, tmp_path: Path) -> None:
+    (checkout / "platform" / "__init__.py").touch()
+    with pytest.raises(UserError, match="hides Python's own module") as caught:
+        build_wheel(tmp_path, checkout)
+    assert len(caught.value.lines) == 1
+
+
+def test_an_installed_longtake_cannot_be_shipped(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="submit ships a checkout"):
+        build_wheel(tmp_path, tmp_path)
+
+
+# --- the line --------------------------------------------------------------------------------------------
+
+
+def sent(tmp_path: Path, *line: str, store: str = "s3://b/p") -> tuple[list[str], dict[str, str]]:
+    """The arguments and files that a line becomes."""
+    said = submit.read(list(line))
+    files, _ = submit.resolve(said)
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    return submit.remote_arguments(said, store, files), files
+
+
+def test_a_config_travels_as_it_was_resolved(tmp_path: Path) -> None:
+    own = tmp_path / "here" / "mine.yaml"
+    own.parent.mkdir()
+    shutil.copy(train.CONFIGS / "tiny.yaml", own.parent / "tiny.yaml")
+    for name in ("demo-block-ssm", "demo"):
+        shutil.copy(train.CONFIGS / f"{name}.yaml", own.parent)
+    shutil.copytree(train.CONFIGS.parent / "families", tmp_path / "families")
+    own.write_text("base: tiny.yaml\nname: mine\n")
+    arguments, _ = sent(tmp_path, "train", str(own), "--set", "steps=7", "--store", "x", "--resume", "r 1")
+    assert arguments == ["train", "mine.yaml", "--store", "s3://b/p", "--resume", "r 1"]
+    there = load(train.TrainConfig, tmp_path / "mine.yaml")
+    assert config_hash(there) == config_hash(load(train.TrainConfig, own, ["steps=7"]))
+
+
+@pytest.mark.parametrize(("verb", "module"), [("collect", collect), ("train", train), ("evaluate", evaluate)])
+def test_every_shipped_config_survives_the_journey(verb: str, module: Any, tmp_path: Path) -> None:
+    schema = getattr(module, f"{verb.capitalize()}Config")
+    for name in shipped(module.CONFIGS):
+        if (verb, name) == ("train", "demo"):
+            continue  # the common part of two others, and no training by itself
+        arguments, _ = sent(tmp_path, verb, name)
+        there = load(schema, tmp_path / arguments[1])
+        assert there == load(schema, name, search=module.CONFIGS), name
+
+
+def test_a_config_that_a_sweep_names_by_path_travels_too(tmp_path: Path) -> None:
+    base = tmp_path / "base.yaml"
+    base.write_text(train.CONFIGS.joinpath("maze.yaml").read_text())
+    shutil.copytree(train.CONFIGS.parent / "families", tmp_path.parent / "families", dirs_exist_ok=True)
+    for name in shipped(train.CONFIGS):
+        shutil.copy(train.CONFIGS / f"{name}.yaml", tmp_path)
+    _, files = sent(tmp_path, "sweep", "tiny", "--set", f"train={base}")
+    assert set(files) == {"tiny.yaml", "train-base.yaml"}
+    assert load(sweep.SweepConfig, tmp_path / "tiny.yaml").train == "train-base.yaml"
+    shipped_by_name = load(sweep.SweepConfig, "tiny", search=sweep.CONFIGS).train
+    sent(tmp_path, "sweep", "tiny")
+    assert load(sweep.SweepConfig, tmp_path / "tiny.yaml").train == shipped_by_name
+
+
+def test_verbs_without_a_config_keep_what_was_said(tmp_path: Path) -> None:
+    line = ("results", "scores", "--by", "task", "--where", "metric == 'psnr'")
+    expected = ["results", "scores", "--store", "s3://b/p", "--where", "metric == 'psnr'", "--by", "task"]
+    assert sent(tmp_path, *line) == (expected, {})
+
+
+def test_a_wrong_line_is_refused_as_by_the_verb_itself() -> None:
+    with pytest.raises(UserError, match="did you mean train"):
+        submit.read(["trian", "tiny"])
+    with pytest.raises(UserError, match="unknown verb 'logs'"):
+        submit.read(["logs", "x"])
+    with pytest.raises(typer.TyperException, match="--stor"):
+        submit.read(["train", "tiny", "--stor", "x"])
+    with pytest.raises(UserError) as caught:
+        submit.resolve(submit.read(["train", "tiny", "--set", "stepz=3", "--set", "workers=x"]))
+    assert len(caught.value.lines) == 2
+
+
+# --- the head --------------------------------------------------------------------------------------------
+
+
+class Fake(Head):
+    """A head with these nodes, and an autoscaler if it is told so."""
+
+    def __init__(self, *nodes: dict[str, float], address: str = "http://127.0.0.1:8265", ip: str = "127.0.0.1"):
+        self.address = address
+        self._nodes = [{"node_ip": ip, "resources_total": node} for node in nodes]
+        self.autoscaler = False
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return self._nodes
+
+    def grows(self) -> bool:
+        return self.autoscaler
+
+
+def test_what_never_fits_is_refused_with_the_arithmetic() -> None:
+    head = Fake({"CPU": 2}, {"CPU": 8, "GPU": 1})
+    head.require(0, 0)
+    head.require(8, 1, Demand(10))
+    with pytest.raises(UserError) as caught:
+        head.require(4, 2, Demand(11, gpus_per_worker=1))
+    own, cpus, gpus = caught.value.lines
+    assert own.endswith("its nodes: 8 CPUs and 1 GPUs, 2 CPUs and 0 GPUs")
+    assert "= 11 CPUs" in cpus and "has 10" in cpus and "11 GPUs" in gpus
+    head.autoscaler = True
+    head.require(4, 2, Demand(11, gpus_per_worker=1))
+
+
+def test_a_folder_of_this_machine_is_no_store_for_others(tmp_path: Path) -> None:
+    assert submit.shared_store("store", Fake({})) == str(Path("store").resolve())
+    assert submit.shared_store("s3://bucket/a/", Fake({}, ip="192.0.2.77")) == "s3://bucket/a"
+    # A tunnel begins at a loopback address too; its nodes are others.
+    for far in (Fake({}, ip="192.0.2.77"), Fake({}, address="http://192.0.2.77:8265")):
+        assert submit.shared_store("/shared/store", far) == "/shared/store"
+        for uri in ("store", "~/store"):
+            with pytest.raises(UserError, match="do not see"):
+                submit.shared_store(uri, far)
+
+
+def test_the_given_address_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
+    assert normal_address(None) == "http://127.0.0.1:8265"
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://head:1/")
+    assert normal_address(None) == "http://head:1" and normal_address("other:2") == "http://other:2"
+    with pytest.raises(UserError, match="expected the dashboard's"):
+        normal_address("ray://head:10001")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with pytest.raises(UserError, match="open the tunnel"):
+        Head(f"http://127.0.0.1:{free_port()}")
+
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    """A server that is not Ray."""
+
+    status = 404
+
+    def do_GET(self) -> None:
+        self.send_response(self.status)
+        self.end_headers()
+        self.wfile.write(b"hello")
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (200, "not a Ray head"),
+        (404, "not a Ray head"),
+        (500, "not a Ray head"),
+        (401, "got none"),
+        (403, "does not accept"),
+    ],
+)
+def test_what_answers_otherwise(server: str, status: int, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setattr(Answer, "status", status)
+    with pytest.raises(UserError, match=words) as caught:
+        Head(server)
+    assert len(caught.value.lines) == 1
+
+
+def test_a_log_that_arrives_twice_is_written_once() -> None:
+    written: list[str] = []
+    log = _Log(written.append)
+    assert log.take("one\n", 0) == 4
+    assert log.take("two\n", 4) == 8
+    log.take("one\ntwo\nthr", 0)
+    log.take("one\ntwo\nthree\n", 0)
+    assert "".join(written) == "one\ntwo\nthree\n"

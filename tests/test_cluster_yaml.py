@@ -1,0 +1,133 @@
+"""cluster.yaml: accepted by Ray's own check, and safe and whole where that check does not look."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXT = (ROOT / "cluster.yaml").read_text()
+
+
+@pytest.fixture
+def cluster() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load(TEXT)
+    return loaded
+
+
+@pytest.fixture
+def nodes(cluster: dict[str, Any]) -> dict[str, Any]:
+    return {name: kind["node_config"] for name, kind in cluster["available_node_types"].items()}
+
+
+def commands(cluster: dict[str, Any]) -> str:
+    lists = [cluster[f"{who}_start_ray_commands"] for who in ("head", "worker")] + [cluster["setup_commands"]]
+    lists += [kind.get("worker_setup_commands", []) for kind in cluster["available_node_types"].values()]
+    return "\n".join(line for one in lists for line in one)
+
+
+def test_ray_accepts_it(cluster: dict[str, Any]) -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    prepared = prepare_config(cluster)
+    validate_config(prepared)
+    # Nothing of Ray's defaults gets in, which install a nightly build and open the dashboard.
+    assert prepared["head_setup_commands"] == prepared["worker_setup_commands"] == cluster["setup_commands"]
+    for name in ("head_start_ray_commands", "worker_start_ray_commands", "initialization_commands"):
+        assert prepared[name] == cluster[name]
+
+
+def test_every_node_type_is_explicit_about_what_ray_would_guess(nodes: dict[str, Any]) -> None:
+    for name, node in nodes.items():
+        assert node["ImageId"].startswith("ami-"), name
+        assert node["IamInstanceProfile"]["Name"], name
+        assert node["SecurityGroupIds"], name
+        assert node["MetadataOptions"]["HttpTokens"] == "required", name
+        assert [disk["Ebs"]["VolumeType"] for disk in node["BlockDeviceMappings"]] == ["gp3"], name
+    assert len({node["ImageId"] for node in nodes.values()}) == 1, "one image, or Python versions differ"
+
+
+def test_head_and_workers_have_profiles_of_their_own(cluster: dict[str, Any], nodes: dict[str, Any]) -> None:
+    head = cluster["head_node_type"]
+    profiles = {name: node["IamInstanceProfile"]["Name"] for name, node in nodes.items()}
+    assert len({name for kind, name in profiles.items() if kind != head}) == 1
+    assert profiles[head] not in [name for kind, name in profiles.items() if kind != head]
+
+
+def test_groups(cluster: dict[str, Any], nodes: dict[str, Any]) -> None:
+    kinds = cluster["available_node_types"]
+    assert kinds[cluster["head_node_type"]]["resources"] == {"CPU": 0}
+    workers = {name: kind for name, kind in kinds.items() if name != cluster["head_node_type"]}
+    assert all(kind["min_workers"] == 0 < kind["max_workers"] for kind in workers.values())
+    assert sum(kind["max_workers"] for kind in workers.values()) <= cluster["max_workers"]
+    markets = {kind["labels"]["market"] for kind in workers.values() if kind["resources"].get("GPU")}
+    assert markets == {"spot", "on-demand"}
+    assert [name for name, kind in workers.items() if not kind["resources"].get("GPU")] == ["data"]
+    for name, kind in workers.items():
+        spot = nodes[name].get("InstanceMarketOptions", {}).get("MarketType") == "spot"
+        assert spot == (kind["labels"]["market"] == "spot"), name
+    assert workers["gpu_spot"]["priority"] > workers["gpu_on_demand"].get("priority", 0)
+    assert cluster["idle_timeout_minutes"] > 0
+    assert cluster["provider"]["cache_stopped_nodes"] is False
+
+
+def test_access_is_by_ssh_and_token(cluster: dict[str, Any]) -> None:
+    assert "security_group" not in cluster["provider"], "Ray would open its ssh to the world"
+    head = "\n".join(cluster["head_start_ray_commands"])
+    assert "--dashboard-host=127.0.0.1" in head and "0.0.0.0" not in TEXT
+    assert "~/.ray/auth_token" in cluster["file_mounts"]
+    setup = commands(cluster)
+    assert "RAY_AUTH_MODE=token" in setup and "chmod 600 ~/.ray/auth_token" in setup
+    starts = [*cluster["head_start_ray_commands"], *cluster["worker_start_ray_commands"]]
+    assert all(line.startswith(". ~/.longtake && ") for line in starts), "where the token mode is set"
+
+
+def test_no_keys_and_few_placeholders(cluster: dict[str, Any]) -> None:
+    assert not re.search(r"AKIA|SECRET|ACCESS_KEY|PRIVATE KEY|password", TEXT, re.IGNORECASE)
+    used = {key: value for key, value in cluster.items() if key != "metadata"}
+    in_metadata = str(cluster["metadata"])
+    for found in re.findall(r"[\w./:-]*CHANGE-ME[\w./:-]*", str(used)):
+        assert found in in_metadata, f"{found} is not at the top"
+    assert len(cluster["metadata"]) <= 6
+
+
+def test_versions_are_those_of_requirements(cluster: dict[str, Any]) -> None:
+    pinned = dict(line.split("==") for line in (ROOT / "requirements.txt").read_text().splitlines() if "==" in line)
+    setup = commands(cluster)
+    assert set(re.findall(r"ray\[[\w,]+\]==([\w.]+)", setup)) == {pinned["ray"]}
+    assert "longtake[cuda]" in setup and "--constraint ~/longtake/requirements.txt" in setup
+    assert "hatchling" in pinned, "installed without build isolation"
+    for name in ("gpu_spot", "gpu_on_demand"):
+        own = cluster["available_node_types"][name]["worker_setup_commands"]
+        assert own[: len(cluster["setup_commands"])] == cluster["setup_commands"], "it replaces the common ones"
+
+
+@pytest.mark.slow
+def test_ray_leaves_the_security_group_alone(
+    cluster: dict[str, Any], nodes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against a simulated EC2 (calls only, no instance): no group is made, none is opened."""
+    monkeypatch.setenv("HOME", str(tmp_path))  # a key pair is written there
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    boto3, moto = pytest.importorskip("boto3"), pytest.importorskip("moto")
+    from ray.autoscaler._private.aws.config import bootstrap_aws
+    from ray.autoscaler._private.util import prepare_config
+
+    with moto.mock_aws():
+        ec2 = boto3.client("ec2", cluster["provider"]["region"])
+        network = ec2.describe_vpcs()["Vpcs"][0]["VpcId"]
+        group = ec2.create_security_group(GroupName="own", Description="own", VpcId=network)["GroupId"]
+        before = ec2.describe_security_groups()["SecurityGroups"]
+        for node in nodes.values():
+            node["SecurityGroupIds"] = [group]
+        ready = bootstrap_aws(prepare_config(cluster))
+        assert ec2.describe_security_groups()["SecurityGroups"] == before
+    for kind in ready["available_node_types"].values():
+        assert kind["node_config"]["SecurityGroupIds"] == [group]
