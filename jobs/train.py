@@ -66,6 +66,10 @@ class TrainConfig(Config):
     max_failures: Annotated[int, Field(ge=0)] = Field(3, description="lost workers replaced before the run fails")
     checkpoint_every: Positive = Field(100, description="steps")
     keep: Positive = Field(2, description="checkpoints kept, the newest ones")
+    temporal_block: Positive | None = Field(None, description="frames processed at a time, memory carried on")
+    bptt_blocks: Positive | None = Field(
+        None, description="temporal blocks that gradients flow through; with none, temporal_block changes cost only"
+    )
     data: DataConfig
     model: ModelConfig
     diffusion: DiffusionConfig = DiffusionConfig()
@@ -141,6 +145,8 @@ def _shape_problems(config: TrainConfig, dataset: Dataset) -> list[str]:
 
 def _batch_problems(config: TrainConfig) -> list[str]:
     problems, ranks = [], max(1, config.workers)
+    if config.bptt_blocks and not config.temporal_block:
+        problems.append(f"bptt_blocks: {config.bptt_blocks} blocks of what length? set temporal_block too")
     for number, stage in enumerate(config.data.curriculum):
         clips, left = divmod(config.data.frames_per_step, stage.frames)
         if left or clips % ranks or not clips:

@@ -44,11 +44,13 @@ def train_loop(context: Context, config: TrainConfig) -> None:
     log = StepLog(context, start)
     validate = make_validation(context, config, dataset, engine)
     for step, clips, waited in timed(stream(context, config, dataset, start)):
-        loss = batch_loss(engine, config, context, step, clips)
-        engine.backward(loss)
+        loss = 0.0
+        for part in losses(engine, config, context, step, clips):
+            engine.backward(part)
+            loss += part.item()
         lr, norm = engine.lr, engine.step()
         done = step + 1
-        numbers = {"loss": loss.item(), "grad_norm": norm, "lr": lr, "data_wait": waited}
+        numbers = {"loss": loss, "grad_norm": norm, "lr": lr, "data_wait": waited}
         log.add(step, numbers, frames=config.data.frames_per_step)
         if done % config.validation.every == 0 or done == config.steps:
             log.note(val_loss=validate())
@@ -85,8 +87,12 @@ def to_batch(clips: dict[str, Any], device: str) -> Batch:
     )
 
 
-def batch_loss(engine: Engine, config: TrainConfig, context: Context, step: int, clips: dict[str, Any]) -> Tensor:
-    """Diffusion-forcing loss of this rank's clips."""
+def losses(engine: Engine, config: TrainConfig, context: Context, step: int, clips: dict[str, Any]) -> Iterator[Tensor]:
+    """Diffusion-forcing loss of this rank's clips, in parts that sum to it: one per stretch of truncated BPTT.
+
+    Frames are processed `temporal_block` at a time with the memory carried, which changes cost and not the loss; the
+    memory is detached after every `bptt_blocks` of them, where a part ends.
+    """
     batch = to_batch(clips, context.device)
     b, t = batch.frames.shape[:2]
     levels, noises = [], []
@@ -95,7 +101,26 @@ def batch_loss(engine: Engine, config: TrainConfig, context: Context, step: int,
         levels.append(draw_noise_levels(config.diffusion, 1, t, generator)[0])
         noises.append(torch.randn(batch.frames.shape[1:], generator=generator))
     level, noise = torch.stack(levels).to(context.device), torch.stack(noises).to(context.device)
-    return diffusion_forcing_loss(engine, config.model.prediction, batch.frames, batch.conditions, level, noise)[0]
+    block = config.temporal_block or t
+    stretch = block * (config.bptt_blocks or -(-t // block))
+    total, memory = (level > 0).sum(), None
+    for first in range(0, t, stretch):
+        part = level.new_zeros(())
+        for start in range(first, min(first + stretch, t), block):
+            at = slice(start, min(start + block, t))
+            loss, memory = diffusion_forcing_loss(
+                engine,
+                config.model.prediction,
+                batch.frames[:, at],
+                batch.conditions.frames(at.start, at.stop),
+                level[:, at],
+                noise[:, at],
+                memory,
+                total,
+            )
+            part = part + loss
+        yield part
+        memory = memory.detach() if memory is not None else None
 
 
 def make_validation(context: Context, config: TrainConfig, dataset: Dataset, engine: Engine) -> Callable[[], float]:

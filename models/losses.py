@@ -22,6 +22,7 @@ def diffusion_forcing_loss(
     noise_level: Tensor,
     noise: Tensor,
     memory: Memory | None = None,
+    total: Tensor | None = None,
 ) -> tuple[Tensor, Memory]:
     """Mean squared error of the prediction over the noised frames.
 
@@ -33,6 +34,7 @@ def diffusion_forcing_loss(
         noise_level: (b, t); frames at level 0 are context and carry no loss.
         noise: unit normal, like `clean`.
         memory: from the frames before.
+        total: noised frames that the sum is divided by, for a clip that comes in pieces; those of this call if None.
 
     Returns:
         The loss () and the memory after the last frame.
@@ -40,4 +42,4 @@ def diffusion_forcing_loss(
     prediction, memory = model(add_noise(clean, noise, noise_level), noise_level, conditions, memory)
     error = (prediction.float() - target(kind, clean, noise, noise_level)).square().mean((2, 3, 4))  # b t
     weight = (noise_level > 0).to(error.dtype)
-    return (error * weight).sum() / weight.sum().clamp(min=1), memory
+    return (error * weight).sum() / (weight.sum() if total is None else total).clamp(min=1), memory

@@ -1,38 +1,30 @@
 """Jobs on a running Ray cluster: submit, follow, list, stop; the code travels as one wheel (shipping.py).
 
-The head is reached over HTTP through Ray's jobs API, usually at the end of an ssh tunnel. What Ray does not say:
-
-- Its requests have no time-out, and its log stream ends some seconds after the job. Ours do, and the status is
-  asked for as well.
-- An address in the environment wins over the one that is passed. Here it is the other way round.
+The head is reached through Ray's jobs API (jobs_api.py). Its log stream ends some seconds after the job, and breaks
+with the connection: the status is asked for as well, and the stream begun again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import datetime
-import ipaddress
-import logging
-import os
 import shlex
-import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from longtake.cluster import Demand
 from longtake.errors import UserError, unknown
+from longtake.jobs_api import connect, is_loopback, is_own, normal_address, outside_errors, quiet, require_same_ray
 
-DEFAULT_ADDRESS = "http://127.0.0.1:8265"
-REQUEST_TIMEOUT_S = 30.0
 POLL_S = 0.5
 PATIENCE_S = 60.0
 """How long the head may be out of reach before following a job is given up."""
+AGENT_WAIT_S = 20.0
+"""How long a head may take to be ready for its first job."""
 STOP_WAIT_S = 30
 """How long a job that is told to stop may take to write how far it came."""
 
@@ -65,9 +57,9 @@ class Head:
 
     def __init__(self, address: str | None = None) -> None:
         self.address = normal_address(address)
-        with _outside_errors(self.address):
-            self._client = _client(self.address)
-        _require_same_ray(self._client, self.address)
+        with outside_errors(self.address):
+            self._client = connect(self.address)
+        require_same_ray(self._client, self.address)
 
     # --- the cluster ---------------------------------------------------------------------------------------
 
@@ -78,7 +70,7 @@ class Head:
 
     def is_here(self) -> bool:
         """Whether all nodes are this machine; the address alone does not tell, as tunnels begin here too."""
-        return _is_loopback(self.address) and all(_is_own(node["node_ip"]) for node in self.nodes())
+        return is_loopback(self.address) and all(is_own(node["node_ip"]) for node in self.nodes())
 
     def grows(self) -> bool:
         """Whether an autoscaler may add nodes. Without one each node is a type of its own, named by its id."""
@@ -123,25 +115,36 @@ class Head:
         # Ray kills what has not ended in time after a stop; a run first writes that it was stopped.
         stop = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)}
         environment: dict[str, Any] = {"py_modules": [str(wheel)], "env_vars": stop}
-        with tempfile.TemporaryDirectory() as folder, _outside_errors(self.address), _quiet():
+        with tempfile.TemporaryDirectory() as folder, outside_errors(self.address), quiet():
             for name, text in (files or {}).items():
                 Path(folder, name).write_text(text, encoding="utf-8")
             if files:
                 environment["working_dir"] = folder
-            return str(
-                self._client.submit_job(
-                    entrypoint=f"exec {shlex.join(command)}",
-                    submission_id=job,
-                    runtime_env=environment,
-                    entrypoint_num_cpus=cpus or None,
-                    entrypoint_num_gpus=gpus or None,
-                    metadata=dict(metadata or {}),
-                )
+            return self._submit(
+                entrypoint=f"exec {shlex.join(command)}",
+                submission_id=job,
+                runtime_env=environment,
+                entrypoint_num_cpus=cpus or None,
+                entrypoint_num_gpus=gpus or None,
+                metadata=dict(metadata or {}),
             )
+
+    def _submit(self, **request: Any) -> str:
+        """A head that has just started has no agent to run jobs for some seconds."""
+        began = time.monotonic()
+        while True:
+            try:
+                return str(self._client.submit_job(**request))
+            except RuntimeError as error:
+                if "No available agent" not in str(error):
+                    raise
+            if time.monotonic() - began > AGENT_WAIT_S:
+                raise UserError(f"the head at {self.address} starts no jobs: its agent is not alive")
+            time.sleep(POLL_S)
 
     def job(self, job: str) -> Job:
         """One job. Raises UserError if there is none of that id."""
-        with _outside_errors(self.address):
+        with outside_errors(self.address):
             try:
                 return _job(self._client.get_job_info(job))
             except RuntimeError as error:
@@ -151,7 +154,7 @@ class Head:
 
     def jobs(self) -> list[Job]:
         """All jobs that were submitted, the oldest first."""
-        with _outside_errors(self.address):
+        with outside_errors(self.address):
             found = [_job(info) for info in self._client.list_jobs() if info.submission_id]
         return sorted(
             found, key=lambda job: (job.started or datetime.datetime.min.replace(tzinfo=datetime.UTC), job.id)
@@ -159,14 +162,14 @@ class Head:
 
     def logs(self, job: str) -> str:
         """Everything that a job has printed until now."""
-        with _outside_errors(self.address):
+        with outside_errors(self.address):
             return str(self._client.get_job_logs(job))
 
     def stop(self, job: str) -> Job:
         """Stop a job and wait for its end; one that is over is left as it is."""
         if self.job(job).over:
             return self.job(job)
-        with _outside_errors(self.address):
+        with outside_errors(self.address):
             self._client.stop_job(job)
         deadline = time.monotonic() + STOP_WAIT_S + 15
         while not self.job(job).over:
@@ -214,7 +217,7 @@ class Head:
             position = log.take(text, position)
 
     def _get(self, endpoint: str) -> dict[str, Any]:
-        with _outside_errors(self.address):
+        with outside_errors(self.address):
             answer = self._client._do_request("GET", endpoint)
             answer.raise_for_status()
             data: dict[str, Any] = answer.json()["data"]
@@ -235,122 +238,6 @@ class _Log:
             self._write(text[max(0, self._written - position) :])
             self._written = end
         return end
-
-
-# --- addresses, tokens and what goes wrong -----------------------------------------------------------------
-
-
-def normal_address(address: str | None) -> str:
-    """The given address, or RAY_API_SERVER_ADDRESS, or the dashboard's usual one, as http://HOST:PORT."""
-    text = address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS
-    text = text if "://" in text else f"http://{text}"
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UserError(f"address {text!r}: expected the dashboard's, such as {DEFAULT_ADDRESS}")
-    return text.rstrip("/")
-
-
-def token() -> str | None:
-    """The cluster's token, where Ray's own tools look for it: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray."""
-    if os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled":
-        return None
-    if os.environ.get("RAY_AUTH_TOKEN"):
-        return os.environ["RAY_AUTH_TOKEN"].strip()
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-    return (path.read_text().strip() or None) if path.is_file() else None
-
-
-def _client(address: str) -> Any:
-    from ray.job_submission import JobSubmissionClient
-
-    class Client(JobSubmissionClient):
-        """Ray's client, with a time-out."""
-
-        def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
-            return super()._do_request(method, endpoint, timeout=REQUEST_TIMEOUT_S, **options)
-
-    key = token()
-    with _without_environment("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):
-        return Client(address, headers={"Authorization": f"Bearer {key}"} if key else None)
-
-
-@contextlib.contextmanager
-def _without_environment(*names: str) -> Iterator[None]:
-    """Hide variables for a moment."""
-    hidden = {name: os.environ.pop(name) for name in names if name in os.environ}
-    try:
-        yield
-    finally:
-        os.environ.update(hidden)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what Ray says about every package that it sends."""
-    logging.disable(logging.INFO)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
-
-
-@contextlib.contextmanager
-def _outside_errors(address: str) -> Iterator[None]:
-    """Turn what can go wrong outside this program into a line that says what to do."""
-    import requests
-    from ray.exceptions import AuthenticationError
-
-    try:
-        yield
-    except AuthenticationError as error:
-        missing = "Authentication required" in error.message
-        raise UserError(
-            f"{address} wants a token and got none: put the cluster's into ~/.ray/auth_token (mode 600), "
-            "or name its file in RAY_AUTH_TOKEN_PATH"
-            if missing
-            else f"{address} does not accept this token: copy the cluster's into ~/.ray/auth_token, "
-            "or name its file in RAY_AUTH_TOKEN_PATH"
-        ) from None
-    except (requests.exceptions.JSONDecodeError, requests.exceptions.HTTPError) as error:
-        status = getattr(getattr(error, "response", None), "status_code", 200)
-        raise UserError(f"what answers at {address} is not a Ray head (HTTP {status}); give --address") from None
-    except (ConnectionError, requests.exceptions.ConnectionError, requests.exceptions.Timeout):
-        raise UserError(
-            f"no Ray head answers at {address}: open the tunnel in another terminal "
-            "(ray dashboard cluster.yaml), or give --address"
-        ) from None
-    except RuntimeError as error:
-        if "Version check returned 404" not in str(error):
-            raise
-        raise UserError(f"what answers at {address} is not a Ray head (HTTP 404); give --address") from None
-
-
-def _require_same_ray(client: Any, address: str) -> None:
-    import ray
-
-    if client._server_ray_version != ray.__version__:
-        raise UserError(
-            f"the cluster at {address} runs Ray {client._server_ray_version}, here it is {ray.__version__}: "
-            "make them the same (requirements.txt)"
-        )
-
-
-def _is_loopback(address: str) -> bool:
-    host = urlsplit(address).hostname or ""
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"
-
-
-def _is_own(ip: str) -> bool:
-    """Whether an address belongs to this machine: only then can a socket be bound to it."""
-    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.bind((ip, 0))
-        except OSError:
-            return False
-    return True
 
 
 def _too_big(cpus: float, gpus: float, nodes: Sequence[Mapping[str, float]], address: str) -> list[str]:

@@ -16,6 +16,7 @@ import pickle
 import threading
 import traceback
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -60,7 +61,7 @@ class Context(Protocol):
         ...
 
 
-class _StoreContext:
+class _StoreContext(ABC):
     """A context whose memory is the store; the two below differ in where they run and whom they tell."""
 
     def __init__(self, store: Store, run_id: str, rank: int, world: int, device: str, keep: int) -> None:
@@ -106,8 +107,9 @@ class _StoreContext:
         torch.distributed.all_reduce(values)
         return dict(zip(numbers, (values / self.world).tolist(), strict=True))
 
+    @abstractmethod
     def _tell(self, told: Progress) -> None:
-        raise NotImplementedError
+        """Pass on how far the run is."""
 
     def _newest(self) -> int | None:
         step = checkpoints.newest(self.store, self.run_id)

@@ -43,7 +43,7 @@ def end_session(leader: int) -> None:
     """End a process that leads a session, and all that it started: the group first, then whoever is left."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(leader, signal.SIGTERM)
-    deadline = time.monotonic() + 8
+    deadline = time.monotonic() + 4
     while left := members(leader):
         if time.monotonic() > deadline:
             for process in left:
@@ -87,12 +87,12 @@ def environment() -> Iterator[dict[str, str]]:
 @pytest.fixture(scope="module")
 def head(environment: dict[str, str]) -> Iterator[str]:
     """The address of a head of two CPUs that wants the token."""
-    port, dashboard, client = free_ports(3)
+    port, dashboard, client, agent = free_ports(4)
     command = [
         *("ray", "start", "--head", "--block", "--disable-usage-stats", "--num-cpus=2"),
         *("--node-ip-address=127.0.0.1", f"--port={port}", f"--ray-client-server-port={client}"),
         *("--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"),
-        "--object-store-memory=200000000",
+        *(f"--dashboard-agent-listen-port={agent}", "--object-store-memory=200000000"),
     ]
     log = Path(environment["HOME"], "head.log")
     with log.open("w") as out, pytest.MonkeyPatch.context() as patch:

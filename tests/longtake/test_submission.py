@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import json
 import shutil
 import socket
 import threading
@@ -15,11 +16,13 @@ import pytest
 import typer
 
 from jobs import collect, evaluate, submit, sweep, train
+from longtake import cluster
 from longtake.cluster import Demand
 from longtake.config import config_hash, load, shipped
 from longtake.errors import UserError
+from longtake.jobs_api import normal_address
 from longtake.shipping import build_wheel
-from longtake.submission import Head, _Log, normal_address
+from longtake.submission import Head, _Log
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -247,3 +250,36 @@ def test_a_log_that_arrives_twice_is_written_once() -> None:
     log.take("one\ntwo\nthr", 0)
     log.take("one\ntwo\nthree\n", 0)
     assert "".join(written) == "one\ntwo\nthree\n"
+
+
+# --- inside the job --------------------------------------------------------------------------------------
+
+
+def test_a_driver_names_no_variable_that_its_job_has_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray refuses one that is given twice."""
+    import ray
+
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(ray, "init", lambda **options: asked.update(options))
+    job = {"runtime_env": {"env_vars": {"OMP_NUM_THREADS": "4", "AWS_REGION": "a"}}}
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(job))
+    monkeypatch.setenv("AWS_REGION", "a")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    cluster._attach("127.0.0.1:1", quiet=True)
+    passed = asked["runtime_env"]["env_vars"]
+    assert passed["AWS_ENDPOINT_URL"] == "http://127.0.0.1:1"
+    assert not {"OMP_NUM_THREADS", "AWS_REGION"} & set(passed)
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR")
+    cluster._attach("127.0.0.1:1", quiet=True)
+    assert asked["runtime_env"]["env_vars"]["AWS_REGION"] == "a"
+
+
+def test_a_cluster_counts_what_its_autoscaler_may_add(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+    from ray._private.state import state
+
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0})
+    monkeypatch.setattr(state, "get_max_resources_from_cluster_config", lambda: {"CPU": 4, "GPU": 8})
+    assert cluster._resources() == {"CPU": 8.0, "GPU": 8}
+    monkeypatch.setattr(state, "get_max_resources_from_cluster_config", lambda: None)
+    assert cluster._resources() == {"CPU": 8.0}

@@ -1,0 +1,166 @@
+"""`longtake train` on a toy dataset, in this process: exact resume, temporal blocks, and what is refused up front."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from jobs import train
+from jobs.train import TrainConfig
+from jobs.train_loop import losses, train_loop
+from longtake import checkpoints
+from longtake.config import load
+from longtake.episodes import DatasetWriter, Episode
+from longtake.errors import UserError
+from longtake.store import Store, open_store
+from longtake.stream import load_clips
+from longtake.training import LocalContext
+from models.checkpoint import load_model
+from models.world_model import WorldModel
+
+TOY = """
+name: toy
+steps: 6
+workers: 0
+checkpoint_every: 2
+data: {dataset: mazes, frames_per_step: 16, curriculum: [{frames: 8}], base_segment: 4}
+model:
+  height: 16
+  width: 16
+  dim: 16
+  heads: 2
+  window: 2
+  d_state: 4
+  headdim: 8
+  layers: [{mixer: ssm, spatial_block: [1, 1]}, {mixer: ssm, spatial_block: [2, 2]}]
+engine: {backend: torch, warmup: 1, lr: 1.0e-2}
+validation: {every: 3, clips: 2}
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a store, a dataset `mazes`, one without poses, and a config."""
+    folder = tmp_path_factory.mktemp("train")
+    store = open_store(folder / "store")
+    random = np.random.default_rng(0)
+    for name, has_pose in (("mazes", True), ("blind", False)):
+        about = {"fps": 10.0, "action_space": {"turn": "degrees"}, "pose": ["x", "y", "yaw"] if has_pose else None}
+        writer = DatasetWriter(store, name, recipe={}, **about, test=0.2)
+        walks = np.cumsum(random.normal(0, 0.3, (20, 16, 3)), 1).astype(np.float32)
+        frames = np.clip(128 + 60 * walks[:, :, None, None] + np.zeros((20, 16, 16, 16, 3)), 0, 255).astype(np.uint8)
+        actions = random.normal(size=(20, 16, 2)).astype(np.float32)
+        writer.write_shard(
+            0, [Episode(f, a, w if has_pose else None) for f, a, w in zip(frames, actions, walks, strict=True)]
+        )
+        writer.finalize(1)
+    (folder / "toy.yaml").write_text(TOY)
+    return folder
+
+
+def config_of(place: Path, *overrides: str) -> TrainConfig:
+    return load(TrainConfig, place / "toy.yaml", list(overrides), search=train.CONFIGS)
+
+
+def run(store: Store, name: str, config: TrainConfig) -> dict[str, torch.Tensor]:
+    """Train in this process; the final weights."""
+    train_loop(LocalContext(store, name, keep=9), config)
+    with checkpoints.opened(store, name, config.steps) as folder:
+        return load_file(folder / "model.safetensors")
+
+
+def apart(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    return max(float((a[name] - b[name]).abs().max()) for name in a)
+
+
+class Killed(Exception):
+    """Stands for a process that dies after a checkpoint."""
+
+
+class DyingContext(LocalContext):
+    def save(self, step: int, *arguments: object, **options: object) -> None:
+        super().save(step, *arguments, **options)  # type: ignore[arg-type]
+        if step == 4:
+            raise Killed
+
+
+def test_a_killed_run_ends_with_the_same_weights_and_rows(place: Path) -> None:
+    store, config = open_store(place / "store"), config_of(place)
+    straight = run(store, "straight", config)
+    with pytest.raises(Killed):
+        train_loop(DyingContext(store, "killed", keep=9), config)
+    assert apart(run(store, "killed", config), straight) == 0
+    steps = store.table("steps").set_index(["run", "step"]).loss
+    assert steps["killed"].to_dict() == steps["straight"].to_dict()
+    assert len(steps["killed"]) == config.steps
+
+
+def test_a_checkpoint_is_a_model_by_itself(place: Path) -> None:
+    store, config = open_store(place / "store"), config_of(place)
+    weights = run(store, "alone", config)
+    with checkpoints.opened(store, "alone", config.steps) as folder:
+        model = load_model(folder)
+    assert model.config == config.model
+    assert apart(dict(model.state_dict()), weights) == 0
+
+
+def gradients(place: Path, *overrides: str) -> dict[str, torch.Tensor]:
+    """Those of one batch, for a model with every branch open."""
+    store, config = open_store(place / "store"), config_of(place, *overrides)
+    torch.manual_seed(0)
+    model = WorldModel(config.model)
+    for parameter in model.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.2)
+    plan = train.build_plan(config, store.dataset("mazes"), "train")
+    clips = load_clips(store.dataset("mazes"), plan.batch(0), palindrome=True)
+    for part in losses(model, config, LocalContext(store, "gradients"), 0, clips):  # type: ignore[arg-type]
+        part.backward()  # type: ignore[no-untyped-call]
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def test_temporal_blocks_change_cost_and_truncation_changes_gradients(place: Path) -> None:
+    whole = gradients(place)
+    scale = max(float(g.abs().max()) for g in whole.values())
+    assert apart(gradients(place, "temporal_block=3"), whole) < 1e-5 * scale
+    assert apart(gradients(place, "temporal_block=3", "bptt_blocks=3"), whole) < 1e-5 * scale
+    assert apart(gradients(place, "temporal_block=3", "bptt_blocks=1"), whole) > 1e-3 * scale
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["data.dataset=maze"], "unknown dataset 'maze' (did you mean mazes?)"),
+        (["model.height=32"], "model.height: 32, but frames of mazes have 16: set model.height=16"),
+        (["data.dataset=blind"], "model.conditions: pose, but blind has no pose: set model.conditions=actions"),
+        (["data.dataset=blind", "model.conditions=actions"], "data.clip: palindrome, but blind has no pose"),
+        (["model.conditions=both"], "data.clip: palindrome goes with model.conditions=pose only"),
+        (["data.frames_per_step=20"], "data.frames_per_step: 20 frames are not the same whole number of clips of 8"),
+        (["workers=2", "validation.clips=3"], "validation.clips: 3 cannot be shared evenly by 2 workers"),
+        (["data.curriculum=[{frames: 64}]", "data.frames_per_step=64"], "no episode is long enough"),
+        (["bptt_blocks=2"], "bptt_blocks: 2 blocks of what length? set temporal_block too"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_it_starts(place: Path, overrides: list[str], told: str) -> None:
+    with pytest.raises(UserError) as caught:
+        train.check(config_of(place, *overrides), open_store(place / "store"))
+    assert told in str(caught.value)
+
+
+def test_resuming_another_config_is_refused_by_field(place: Path) -> None:
+    store = open_store(place / "store")
+    name = train.train(config_of(place, "steps=2"), store)
+    with pytest.raises(UserError, match=r"steps: 2 then, 3 now"):
+        train.train(config_of(place, "steps=3"), store, resume=name)
+
+
+def test_a_finished_run_is_reused(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store, config = open_store(place / "store"), config_of(place, "steps=2", "seed=5")
+    name = train.train(config, store, reuse=True)
+    assert train.train(config, store, reuse=True) == name
+    assert "reused" in capsys.readouterr().out
+    assert store.table("runs").set_index("run").status[name] == "done"
