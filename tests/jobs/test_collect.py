@@ -21,12 +21,12 @@ SMALL = CollectConfig(
 )
 
 
-@pytest.mark.parametrize("name", ["doom-maze", "doom-maze-demo"])
+@pytest.mark.parametrize("name", ["doom-maze", "doom-maze-tiny"])
 def test_shipped_configs_load_and_print_their_plan(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     load(CollectConfig, name, [], search=collect.CONFIGS)
-    collect.main(name, ["episodes=30"], str(tmp_path), dry_run=True)
+    collect.main(name, ["episodes=30", "val=0.1", "test=0.1"], str(tmp_path), dry_run=True)
     told = capsys.readouterr().out
     assert "24 train, 3 val, 3 test" in told
     assert not (tmp_path / "datasets").exists()
@@ -48,7 +48,7 @@ def test_every_problem_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_another_config_under_the_same_name_is_refused(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     collect._writer(SMALL, store).claim()
-    with pytest.raises(UserError, match="seed: 0 there, 1 asked for"):
+    with pytest.raises(UserError, match="seed: 0 then, 1 now"):
         collect.run(SMALL.model_copy(update={"seed": 1}), store)
 
 

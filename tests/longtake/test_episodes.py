@@ -148,7 +148,7 @@ def test_claim_refuses_another_recipe_by_field(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     assert not writer(store, seed=1, source={"cells": 4}).claim()
     assert not writer(store, seed=1, source={"cells": 4}).claim()
-    with pytest.raises(UserError, match=r"source\.cells: 4 there, 5 asked for"):
+    with pytest.raises(UserError, match=r"source\.cells: 4 then, 5 now"):
         writer(store, seed=1, source={"cells": 5}).claim()
 
 
