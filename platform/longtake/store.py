@@ -1,6 +1,6 @@
 """One URI, one place: a folder or s3://bucket/prefix, reached through ONE filesystem.
 
-    datasets/NAME/...     runs/ID/...     tables/NAME/...
+    datasets/NAME/   runs/ID/   sweeps/ID/   tables/NAME/   protocols/HASH.json   reports/
 
 Ray and pyarrow are handed the same filesystem. Names given to the methods are relative to the store's root.
 """
