@@ -87,9 +87,7 @@ def _expected_bytes(config: CollectConfig) -> int:
 
 def describe(config: CollectConfig, store: Store) -> str:
     """The plan in words."""
-    splits = ", ".join(
-        f"{n} {split}" for split, n in split_sizes(config.episodes, config.val, config.test).items()
-    )
+    splits = ", ".join(f"{n} {split}" for split, n in split_sizes(config.episodes, config.val, config.test).items())
     return "\n".join(
         [
             f"dataset   {store.path('datasets', config.name)}",

@@ -34,16 +34,12 @@ def table(manifest: Manifest) -> Any:
 
     share = manifest.bytes / (manifest.frames * sum(spec.nbytes(1) for spec in manifest.arrays))
     rows = {
-        "episodes": ", ".join(f"{n} {split}" for split, n in manifest.splits.items())
-        + f" ({manifest.split_rule})",
+        "episodes": ", ".join(f"{n} {split}" for split, n in manifest.splits.items()) + f" ({manifest.split_rule})",
         "frames": f"{manifest.frames:,} at {manifest.fps:g} per second",
         "size": f"{manifest.bytes / 1e6:.1f} MB in {manifest.shards} shards, {share:.0%} of raw",
         "actions": ", ".join(f"{name}: {meaning}" for name, meaning in manifest.action_space.items()),
         "pose": ", ".join(manifest.pose or ["none"]),
-        **{
-            f"array {s.name}": f"{s.dtype} (T, {', '.join(map(str, s.shape))}), {s.codec}"
-            for s in manifest.arrays
-        },
+        **{f"array {s.name}": f"{s.dtype} (T, {', '.join(map(str, s.shape))}), {s.codec}" for s in manifest.arrays},
         "recipe": ", ".join(f"{name}={value}" for name, value in _flat(manifest.recipe)),
         "fingerprint": manifest.fingerprint,
     }

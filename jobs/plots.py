@@ -79,9 +79,7 @@ def distinct(scores: pd.DataFrame) -> pd.DataFrame:
     made = rows[rows.run != NO_RUN].drop_duplicates(["run", "system"])
     counts = made.system.value_counts()
     clash = rows.system.isin(counts[counts > 1].index)
-    rows.loc[clash, "system"] = [
-        _with_run(*pair) for pair in zip(rows.system[clash], rows.run[clash], strict=True)
-    ]
+    rows.loc[clash, "system"] = [_with_run(*pair) for pair in zip(rows.system[clash], rows.run[clash], strict=True)]
     return rows
 
 

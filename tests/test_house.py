@@ -84,9 +84,7 @@ def test_rooms_import_only_what_they_may(room: str) -> None:
 
 
 def test_no_module_is_called_utils() -> None:
-    assert not [
-        path for _, path in modules() if re.fullmatch(r"(utils?|helpers?|misc|common)\.py", path.name)
-    ]
+    assert not [path for _, path in modules() if re.fullmatch(r"(utils?|helpers?|misc|common)\.py", path.name)]
 
 
 def test_files_and_functions_fit_one_sitting() -> None:
@@ -104,9 +102,7 @@ def test_files_and_functions_fit_one_sitting() -> None:
 
 def test_every_module_says_what_it_is() -> None:
     silent = [
-        str(path.relative_to(ROOT))
-        for _, path in modules()
-        if not ast.get_docstring(ast.parse(path.read_text()))
+        str(path.relative_to(ROOT)) for _, path in modules() if not ast.get_docstring(ast.parse(path.read_text()))
     ]
     assert not silent, "\n".join(silent)
 
@@ -140,9 +136,7 @@ def test_importing_the_package_loads_nothing_heavy(tmp_path: Path) -> None:
 
 
 def test_requirements_are_pinned_and_torch_is_first() -> None:
-    lines = [
-        line for line in (ROOT / "requirements.txt").read_text().splitlines() if not line.startswith("#")
-    ]
+    lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if not line.startswith("#")]
     assert lines[0].startswith("torch==")
     assert not [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line)]
     names = [line.split("==")[0].lower() for line in lines]

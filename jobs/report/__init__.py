@@ -61,9 +61,7 @@ def build(store: Store, runs: Sequence[str], out: Path | None = None) -> Path:
     material = gather(store, runs)
     text = render(material)
     if out is None:
-        name = "_".join(run.id for run in material.runs[:3]) + (
-            f"_{len(material.runs)}" if material.runs[3:] else ""
-        )
+        name = "_".join(run.id for run in material.runs[:3]) + (f"_{len(material.runs)}" if material.runs[3:] else "")
         out = Path(store.path("reports", f"{name}.html")) if store.is_folder else Path("report.html")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -81,9 +79,7 @@ def render(material: Material) -> str:
     from jobs.plots import NO_RUN
     from jobs.report.findings import number
 
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = number
     environment.filters["breakable"] = lambda name: escape(name).replace("_", Markup("_<wbr>"))
     template = environment.from_string((Path(__file__).parent / "page.html").read_text(encoding="utf-8"))
@@ -120,9 +116,7 @@ def _task(material: Material, task: TaskScores) -> dict[str, Any]:
     return {
         "name": task.task,
         "protocol": task.protocol,
-        "definition": json.dumps(task.definition.model_dump(mode="json"), indent=1)
-        if task.definition
-        else None,
+        "definition": json.dumps(task.definition.model_dump(mode="json"), indent=1) if task.definition else None,
         "context": task.definition.context if task.definition else None,
         "horizon": task.definition.horizon if task.definition else int(task.scores.frame.max()) + 1,
         "claims": found,
@@ -130,9 +124,7 @@ def _task(material: Material, task: TaskScores) -> dict[str, Any]:
         "beyond": beyond,
         "summary": summary(task.scores, material.window),
         "looks": list(looks(task.scores).values()),
-        "curve": _sizes(draw, f"{task.task}-curve", f"{task.task}: PSNR against distance")
-        if has_psnr
-        else None,
+        "curve": _sizes(draw, f"{task.task}-curve", f"{task.task}: PSNR against distance") if has_psnr else None,
         "strips": make_strips(material, task) if task.task == PICTURED and has_psnr else [],
     }
 
@@ -141,9 +133,7 @@ def _sizes(draw: Callable[[int, bool], Figure], name: str, title: str) -> dict[s
     """A figure per width, so that its text is never scaled down; on a phone the page shows a key."""
     from jobs.report.svg import inline
 
-    return {
-        size: inline(draw(width, size != "narrow"), f"{name}-{size}", title) for size, width in WIDTHS.items()
-    }
+    return {size: inline(draw(width, size != "narrow"), f"{name}-{size}", title) for size, width in WIDTHS.items()}
 
 
 def _training(material: Material) -> dict[str, Any] | None:

@@ -104,9 +104,7 @@ def find_runs(store: Store, runs: Sequence[str]) -> list[Run]:
     return found
 
 
-def choose_scores(
-    store: Store, scores: pd.DataFrame, runs: Sequence[Run], notes: list[str]
-) -> list[TaskScores]:
+def choose_scores(store: Store, scores: pd.DataFrame, runs: Sequence[Run], notes: list[str]) -> list[TaskScores]:
     """Of each task the newest protocol that all runs share; what is left out is told in `notes`.
 
     Raises:

@@ -78,9 +78,7 @@ def make_strips(material: Material, task: TaskScores) -> list[Strip]:
         material.notes.append(f"{task.task}: no pictures, since {what} is not in this store.")
         return []
     if material.store.dataset(name).fingerprint != protocol.dataset:
-        material.notes.append(
-            f"{task.task}: no pictures, since dataset {name} is not the one that was scored."
-        )
+        material.notes.append(f"{task.task}: no pictures, since dataset {name} is not the one that was scored.")
         return []
     chosen = pick_episodes(task.scores, material.window)
     cells = list(_cells(material, task, name, protocol, tuple(chosen)))
@@ -89,10 +87,7 @@ def make_strips(material: Material, task: TaskScores) -> list[Strip]:
     with one_thread():
         truth = _truth(cells[0][1])
         made = [Generated(look, generate(cell)) for look, cell in cells]
-    return [
-        _strip(protocol, task, truth[i], made, i, episode, chosen[episode])
-        for i, episode in enumerate(chosen)
-    ]
+    return [_strip(protocol, task, truth[i], made, i, episode, chosen[episode]) for i, episode in enumerate(chosen)]
 
 
 def pick_episodes(scores: pd.DataFrame, window: int) -> dict[int, str]:
@@ -112,9 +107,7 @@ def _cells(
 ) -> Iterator[tuple[Look, ScoreCell]]:
     """Each system to show, as a cell of an evaluation; floors are left out, since they show nothing new."""
     rows = task.scores.drop_duplicates("system")
-    subjects = {
-        s: (str(run), int(step)) for s, run, step in zip(rows.system, rows.run, rows.checkpoint, strict=True)
-    }
+    subjects = {s: (str(run), int(step)) for s, run, step in zip(rows.system, rows.run, rows.checkpoint, strict=True)}
     store = material.store
     for look in looks(task.scores).values():
         run, step = subjects[look.system]
@@ -159,8 +152,7 @@ def generate(cell: ScoreCell) -> Image:
     frames = torch.from_numpy(np.stack([question.frames[:context] for question in questions]))
     system.observe(frames, conditions.frames(0, context))
     made = [
-        system.step(conditions.frames(t, t + 1))[:, 0].numpy()
-        for t in range(context, context + cell.protocol.horizon)
+        system.step(conditions.frames(t, t + 1))[:, 0].numpy() for t in range(context, context + cell.protocol.horizon)
     ]
     return np.stack(made, axis=1)
 

@@ -60,9 +60,7 @@ def revise(config: Schema, changes: Mapping[str, Any]) -> Schema:
     return _validated(type(config), settings, problems)
 
 
-def _validated(
-    schema: type[Schema], settings: dict[str, Any], problems: list[str], unread: bool = False
-) -> Schema:
+def _validated(schema: type[Schema], settings: dict[str, Any], problems: list[str], unread: bool = False) -> Schema:
     """The settings as a config, or all problems; `unread`: a file could not be read."""
     # JSON mode: strict about scalars, yet a YAML list may fill a tuple and a text a Path or an Enum.
     try:
@@ -226,9 +224,7 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value != "<<":
                 if key.value in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"key {key.value!r} twice", key.start_mark
-                    )
+                    raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} twice", key.start_mark)
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -264,9 +260,7 @@ _SCALARS: tuple[tuple[str, str, str], ...] = (
 )
 for _tag, _pattern, _first in _SCALARS:
     for _class in (_Loader, _Dumper):
-        _class.add_implicit_resolver(
-            _tag, re.compile(f"^(?:{_pattern})$"), [c if c != "\0" else "" for c in _first]
-        )
+        _class.add_implicit_resolver(_tag, re.compile(f"^(?:{_pattern})$"), [c if c != "\0" else "" for c in _first])
 
 
 # --- what is wrong, in words ------------------------------------------------------------------------------
@@ -319,9 +313,7 @@ def _unknown_key(field: str, key: str, holders: list[Any]) -> str:
 
 
 def _not_allowed(field: str, error: ErrorDetails) -> str:
-    allowed = [
-        word.strip("'") for word in re.split(r", | or ", str(error.get("ctx", {}).get("expected", "")))
-    ]
+    allowed = [word.strip("'") for word in re.split(r", | or ", str(error.get("ctx", {}).get("expected", "")))]
     near = nearest(error["input"], allowed) if isinstance(error["input"], str) else ""
     return f"{field}: got {_show(error['input'])}, allowed: {', '.join(allowed)}{near}"
 

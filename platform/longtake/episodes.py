@@ -167,9 +167,7 @@ class DatasetWriter:
         index = pd.concat([self._read_part(shard) for shard in range(shards)], ignore_index=True)
         specs = index["arrays"].unique()
         if len(specs) != 1:
-            raise UserError(
-                f"dataset {self.name!r}: episodes with different arrays: {' and '.join(specs[:2])}"
-            )
+            raise UserError(f"dataset {self.name!r}: episodes with different arrays: {' and '.join(specs[:2])}")
         index.insert(0, "episode", np.arange(len(index)))
         index["split"] = _assign(index["digest"].tolist(), split_sizes(len(index), self.val, self.test))
         manifest = self._manifest(index, shards, [ArraySpec(**spec) for spec in json.loads(specs[0])])
@@ -182,18 +180,12 @@ class DatasetWriter:
         if len({len(array) for array in arrays.values()}) != 1:
             raise ValueError(f"arrays of different lengths: { {k: len(v) for k, v in arrays.items()} }")
         # Small arrays lie whole and first, so that they are one read; frames are cut into chunks.
-        specs = [
-            _spec(name, arrays[name], self.chunk) for name in sorted(arrays, key=lambda n: n == "frames")
-        ]
+        specs = [_spec(name, arrays[name], self.chunk) for name in sorted(arrays, key=lambda n: n == "frames")]
         chunks = {spec.name: buffer.add(spec, arrays[spec.name]) for spec in specs}
         return {
             "shard": shard,
             "length": len(episode),
-            **{
-                f"{n}_{part}": [getattr(c, part) for c in cs]
-                for n, cs in chunks.items()
-                for part in Chunk._fields
-            },
+            **{f"{n}_{part}": [getattr(c, part) for c in cs] for n, cs in chunks.items() for part in Chunk._fields},
             "digest": _digest(arrays),
             "meta": json.dumps(episode.meta, sort_keys=True),
             "arrays": json.dumps([spec.model_dump() for spec in specs]),
@@ -324,9 +316,7 @@ class Dataset:
 
 
 def _spec(name: str, array: Array, chunk: int) -> ArraySpec:
-    return ArraySpec(
-        name=name, dtype=array.dtype.str, shape=array.shape[1:], chunk=chunk if name == "frames" else 0
-    )
+    return ArraySpec(name=name, dtype=array.dtype.str, shape=array.shape[1:], chunk=chunk if name == "frames" else 0)
 
 
 def _digest(arrays: Mapping[str, Array]) -> str:

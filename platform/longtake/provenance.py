@@ -21,9 +21,7 @@ _LETTERS = "23456789abcdefghjkmnpqrstuvwxyz"  # no two that look alike
 
 def new_run_id() -> str:
     """A new id such as 20261121-041233-k3f9: UTC, sortable by time, unique."""
-    return time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + "".join(
-        secrets.choice(_LETTERS) for _ in range(4)
-    )
+    return time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + "".join(secrets.choice(_LETTERS) for _ in range(4))
 
 
 @functools.cache
@@ -40,9 +38,7 @@ def provenance() -> dict[str, str]:
 def _code_version() -> str:
     """The release, and the commit when it runs from a checkout; `.dirty` if files differ from that commit."""
     here = Path(__file__).resolve().parent
-    told = _output(
-        "git", "-C", str(here), "describe", "--always", "--dirty=.dirty", "--abbrev=12", "--exclude=*"
-    )
+    told = _output("git", "-C", str(here), "describe", "--always", "--dirty=.dirty", "--abbrev=12", "--exclude=*")
     return f"{__version__}+g{told}" if told else __version__
 
 

@@ -64,9 +64,7 @@ class ShardBuffer:
 
     def add(self, spec: ArraySpec, array: Array) -> list[Chunk]:
         """Append the chunks of one array (T, *shape); returns where they lie."""
-        return [
-            self._append(_codec().compress(_raw(array[a:b]), asbytes=True)) for a, b in spec.spans(len(array))
-        ]
+        return [self._append(_codec().compress(_raw(array[a:b]), asbytes=True)) for a, b in spec.spans(len(array))]
 
     def _append(self, data: bytes) -> Chunk:
         chunk = Chunk(self._size, len(data), zlib.crc32(data))

@@ -167,9 +167,7 @@ class Store:
 
     # --- tables and datasets -------------------------------------------------------------------------------
 
-    def table(
-        self, name: str, where: str | None = None, columns: Sequence[str] | None = None
-    ) -> pd.DataFrame:
+    def table(self, name: str, where: str | None = None, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """A table as a pandas DataFrame; see `longtake.tables.read`."""
         from longtake import tables
 
@@ -187,9 +185,7 @@ class Store:
         """Raise UserError if there is no such folder or bucket: what a verb that only reads asks first."""
         if self.is_folder:
             if not Path(self._root).is_dir():
-                raise UserError(
-                    f"no store at {self.uri}: the folder does not exist; give --store or LONGTAKE_STORE"
-                )
+                raise UserError(f"no store at {self.uri}: the folder does not exist; give --store or LONGTAKE_STORE")
             return
         try:
             self.fs.call_s3("head_bucket", Bucket=self._root.split("/")[0])
@@ -205,9 +201,7 @@ class Store:
         back = self.read_bytes(probe)
         self.fs.rm_file(self.path(probe))
         if back != b"longtake":
-            raise UserError(
-                f"store {self.uri}: a small file came back changed; this storage cannot be trusted"
-            )
+            raise UserError(f"store {self.uri}: a small file came back changed; this storage cannot be trusted")
 
     def free_bytes(self) -> int | None:
         """Bytes free on the disk of a folder; None where that cannot be known."""
@@ -250,9 +244,7 @@ def _normal(uri: str) -> str:
             raise UserError(f"store {uri!r} names no bucket; expected s3://BUCKET/PREFIX")
         return f"s3://{parts.netloc}/{parts.path.strip('/')}".rstrip("/")
     if parts.scheme not in ("", "file"):
-        raise UserError(
-            f"store {uri!r}: unknown scheme {parts.scheme!r}; expected a folder or s3://BUCKET/PREFIX"
-        )
+        raise UserError(f"store {uri!r}: unknown scheme {parts.scheme!r}; expected a folder or s3://BUCKET/PREFIX")
     path = Path(os.path.abspath(os.path.expanduser(uri.removeprefix("file://") or ".")))
     if path.exists() and not path.is_dir():
         raise UserError(f"store {path} is a file; expected a folder or s3://BUCKET/PREFIX")

@@ -170,9 +170,7 @@ def _load(store: Store, table: str) -> pd.DataFrame:
     frame: pd.DataFrame = whole.to_pandas()
     # Arrow's nulls would turn whole numbers and truth values into floats and objects.
     for field in schema:
-        if whole.column(field.name).null_count and (
-            pa.types.is_integer(field.type) or pa.types.is_boolean(field.type)
-        ):
+        if whole.column(field.name).null_count and (pa.types.is_integer(field.type) or pa.types.is_boolean(field.type)):
             kind = pd.BooleanDtype() if pa.types.is_boolean(field.type) else pd.Int64Dtype()
             frame[field.name] = pd.array(whole.column(field.name).to_pylist(), dtype=kind)
     return frame
@@ -229,9 +227,7 @@ def _fit(part: pa.Table, schema: pa.Schema) -> pa.Table:
 
     there = set(part.column_names)
     columns = [
-        part.column(field.name).cast(field.type)
-        if field.name in there
-        else pa.nulls(part.num_rows, field.type)
+        part.column(field.name).cast(field.type) if field.name in there else pa.nulls(part.num_rows, field.type)
         for field in schema
     ]
     return pa.table(columns, schema=schema)

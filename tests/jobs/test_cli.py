@@ -61,9 +61,7 @@ def verb(monkeypatch: pytest.MonkeyPatch) -> Any:
         ("demo", "demo", ("demo", [], "store", False)),
     ],
 )
-def test_each_verb_is_handed_what_was_typed(
-    verb: Any, name: str, line: str, received: tuple[Any, ...]
-) -> None:
+def test_each_verb_is_handed_what_was_typed(verb: Any, name: str, line: str, received: tuple[Any, ...]) -> None:
     called = verb(name)
     assert run(*line.split()) == 0
     assert called == [received]
@@ -137,9 +135,7 @@ def test_runs_lists_them(store: Store, capsys: pytest.CaptureFixture[str]) -> No
         steps: int = 1
 
     for name in ("b-run", "a-run"):
-        RunRecord.start(store, name, kind="train", name="maze", config=Settings()).finish(
-            "failed", "it broke"
-        )
+        RunRecord.start(store, name, kind="train", name="maze", config=Settings()).finish("failed", "it broke")
     assert run("runs", "--store", store.uri) == 0
     header, first, second = capsys.readouterr().out.splitlines()
     assert header.split() == ["run", "kind", "name", "status", "started", "minutes", "sessions", "reason"]

@@ -91,9 +91,7 @@ def test_the_curve_names_every_line_and_leaves_the_oracle_off_the_scale() -> Non
     figure = psnr_curve(make_scores(), window=6)
     axes = figure.axes[0]
     words = [text.get_text() for text in axes.texts]
-    assert {"block_ssm", "block_ssm, wiped", "copy last frame", "context mean", "window, 6 frames"} <= set(
-        words
-    )
+    assert {"block_ssm", "block_ssm, wiped", "copy last frame", "context mean", "window, 6 frames"} <= set(words)
     assert axes.get_ylim()[1] < 40
     assert "100 dB, off the scale" in axes.get_title(loc="right")
 

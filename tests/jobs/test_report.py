@@ -38,9 +38,7 @@ def small_model(mixer: str) -> ModelConfig:
         {"mixer": mixer, "spatial_block": [2, 2], "window": 3},
     ]
     return ModelConfig.model_validate_json(
-        json.dumps(
-            {"height": 16, "width": 16, "dim": 32, "window": 2, "d_state": 8, "headdim": 16, "layers": layers}
-        )
+        json.dumps({"height": 16, "width": 16, "dim": 32, "window": 2, "d_state": 8, "headdim": 16, "layers": layers})
     )
 
 
@@ -82,9 +80,7 @@ def write_run(store: Store, run: str, config: ModelConfig) -> None:
     tables.append(store, "steps", steps, part=run)
     torch.manual_seed(0)
     with checkpoints.writing(store, run, STEP) as folder:
-        save_file(
-            {k: v.clone() for k, v in WorldModel(config).state_dict().items()}, folder / "model.safetensors"
-        )
+        save_file({k: v.clone() for k, v in WorldModel(config).state_dict().items()}, folder / "model.safetensors")
         (folder / "config.json").write_text(json.dumps({"model": config.model_dump(mode="json")}))
     checkpoints.seal(store, run, STEP, 1, {})
 
@@ -236,18 +232,14 @@ def test_a_run_without_scores_still_has_a_page(store: Store, tmp_path: Path) -> 
     copy = open_store(tmp_path)
     write_run(copy, BLOCK, small_model("ssm"))
     text = report.build(copy, [BLOCK]).read_text()
-    assert (
-        "There are no scores to show yet" in text and 'id="training"' in text and 'class="claims"' not in text
-    )
+    assert "There are no scores to show yet" in text and 'id="training"' in text and 'class="claims"' not in text
 
 
 def rescored(store: Store, tmp_path: Path, run: str, task: str, seed: int) -> Store:
     """A copy of the store where a run was scored on a task under another protocol too, later."""
     copy = open_store(tmp_path)
     store.download_dir("", tmp_path)
-    rows = store.table("scores", where=f"run in ['{run}', 'none'] and task == '{task}'").drop(
-        columns="event_time"
-    )
+    rows = store.table("scores", where=f"run in ['{run}', 'none'] and task == '{task}'").drop(columns="event_time")
     tables.append(copy, "scores", rows.assign(protocol=f"other{seed:07d}"), part=f"later-{run}")
     return copy
 
@@ -262,9 +254,7 @@ def test_the_newest_shared_protocol_is_shown_and_the_other_told(store: Store, tm
 
 def test_runs_without_a_shared_protocol_are_refused(store: Store, tmp_path: Path) -> None:
     copy = rescored(store, tmp_path, BLOCK, "rollout", 1)
-    keep = copy.table(
-        "scores", where=f"not (run == '{BLOCK}' and task == 'rollout' and protocol != 'other0000001')"
-    )
+    keep = copy.table("scores", where=f"not (run == '{BLOCK}' and task == 'rollout' and protocol != 'other0000001')")
     copy.fs.rm(copy.path("tables", "scores"), recursive=True)
     tables.append(copy, "scores", keep.drop(columns="event_time"), part="kept")
     with pytest.raises(UserError, match="rollout: the runs share no protocol"):
@@ -279,9 +269,7 @@ def scores_of(levels: dict[str, float], spread: float = 0.2, episodes: int = 24)
         for episode in range(episodes):
             for frame in range(8):
                 run = (
-                    NO_RUN
-                    if system in ("copy_last", "context_mean", "nearest_pose")
-                    else system.removesuffix("/wiped")
+                    NO_RUN if system in ("copy_last", "context_mean", "nearest_pose") else system.removesuffix("/wiped")
                 )
                 value = level + 3 * (episode % 5) + noise[episode]
                 rows.append((run, 1, "retrieval", system, "p", episode, frame, 2 * frame + 1, "psnr", value))
@@ -301,9 +289,7 @@ def scores_of(levels: dict[str, float], spread: float = 0.2, episodes: int = 24)
 
 
 def test_claims_tell_wins_losses_and_doubts() -> None:
-    scores = scores_of(
-        {"a": 20, "b": 19, "a/wiped": 17, "b/wiped": 17, "copy_last": 19.97, "context_mean": 21}
-    )
+    scores = scores_of({"a": 20, "b": 19, "a/wiped": 17, "b/wiped": 17, "copy_last": 19.97, "context_mean": 21})
     made = claims(scores, window=6)
     found = {claim.other: claim for claim in made}
     assert {other: claim.verdict for other, claim in found.items()} == {
@@ -312,13 +298,9 @@ def test_claims_tell_wins_losses_and_doubts() -> None:
         "copying the last frame": "undecided",
         "the mean of the context": "worse",
     }
-    assert re.fullmatch(
-        r"beats b by 0\.95 dB \(95\s% interval 0\.86 to 1\.05, n\s=\s24\)", found["b"].sentence
-    )
+    assert re.fullmatch(r"beats b by 0\.95 dB \(95\s% interval 0\.86 to 1\.05, n\s=\s24\)", found["b"].sentence)
     assert found["the mean of the context"].sentence.startswith("loses to the mean of the context by 0.")
-    assert re.match(
-        r"cannot be told apart from \w.*: [+\u2212]0\.\d\d dB", found["copying the last frame"].sentence
-    )
+    assert re.match(r"cannot be told apart from \w.*: [+\u2212]0\.\d\d dB", found["copying the last frame"].sentence)
     assert verdict(made, "retrieval", 6) == (
         "On retrieval, at distances beyond the window of 6 frames, a beats itself with its memory wiped "
         "and b, loses to the mean of the context, and cannot be told apart from copying the last frame."
@@ -394,9 +376,7 @@ def test_text_can_be_read_in_both_themes() -> None:
         for name in ("ink", "muted", "floor", "good", "bad", *(f"series-{i}" for i in range(1, 7))):
             for behind in ("page", "card", "sunk"):
                 light, dark = sorted((luminance(theme[name]), luminance(theme[behind])), reverse=True)
-                assert (light + 0.05) / (dark + 0.05) >= 4.5, (
-                    f"{name} on {behind}: {theme[name]} on {theme[behind]}"
-                )
+                assert (light + 0.05) / (dark + 0.05) >= 4.5, f"{name} on {behind}: {theme[name]} on {theme[behind]}"
 
 
 def test_a_missing_dataset_costs_the_pictures_only(store: Store, tmp_path: Path) -> None:

@@ -79,9 +79,7 @@ def test_rows_without_a_checkpoint_are_kept() -> None:
 
 
 def test_means_of_other_tables() -> None:
-    rows = pd.DataFrame(
-        {"run": ["a", "a", "b"], "step": [1, 2, 1], "loss": [1.0, 3.0, 5.0], "note": ["x"] * 3}
-    )
+    rows = pd.DataFrame({"run": ["a", "a", "b"], "step": [1, 2, 1], "loss": [1.0, 3.0, 5.0], "note": ["x"] * 3})
     frame = means(rows, ["run"])
     assert frame.to_dict("records") == [
         {"run": "a", "step": 1.5, "loss": 2.0, "rows": 2},

@@ -163,9 +163,7 @@ def test_an_unknown_config_names_the_shipped_ones(tmp_path: Path) -> None:
     (line,) = problems(tmp_path, "mase")
     assert line.startswith("unknown config 'mase' (did you mean maze?); there are: maze, tiny")
     (line,) = problems(tmp_path, "some/where.yaml")
-    assert (
-        line == "no config file some/where.yaml; give a YAML path or the name of a shipped config: maze, tiny"
-    )
+    assert line == "no config file some/where.yaml; give a YAML path or the name of a shipped config: maze, tiny"
 
 
 @pytest.mark.parametrize(

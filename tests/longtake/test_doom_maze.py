@@ -48,9 +48,7 @@ def test_braid_makes_loops() -> None:
 
 def test_options_change_the_map() -> None:
     grid = maze(3, 0.2, random.Random(0))
-    plain = textmap(
-        grid, DoomMazeConfig(vary_floor=False, vary_light=False, wall_textures=1), random.Random(0)
-    )
+    plain = textmap(grid, DoomMazeConfig(vary_floor=False, vary_light=False, wall_textures=1), random.Random(0))
     rich = textmap(grid, DoomMazeConfig(), random.Random(0))
     assert len(set(plain.split("lightlevel=")[1:])) < len(set(rich.split("lightlevel=")[1:]))
     assert plain.count("sector{") == rich.count("sector{") == 49

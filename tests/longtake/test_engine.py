@@ -40,9 +40,7 @@ def test_learning_rate_warms_up_and_falls() -> None:
     assert learning_rate(settings, 10_000, 104) == pytest.approx(0.1)
 
 
-@given(
-    step=st.integers(0, 10**6), steps=st.integers(1, 10**6), warmup=st.integers(0, 100), final=st.floats(0, 1)
-)
+@given(step=st.integers(0, 10**6), steps=st.integers(1, 10**6), warmup=st.integers(0, 100), final=st.floats(0, 1))
 def test_learning_rate_stays_in_its_bounds(step: int, steps: int, warmup: int, final: float) -> None:
     settings = EngineConfig(lr=0.5, warmup=warmup, final_lr=final)
     rate = learning_rate(settings, step, steps)

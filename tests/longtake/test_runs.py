@@ -54,9 +54,7 @@ def test_a_run_is_running_until_it_is_done(store: Store) -> None:
         (UserError("no such thing"), "failed", "UserError: no such thing"),
     ],
 )
-def test_an_error_ends_the_run_with_its_reason(
-    store: Store, error: BaseException, status: str, reason: str
-) -> None:
+def test_an_error_ends_the_run_with_its_reason(store: Store, error: BaseException, status: str, reason: str) -> None:
     with pytest.raises(type(error)), start(store):
         raise error
     found = row(store)

@@ -17,9 +17,7 @@ from longtake.store import open_store
 from longtake.stream import Plan, batches, cut, load_clips, local_batches, relative_pose
 
 
-def plan_of(
-    lengths: list[int], stages: list[tuple[int | None, int]], per_step: int, base: int, **more: bool
-) -> Plan:
+def plan_of(lengths: list[int], stages: list[tuple[int | None, int]], per_step: int, base: int, **more: bool) -> Plan:
     return Plan(np.array(lengths), stages, per_step, base, seed=3, **more)
 
 
@@ -48,9 +46,7 @@ def test_exactly_once_per_epoch_over_ranks_and_stage_borders(
     fold = 1 + palindrome
     lengths = [*lengths, 64]
     per_step = fold * first * last * world
-    plan = plan_of(
-        lengths, [(border, first * fold), (None, last * fold)], per_step, base, palindrome=palindrome
-    )
+    plan = plan_of(lengths, [(border, first * fold), (None, last * fold)], per_step, base, palindrome=palindrome)
     epoch = plan.units * plan.unit
     a_step = per_step // fold
     # A number of steps that ends on an epoch's border: every usable frame the same number of times.
@@ -60,9 +56,7 @@ def test_exactly_once_per_epoch_over_ranks_and_stage_borders(
     seen = frames_seen(plan, range(steps), world)
     usable = {(e, t) for e, n in enumerate(lengths) for t in range(n // plan.unit * plan.unit)}
     assert set(seen) <= usable and sum(seen.values()) == steps * a_step
-    assert max(seen.values()) - min(seen[frame] for frame in usable) <= (
-        0 if (steps * a_step) % epoch == 0 else 1
-    )
+    assert max(seen.values()) - min(seen[frame] for frame in usable) <= (0 if (steps * a_step) % epoch == 0 else 1)
 
 
 @settings(deadline=None, max_examples=40)
@@ -148,12 +142,8 @@ def test_clips_hold_the_planned_frames_of_the_split(tmp_path: Path) -> None:
         batch = plan.batch(step)
         clips = load_clips(data, batch)
         assert set(batch.episode.tolist()) <= train
-        np.testing.assert_array_equal(
-            clips["frames"][:, :, 0, 0, 0], batch.episode[:, None].repeat(batch.frames, 1)
-        )
-        np.testing.assert_array_equal(
-            clips["frames"][:, :, 0, 0, 1], batch.start[:, None] + np.arange(batch.frames)
-        )
+        np.testing.assert_array_equal(clips["frames"][:, :, 0, 0, 0], batch.episode[:, None].repeat(batch.frames, 1))
+        np.testing.assert_array_equal(clips["frames"][:, :, 0, 0, 1], batch.start[:, None] + np.arange(batch.frames))
         assert (clips["actions"][:, 0] == 0).all()
         np.testing.assert_array_equal(clips["actions"][:, 1, 0], batch.start + 2)
         assert clips["weight"] == [1.0]
@@ -177,9 +167,7 @@ def test_local_batches_resume_anywhere_and_agree_over_worlds(tmp_path: Path) -> 
     ranks = [dict(local_batches(data, plan, rank, 3, 5, 10)) for rank in range(3)]
     for step in late:
         np.testing.assert_array_equal(whole[step]["frames"], late[step]["frames"])
-        np.testing.assert_array_equal(
-            whole[step]["frames"], np.concatenate([r[step]["frames"] for r in ranks])
-        )
+        np.testing.assert_array_equal(whole[step]["frames"], np.concatenate([r[step]["frames"] for r in ranks]))
         assert sum(r[step]["weight"][0] for r in ranks) == pytest.approx(1)
 
 

@@ -124,9 +124,7 @@ def test_a_query_selects_rows_after_the_newest_won(store: Store) -> None:
     tables.append(store, "steps", [{"run": "r", "step": 1, "loss": 3.0}], "a")
     tables.append(store, "steps", [{"run": "r", "step": 1, "loss": 1.0}], "b")
     assert tables.read(store, "steps", where="loss > 2").empty
-    assert store.table("steps", where="loss < 2 and run == 'r'", columns=["loss"]).columns.tolist() == [
-        "loss"
-    ]
+    assert store.table("steps", where="loss < 2 and run == 'r'", columns=["loss"]).columns.tolist() == ["loss"]
 
 
 def test_wrong_names_and_queries_are_told(store: Store) -> None:
@@ -148,17 +146,13 @@ def test_our_own_mistakes_are_not_the_users(store: Store) -> None:
     with pytest.raises(ValueError, match="lacks step"):
         tables.append(store, "steps", [{"run": "r"}], "a")
     with pytest.raises(TypeError, match="'x' holds values of different types"):
-        tables.append(
-            store, "steps", [{"run": "r", "step": 1, "x": 1}, {"run": "r", "step": 2, "x": "a"}], "a"
-        )
+        tables.append(store, "steps", [{"run": "r", "step": 1, "x": 1}, {"run": "r", "step": 2, "x": "a"}], "a")
     for part in ("", "../up", "/abs", "a/../b", ".hidden", "a b"):
         with pytest.raises(ValueError, match="part"):
             tables.append(store, "steps", [], part)
 
 
-def test_half_written_parts_are_never_seen(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_half_written_parts_are_never_seen(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tables.append(store, "steps", [{"run": "r", "step": 1, "loss": 1.0}], "a")
 
     def killed(*_: object) -> None:

@@ -129,9 +129,7 @@ def maze(cells: int, braid: float, rng: random.Random) -> Grid:
     stack = [(1, 1)]
     while stack:
         x, y = stack[-1]
-        ways = [
-            (a, b) for a, b in STEPS if _inside(grid, x + 2 * a, y + 2 * b) and not grid[y + 2 * b, x + 2 * a]
-        ]
+        ways = [(a, b) for a, b in STEPS if _inside(grid, x + 2 * a, y + 2 * b) and not grid[y + 2 * b, x + 2 * a]]
         if not ways:
             stack.pop()
             continue
@@ -229,9 +227,7 @@ def _things(grid: Grid, landmarks: int, rng: random.Random) -> list[str]:
     """The player's start and one landmark in each of some dead ends."""
     squares = open_squares(grid)
     start = rng.choice(squares)
-    dead_ends = [
-        s for s in squares if s != start and sum(_open(grid, s[0] + a, s[1] + b) for a, b in STEPS) == 1
-    ]
+    dead_ends = [s for s in squares if s != start and sum(_open(grid, s[0] + a, s[1] + b) for a, b in STEPS) == 1]
     rng.shuffle(dead_ends)
     things = [_thing(1, start, rng.choice((0, 90, 180, 270)))]
     return things + [_thing(t, s) for t, s in zip(rng.sample(LANDMARKS, landmarks), dead_ends, strict=False)]
@@ -259,9 +255,7 @@ def _start(wad: Path, config: DoomMazeConfig, seed: int) -> DoomGame:
 
     game = vizdoom.DoomGame()
     game.set_doom_scenario_path(str(wad))
-    game.set_doom_config_path(
-        str(wad.with_name("vizdoom.ini"))
-    )  # else the engine writes one into the work folder
+    game.set_doom_config_path(str(wad.with_name("vizdoom.ini")))  # else the engine writes one into the work folder
     game.set_doom_map("MAP01")
     game.set_window_visible(False)
     game.set_screen_format(vizdoom.ScreenFormat.RGB24)
