@@ -13,11 +13,10 @@ from evals.protocol import Protocol
 from jobs.evaluate import EvaluateConfig, Subject, plan_cells
 from jobs.score_cell import score_cell
 from jobs.sweep import Sweep
-from jobs.train import TrainConfig
+from jobs.train import TrainConfig, start_record
 from jobs.train_loop import train_loop
 from longtake import tables
 from longtake.judged import Judge, JudgedContext, Mailbox, Numbers, Stopped
-from longtake.runs import RunRecord
 from longtake.store import Store
 from longtake.training import LocalContext, fit
 
@@ -40,19 +39,7 @@ def run_trial(payload: tuple[Store, Sweep], given: Assignment, judge: Judge) -> 
     """Train one point of the space as the run that it was given, from that run's newest checkpoint."""
     store, sweep = payload
     config = sweep.trial(given.labels, given.number)
-    dataset = store.dataset(config.data.dataset)
-    record = RunRecord.start(
-        store,
-        given.run,
-        kind="train",
-        name=config.name,
-        config=config,
-        dataset=dataset.fingerprint,
-        seed=config.seed,
-        dataset_name=dataset.name,
-        sweep=sweep.id,
-        trial=given.number,
-    )
+    record = start_record(config, store, given.run, sweep=sweep.id, trial=given.number)
     last = 0
 
     def heard(step: int, numbers: Numbers) -> bool:

@@ -21,6 +21,7 @@ from models.config import DiffusionConfig, ModelConfig
 
 if TYPE_CHECKING:
     from longtake.episodes import Dataset
+    from longtake.runs import RunRecord
     from longtake.store import Store
     from longtake.stream import Plan
 
@@ -219,7 +220,6 @@ def train(config: TrainConfig, store: Store, *, resume: str | None = None, reuse
     from jobs.train_loop import train_loop
     from longtake.cluster import Demand, launch
     from longtake.provenance import new_run_id
-    from longtake.runs import RunRecord
     from longtake.training import fit
 
     dataset = store.dataset(config.data.dataset)
@@ -230,16 +230,7 @@ def train(config: TrainConfig, store: Store, *, resume: str | None = None, reuse
     run = str(earlier["run"]) if earlier is not None else new_run_id()
     need = Demand(config.workers, gpus_per_worker=config.gpus_per_worker)
     with launch(need) if config.workers else nullcontext():  # what does not fit leaves no run behind
-        record = RunRecord.start(
-            store,
-            run,
-            kind="train",
-            name=config.name,
-            config=config,
-            dataset=dataset.fingerprint,
-            seed=config.seed,
-            dataset_name=dataset.name,
-        )
+        record = start_record(config, store, run)
         print(f"{config.name}: {'going on with ' if earlier is not None else ''}run {run}", flush=True)
         with record, training_bar(config.name, config.steps) as bar:
             fit(
@@ -254,6 +245,24 @@ def train(config: TrainConfig, store: Store, *, resume: str | None = None, reuse
                 on_progress=bar,
             )
     return run
+
+
+def start_record(config: TrainConfig, store: Store, run: str, **more: Any) -> RunRecord:
+    """The run's record in `runs`, as it begins; `more` are further columns."""
+    from longtake.runs import RunRecord
+
+    dataset = store.dataset(config.data.dataset)
+    return RunRecord.start(
+        store,
+        run,
+        kind="train",
+        name=config.name,
+        config=config,
+        dataset=dataset.fingerprint,
+        seed=config.seed,
+        dataset_name=dataset.name,
+        **more,
+    )
 
 
 def _same(store: Store, config: TrainConfig, dataset: Dataset) -> dict[str, Any] | None:
