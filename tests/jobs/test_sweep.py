@@ -197,14 +197,14 @@ def environment() -> dict[str, str]:
     return kept | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
 
 
-def command(place: Path, *arguments: str) -> list[str]:
+def command(store: Path | str, *arguments: str) -> list[str]:
     code = "from jobs.cli import main; main()"
-    return [sys.executable, "-c", code, "sweep", *arguments, "--store", str(place / "store")]
+    return [sys.executable, "-c", code, "sweep", *arguments, "--store", str(store)]
 
 
-def sweep_to_the_end(place: Path, *arguments: str) -> str:
+def sweep_to_the_end(store: Path | str, *arguments: str) -> str:
     done = subprocess.run(
-        command(place, *arguments), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=240
+        command(store, *arguments), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -217,26 +217,24 @@ def trials(place: Path) -> pd.DataFrame:
 @pytest.mark.slow
 @pytest.mark.cluster
 @pytest.mark.timeout(500)
-def test_two_sweeps_of_one_seed_have_one_winner(place: Path) -> None:
-    """At concurrency 1: the same trials, states and best config; at least three of eight are pruned."""
-    config = str(place / "sweep.yaml")
-    told = [sweep_to_the_end(place, config) for _ in range(2)]
-    assert "best: trial" in told[0]
-    table = trials(place)
-    columns = ["trial", "state", "objective", "step", "frames", "engine.lr", "model.window"]
-    first, second = (part[columns].reset_index(drop=True) for _, part in table.groupby("sweep"))
-    pd.testing.assert_frame_equal(first, second)
-    assert len(first) == 8 and (first["state"] == "pruned").sum() >= 3
-    assert (table["seconds"] > 0).all()
-    store = open_store(place / "store")
-    best = [
-        [line for line in store.read_bytes(f"sweeps/{sweep}/best.yaml").decode().splitlines() if line[0] != "#"]
-        for sweep in sorted(set(table["sweep"]))
-    ]
+def test_two_sweeps_of_one_seed_have_one_winner(place: Path, bucket: str) -> None:
+    """At concurrency 1, on a folder and on S3: the same trials, states, best config; three of eight are pruned."""
+    write_dataset(open_store(bucket))
+    tables, best = [], []
+    for uri in (str(place / "store"), bucket):
+        assert "best: trial" in sweep_to_the_end(uri, str(place / "sweep.yaml"))
+        table = open_store(uri).table("trials")
+        assert (table["seconds"] > 0).all()
+        tables.append(table[["trial", "state", "objective", "step", "frames", "engine.lr", "model.window"]])
+        (sweep,) = set(table["sweep"])
+        text = open_store(uri).read_bytes(f"sweeps/{sweep}/best.yaml").decode()
+        best.append("\n".join(line for line in text.splitlines() if line[0] != "#"))
+    pd.testing.assert_frame_equal(*tables)
+    assert len(tables[0]) == 8 and (tables[0]["state"] == "pruned").sum() >= 3
     assert best[0] == best[1]
-    assert "lr: 0.01" in "\n".join(best[0])
-    winner = place / "store" / "sweeps" / sorted(set(table["sweep"]))[0] / "best.yaml"
-    train.main(str(winner), ["workers=0", "steps=2"], str(place / "store"), dry_run=True)
+    assert "lr: 0.01" in best[0]
+    (place / "best.yaml").write_text(best[0])
+    train.main(str(place / "best.yaml"), ["workers=0", "steps=2"], str(place / "store"), dry_run=True)
 
 
 @pytest.mark.slow
@@ -246,7 +244,7 @@ def test_two_sweeps_of_one_seed_have_one_winner(place: Path) -> None:
 def test_a_killed_sweep_goes_on(place: Path) -> None:
     """kill -9 of the driver: no finished trial is run again, none is lost, none is there twice."""
     driver = subprocess.Popen(
-        command(place, str(place / "sweep.yaml"), "--set", RETRIEVAL), cwd=ROOT, env=environment()
+        command(place / "store", str(place / "sweep.yaml"), "--set", RETRIEVAL), cwd=ROOT, env=environment()
     )
     try:
         deadline = time.monotonic() + 120
@@ -258,7 +256,7 @@ def test_a_killed_sweep_goes_on(place: Path) -> None:
     before = trials(place).set_index("run")
     assert 3 <= ended(place) < 8
     (sweep,) = set(before["sweep"])
-    told = sweep_to_the_end(place, "--resume", sweep)
+    told = sweep_to_the_end(place / "store", "--resume", sweep)
     assert f"of {len(before)} trials that have begun, {len(before[before.state != 'running'])} have ended" in told
     after = trials(place)
     assert after["trial"].tolist() == list(range(8))
