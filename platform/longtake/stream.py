@@ -349,7 +349,8 @@ def _window(loader: _Loader, steps: range, per_task: int, cpus: float) -> Iterat
     expected = iter(steps)
     for block in loaded.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2):
         for row in range(len(block["step"])):
-            batch: Batch = {str(name): array[row] for name, array in block.items()}
+            # A copy: what Ray hands out is read-only memory of the object store, and would keep the whole block there.
+            batch: Batch = {str(name): array[row].copy() for name, array in block.items()}
             step = int(batch.pop("step"))
             if step != next(expected):
                 raise RuntimeError(f"Ray Data gave step {step} out of order in {steps}")
