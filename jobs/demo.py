@@ -58,7 +58,7 @@ def run_demo(settings: DemoConfig, trainings: list[TrainConfig], evaluation: Eva
     began = time.monotonic()
     stages = 3 + len(trainings)
     print(
-        f"Longtake demo: {stages} stages, about 8 minutes on two cores. Everything goes to {store.uri}",
+        f"Longtake demo: {stages} stages, about nine minutes on two cores. Everything goes to {store.uri}",
         flush=True,
     )
     with launch(Demand(max(config.workers for config in trainings))):
