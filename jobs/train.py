@@ -188,6 +188,7 @@ def describe(config: TrainConfig, store: Store) -> str:
     from longtake.cluster import Demand, machine_cpus
 
     dataset = store.dataset(config.data.dataset)
+    epoch = build_plan(config, dataset, "train").steps_per_epoch
     need = Demand(config.workers, gpus_per_worker=config.gpus_per_worker)
     each = need.cpus_per_worker + need.data_cpus_per_worker
     lengths = ", then ".join(
@@ -198,7 +199,7 @@ def describe(config: TrainConfig, store: Store) -> str:
         [
             f"dataset   {dataset.name} ({dataset.fingerprint}), {len(dataset.episodes('train'))} episodes to train on",
             f"clips     {config.data.clip}, {lengths}; {config.data.frames_per_step} frames a step",
-            f"steps     {config.steps}, a checkpoint every {config.checkpoint_every}",
+            f"steps     {config.steps}, an epoch is {epoch:.0f}; a checkpoint every {config.checkpoint_every}",
             f"workers   {config.workers} x {each:g} CPUs of {machine_cpus()}"
             + (f", {config.workers * config.gpus_per_worker:g} GPUs" if config.gpus_per_worker else ""),
             f"config    {config_hash(config)}",
