@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -62,8 +63,9 @@ def wait_for_worker(pid: int) -> psutil.Process:
     """A training worker below a process."""
     for _ in range(600):
         for child in psutil.Process(pid).children(recursive=True):
-            if "RayTrainWorker" in " ".join(child.cmdline() or [""]):
-                return child
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ended (or is a zombie) between listing and asking
+                if "RayTrainWorker" in " ".join(child.cmdline() or [""]):
+                    return child
         time.sleep(0.1)
     raise AssertionError("no training worker appeared")
 
