@@ -109,7 +109,7 @@ def demo_scores(store: Store, evaluation: EvaluateConfig, subjects: list[Subject
 
 def table(scores: pd.DataFrame, window: int) -> str:
     """Means beyond the window with 95 % intervals over episodes, best first, as text."""
-    from evals.compare import summarise
+    from longtake.scores import summarise
 
     found = summarise(scores, beyond=window)
     found["cell"] = [f"{m:.2f} ± {(h - m):.2f}" for m, h in zip(found["mean"], found["high"], strict=True)]
@@ -126,7 +126,7 @@ def table(scores: pd.DataFrame, window: int) -> str:
 
 def verdicts(scores: pd.DataFrame, names: list[str], window: int) -> str:
     """One line per claim: the paired difference in PSNR, its interval, and whether it is beyond doubt."""
-    from evals.compare import paired_difference
+    from longtake.scores import paired_difference
 
     model, contrast = names
     lines = []

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evals.compare import SUMMARY_BY
 from longtake.errors import UserError, unknown
+from longtake.scores import SUMMARY_BY
 from longtake.store import Store, open_store
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def draw(scores: pd.DataFrame, path: str) -> None:
 
 def summary(scores: pd.DataFrame, by: Sequence[str] = SUMMARY_BY) -> pd.DataFrame:
     """Mean and ci95 (half of the 95 % interval over episodes; missing for one) by `by`, protocol and metric."""
-    from evals.compare import summarise
+    from longtake.scores import summarise
 
     keys = list(dict.fromkeys([*by, "metric", "protocol"]))
     if scores.empty:

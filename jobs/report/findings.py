@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from evals.compare import Difference, paired_difference, summarise
 from jobs.plots import METRIC_NAMES, WIPED, Look, looks
+from longtake.scores import Difference, paired_difference, summarise
 
 if TYPE_CHECKING:
     import pandas as pd
