@@ -18,7 +18,8 @@ from pydantic import Field
 
 from jobs.progress import bar
 from longtake.config import Config, config_hash, dump, load
-from longtake.episodes import Dataset, DatasetWriter, split_sizes
+from longtake.dataset_writer import DatasetWriter, split_sizes
+from longtake.episodes import Dataset
 from longtake.errors import UserError
 from longtake.sources import doom_maze
 from longtake.sources.doom_maze import DoomMazeConfig

@@ -41,8 +41,9 @@ def score_cell(cell: ScoreCell) -> list[dict[str, Any]]:
 def read_question(cell: ScoreCell, episode: int) -> Question:
     """The clip of one episode."""
     first = cell.protocol.start
-    piece = open_store(cell.store).dataset(cell.dataset).read(episode, first, first + cell.protocol.frames)
-    return build_question(cell.protocol, episode, piece.frames, piece.pose, piece.actions)
+    dataset = open_store(cell.store).dataset(cell.dataset)
+    piece = dataset.read(episode, first, first + cell.protocol.frames)
+    return build_question(cell.protocol, episode, piece.frames, piece.pose, dataset.action_vectors(piece.actions))
 
 
 def conditions_of(questions: list[Question]) -> Conditions:

@@ -1,69 +1,121 @@
 """Episodes and datasets: immutable shards, an index that says where every clip lies, and a manifest.
 
+`longtake.dataset_writer` writes them.
+
     datasets/NAME/recipe.json            what is being made; written first
     datasets/NAME/shards/00012.shard     episodes, see shards.py
     datasets/NAME/index/00012.parquet    the index of that shard; a shard exists when this does
     datasets/NAME/index.parquet          all of them, numbered and split
     datasets/NAME/manifest.json          a dataset exists when this does; written last
+    datasets/NAME/report.json            of an ingest: which episodes were refused, and why
 
-Action t leads INTO frame t. An episode's number is its place in the index; its split follows from a hash of
-its bytes.
+Action t leads INTO frame t; the first action of an episode is the null action: 0, or -1 among discrete ones. An
+episode's number is its place in the index; its split follows from a hash of its bytes.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
+import zlib
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from longtake.config import differences
 from longtake.errors import UserError, unknown
-from longtake.shards import Array, ArraySpec, Chunk, CorruptData, ShardBuffer, decode
+from longtake.shards import Array, ArraySpec, Chunk, CorruptData, decode
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from longtake.store import Store
 
-__all__ = ["CorruptData", "Dataset", "DatasetWriter", "Episode", "Manifest", "dataset_names", "split_sizes"]
+__all__ = ["CorruptData", "Dataset", "Episode", "Manifest", "dataset_names", "faults"]
 
 SPLITS = ("train", "val", "test")
 SPLIT_RULE = "episodes in the order of the SHA-256 of their arrays: first test, then val, the rest train"
+LABEL = "label."  # what the stored name of a label begins with
 CACHED_EPISODES = 4096  # whose small arrays (actions, pose) a reader keeps
 
 
 @dataclass(frozen=True)
 class Episode:
-    """frames uint8 (T, H, W, 3), actions float32 (T, A), pose float32 (T, P) or None, what else is known."""
+    """What was seen, what was done and what else is known of T frames.
+
+    frames uint8 (T, H, W, 3) or latents; actions float32 (T, A), or int64 (T,) with -1 for none; pose float32 (T, P)
+    or None; labels: integers, floats or truth values (T, ...) by name.
+    """
 
     frames: Array
     actions: Array
     pose: Array | None = None
     meta: dict[str, Any] = field(default_factory=dict)
+    labels: dict[str, Array] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.frames)
 
     def arrays(self) -> dict[str, Array]:
-        """The arrays that are there, by name."""
+        """The arrays that are there, by the name they are stored under."""
         named = {"frames": self.frames, "actions": self.actions, "pose": self.pose}
-        return {name: array for name, array in named.items() if array is not None}
+        labels = {LABEL + name: array for name, array in self.labels.items()}
+        return {name: array for name, array in named.items() if array is not None} | labels
+
+
+def faults(episode: Episode) -> list[str]:
+    """Everything that keeps it from being an episode, in words; empty if nothing does."""
+    frames, actions, pose = episode.frames, episode.actions, episode.pose
+    found = [f"{n}: {len(a)} long, frames are {len(frames)}" for n, a in _tall(episode) if len(a) != len(frames)]
+    found += [f"{name}: a single number, expected one per frame" for name, a in episode.arrays().items() if not a.ndim]
+    if frames.dtype == np.uint8:
+        if frames.ndim != 4 or frames.shape[3] != 3:
+            found.append(f"frames: uint8 {frames.shape}, expected (T, H, W, 3)")
+    elif frames.dtype.kind != "f":
+        found.append(f"frames: {frames.dtype}, expected uint8 or latents of floats")
+    discrete = actions.dtype == np.int64 and actions.ndim == 1
+    if not discrete and not (actions.dtype == np.float32 and actions.ndim == 2):
+        found.append(f"actions: {actions.dtype} {actions.shape}, expected float32 (T, A) or int64 (T,)")
+    elif discrete and actions.min(initial=0) < -1:
+        found.append(f"actions: {actions.min()}, expected classes from 0 on, -1 for none")
+    if pose is not None and (pose.dtype != np.float32 or pose.ndim != 2):
+        found.append(f"pose: {pose.dtype} {pose.shape}, expected float32 (T, P)")
+    found += [
+        f"label {name}: {a.dtype}, expected numbers" for name, a in episode.labels.items() if a.dtype.kind not in "biuf"
+    ]
+    if frames.size == 0:
+        found.append(f"frames: none, the shape is {frames.shape}")
+    return found + _infinite(episode)
+
+
+def _tall(episode: Episode) -> list[tuple[str, Array]]:
+    return [(name, array) for name, array in episode.arrays().items() if array.ndim and name != "frames"]
+
+
+def _infinite(episode: Episode) -> list[str]:
+    """Labels may say NaN for unknown; what a model is fed may not."""
+    found = []
+    for name, array in episode.arrays().items():
+        if array.dtype.kind == "f" and array.ndim and not name.startswith(LABEL):
+            bad = ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
+            if bad.any():
+                found.append(f"{name}: NaN or infinite at frame {int(bad.argmax())} ({int(bad.sum())} such frames)")
+    return found
 
 
 class Manifest(BaseModel):
-    """What a dataset is; `recipe` is the config that made it."""
+    """What a dataset is; `recipe` is the config that made it.
+
+    psnr_db: what a lossy codec left of the frames. action_classes: how many discrete actions, None for continuous
+    ones. refused: episodes of the source that are not in it. index_crc and seal guard the index and this file.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: int = 1
+    format: Literal[2] = 2
     name: str
     arrays: tuple[ArraySpec, ...]
     episodes: int
@@ -77,138 +129,28 @@ class Manifest(BaseModel):
     pose: list[str] | None
     recipe: dict[str, Any]
     fingerprint: str
+    psnr_db: float | None = None
+    action_classes: int | None = None
+    refused: int = 0
+    index_crc: int
+    seal: int = 0
+
+    def sealed(self) -> Manifest:
+        """The same with the checksum of everything else in it."""
+        return self.model_copy(update={"seal": self._checksum()})
+
+    def is_whole(self) -> bool:
+        """Whether it is what was sealed."""
+        return self.seal == self._checksum()
+
+    def _checksum(self) -> int:
+        return zlib.crc32(json.dumps(self.model_dump(mode="json", exclude={"seal"}), sort_keys=True).encode())
 
 
 def dataset_names(store: Store) -> list[str]:
     """Names of the finished datasets of a store."""
     found = {rel.strip("/").split("/")[-2] for rel in store.glob("datasets/*/manifest.json")}
     return sorted(found)
-
-
-def split_sizes(episodes: int, val: float, test: float) -> dict[str, int]:
-    """Episodes per split; none is empty. Raises UserError if there are too few episodes for that."""
-    sizes = {"val": max(1, round(episodes * val)), "test": max(1, round(episodes * test))}
-    train = episodes - sum(sizes.values())
-    if train < 1:
-        need = "at least 3" if episodes < 3 else "more, or smaller val and test fractions"
-        raise UserError(
-            f"episodes={episodes} is too few: train, val and test each need one, and val={val:g}, "
-            f"test={test:g} leave {max(0, train)} for train; take {need}"
-        )
-    return {"train": train, **sizes}
-
-
-class DatasetWriter:
-    """Writes the shards of one dataset, from any number of processes, and then its index and manifest.
-
-    A shard is complete when its index part is there: a killed writer just writes the missing ones again.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        name: str,
-        *,
-        recipe: Mapping[str, Any],
-        fps: float,
-        action_space: Mapping[str, str],
-        pose: Sequence[str] | None,
-        val: float = 0.1,
-        test: float = 0.1,
-        chunk: int = 32,
-    ) -> None:
-        self.store, self.name, self.root = store, name, f"datasets/{name}"
-        self.recipe = json.loads(json.dumps(dict(recipe)))
-        self.about: dict[str, Any] = {
-            "fps": fps,
-            "action_space": dict(action_space),
-            "pose": list(pose) if pose else None,
-        }
-        self.val, self.test, self.chunk = val, test, chunk
-        self.recipe_hash = hashlib.sha256(json.dumps(self.recipe, sort_keys=True).encode()).hexdigest()[:12]
-
-    def claim(self) -> bool:
-        """Write the recipe, or find it there; True if the dataset is already finished.
-
-        Raises UserError naming the differing fields if the name belongs to a dataset made otherwise.
-        """
-        try:
-            there = json.loads(self.store.read_bytes(f"{self.root}/recipe.json"))
-        except FileNotFoundError:
-            self.store.write_bytes(f"{self.root}/recipe.json", json.dumps(self.recipe, indent=1).encode())
-            return False
-        differing = differences(there, self.recipe)
-        if differing:
-            raise UserError(
-                f"dataset {self.name!r} exists with another config ({'; '.join(differing)}): "
-                f"choose another name (--set name=...) or delete {self.store.path(self.root)}"
-            )
-        return bool(self.store.exists(f"{self.root}/manifest.json"))
-
-    def done(self, shard: int) -> bool:
-        """Whether this shard is complete and made by the same recipe."""
-        try:
-            part = self._read_part(shard)
-        except FileNotFoundError:
-            return False
-        return bool((part["recipe"] == self.recipe_hash).all())
-
-    def write_shard(self, shard: int, episodes: Sequence[Episode]) -> None:
-        """Write one shard and then its part of the index. Writing it again replaces both."""
-        buffer = ShardBuffer()
-        rows = [self._row(buffer, shard, episode) for episode in episodes]
-        self.store.write_bytes(f"{self.root}/shards/{shard:05d}.shard", buffer.bytes())
-        self.store.write_bytes(f"{self.root}/index/{shard:05d}.parquet", _to_parquet(_frame(rows)))
-
-    def finalize(self, shards: int) -> Dataset:
-        """Number and split the episodes of shards 0 .. shards-1, write index and manifest."""
-        import pandas as pd
-
-        index = pd.concat([self._read_part(shard) for shard in range(shards)], ignore_index=True)
-        specs = index["arrays"].unique()
-        if len(specs) != 1:
-            raise UserError(f"dataset {self.name!r}: episodes with different arrays: {' and '.join(specs[:2])}")
-        index.insert(0, "episode", np.arange(len(index)))
-        index["split"] = _assign(index["digest"].tolist(), split_sizes(len(index), self.val, self.test))
-        manifest = self._manifest(index, shards, [ArraySpec(**spec) for spec in json.loads(specs[0])])
-        self.store.write_bytes(f"{self.root}/index.parquet", _to_parquet(index))
-        self.store.write_bytes(f"{self.root}/manifest.json", manifest.model_dump_json(indent=1).encode())
-        return Dataset(self.store, self.name)
-
-    def _row(self, buffer: ShardBuffer, shard: int, episode: Episode) -> dict[str, Any]:
-        arrays = episode.arrays()
-        if len({len(array) for array in arrays.values()}) != 1:
-            raise ValueError(f"arrays of different lengths: { {k: len(v) for k, v in arrays.items()} }")
-        # Small arrays lie whole and first, so that they are one read; frames are cut into chunks.
-        specs = [_spec(name, arrays[name], self.chunk) for name in sorted(arrays, key=lambda n: n == "frames")]
-        chunks = {spec.name: buffer.add(spec, arrays[spec.name]) for spec in specs}
-        return {
-            "shard": shard,
-            "length": len(episode),
-            **{f"{n}_{part}": [getattr(c, part) for c in cs] for n, cs in chunks.items() for part in Chunk._fields},
-            "digest": _digest(arrays),
-            "meta": json.dumps(episode.meta, sort_keys=True),
-            "arrays": json.dumps([spec.model_dump() for spec in specs]),
-            "recipe": self.recipe_hash,
-        }
-
-    def _read_part(self, shard: int) -> pd.DataFrame:
-        return _from_parquet(self.store.read_bytes(f"{self.root}/index/{shard:05d}.parquet"))
-
-    def _manifest(self, index: pd.DataFrame, shards: int, specs: list[ArraySpec]) -> Manifest:
-        told = json.dumps([index["digest"].tolist(), index["split"].tolist(), index["arrays"][0]])
-        return Manifest(
-            name=self.name,
-            arrays=tuple(specs),
-            episodes=len(index),
-            frames=int(index["length"].sum()),
-            shards=shards,
-            bytes=int(sum(sum(sizes) for spec in specs for sizes in index[f"{spec.name}_size"])),
-            splits={split: int((index["split"] == split).sum()) for split in SPLITS},
-            recipe=self.recipe,
-            fingerprint=hashlib.sha256(told.encode()).hexdigest()[:16],
-            **self.about,
-        )
 
 
 class Dataset:
@@ -226,16 +168,34 @@ class Dataset:
         self._load()
 
     def _load(self) -> None:
-        try:
-            text = self.store.read_bytes(f"{self.root}/manifest.json")
-        except FileNotFoundError:
-            raise UserError(
-                unknown("dataset", self.name, dataset_names(self.store)) + "; make it with `longtake collect`"
-            ) from None
-        self.manifest = Manifest.model_validate_json(text)
-        self.index = _from_parquet(self.store.read_bytes(f"{self.root}/index.parquet"))
+        self.manifest = self._read_manifest()
+        self.index = self._read_index()
         self._rows: list[dict[Any, Any]] = self.index.to_dict("records")
         self._small: OrderedDict[int, dict[str, Array]] = OrderedDict()
+
+    def _read_manifest(self) -> Manifest:
+        path = f"{self.root}/manifest.json"
+        try:
+            manifest = Manifest.model_validate_json(self.store.read_bytes(path))
+        except FileNotFoundError:
+            made = "; make it with `longtake collect` or `longtake ingest`"
+            raise UserError(unknown("dataset", self.name, dataset_names(self.store)) + made) from None
+        except ValidationError as error:
+            where = ".".join(map(str, error.errors()[0]["loc"])) or "no JSON"
+            raise UserError(f"{path}: damaged, or of another version of longtake ({where}); make it again") from None
+        if not manifest.is_whole():
+            raise UserError(f"{path}: damaged, its checksum does not match; make the dataset again")
+        return manifest
+
+    def _read_index(self) -> pd.DataFrame:
+        path = f"{self.root}/index.parquet"
+        try:
+            data = self.store.read_bytes(path)
+        except FileNotFoundError:
+            raise UserError(f"{path}: the file is gone; make the dataset again") from None
+        if zlib.crc32(data) != self.manifest.index_crc:
+            raise UserError(f"{path}: damaged, its checksum does not match; make the dataset again")
+        return from_parquet(data)
 
     @property
     def fingerprint(self) -> str:
@@ -249,13 +209,20 @@ class Dataset:
 
     @property
     def action_dim(self) -> int:
-        """Numbers in an action."""
-        return self._spec("actions").shape[0]
+        """Numbers in an action as a model sees it, see `action_vectors`."""
+        return self.manifest.action_classes or self._spec("actions").shape[0]
 
     @property
     def has_pose(self) -> bool:
         """Whether episodes carry a pose."""
         return any(spec.name == "pose" for spec in self.manifest.arrays)
+
+    def action_vectors(self, actions: Array) -> NDArray[np.float32]:
+        """Actions as float32 (T, action_dim): discrete ones as one-hot, and the null action as zeros."""
+        classes = self.manifest.action_classes
+        if classes is None:
+            return np.asarray(actions, np.float32)
+        return np.asarray(actions[:, None] == np.arange(classes), np.float32)
 
     def episodes(self, split: str | None = None) -> pd.DataFrame:
         """(episode, length) of a split, or of all. Raises UserError for an unknown split."""
@@ -264,8 +231,8 @@ class Dataset:
         chosen = self.index if split is None else self.index[self.index["split"] == split]
         return chosen[["episode", "length"]].reset_index(drop=True)
 
-    def read(self, episode: int, start: int = 0, stop: int | None = None) -> Episode:
-        """Frames [start, stop) of an episode, by one ranged read of their chunks.
+    def read(self, episode: int, start: int = 0, stop: int | None = None, *, labels: bool = False) -> Episode:
+        """Frames [start, stop) of an episode, by one ranged read of their chunks; labels only where asked for.
 
         Raises IndexError for frames that do not exist, CorruptData for bytes that are not what was written.
         """
@@ -275,15 +242,17 @@ class Dataset:
             raise IndexError(f"episode {episode} has {row['length']} frames, not [{start}, {stop})")
         frames = self._read_span(self._spec("frames"), episode, start, stop)
         small = {name: array[start:stop] for name, array in self._read_small(episode).items()}
-        return Episode(frames, small["actions"], small.get("pose"), json.loads(row["meta"]))
+        named = [spec for spec in self.manifest.arrays if labels and spec.name.startswith(LABEL)]
+        known = {spec.name.removeprefix(LABEL): self._read_span(spec, episode, start, stop) for spec in named}
+        return Episode(frames, small["actions"], small.get("pose"), json.loads(row["meta"]), known)
 
     def _spec(self, name: str) -> ArraySpec:
         return next(spec for spec in self.manifest.arrays if spec.name == name)
 
     def _read_small(self, episode: int) -> dict[str, Array]:
-        """Every array of an episode but its frames, from the cache or the shard."""
+        """Actions and pose of an episode, from the cache or the shard."""
         if episode not in self._small:
-            specs = [spec for spec in self.manifest.arrays if spec.name != "frames"]
+            specs = [spec for spec in self.manifest.arrays if spec.name in ("actions", "pose")]
             length = self._rows[episode]["length"]
             self._small[episode] = {spec.name: self._read_span(spec, episode, 0, length) for spec in specs}
             if len(self._small) > CACHED_EPISODES:
@@ -315,40 +284,15 @@ class Dataset:
             raise CorruptData(f"{shard}: the file is gone") from None
 
 
-def _spec(name: str, array: Array, chunk: int) -> ArraySpec:
-    return ArraySpec(name=name, dtype=array.dtype.str, shape=array.shape[1:], chunk=chunk if name == "frames" else 0)
-
-
-def _digest(arrays: Mapping[str, Array]) -> str:
-    total = hashlib.sha256()
-    for name in sorted(arrays):
-        total.update(f"{name} {arrays[name].dtype.str} {arrays[name].shape}".encode())
-        total.update(np.ascontiguousarray(arrays[name]).tobytes())
-    return total.hexdigest()[:32]
-
-
-def _assign(digests: list[str], sizes: Mapping[str, int]) -> list[str]:
-    """The split of each episode, by the rank of its digest; equal digests keep the order of the episodes."""
-    order = np.argsort(np.array(digests), kind="stable")
-    splits: NDArray[Any] = np.empty(len(digests), dtype=object)
-    named = np.repeat(["test", "val", "train"], [sizes["test"], sizes["val"], sizes["train"]])
-    splits[order] = named
-    return [str(split) for split in splits]
-
-
-def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    import pandas as pd
-
-    return pd.DataFrame(rows)
-
-
-def _to_parquet(frame: pd.DataFrame) -> bytes:
+def to_parquet(frame: pd.DataFrame) -> bytes:
+    """A table as the bytes of a Parquet file."""
     buffer = io.BytesIO()
     frame.to_parquet(buffer, index=False)
     return buffer.getvalue()
 
 
-def _from_parquet(data: bytes) -> pd.DataFrame:
+def from_parquet(data: bytes) -> pd.DataFrame:
+    """The table that `to_parquet` made bytes of."""
     import pandas as pd
 
     return pd.read_parquet(io.BytesIO(data))

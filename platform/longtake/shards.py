@@ -2,24 +2,30 @@
 
 A shard is a magic word followed by chunks; where each lies is told by the index of the dataset, so that a
 clip is one ranged read. An array is cut into chunks of `chunk` frames, or stored as one chunk per episode
-(`chunk` 0).
+(`chunk` 0). Every chunk is compressed by itself: those of a video are streams that begin with a keyframe.
 """
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from longtake import video
+
 if TYPE_CHECKING:
     import pyarrow
 
 MAGIC = b"LTSHARD1"
+ZLIB_LEVEL = 6
 ZSTD_LEVEL = 3  # measured on mazes: higher levels and differences between frames cost more than they save
 Array = NDArray[Any]
+Codec = Literal["zstd", "zlib", "video"]
+"""zstd and zlib give the same bytes back; video (H.264) is for large frames, and lossy."""
 
 
 class CorruptData(Exception):
@@ -35,7 +41,10 @@ class Chunk(NamedTuple):
 
 
 class ArraySpec(BaseModel):
-    """One array of every episode: `shape` per frame, `chunk` the frames per chunk (0: whole episodes)."""
+    """One array of every episode: `shape` per frame, `chunk` the frames per chunk (0: whole episodes).
+
+    crf: quality of a video, see `longtake.video`; None for the lossless codecs.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -43,7 +52,8 @@ class ArraySpec(BaseModel):
     dtype: str
     shape: tuple[int, ...]
     chunk: int
-    codec: Literal["zstd"] = "zstd"
+    codec: Codec = "zstd"
+    crf: int | None = None
 
     def spans(self, length: int) -> list[tuple[int, int]]:
         """First and end frame of each chunk of an episode of `length` frames."""
@@ -59,32 +69,61 @@ class ShardBuffer:
     """A shard in the making."""
 
     def __init__(self) -> None:
-        self._parts = [MAGIC]
-        self._size = len(MAGIC)
+        self._data = bytearray(MAGIC)
 
     def add(self, spec: ArraySpec, array: Array) -> list[Chunk]:
         """Append the chunks of one array (T, *shape); returns where they lie."""
-        return [self._append(_codec().compress(_raw(array[a:b]), asbytes=True)) for a, b in spec.spans(len(array))]
+        return [self._append(_CODECS[spec.codec][0](spec, array[a:b])) for a, b in spec.spans(len(array))]
 
     def _append(self, data: bytes) -> Chunk:
-        chunk = Chunk(self._size, len(data), zlib.crc32(data))
-        self._parts.append(data)
-        self._size += len(data)
+        chunk = Chunk(len(self._data), len(data), zlib.crc32(data))
+        self._data += data
         return chunk
+
+    def data(self, chunk: Chunk) -> bytes:
+        """The compressed bytes of one chunk."""
+        return bytes(self._data[chunk.offset : chunk.offset + chunk.size])
 
     def bytes(self) -> bytes:
         """The whole shard."""
-        return b"".join(self._parts)
+        return bytes(self._data)
 
 
 def decode(spec: ArraySpec, data: bytes, crc: int, frames: int, where: str) -> Array:
     """One chunk's bytes as an array (frames, *shape); raises CorruptData that names `where`."""
     if zlib.crc32(data) != crc:
         raise CorruptData(f"{where}: the checksum of {len(data)} bytes does not match")
-    size = spec.nbytes(frames)
-    raw = _codec().decompress(data, decompressed_size=size, asbytes=True)
-    if len(raw) != size:
-        raise CorruptData(f"{where}: {len(raw)} bytes instead of {size}")
+    try:
+        return _CODECS[spec.codec][1](spec, data, frames)
+    except (ValueError, OSError, zlib.error) as error:  # an index that belongs to other bytes
+        raise CorruptData(f"{where}: {error}") from error
+
+
+def _zstd_out(spec: ArraySpec, data: bytes, frames: int) -> Array:
+    return _array(spec, _zstd().decompress(data, decompressed_size=spec.nbytes(frames), asbytes=True), frames)
+
+
+def _zlib_out(spec: ArraySpec, data: bytes, frames: int) -> Array:
+    return _array(spec, zlib.decompress(data), frames)
+
+
+def _video_out(spec: ArraySpec, data: bytes, frames: int) -> Array:
+    pictures = video.decode(data, frames)
+    if pictures.shape[1:] != spec.shape:
+        raise ValueError(f"frames of shape {pictures.shape[1:]} instead of {spec.shape}")
+    return pictures
+
+
+_CODECS: dict[Codec, tuple[Callable[[ArraySpec, Array], bytes], Callable[[ArraySpec, bytes, int], Array]]] = {
+    "zstd": (lambda spec, array: _zstd().compress(_raw(array), asbytes=True), _zstd_out),
+    "zlib": (lambda spec, array: zlib.compress(_raw(array), ZLIB_LEVEL), _zlib_out),
+    "video": (lambda spec, array: video.encode(array, spec.crf if spec.crf is not None else video.CRF), _video_out),
+}
+
+
+def _array(spec: ArraySpec, raw: bytes, frames: int) -> Array:
+    if len(raw) != spec.nbytes(frames):
+        raise ValueError(f"{len(raw)} bytes instead of {spec.nbytes(frames)}")
     return np.frombuffer(raw, spec.dtype).reshape(frames, *spec.shape)
 
 
@@ -92,7 +131,7 @@ def _raw(array: Array) -> bytes:
     return np.ascontiguousarray(array).tobytes()
 
 
-def _codec() -> pyarrow.Codec:
+def _zstd() -> pyarrow.Codec:
     import pyarrow
 
     return pyarrow.Codec("zstd", compression_level=ZSTD_LEVEL)

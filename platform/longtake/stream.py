@@ -256,12 +256,13 @@ def _load(
             episode, start = replace(batch.step, slot, attempt)
         else:
             place = {"episode": episode, "start": start, "slot": slot, "replaced": attempt}
-            return {**_clip(source, palindrome), **{k: np.int64(v) for k, v in place.items()}}
+            clip = _clip(source, dataset.action_vectors(source.actions), palindrome)
+            return {**clip, **{k: np.int64(v) for k, v in place.items()}}
     raise AssertionError("unreachable")
 
 
-def _clip(source: Episode, palindrome: bool) -> Batch:
-    actions = source.actions.copy()
+def _clip(source: Episode, actions: NDArray[np.float32], palindrome: bool) -> Batch:
+    actions = actions.copy()
     actions[0] = 0
     clip = {"frames": source.frames, "actions": actions}
     if source.pose is not None:

@@ -21,7 +21,8 @@ from jobs.report.gather import Run, find_runs, gather
 from jobs.report.strips import even, generate, make_strips, mosaic, pick_episodes
 from jobs.score_cell import score_cell
 from longtake import checkpoints, tables
-from longtake.episodes import DatasetWriter, Episode
+from longtake.dataset_writer import DatasetWriter
+from longtake.episodes import Episode
 from longtake.errors import UserError
 from longtake.store import Store, open_store
 from models.config import ModelConfig

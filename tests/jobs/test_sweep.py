@@ -18,7 +18,8 @@ from jobs import train
 from jobs.sweep import SweepConfig
 from longtake import checkpoints
 from longtake.config import load
-from longtake.episodes import DatasetWriter, Episode
+from longtake.dataset_writer import DatasetWriter
+from longtake.episodes import Episode
 from longtake.errors import UserError
 from longtake.store import Store, open_store
 

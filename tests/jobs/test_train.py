@@ -14,7 +14,8 @@ from jobs.train import TrainConfig
 from jobs.train_loop import losses, train_loop
 from longtake import checkpoints
 from longtake.config import load
-from longtake.episodes import DatasetWriter, Episode
+from longtake.dataset_writer import DatasetWriter
+from longtake.episodes import Episode
 from longtake.errors import UserError
 from longtake.store import Store, open_store
 from longtake.stream import load_clips

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longtake.episodes import CorruptData, Dataset, DatasetWriter, Episode, dataset_names, split_sizes
+from longtake.dataset_writer import DatasetWriter, split_sizes
+from longtake.episodes import CorruptData, Dataset, Episode, dataset_names
 from longtake.errors import UserError
 from longtake.store import Store, open_store
 
@@ -171,3 +172,107 @@ def test_pickles_small(tmp_path: Path) -> None:
     packed = pickle.dumps(data)
     assert len(packed) < 1000
     np.testing.assert_array_equal(pickle.loads(packed).read(3, 0, 9).frames, data.read(3, 0, 9).frames)
+
+
+# --- labels, discrete actions, codecs -----------------------------------------------------------------------
+
+
+def smooth(seed: int, length: int = 70) -> Episode:
+    """Pictures that a video codec can do something with: a blurred noise that drifts."""
+    world = np.random.default_rng(seed).integers(40, 216, (8, 8, 3)).astype(np.float64)
+    fine = np.kron(world, np.ones((8, 8, 1)))
+    fine = sum(np.roll(fine, (a, b), (0, 1)) for a in range(8) for b in range(8)) / 64
+    frames = np.stack([np.roll(fine, t, 1)[:32, :31] for t in range(length)]).astype(np.uint8)
+    return Episode(frames, np.arange(length, dtype=np.int64) % 5 - 1, None, {"seed": seed})
+
+
+def make(store: Store, episodes: list[Episode], **options: Any) -> Dataset:
+    making = DatasetWriter(store, "toy", recipe={}, fps=9.0, action_space={"a": "any"}, pose=None, **options)
+    making.claim()
+    making.write_shard(0, episodes)
+    return making.finalize(1)
+
+
+def test_labels_are_kept_and_read_where_asked_for(tmp_path: Path) -> None:
+    labels = {"reward": np.linspace(0, 1, 70), "room": np.arange(70), "map": np.ones((70, 3, 3), bool)}
+    labels["reward"][3] = np.nan
+    data = make(open_store(tmp_path), [Episode(**{**vars(episode(i)), "labels": labels}) for i in range(3)])
+    assert data.read(1, 2, 40).labels == {}
+    there = data.read(1, 2, 40, labels=True).labels
+    assert list(there) == list(labels)
+    for name, label in labels.items():
+        np.testing.assert_array_equal(there[name], label[2:40])
+
+
+@pytest.mark.parametrize("declared", [None, 7])
+def test_discrete_actions_become_one_hot_and_none_becomes_zeros(tmp_path: Path, declared: int | None) -> None:
+    data = make(open_store(tmp_path), [smooth(i) for i in range(3)], action_classes=declared)
+    actions = data.read(0, 0, 6).actions
+    assert actions.tolist() == [-1, 0, 1, 2, 3, -1] and data.action_dim == (declared or 4)
+    vectors = data.action_vectors(actions)
+    assert vectors.dtype == np.float32 and vectors[[0, 5]].sum() == 0
+    np.testing.assert_array_equal(vectors[1:5], np.eye(4, declared or 4))
+    with pytest.raises(UserError, match="action_classes: 3, but the episodes hold action 3"):
+        make(open_store(tmp_path / "b"), [smooth(i) for i in range(3)], action_classes=3)
+
+
+def test_zlib_is_lossless(tmp_path: Path) -> None:
+    data = make(open_store(tmp_path), [smooth(i) for i in range(3)], codec="zlib")
+    np.testing.assert_array_equal(data.read(2, 20, 50).frames, smooth(2).frames[20:50])
+    assert [spec.codec for spec in data.manifest.arrays] == ["zstd", "zlib"] and data.manifest.psnr_db is None
+
+
+def test_video_says_what_it_cost_and_reads_the_same_from_any_frame(tmp_path: Path) -> None:
+    data = make(open_store(tmp_path), [smooth(i) for i in range(3)], codec="video", crf=12)
+    whole, truth = data.read(1).frames, smooth(1).frames
+    for start, stop in ((0, 1), (31, 33), (40, 64), (69, 70)):
+        np.testing.assert_array_equal(data.read(1, start, stop).frames, whole[start:stop])
+    error = np.mean([np.mean((data.read(i).frames.astype(float) - smooth(i).frames) ** 2) for i in range(3)])
+    assert data.manifest.psnr_db == pytest.approx(10 * np.log10(255**2 / error), abs=0.01)
+    assert data.manifest.psnr_db > 40 and data.manifest.bytes < 0.1 * truth.nbytes * 3
+    nearest = [int(np.abs(truth.astype(int) - frame).sum((1, 2, 3)).argmin()) for frame in whole]
+    assert nearest == [t % 64 for t in range(70)]
+
+
+def test_what_video_cannot_hold_and_codecs_that_do_not_exist(tmp_path: Path) -> None:
+    latents = Episode(np.zeros((9, 4, 4, 8), np.float16), np.zeros((9, 1), np.float32))
+    with pytest.raises(ValueError, match="codec video: frames are float16"):
+        make(open_store(tmp_path), [latents], codec="video")
+    with pytest.raises(UserError, match="did you mean zstd"):
+        make(open_store(tmp_path / "b"), [], codec="zsdt")
+
+
+# --- what is no episode -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"actions": np.zeros((69, 2), np.float32)}, "actions: 69 long, frames are 70"),
+        ({"actions": np.zeros(70, np.int32)}, "actions: int32"),
+        ({"actions": np.full(70, -2)}, "actions: -2"),
+        ({"actions": np.full((70, 2), np.nan, np.float32)}, "actions: NaN or infinite at frame 0"),
+        ({"pose": np.zeros((70, 3))}, "pose: float64"),
+        ({"pose": np.where(np.arange(210) == 9, np.nan, 0).reshape(70, 3).astype("f4")}, "pose: NaN.*at frame 3"),
+        ({"frames": np.zeros((70, 4, 5), np.uint8)}, r"expected \(T, H, W, 3\)"),
+        ({"frames": np.zeros((70, 4, 5, 3), np.int32)}, "frames: int32"),
+        ({"frames": np.zeros((0, 4, 5, 3), np.uint8)}, "frames: none"),
+        ({"labels": {"word": np.array(["a"] * 70)}}, "label word"),
+        ({"labels": {"one": np.float64(3)}}, "a single number"),
+    ],
+)
+def test_what_is_no_episode_is_not_written(tmp_path: Path, change: dict[str, Any], told: str) -> None:
+    making = writer(open_store(tmp_path))
+    with pytest.raises(ValueError, match=told):
+        making.write_shard(0, [Episode(**{**vars(episode(0)), **change})])
+    assert not making.done(0)
+
+
+@pytest.mark.parametrize("name", ["index.parquet", "manifest.json"])
+def test_a_damaged_index_or_manifest_is_named(tmp_path: Path, name: str) -> None:
+    toy(open_store(tmp_path))
+    path = tmp_path / "datasets/toy" / name
+    raw = path.read_bytes()
+    path.write_bytes(raw.replace(b'"fps": 9.0', b'"fps": 8.0') if name == "manifest.json" else raw[:40] + raw[41:])
+    with pytest.raises(UserError, match=f"{name}: damaged"):
+        Dataset(open_store(tmp_path), "toy")

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longtake.episodes import CorruptData, Dataset, DatasetWriter, Episode
+from longtake.dataset_writer import DatasetWriter
+from longtake.episodes import CorruptData, Dataset, Episode
 from longtake.errors import UserError
 from longtake.store import open_store
 from longtake.stream import Plan, batches, cut, load_clips, local_batches, relative_pose

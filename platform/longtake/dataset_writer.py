@@ -1,0 +1,236 @@
+"""Writing a dataset: its shards, by any number of processes, and then its index and its manifest.
+
+Everything that an episode must be is checked here, so that what has been written can be read without a doubt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from longtake import video
+from longtake.config import differences
+from longtake.episodes import LABEL, SPLITS, Dataset, Episode, Manifest, faults, from_parquet, to_parquet
+from longtake.errors import UserError, unknown
+from longtake.shards import Array, ArraySpec, Chunk, Codec, ShardBuffer, decode
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from longtake.store import Store
+
+
+def split_sizes(episodes: int, val: float, test: float) -> dict[str, int]:
+    """Episodes per split; none is empty. Raises UserError if there are too few episodes for that."""
+    sizes = {"val": max(1, round(episodes * val)), "test": max(1, round(episodes * test))}
+    train = episodes - sum(sizes.values())
+    if train < 1:
+        need = "at least 3" if episodes < 3 else "more, or smaller val and test fractions"
+        raise UserError(
+            f"episodes={episodes} is too few: train, val and test each need one, and val={val:g}, "
+            f"test={test:g} leave {max(0, train)} for train; take {need}"
+        )
+    return {"train": train, **sizes}
+
+
+class DatasetWriter:
+    """Writes the shards of one dataset, from any number of processes, and then its index and manifest.
+
+    A shard is complete when its index part is there: a killed writer just writes the missing ones again.
+
+    codec: of the frames; all else is stored without loss. crf: the quality of a video. action_classes: how many
+    discrete actions there are, if more may exist than occur. Raises UserError for a codec it does not know.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        name: str,
+        *,
+        recipe: Mapping[str, Any],
+        fps: float,
+        action_space: Mapping[str, str],
+        pose: Sequence[str] | None,
+        val: float = 0.1,
+        test: float = 0.1,
+        chunk: int = 32,
+        codec: Codec = "zstd",
+        crf: int = video.CRF,
+        action_classes: int | None = None,
+    ) -> None:
+        if codec not in get_args(Codec):
+            raise UserError(unknown("codec", codec, get_args(Codec)))
+        self.store, self.name, self.root = store, name, f"datasets/{name}"
+        self.recipe = json.loads(json.dumps(dict(recipe)))
+        self.about: dict[str, Any] = {
+            "fps": fps,
+            "action_space": dict(action_space),
+            "pose": list(pose) if pose else None,
+        }
+        self.val, self.test, self.chunk = val, test, chunk
+        self.codec, self.crf, self.action_classes = codec, crf, action_classes
+        self.recipe_hash = hashlib.sha256(json.dumps(self.recipe, sort_keys=True).encode()).hexdigest()[:12]
+
+    def claim(self) -> bool:
+        """Write the recipe, or find it there; True if the dataset is already finished.
+
+        Raises UserError naming the differing fields if the name belongs to a dataset made otherwise.
+        """
+        try:
+            there = json.loads(self.store.read_bytes(f"{self.root}/recipe.json"))
+        except FileNotFoundError:
+            self.store.write_bytes(f"{self.root}/recipe.json", json.dumps(self.recipe, indent=1).encode())
+            return False
+        differing = differences(there, self.recipe)
+        if differing:
+            raise UserError(
+                f"dataset {self.name!r} exists with another config ({'; '.join(differing)}): "
+                f"choose another name (--set name=...) or delete {self.store.path(self.root)}"
+            )
+        return bool(self.store.exists(f"{self.root}/manifest.json"))
+
+    def done(self, shard: int) -> bool:
+        """Whether this shard is complete and made by the same recipe."""
+        try:
+            part = self._read_part(shard)
+        except FileNotFoundError:
+            return False
+        return bool((part["recipe"] == self.recipe_hash).all())
+
+    def write_shard(self, shard: int, episodes: Iterable[Episode]) -> None:
+        """Write one shard and then its part of the index. Writing it again replaces both.
+
+        Raises ValueError with every fault of an episode that is none.
+        """
+        import pandas as pd
+
+        buffer = ShardBuffer()
+        rows = [self._row(buffer, shard, episode) for episode in episodes]
+        part = pd.DataFrame(rows, columns=None if rows else ["recipe"])
+        self.store.write_bytes(f"{self.root}/shards/{shard:05d}.shard", buffer.bytes())
+        self.store.write_bytes(f"{self.root}/index/{shard:05d}.parquet", to_parquet(part))
+
+    def finalize(self, shards: int, refused: int = 0) -> Dataset:
+        """Number and split the episodes of shards 0 .. shards-1, write index and manifest.
+
+        refused: how many episodes of the source are not in it, for the manifest.
+        Raises UserError for episodes with different arrays, and for too few of them.
+        """
+        import pandas as pd
+
+        parts = [part for part in map(self._read_part, range(shards)) if len(part)]
+        if not parts:
+            raise UserError(f"dataset {self.name!r}: no episode at all")
+        index = pd.concat(parts, ignore_index=True)
+        specs = index["arrays"].unique()
+        if len(specs) != 1:
+            raise UserError(f"dataset {self.name!r}: episodes with different arrays: {' and '.join(specs[:2])}")
+        index.insert(0, "episode", np.arange(len(index)))
+        index["split"] = _assign(index["digest"].tolist(), split_sizes(len(index), self.val, self.test))
+        written = to_parquet(index)
+        manifest = self._manifest(index, shards, refused, zlib.crc32(written))
+        self.store.write_bytes(f"{self.root}/index.parquet", written)
+        self.store.write_bytes(f"{self.root}/manifest.json", manifest.model_dump_json(indent=1).encode())
+        return Dataset(self.store, self.name)
+
+    def _row(self, buffer: ShardBuffer, shard: int, episode: Episode) -> dict[str, Any]:
+        if wrong := faults(episode):
+            raise ValueError("; ".join(wrong))
+        arrays = episode.arrays()
+        specs = [self._spec(name, arrays[name]) for name in sorted(arrays, key=_place)]
+        chunks = {spec.name: buffer.add(spec, arrays[spec.name]) for spec in specs}
+        discrete = episode.actions.dtype == np.int64
+        return {
+            "shard": shard,
+            "length": len(episode),
+            **{f"{n}_{part}": [getattr(c, part) for c in cs] for n, cs in chunks.items() for part in Chunk._fields},
+            "squared_error": sum(_squared_error(buffer, s, arrays[s.name], chunks[s.name]) for s in specs),
+            "action_classes": int(episode.actions.max()) + 1 if discrete else 0,
+            "digest": _digest(arrays),
+            "meta": json.dumps(episode.meta, sort_keys=True),
+            "arrays": json.dumps([spec.model_dump() for spec in specs]),
+            "recipe": self.recipe_hash,
+        }
+
+    def _spec(self, name: str, array: Array) -> ArraySpec:
+        facts: dict[str, Any] = {"name": name, "dtype": array.dtype.str, "shape": array.shape[1:]}
+        if name != "frames":
+            return ArraySpec(**facts, chunk=0)
+        if self.codec != "video":
+            return ArraySpec(**facts, chunk=self.chunk, codec=self.codec)
+        if array.dtype != np.uint8:
+            raise ValueError(f"codec video: frames are {array.dtype}, needs uint8")
+        return ArraySpec(**facts, chunk=self.chunk, codec="video", crf=self.crf)
+
+    def _read_part(self, shard: int) -> pd.DataFrame:
+        return from_parquet(self.store.read_bytes(f"{self.root}/index/{shard:05d}.parquet"))
+
+    def _manifest(self, index: pd.DataFrame, shards: int, refused: int, index_crc: int) -> Manifest:
+        specs = [ArraySpec(**spec) for spec in json.loads(index["arrays"][0])]
+        frames = int(index["length"].sum())
+        numbers = frames * math.prod(next(spec.shape for spec in specs if spec.name == "frames"))
+        told = json.dumps([index["digest"].tolist(), index["split"].tolist(), index["arrays"][0]])
+        return Manifest(
+            name=self.name,
+            arrays=tuple(specs),
+            episodes=len(index),
+            frames=frames,
+            shards=shards,
+            bytes=int(sum(sum(sizes) for spec in specs for sizes in index[f"{spec.name}_size"])),
+            splits={split: int((index["split"] == split).sum()) for split in SPLITS},
+            recipe=self.recipe,
+            fingerprint=hashlib.sha256(told.encode()).hexdigest()[:16],
+            psnr_db=round(video.psnr_db(index["squared_error"].sum(), numbers), 2) if self.codec == "video" else None,
+            action_classes=self._classes(int(index["action_classes"].max())),
+            refused=refused,
+            index_crc=index_crc,
+            **self.about,
+        ).sealed()
+
+    def _classes(self, seen: int) -> int | None:
+        """How many discrete actions there are; None for continuous ones."""
+        if not seen:
+            return None
+        if self.action_classes is not None and seen > self.action_classes:
+            raise UserError(f"action_classes: {self.action_classes}, but the episodes hold action {seen - 1}")
+        return self.action_classes or seen
+
+
+def _place(name: str) -> int:
+    """Where an array lies: small ones whole and first, so that they are one read; what no clip asks for last."""
+    return 1 if name == "frames" else 2 if name.startswith(LABEL) else 0
+
+
+def _squared_error(buffer: ShardBuffer, spec: ArraySpec, array: Array, chunks: Sequence[Chunk]) -> float:
+    """What the codec cost: the sum of squared differences to what is read back; 0 without reading if lossless."""
+    if spec.codec != "video":
+        return 0.0
+    spans = spec.spans(len(array))
+    return sum(
+        video.squared_error(decode(spec, buffer.data(chunk), chunk.crc, b - a, spec.name), array[a:b])
+        for chunk, (a, b) in zip(chunks, spans, strict=True)
+    )
+
+
+def _digest(arrays: Mapping[str, Array]) -> str:
+    total = hashlib.sha256()
+    for name in sorted(arrays):
+        total.update(f"{name} {arrays[name].dtype.str} {arrays[name].shape}".encode())
+        total.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return total.hexdigest()[:32]
+
+
+def _assign(digests: list[str], sizes: Mapping[str, int]) -> list[str]:
+    """The split of each episode, by the rank of its digest; equal digests keep the order of the episodes."""
+    order = np.argsort(np.array(digests), kind="stable")
+    splits: NDArray[Any] = np.empty(len(digests), dtype=object)
+    named = np.repeat(["test", "val", "train"], [sizes["test"], sizes["val"], sizes["train"]])
+    splits[order] = named
+    return [str(split) for split in splits]
