@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from evals.metrics import METRICS
 from evals.protocol import Protocol
@@ -19,6 +20,22 @@ from models.conditions import Conditions
 def episode_seed(protocol: Protocol, episode: int) -> int:
     """Seed of one clip's noise: independent of batch, worker and order."""
     return zlib.crc32(f"{protocol.seed}/{episode}".encode())
+
+
+def generate(system: System, frames: Tensor, conditions: Conditions, context: int, horizon: int) -> Tensor:
+    """Show a system the context and let it make the rest: (b, horizon, H, W, 3).
+
+    Args:
+        system: fresh.
+        frames: uint8 (b, at least context, H, W, 3).
+        conditions: of the frames shown and of those to make.
+        context: frames shown.
+        horizon: frames to make.
+    """
+    system.observe(frames[:, :context], conditions.frames(0, context))
+    total = context + horizon
+    starts = range(context, total, system.stride)
+    return torch.cat([system.step(conditions.frames(t, min(t + system.stride, total))) for t in starts], 1)
 
 
 def score(
@@ -34,19 +51,18 @@ def score(
         Rows with episode, frame (index among the generated), distance, metric, value.
     """
     frames = torch.from_numpy(np.stack([question.frames for question in questions]))
-    context, total = protocol.context, frames.shape[1]
-    system.observe(frames[:, :context], conditions.frames(0, context))
+    context = protocol.context
+    made = generate(system, frames, conditions, context, protocol.horizon).numpy()
     rows = []
-    for t in range(context, total):
-        made = system.step(conditions.frames(t, t + 1))[:, 0].numpy()
-        for question, image in zip(questions, made, strict=True):
+    for index in range(made.shape[1]):
+        for question, images in zip(questions, made, strict=True):
             rows += [
                 {
                     "episode": question.episode,
-                    "frame": t - context,
-                    "distance": int(question.distance[t - context]),
+                    "frame": index,
+                    "distance": int(question.distance[index]),
                     "metric": metric,
-                    "value": METRICS[metric](question.frames[t], image),
+                    "value": METRICS[metric](question.frames[context + index], images[index]),
                 }
                 for metric in protocol.metrics
             ]

@@ -22,21 +22,26 @@ from models.world_model import WorldModel
 class System(Protocol):
     """The face of everything that a task can score."""
 
+    stride: int
+    """Frames that it generates at a time."""
+
     def observe(self, frames: Tensor, conditions: Conditions) -> None:
         """Be shown the context (b, t, H, W, 3)."""
 
-    def step(self, condition: Conditions) -> Tensor:
-        """Generate the next frame (b, 1, H, W, 3) for its condition."""
+    def step(self, conditions: Conditions) -> Tensor:
+        """Generate the next frames (b, t, H, W, 3), `stride` of them or the last few, one per condition."""
 
 
 class CopyLast:
     """Floor: the last context frame, for ever."""
 
+    stride = 1
+
     def observe(self, frames: Tensor, conditions: Conditions) -> None:
         """Keep the last frame."""
         self.frame = frames[:, -1:]
 
-    def step(self, condition: Conditions) -> Tensor:
+    def step(self, conditions: Conditions) -> Tensor:
         """Return it."""
         return self.frame
 
@@ -44,17 +49,21 @@ class CopyLast:
 class ContextMean:
     """Floor: the mean of the context. Blurry, which PSNR forgives: a hard floor for a blurry model."""
 
+    stride = 1
+
     def observe(self, frames: Tensor, conditions: Conditions) -> None:
         """Average the frames."""
         self.frame = frames.float().mean(1, keepdim=True).round().to(torch.uint8)
 
-    def step(self, condition: Conditions) -> Tensor:
+    def step(self, conditions: Conditions) -> Tensor:
         """Return the mean."""
         return self.frame
 
 
 class NearestPose:
     """Oracle: the context frame whose pose is nearest (cells apart, plus half the chord of the turn)."""
+
+    stride = 1
 
     def observe(self, frames: Tensor, conditions: Conditions) -> None:
         """Keep all frames and their poses.
@@ -66,10 +75,10 @@ class NearestPose:
             raise ValueError("nearest_pose: this dataset has no pose")
         self.frames, self.pose = frames, conditions.pose
 
-    def step(self, condition: Conditions) -> Tensor:
+    def step(self, conditions: Conditions) -> Tensor:
         """Return the nearest one."""
-        assert condition.pose is not None
-        gap = self.pose - condition.pose
+        assert conditions.pose is not None
+        gap = self.pose - conditions.pose
         away = gap[..., :2].norm(dim=-1) + gap[..., 2:].norm(dim=-1) / 2
         nearest = away.argmin(1)
         return self.frames[torch.arange(len(nearest)), nearest][:, None]
@@ -81,16 +90,19 @@ class ModelSystem:
     def __init__(self, model: WorldModel, sampler: SamplerConfig, seeds: Sequence[int], wiped: bool = False) -> None:
         self.model, self.sampler, self.wiped = model.eval(), sampler, wiped
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.stride = model.config.chunk or 1
         self.memory: Memory | None = None
 
     def observe(self, frames: Tensor, conditions: Conditions) -> None:
         """Fill the memory, and wipe it again where that is asked."""
         self.memory = None if self.wiped else prefill(self.model, frames_to_model(frames), conditions, self.memory)
 
-    def step(self, condition: Conditions) -> Tensor:
-        """Generate one frame and remember it."""
-        frame, self.memory = rollout(self.model, condition, 1, self.memory, self.sampler, self.generators)
-        return model_to_frames(frame)
+    def step(self, conditions: Conditions) -> Tensor:
+        """Generate frames and remember them."""
+        frames, self.memory = rollout(
+            self.model, conditions, conditions.length, self.memory, self.sampler, self.generators
+        )
+        return model_to_frames(frames)
 
 
 FLOORS: dict[str, Callable[[], System]] = {

@@ -75,7 +75,7 @@ def run_demo(settings: DemoConfig, trainings: list[TrainConfig], evaluation: Eva
                 raise SystemExit(1)
         with stage(stages, stages, "report"):
             page = report.build(store, runs)
-    window = max(trainings[0].model.layer_window(layer) for layer in trainings[0].model.layers)
+    window = max(trainings[0].model.layer_window(layer) for layer in trainings[0].model.stack)
     scores = demo_scores(store, evaluation, subjects)
     print("\n" + table(scores, window))
     print("\n" + verdicts(scores[scores.task == settings.task], [config.name for config in trainings], window))

@@ -22,8 +22,9 @@ from longtake import tables
 from longtake.engine import Engine
 from longtake.stream import batches, cut, load_clips, local_batches
 from models.conditions import Conditions
-from models.diffusion import draw_noise_levels
+from models.diffusion import draw_noise_levels, loss_weights
 from models.losses import diffusion_forcing_loss
+from models.memory import Memory
 from models.tokenizer import frames_to_model
 from models.world_model import WorldModel
 
@@ -103,7 +104,9 @@ def losses(engine: Engine, config: TrainConfig, context: Context, step: int, cli
     level, noise = torch.stack(levels).to(context.device), torch.stack(noises).to(context.device)
     block = config.temporal_block or t
     stretch = block * (config.bptt_blocks or -(-t // block))
-    total, memory = (level > 0).sum(), None
+    weight = loss_weights(config.diffusion, config.model.prediction, level)
+    weight = weight / weight.sum()
+    memory: Memory | None = None
     for first in range(0, t, stretch):
         part = level.new_zeros(())
         for start in range(first, min(first + stretch, t), block):
@@ -115,8 +118,8 @@ def losses(engine: Engine, config: TrainConfig, context: Context, step: int, cli
                 batch.conditions.frames(at.start, at.stop),
                 level[:, at],
                 noise[:, at],
+                weight[:, at],
                 memory,
-                total,
             )
             part = part + loss
         yield part
@@ -135,11 +138,12 @@ def make_validation(context: Context, config: TrainConfig, dataset: Dataset, eng
     )
     level = torch.zeros(b, t, device=context.device)
     level[:, t // 2 :] = config.validation.noise_level
+    weight = (level > 0) / (level > 0).sum()
 
     @torch.no_grad()
     def validate() -> float:
         loss, _ = diffusion_forcing_loss(
-            engine.model, config.model.prediction, batch.frames, batch.conditions, level, noise
+            engine.model, config.model.prediction, batch.frames, batch.conditions, level, noise, weight
         )
         return context.mean(val_loss=loss.item())["val_loss"]
 
@@ -151,7 +155,9 @@ def writer(engine: Engine, config: TrainConfig, step: int) -> Callable[[Path], N
 
     def write(folder: Path) -> None:
         engine.save(folder, {"step": step})
-        (folder / "config.json").write_text(json.dumps({"model": config.model.model_dump(mode="json")}, indent=1))
+        longest = max(stage.frames for stage in config.data.curriculum)
+        described = {"model": config.model.model_dump(mode="json"), "trained_frames": longest}
+        (folder / "config.json").write_text(json.dumps(described, indent=1))
 
     return write
 

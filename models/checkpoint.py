@@ -18,8 +18,9 @@ def load_model(folder: Path) -> WorldModel:
     """
     from safetensors.torch import load_file
 
-    config = ModelConfig.model_validate_json(json.dumps(json.loads((folder / "config.json").read_text())["model"]))
-    model = WorldModel(config)
+    written = json.loads((folder / "config.json").read_text())
+    model = WorldModel(ModelConfig.model_validate_json(json.dumps(written["model"])))
+    model.trained_frames = written["trained_frames"]
     try:
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except RuntimeError as error:

@@ -6,7 +6,8 @@ Letters: b clips, t frames, A action width, D model width.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -23,24 +24,36 @@ HARMONICS = (1, 2, 3, 4)
 
 @dataclass(frozen=True)
 class Conditions:
-    """Per-frame conditions: `pose` (b, t, 4) and `actions` (b, t, A), fp32; None where the source has none."""
+    """Per-frame conditions; None where the source has none.
+
+    `pose` (b, t, 4) fp32. `actions` (b, t, A) fp32, or (b, t) int64 from 0 up with -1 for the null action. `dropped`
+    (b, t) bool: frames that are told nothing (classifier-free guidance).
+    """
 
     pose: Tensor | None = None
     actions: Tensor | None = None
+    dropped: Tensor | None = None
+
+    @property
+    def length(self) -> int:
+        """Number of frames that are told something."""
+        return max((part.shape[1] for part in (self.pose, self.actions) if part is not None), default=0)
 
     def frames(self, start: int, stop: int) -> Conditions:
         """The conditions of frames start..stop-1."""
-        return Conditions(
-            pose=None if self.pose is None else self.pose[:, start:stop],
-            actions=None if self.actions is None else self.actions[:, start:stop],
-        )
+        return self._map(lambda values: values[:, start:stop])
 
     def to(self, device: torch.device | str) -> Conditions:
         """The same conditions on another device."""
-        return Conditions(
-            pose=None if self.pose is None else self.pose.to(device),
-            actions=None if self.actions is None else self.actions.to(device),
-        )
+        return self._map(lambda values: values.to(device))
+
+    def drop(self, dropped: Tensor) -> Conditions:
+        """The same conditions, kept from the frames where `dropped` (b, t) is true."""
+        return replace(self, dropped=dropped)
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Conditions:
+        parts = (self.pose, self.actions, self.dropped)
+        return Conditions(*(None if part is None else function(part) for part in parts))
 
 
 def pose_features(pose: Tensor) -> Tensor:
@@ -61,31 +74,62 @@ def pose_features(pose: Tensor) -> Tensor:
 
 
 class ConditionEmbedding(nn.Module):
-    """Conditions → one vector per frame (b, t, D), by a small MLP per kind, summed."""
+    """Conditions → one vector per frame (b, t, D): a small MLP per kind, or a table of discrete actions, summed.
 
-    def __init__(self, config: ModelConfig) -> None:
+    Frames that are told nothing get a vector of their own, learned where conditions are dropped in training.
+    """
+
+    def __init__(self, config: ModelConfig, dim: int) -> None:
         super().__init__()
-        widths = {"pose": 2 + 4 * len(WAVELENGTHS) + 2 * len(HARMONICS), "actions": config.action_dim}
         kinds = ["pose", "actions"] if config.conditions == "both" else [config.conditions]
-        self.embed = nn.ModuleDict({kind: _mlp(widths[kind], config.dim) for kind in kinds})
+        self.embed = nn.ModuleDict()
+        for kind in kinds:
+            if kind == "pose":
+                self.embed[kind] = _mlp(2 + 4 * len(WAVELENGTHS) + 2 * len(HARMONICS), dim)
+            elif config.actions == "discrete":
+                self.embed[kind] = nn.Embedding(config.action_dim + 1, dim)  # row 0: the null action
+            else:
+                self.embed[kind] = _mlp(config.action_dim, dim)
+        self.nothing = nn.Parameter(torch.zeros(dim))
 
     def forward(self, conditions: Conditions) -> Tensor:
         """Embed.
 
         Raises:
-            ValueError: a kind that the model was built for is missing.
+            ValueError: a kind that the model was built for is missing, or a discrete action is none of the model's.
         """
-        total: Tensor | None = None
+        total = self._sum(conditions)
+        dropped = conditions.dropped
+        if dropped is None:  # a gradient of zero, not none, for every rank to share
+            dropped = torch.zeros(total.shape[:2], dtype=torch.bool, device=total.device)
+        return torch.where(dropped[..., None], self.nothing, total)
+
+    def _sum(self, conditions: Conditions) -> Tensor:
+        vectors = []
         for kind, net in self.embed.items():
             values = getattr(conditions, kind)
             if values is None:
                 raise ValueError(
                     f"conditions.{kind}: missing; this model was built with conditions: {'+'.join(self.embed)}"
                 )
-            vector = net(pose_features(values) if kind == "pose" else values)
-            total = vector if total is None else total + vector
-        assert total is not None
-        return total
+            if kind == "pose":
+                values = pose_features(values)
+            elif isinstance(net, nn.Embedding):
+                values = _discrete(values, net.num_embeddings - 1)
+            vectors.append(net(values))
+        return torch.stack(vectors).sum(0) if len(vectors) > 1 else vectors[0]
+
+
+def _discrete(actions: Tensor, count: int) -> Tensor:
+    """Rows of the table for actions 0 .. count - 1; -1, the null action, is row 0."""
+    if actions.is_floating_point():
+        raise ValueError(f"conditions.actions: {actions.dtype}, but this model takes {count} discrete actions (int64)")
+    if not actions.is_cuda and actions.numel() and not -1 <= actions.min() <= actions.max() < count:
+        raise ValueError(
+            f"conditions.actions: {int(actions.min())} to {int(actions.max())}, but this model has actions "
+            f"0 to {count - 1}, and -1 for none"
+        )
+    return actions + 1
 
 
 class NoiseEmbedding(nn.Module):

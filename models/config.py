@@ -15,16 +15,17 @@ class _Frozen(BaseModel):
 
 
 class LayerConfig(_Frozen):
-    """One layer: block-wise SSM, then frame-local attention (both optional), then a feed-forward net."""
+    """One layer: a mixer over all of time, a local mixer (both optional), then a feed-forward net."""
 
-    mixer: Literal["ssm", "none"] = "ssm"
-    """What carries information over any distance in time."""
-    spatial_block: Annotated[list[Positive], Field(min_length=2, max_length=2)] = [1, 1]
-    """(b_h, b_w) tokens of the tube that one scan sees. Small: memory lasts longer. Large: frames hang together."""
-    local: Literal["attention", "none"] = "attention"
-    """What mixes the tokens of a frame and of its last few neighbours."""
+    mixer: Literal["ssm", "attention", "none"] = "ssm"
+    """What carries information over any distance in time: block-wise scans, or attention to every frame so far."""
+    spatial_block: Annotated[list[Positive], Field(min_length=2, max_length=2)] | Literal["frame"] = [1, 1]
+    """(b_h, b_w) tokens of the tube that one scan sees; `frame`: all of them. Small: memory lasts longer. Large: frames
+    hang together."""
+    local: Literal["attention", "convolution", "none"] = "attention"
+    """What mixes the tokens of a frame and of its last few neighbours. Convolution: depth-wise 3 x 3, the cheap one."""
     window: Positive | None = None
-    """Frames the local attention sees, the current one included; the model's `window` when not given."""
+    """Frames the local mixer sees, the current one included; the model's `window` when not given."""
 
 
 class ModelConfig(_Frozen):
@@ -33,27 +34,45 @@ class ModelConfig(_Frozen):
     Method: "Long-Context State-Space Video World Models" (2025). `layers` is the whole family: presets are YAML.
     """
 
+    kind: Literal["world_model"] = "world_model"
     height: Positive = 32
     width: Positive = 32
     channels: Positive = 3
     patch: Positive = 8
     """Pixels per token side."""
     dim: Positive = 128
+    condition_dim: Positive | None = None
+    """Width of the conditioning vector; `dim` when not given."""
     heads: Positive = 4
-    """Heads of the local attention."""
+    """Heads of the attention, local and full."""
     window: Positive = 6
+    window_future: Annotated[int, Field(ge=0)] = 0
+    """Later frames that the local mixer sees too; for models that are not causal."""
+    chunk: Positive | None = None
+    """With a number, local attention takes the paper's form: frames see all of their own chunk of so many frames and of
+    the chunk before (`window` is not used), and frames are generated a chunk at a time."""
+    causal: bool = True
+    """False: scans run both ways, attention sees later frames; such a model fills in frames and carries no memory."""
+    share_local: bool = False
+    """One local mixer whose weights serve every layer."""
     d_state: Positive = 64
     headdim: Positive = 32
     expand: Positive = 2
     d_conv: Annotated[int, Field(ge=2)] = 4
+    scan: Literal["auto", "torch", "mamba"] = "auto"
+    """Who computes the scan; auto: mamba-ssm's kernels on CUDA, our chunked form on a CPU."""
     feed_forward: Annotated[float, Field(gt=0)] = 4.0
     """Hidden width of the feed-forward net over `dim`."""
     conditions: Literal["pose", "actions", "both"] = "pose"
+    actions: Literal["continuous", "discrete"] = "continuous"
     action_dim: Positive = 2
+    """Numbers of a continuous action, or how many discrete ones there are."""
     condition_input: Literal["norms", "norms_and_tokens"] = "norms"
     """Where conditions enter: the adaptive norms (the paper), or the tokens too (recall by pose is learned sooner)."""
     prediction: Literal["v", "x0"] = "v"
     """What the net outputs: velocity (the paper's relatives), or the clean frame (learns faster at small budgets)."""
+    depth: Positive | None = None
+    """Number of layers, over which the list `layers` is stretched; as many as it has when not given."""
     layers: Annotated[list[LayerConfig], Field(min_length=1)]
 
     @property
@@ -66,12 +85,30 @@ class ModelConfig(_Frozen):
         """Width inside the SSM mixer."""
         return self.expand * self.dim
 
+    @property
+    def stack(self) -> list[LayerConfig]:
+        """The layers from first to last: `layers`, stretched over `depth`."""
+        depth = self.depth or len(self.layers)
+        return [self.layers[number * len(self.layers) // depth] for number in range(depth)]
+
     def layer_window(self, layer: LayerConfig) -> int:
-        """Frames that a layer's local attention sees."""
+        """Frames that a layer's local mixer sees, without future ones."""
         return layer.window or self.window
+
+    def layer_block(self, layer: LayerConfig) -> tuple[int, int]:
+        """Tokens (b_h, b_w) of a layer's spatial block."""
+        return self.grid if layer.spatial_block == "frame" else (layer.spatial_block[0], layer.spatial_block[1])
 
     @model_validator(mode="after")
     def _shapes_fit(self) -> Self:
+        problems = [*self._width_problems(), *self._mode_problems()]
+        for number, layer in enumerate(self.layers):
+            problems += [f"layers.{number}{problem}" for problem in self._layer_problems(layer)]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _width_problems(self) -> list[str]:
         problems = []
         for side in ("height", "width"):
             if getattr(self, side) % self.patch:
@@ -80,23 +117,41 @@ class ModelConfig(_Frozen):
             problems.append(f"heads: {self.heads} does not divide dim {self.dim}")
         if self.d_inner % self.headdim:
             problems.append(f"headdim: {self.headdim} does not divide expand x dim = {self.d_inner}")
-        rows, columns = self.grid
-        for number, layer in enumerate(self.layers):
-            block_rows, block_columns = layer.spatial_block
-            if layer.mixer == "ssm" and (rows % block_rows or columns % block_columns):
-                fits = "; ".join(
-                    f"{side} {[d for d in range(1, n + 1) if n % d == 0]}"
-                    for side, n in (("rows", rows), ("columns", columns))
-                )
-                problems.append(
-                    f"layers.{number}.spatial_block: {layer.spatial_block} does not divide the {rows} x {columns} "
-                    f"tokens of a frame; what fits: {fits}"
-                )
-            if layer.mixer == "none" and layer.local == "none":
-                problems.append(f"layers.{number}: mixer and local are both none, so nothing would mix")
-        if problems:
-            raise ValueError("; ".join(problems))
-        return self
+        return problems
+
+    def _mode_problems(self) -> list[str]:
+        problems = []
+        if self.depth is not None and self.depth < len(self.layers):
+            problems.append(f"depth: {self.depth} is less than the {len(self.layers)} layers listed")
+        if self.causal and self.window_future:
+            problems.append(f"window_future: {self.window_future} frames of the future need causal: false")
+        if self.chunk and not self.causal:
+            problems.append(f"chunk: {self.chunk} is a form of causal attention; with causal: false leave it out")
+        kinds = {(layer.local, self.layer_window(layer)) for layer in self.layers}
+        if self.share_local and len(kinds) > 1:
+            problems.append(
+                "share_local: one local mixer cannot serve layers that differ in local or window: "
+                + ", ".join(f"{local} of {window} frames" for local, window in sorted(kinds))
+            )
+        return problems
+
+    def _layer_problems(self, layer: LayerConfig) -> list[str]:
+        problems = []
+        (rows, columns), (block_rows, block_columns) = self.grid, self.layer_block(layer)
+        if layer.mixer == "ssm" and (rows % block_rows or columns % block_columns):
+            fits = "; ".join(
+                f"{side} {[d for d in range(1, n + 1) if n % d == 0]}"
+                for side, n in (("rows", rows), ("columns", columns))
+            )
+            problems.append(
+                f".spatial_block: {layer.spatial_block} does not divide the {rows} x {columns} tokens of a frame; "
+                f"what fits: {fits}"
+            )
+        if layer.mixer == "none" and layer.local == "none":
+            problems.append(": mixer and local are both none, so nothing would mix")
+        if self.chunk and layer.local == "convolution":
+            problems.append(".local: convolution slides over frames; with chunk take attention or none")
+        return problems
 
 
 class DiffusionConfig(_Frozen):
@@ -108,6 +163,11 @@ class DiffusionConfig(_Frozen):
     """The clean part of such a clip is drawn from this range, as a share of its length."""
     pure_noise: Fraction = 0.0
     """Share of the noised frames put at the pure-noise end, where only memory and conditions can help."""
+    weighting: Literal["uniform", "sigmoid"] = "uniform"
+    """Weight of the loss by noise level; sigmoid: of the log signal-to-noise ratio (Kingma and Gao, 2023)."""
+    sigmoid_bias: float = -1.0
+    drop_conditions: Fraction = 0.0
+    """Share of clips that are told nothing, so that the sampler can use guidance (Ho and Salimans, 2022)."""
 
 
 class SamplerConfig(_Frozen):
@@ -117,3 +177,6 @@ class SamplerConfig(_Frozen):
     """Denoising calls per frame (DDIM)."""
     context_noise: Fraction = 0.0
     """Noise level at which a finished frame enters the memory; above 0 damps the drift of long rollouts."""
+    guidance: Annotated[float, Field(ge=1.0)] = 1.0
+    """Scale of classifier-free guidance; 1: none. Above 1 a frame costs twice the calls, and the model must have been
+    trained with `drop_conditions`."""

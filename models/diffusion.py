@@ -68,3 +68,24 @@ def draw_noise_levels(config: DiffusionConfig, clips: int, frames: int, generato
     has_prefix = torch.rand(clips, 1, generator=generator) < config.clean_prefix
     prefix = has_prefix & (torch.arange(frames) < length)
     return levels.masked_fill(prefix, 0.0)
+
+
+def loss_weights(config: DiffusionConfig, kind: str, noise_level: Tensor) -> Tensor:
+    """Weight of each frame's squared error, (b, t) → (b, t): 0 for clean frames.
+
+    `sigmoid` weighs the error of the noise by sigmoid(bias - λ), λ the log signal-to-noise ratio (Kingma and Gao,
+    "Understanding Diffusion Objectives as the ELBO", 2023), carried over to what the net predicts: with signal a and
+    noise s, an error of the noise is a times one of v, and a/s times one of x0.
+    """
+    noised = (noise_level > 0).float()
+    if config.weighting == "uniform":
+        return noised
+    signal, sigma = (part[..., 0, 0, 0].clamp(min=1e-4) for part in signal_and_noise(noise_level))
+    log_snr = 2 * (signal / sigma).log()
+    ratio = signal.square() if kind == "v" else (signal / sigma).square()
+    return noised * torch.sigmoid(config.sigmoid_bias - log_snr) * ratio
+
+
+def draw_dropped(config: DiffusionConfig, clips: int, frames: int, generator: torch.Generator) -> Tensor:
+    """Frames that are told nothing (b, t): all those of the clips drawn."""
+    return (torch.rand(clips, 1, generator=generator) < config.drop_conditions).expand(clips, frames)

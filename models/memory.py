@@ -1,39 +1,65 @@
 """What a model carries from frame to frame, as one immutable value.
 
 Letters: b streams, k blocks of the token grid, h heads, p head width, n state width, c channels of the convolution,
-w its width, f frames kept in the window, N tokens per frame, d attention head width.
+w its width, f frames kept, N tokens per frame, d attention head width, r rows of one group of blocks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
+
+Frames = tuple[Tensor, ...]
+"""What is kept of the last frames, each (b, f, N, ...): keys and values of attention, or inputs of a convolution."""
 
 
 @dataclass(frozen=True)
 class SSMState:
-    """One layer's scan: `state` (b·k, h, p, n) in fp32 and `conv` (b·k, w - 1, c), its last inputs."""
+    """Scans of one state width: `state` (r, h, p, n) in fp32 and `conv` (r, w - 1, c), their last inputs.
+
+    `rows` (r) says which of the layer's b·k blocks these are; None: all of them, in order. With a nested state the
+    blocks of a layer may differ in width, one entry per width.
+    """
 
     state: Tensor
     conv: Tensor
+    rows: Tensor | None = None
 
+    @property
+    def width(self) -> int:
+        """State dimensions n per channel."""
+        return self.state.shape[-1]
 
-@dataclass(frozen=True)
-class WindowState:
-    """One layer's window: keys and values of the last frames, each (b, f, N, h, d), positions baked into the keys."""
+    def narrow(self, width: int) -> SSMState:
+        """The first `width` state dimensions, and the convolution's inputs that feed them."""
+        n = self.width
+        channels = self.conv.shape[-1] - 2 * n
+        x, B, C = self.conv.split([channels, n, n], -1)
+        conv = torch.cat([x, B[..., :width], C[..., :width]], -1)
+        return replace(self, state=self.state[..., :width].contiguous(), conv=conv)
 
-    keys: Tensor
-    values: Tensor
+    def widen(self, width: int) -> SSMState:
+        """The same state with zeros for the dimensions it does not have."""
+        n = self.width
+        channels, more = self.conv.shape[-1] - 2 * n, width - n
+        x, B, C = self.conv.split([channels, n, n], -1)
+        grow = torch.nn.functional.pad
+        conv = torch.cat([x, grow(B, (0, more)), grow(C, (0, more))], -1)
+        return replace(self, state=grow(self.state, (0, more)), conv=conv)
 
 
 @dataclass(frozen=True)
 class LayerMemory:
-    """What one layer carries; a part is None where the layer has no such mixer."""
+    """What one layer carries; a part is empty where the layer has no such mixer."""
 
-    ssm: SSMState | None = None
-    window: WindowState | None = None
+    ssm: tuple[SSMState, ...] = ()
+    cache: Frames = ()
+    """Of full attention: every frame so far."""
+    window: Frames = ()
+    """Of the local mixer: the last few frames."""
 
 
 @dataclass(frozen=True)
@@ -41,32 +67,86 @@ class Memory:
     """Everything a model carries: one entry per layer, and the number of frames seen so far."""
 
     layers: tuple[LayerMemory, ...]
-    frames: int
+    frames: int = field(default=0)
 
     def detach(self) -> Memory:
         """The same memory cut from the graph: the border of truncated back-propagation."""
         return self.map(Tensor.detach)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Memory:
-        """A memory with `function` applied to every tensor."""
+        """A memory with `function` applied to every tensor of values."""
         return replace(self, layers=tuple(_map_layer(layer, function) for layer in self.layers))
+
+    def with_width(self, width: int) -> Memory:
+        """Every scan's state cut to its first `width` dimensions, or filled up with zeros (nested state)."""
+        layers = (
+            replace(
+                layer,
+                ssm=tuple(s.narrow(width) if s.width > width else s.widen(width) for s in layer.ssm),
+            )
+            for layer in self.layers
+        )
+        return replace(self, layers=tuple(layers))
+
+    @property
+    def states(self) -> Iterator[tuple[str, Tensor]]:
+        """Name of each layer that scans, and its states (r, h, p, n), one pair per width."""
+        for number, layer in enumerate(self.layers):
+            for part in layer.ssm:
+                yield f"layers.{number}.ssm", part.state
 
     @property
     def nbytes(self) -> dict[str, int]:
-        """Bytes carried by part: `state`, `conv`, `window`, and their `total`, for all streams together."""
-        parts = {"state": 0, "conv": 0, "window": 0}
+        """Bytes carried by part, for all streams together: `state`, `conv`, `cache`, `window`, and their `total`."""
+        parts = {"state": 0, "conv": 0, "cache": 0, "window": 0}
         for layer in self.layers:
-            if layer.ssm is not None:
-                parts["state"] += layer.ssm.state.nbytes
-                parts["conv"] += layer.ssm.conv.nbytes
-            if layer.window is not None:
-                parts["window"] += layer.window.keys.nbytes + layer.window.values.nbytes
+            parts["state"] += sum(part.state.nbytes for part in layer.ssm)
+            parts["conv"] += sum(part.conv.nbytes for part in layer.ssm)
+            parts["cache"] += sum(tensor.nbytes for tensor in layer.cache)
+            parts["window"] += sum(tensor.nbytes for tensor in layer.window)
         return {**parts, "total": sum(parts.values())}
+
+    def to_dict(self) -> dict[str, Tensor]:
+        """A flat dict of tensors, so that a rollout can be saved (as safetensors, say) and continued."""
+        flat = {"frames": torch.tensor(self.frames), "layers": torch.tensor(len(self.layers))}
+        for number, layer in enumerate(self.layers):
+            for index, part in enumerate(layer.ssm):
+                flat[f"{number}.ssm.{index}.state"], flat[f"{number}.ssm.{index}.conv"] = part.state, part.conv
+                if part.rows is not None:
+                    flat[f"{number}.ssm.{index}.rows"] = part.rows
+            for name in ("cache", "window"):
+                flat |= {f"{number}.{name}.{index}": tensor for index, tensor in enumerate(getattr(layer, name))}
+        return {name: tensor.contiguous() for name, tensor in flat.items()}
+
+    @staticmethod
+    def from_dict(flat: dict[str, Tensor]) -> Memory:
+        """The memory that `to_dict` wrote.
+
+        Raises:
+            KeyError: a part is missing.
+        """
+
+        def parts(number: int, name: str) -> Frames:
+            found = sorted(int(key.split(".")[2]) for key in flat if key.startswith(f"{number}.{name}."))
+            return tuple(flat[f"{number}.{name}.{index}"] for index in found)
+
+        def scans(number: int) -> tuple[SSMState, ...]:
+            start = f"{number}.ssm."
+            found = sorted({int(key.split(".")[2]) for key in flat if key.startswith(start)})
+            return tuple(
+                SSMState(flat[f"{start}{i}.state"], flat[f"{start}{i}.conv"], flat.get(f"{start}{i}.rows"))
+                for i in found
+            )
+
+        layers = range(int(flat["layers"]))
+        return Memory(
+            tuple(LayerMemory(scans(i), parts(i, "cache"), parts(i, "window")) for i in layers), int(flat["frames"])
+        )
 
 
 def _map_layer(layer: LayerMemory, function: Callable[[Tensor], Tensor]) -> LayerMemory:
-    ssm, window = layer.ssm, layer.window
     return LayerMemory(
-        ssm=None if ssm is None else SSMState(function(ssm.state), function(ssm.conv)),
-        window=None if window is None else WindowState(function(window.keys), function(window.values)),
+        ssm=tuple(SSMState(function(part.state), function(part.conv), part.rows) for part in layer.ssm),
+        cache=tuple(function(tensor) for tensor in layer.cache),
+        window=tuple(function(tensor) for tensor in layer.window),
     )

@@ -1,7 +1,9 @@
-"""Mixers: block-wise SSM over time, and frame-local attention. One face: `mixer(x, state) -> (y, state)`.
+"""Mixers over tokens of a grid: block-wise SSM over all of time, and a depth-wise convolution over a few frames.
+
+One face: `mixer(x, kept) -> (y, kept)`; attention has a file of its own.
 
 Letters: b clips, t frames, N = H·W tokens per frame, D width, k blocks per frame, m tokens per block and frame,
-h heads, p SSM head width, n state width, d attention head width, f window frames.
+h heads, p SSM head width, n state width, r rows of blocks that share a state width, f frames of a window.
 """
 
 from __future__ import annotations
@@ -13,10 +15,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from models.memory import SSMState, WindowState
+from models.memory import Frames, SSMState
 from models.ssd import scan
-
-ROPE_BASE = 1000.0
 
 
 class BlockSSM(nn.Module):
@@ -42,9 +42,10 @@ class BlockSSM(nn.Module):
         self.grid, self.block = grid, block
         self.d_inner, self.d_state, self.headdim = expand * dim, d_state, headdim
         self.heads = self.d_inner // headdim
-        self.d_mixed = self.d_inner + 2 * d_state  # x, B and C pass through the convolution together
-        self.in_proj = nn.Linear(dim, self.d_inner + self.d_mixed + self.heads, bias=False)
-        self.conv1d = nn.Conv1d(self.d_mixed, self.d_mixed, d_conv, groups=self.d_mixed)
+        self.blocks = (grid[0] // block[0]) * (grid[1] // block[1])
+        mixed = self.d_inner + 2 * d_state  # x, B and C pass through the convolution together
+        self.in_proj = nn.Linear(dim, self.d_inner + mixed + self.heads, bias=False)
+        self.conv1d = nn.Conv1d(mixed, mixed, d_conv, groups=mixed)
         self.dt_bias = nn.Parameter(torch.empty(self.heads))
         self.A_log = nn.Parameter(torch.empty(self.heads))
         self.D = nn.Parameter(torch.ones(self.heads))
@@ -61,90 +62,84 @@ class BlockSSM(nn.Module):
         self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # inverse of softplus
         self.A_log.copy_(torch.empty(self.heads).uniform_(1, 16).log())
 
-    def forward(self, x: Tensor, state: SSMState | None) -> tuple[Tensor, SSMState]:
-        """x (b, t, N, D) → the same shape, and the state after the last frame."""
+    def forward(self, x: Tensor, states: tuple[SSMState, ...]) -> tuple[Tensor, tuple[SSMState, ...]]:
+        """x (b, t, N, D) → the same shape, and the states after the last frame.
+
+        The states given decide how many state dimensions are used, block by block; none given: all, from zero.
+        """
         rows, columns = self.grid
         i, j = self.block
         frames = x.shape[1]
         blocks = {"h": rows // i, "w": columns // j, "i": i, "j": j}
         tokens = rearrange(x, "b t (h i w j) D -> (b h w) (t i j) D", **blocks)
-        y, state = self._mix(tokens, state)
-        return rearrange(y, "(b h w) (t i j) D -> b t (h i w j) D", t=frames, **blocks), state
+        y, after = self._mix_rows(tokens, states or (self.empty_state(tokens.shape[0], self.d_state, like=x),))
+        return rearrange(y, "(b h w) (t i j) D -> b t (h i w j) D", t=frames, **blocks), after
 
-    def _mix(self, u: Tensor, state: SSMState | None) -> tuple[Tensor, SSMState]:
-        """u (b·k, t·m, D): project, convolve, scan, gate."""
-        if state is None:
-            state = self._empty_state(u)
-        z, mixed, dt = self.in_proj(u).split([self.d_inner, self.d_mixed, self.heads], -1)
+    def empty_state(self, rows: int, width: int, like: Tensor, at: Tensor | None = None) -> SSMState:
+        """Nothing remembered, in `width` state dimensions, for `rows` blocks: those `at`, or all."""
+        return SSMState(
+            state=like.new_zeros(rows, self.heads, self.headdim, width, dtype=torch.float32),
+            conv=like.new_zeros(rows, self.conv1d.kernel_size[0] - 1, self.d_inner + 2 * width),
+            rows=at,
+        )
+
+    def _mix_rows(self, tokens: Tensor, states: tuple[SSMState, ...]) -> tuple[Tensor, tuple[SSMState, ...]]:
+        """One pass per state width, each over its own rows; the results go back where they belong."""
+        if len(states) == 1 and states[0].rows is None:
+            y, state = self._mix(tokens, states[0])
+            return y, (state,)
+        made = [self._mix(tokens[state.rows], state) for state in states]
+        order = torch.cat([state.rows for state in states if state.rows is not None])
+        y = torch.cat([y for y, _ in made])
+        return y[order.argsort()], tuple(state for _, state in made)
+
+    def _mix(self, u: Tensor, state: SSMState) -> tuple[Tensor, SSMState]:
+        """u (r, t·m, D): project, convolve, scan, gate, with the first n state dimensions."""
+        n = state.width
+        in_weight, conv_weight, conv_bias = self._weights(n)
+        mixed_width = self.d_inner + 2 * n
+        z, mixed, dt = F.linear(u, in_weight).split([self.d_inner, mixed_width, self.heads], -1)
         mixed = torch.cat([state.conv, mixed], 1)
         conv = mixed[:, mixed.shape[1] - state.conv.shape[1] :]
-        mixed = F.silu(self.conv1d(mixed.transpose(1, 2)).transpose(1, 2))
-        x, B, C = mixed.split([self.d_inner, self.d_state, self.d_state], -1)
+        mixed = F.silu(F.conv1d(mixed.transpose(1, 2), conv_weight, conv_bias, groups=mixed_width).transpose(1, 2))
+        x, B, C = mixed.split([self.d_inner, n, n], -1)
         x = rearrange(x, "b l (h p) -> b l h p", p=self.headdim)
         dt = F.softplus(dt.float() + self.dt_bias)
         y, after = scan(x, dt, -self.A_log.float().exp(), B[:, :, None], C[:, :, None], state.state)
         y = rearrange(y + x * self.D[:, None], "b l h p -> b l (h p)")
-        return self.out_proj(self.norm(y * F.silu(z))), SSMState(after, conv)
+        return self.out_proj(self.norm(y * F.silu(z))), SSMState(after, conv, state.rows)
 
-    def _empty_state(self, u: Tensor) -> SSMState:
-        width = self.conv1d.kernel_size[0] - 1
-        return SSMState(
-            state=u.new_zeros(u.shape[0], self.heads, self.headdim, self.d_state, dtype=torch.float32),
-            conv=u.new_zeros(u.shape[0], width, self.d_mixed),
+    def _weights(self, n: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Weights of the input projection and the convolution for the first n state dimensions."""
+        project, kernel, bias = self.in_proj.weight, self.conv1d.weight, self.conv1d.bias
+        if n == self.d_state:
+            return project, kernel, bias
+        assert bias is not None
+        x, B, C = self.conv1d.weight.split([self.d_inner, self.d_state, self.d_state])
+        b_x, b_B, b_C = bias.split([self.d_inner, self.d_state, self.d_state])
+        z, p_x, p_B, p_C, dt = project.split([self.d_inner, self.d_inner, self.d_state, self.d_state, self.heads])
+        return (
+            torch.cat([z, p_x, p_B[:n], p_C[:n], dt]),
+            torch.cat([x, B[:n], C[:n]]),
+            torch.cat([b_x, b_B[:n], b_C[:n]]),
         )
 
 
-class FrameLocalAttention(nn.Module):
-    """Every token of frame t attends to all tokens of frames t - window + 1 .. t, with no mask inside a frame.
+class LocalConvolution(nn.Module):
+    """Depth-wise convolution over the frames of a window and 3 x 3 tokens, then a projection: the cheap local mixer."""
 
-    Time enters by rotary embedding of the frame index, baked into the cached keys.
-    """
-
-    def __init__(self, dim: int, heads: int, window: int) -> None:
+    def __init__(self, dim: int, grid: tuple[int, int], past: int, future: int) -> None:
         super().__init__()
-        self.heads, self.window = heads, window
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
-        self.norm_q, self.norm_k = nn.RMSNorm(dim // heads, eps=1e-6), nn.RMSNorm(dim // heads, eps=1e-6)
+        self.grid, self.past, self.future = grid, past, future
+        self.convolution = nn.Conv3d(dim, dim, (past + future, 3, 3), padding=(0, 1, 1), groups=dim)
         self.out = nn.Linear(dim, dim, bias=False)
 
-    def forward(self, x: Tensor, state: WindowState | None, first_frame: int) -> tuple[Tensor, WindowState]:
-        """x (b, t, N, D) from the stream's frame `first_frame` on → the same shape, and the window after."""
-        q, k, v = rearrange(self.qkv(x), "b t N (three h d) -> three b t N h d", three=3, h=self.heads)
-        q = _rotate(self.norm_q(q), first_frame)
-        k = _rotate(self.norm_k(k), first_frame)
-        if state is not None:
-            k, v = torch.cat([state.keys, k], 1), torch.cat([state.values, v], 1)
-        y = _attend_in_window(q, k, v, self.window)
-        start = max(0, k.shape[1] - (self.window - 1))
-        return self.out(rearrange(y, "b t N h d -> b t N (h d)")), WindowState(k[:, start:], v[:, start:])
-
-
-def _rotate(x: Tensor, first_frame: int) -> Tensor:
-    """Rotary embedding of the frame index on x (b, t, N, h, d)."""
-    half = x.shape[-1] // 2
-    frequency = ROPE_BASE ** (-torch.arange(half, device=x.device) / half)
-    time = torch.arange(first_frame, first_frame + x.shape[1], device=x.device, dtype=torch.float32)
-    angle = (time[:, None] * frequency)[:, None, None]  # t 1 1 half
-    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
-    a, b = x[..., :half], x[..., half : 2 * half]
-    return torch.cat([a * cos - b * sin, a * sin + b * cos, x[..., 2 * half :]], -1)
-
-
-def _attend_in_window(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
-    """q (b, t, N, h, d) are the last t frames of k and v (b, t + cached, N, h, d).
-
-    The windows are laid out side by side, one attention call for all frames: memory window·t, linear in t.
-    """
-    clips, frames = q.shape[:2]
-    missing = max(0, frames + window - 1 - k.shape[1])  # frames before the stream's start
-    k, v = (F.pad(part, (0, 0, 0, 0, 0, 0, missing, 0)) for part in (k, v))
-    k, v = (part[:, part.shape[1] - (frames + window - 1) :] for part in (k, v))
-    k, v = (rearrange(part.unfold(1, window, 1), "b t N h d w -> b t (w N) h d") for part in (k, v))
-    mask = None
-    if missing:
-        frame = torch.arange(frames, device=q.device)[:, None] + torch.arange(window, device=q.device)
-        mask = (frame >= missing).repeat_interleave(q.shape[2], 1)  # t, window·N
-        mask = mask.repeat(clips, 1)[:, None, None]
-    q, k, v = (rearrange(part, "b t N h d -> (b t) h N d") for part in (q, k, v))
-    y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    return rearrange(y, "(b t) h N d -> b t N h d", b=clips)
+    def forward(self, x: Tensor, kept: Frames, first_frame: int) -> tuple[Tensor, Frames]:
+        """x (b, t, N, D) → the same shape, and the inputs of the last frames, (b, f - 1, N, D)."""
+        frames = x.shape[1]
+        x = torch.cat([*kept, x], 1)
+        missing = max(0, frames + self.past - 1 - x.shape[1])  # frames before the stream's start
+        padded = F.pad(x, (0, 0, 0, 0, missing, self.future))
+        padded = rearrange(padded, "b t (H W) D -> b D t H W", H=self.grid[0])
+        y = rearrange(F.silu(self.convolution(padded)), "b D t H W -> b t (H W) D")
+        return self.out(y), (x[:, max(0, x.shape[1] - self.past + 1) :],)

@@ -1,79 +1,105 @@
 """The world model: a diffusion transformer whose layers mix by block-wise scans and frame-local attention.
 
 Method: "Long-Context State-Space Video World Models" (2025), section 3. Letters: b clips, t frames, C channels,
-H·W pixels, N tokens per frame, D width.
+H·W pixels, N tokens per frame, D width, E width of the conditioning vector.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from models.attention import FrameAttention, Reach
 from models.conditions import ConditionEmbedding, Conditions, NoiseEmbedding
 from models.config import LayerConfig, ModelConfig
-from models.memory import LayerMemory, Memory
-from models.mixers import BlockSSM, FrameLocalAttention
+from models.memory import LayerMemory, Memory, SSMState
+from models.mixers import BlockSSM, LocalConvolution
+
+LocalMixer = FrameAttention | LocalConvolution
 
 
 class Layer(nn.Module):
-    """AdaLN → block-wise SSM → gate, AdaLN → frame-local attention → gate, AdaLN → feed-forward → gate."""
+    """AdaLN → mixer over time → gate, AdaLN → local mixer → gate, AdaLN → feed-forward → gate."""
 
     def __init__(self, config: ModelConfig, layer: LayerConfig) -> None:
         super().__init__()
         self.ssm = _build_ssm(config, layer) if layer.mixer == "ssm" else None
+        self.ssm_back = _build_ssm(config, layer) if layer.mixer == "ssm" and not config.causal else None
         self.attention = (
-            FrameLocalAttention(config.dim, config.heads, config.layer_window(layer))
-            if layer.local == "attention"
+            FrameAttention(config.dim, config.heads, Reach("full", future=int(not config.causal)))
+            if layer.mixer == "attention"
             else None
         )
+        self.has_local = layer.local != "none"
+        self.local = _build_local(config, layer) if self.has_local and not config.share_local else None
         hidden = round(config.dim * config.feed_forward)
         self.feed_forward = nn.Sequential(
             nn.Linear(config.dim, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, config.dim)
         )
-        branches = 1 + (self.ssm is not None) + (self.attention is not None)
-        self.modulation = nn.Linear(config.dim, 3 * branches * config.dim)
+        self.branches = 1 + (layer.mixer != "none") + self.has_local
+        self.modulation = nn.Linear(config.condition_dim or config.dim, 3 * self.branches * config.dim)
 
     def forward(
-        self, x: Tensor, condition: Tensor, memory: LayerMemory, first_frame: int
+        self, x: Tensor, condition: Tensor, memory: LayerMemory, first_frame: int, shared: LocalMixer | None
     ) -> tuple[Tensor, LayerMemory]:
-        """x (b, t, N, D), condition (b, t, D) → x and what the layer carries on."""
-        modulation = iter(
-            self.modulation(F.silu(condition))[:, :, None].chunk(self.modulation.out_features // x.shape[-1], -1)
-        )
-        ssm, window = memory.ssm, memory.window
+        """x (b, t, N, D), condition (b, t, E) → x and what the layer carries on."""
+        modulation = self.modulation(condition)[:, :, None].chunk(3 * self.branches, -1)
+        branches = iter(zip(modulation[::3], modulation[1::3], modulation[2::3], strict=True))
+        ssm, cache, window = memory.ssm, memory.cache, memory.window
         if self.ssm is not None:
-            shift, scale, gate = next(modulation), next(modulation), next(modulation)
-            y, ssm = self.ssm(_modulate(x, shift, scale), ssm)
+            shift, scale, gate = next(branches)
+            normed = _modulate(x, shift, scale)
+            y, ssm = self.ssm(normed, ssm)
+            if self.ssm_back is not None:
+                y = y + self.ssm_back(normed.flip(1), ())[0].flip(1)
             x = x + gate * y
         if self.attention is not None:
-            shift, scale, gate = next(modulation), next(modulation), next(modulation)
-            y, window = self.attention(_modulate(x, shift, scale), window, first_frame)
+            shift, scale, gate = next(branches)
+            y, cache = self.attention(_modulate(x, shift, scale), cache, first_frame)
             x = x + gate * y
-        shift, scale, gate = next(modulation), next(modulation), next(modulation)
+        local = self.local if self.local is not None else shared
+        if self.has_local and local is not None:
+            shift, scale, gate = next(branches)
+            y, window = local(_modulate(x, shift, scale), window, first_frame)
+            x = x + gate * y
+        shift, scale, gate = next(branches)
         x = x + gate * self.feed_forward(_modulate(x, shift, scale))
-        return x, LayerMemory(ssm, window)
+        return x, LayerMemory(ssm, cache, window)
 
 
 class WorldModel(nn.Module):
     """Noisy frames + noise levels + conditions + memory → prediction per frame + memory.
 
     The same call trains (a whole clip, no memory), prefills (context, memory kept) and rolls out (one frame at a
-    time). It never changes the memory it is given.
+    time). It never changes the memory it is given. With `recompute`, training keeps only what enters each layer and
+    computes the rest again in the backward pass (gradient checkpointing). `trained_frames` is the longest clip that
+    the weights were trained on, where that is known.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.recompute = False
+        self.trained_frames: int | None = None
         pixels = config.channels * config.patch**2
         rows, columns = config.grid
+        condition_dim = config.condition_dim or config.dim
         self.patches_in = nn.Linear(pixels, config.dim)
         self.place = nn.Parameter(torch.zeros(rows * columns, config.dim))
-        self.noise = NoiseEmbedding(config.dim)
-        self.conditions = ConditionEmbedding(config)
-        self.layers = nn.ModuleList(Layer(config, layer) for layer in config.layers)
-        self.modulation_out = nn.Linear(config.dim, 2 * config.dim)
+        self.noise = NoiseEmbedding(condition_dim)
+        self.conditions = ConditionEmbedding(config, condition_dim)
+        told = config.condition_input == "norms_and_tokens"
+        self.condition_in = nn.Linear(condition_dim, config.dim) if told and condition_dim != config.dim else None
+        stack = config.stack
+        has_local = [layer for layer in stack if layer.local != "none"]
+        self.shared = _build_local(config, has_local[0]) if config.share_local and has_local else None
+        self.layers = nn.ModuleList(Layer(config, layer) for layer in stack)
+        self.modulation_out = nn.Linear(condition_dim, 2 * config.dim)
         self.patches_out = nn.Linear(config.dim, pixels)
         self._initialise()
 
@@ -86,7 +112,7 @@ class WorldModel(nn.Module):
 
     def forward(
         self, x: Tensor, noise_level: Tensor, conditions: Conditions, memory: Memory | None = None
-    ) -> tuple[Tensor, Memory]:
+    ) -> tuple[Tensor, Memory | None]:
         """Predict velocity or clean frames (`config.prediction`) for every frame.
 
         Args:
@@ -95,30 +121,65 @@ class WorldModel(nn.Module):
             conditions: per frame.
             memory: what the frames before carried; None at a stream's start.
 
+        Returns:
+            The prediction, like x, and the memory after the last frame: None from a model that is not causal.
+
         Raises:
-            ValueError: frames of another shape than the config's.
+            ValueError: frames of another shape than the config's; a memory for a model that is not causal.
         """
         config = self.config
-        if x.shape[2:] != (config.channels, config.height, config.width):
-            raise ValueError(
-                f"x: frames are {tuple(x.shape[2:])}, this model takes {(config.channels, config.height, config.width)}"
-            )
-        carried = memory.layers if memory is not None else tuple(LayerMemory() for _ in self.layers)
+        self._require_fit(x, memory)
+        carried = memory.layers if memory is not None else (LayerMemory(),) * len(self.layers)
         first_frame = memory.frames if memory is not None else 0
         sides = {"p": config.patch, "q": config.patch}
         tokens = rearrange(x, "b t C (h p) (w q) -> b t (h w) (C p q)", **sides)
         tokens = self.patches_in(tokens) + self.place
         condition = self.noise(noise_level) + self.conditions(conditions)
         if config.condition_input == "norms_and_tokens":
-            tokens = tokens + condition[:, :, None]
+            told = condition if self.condition_in is None else self.condition_in(condition)
+            tokens = tokens + told[:, :, None]
+        condition = F.silu(condition)
         after = []
-        for layer, layer_memory in zip(self.layers, carried, strict=True):
-            tokens, layer_memory = layer(tokens, condition, layer_memory, first_frame)
-            after.append(layer_memory)
-        shift, scale = self.modulation_out(F.silu(condition))[:, :, None].chunk(2, -1)
+        for layer, kept in zip(self.layers, carried, strict=True):
+            arguments = (tokens, condition, kept, first_frame, self.shared)
+            if self.recompute and torch.is_grad_enabled():
+                tokens, kept = checkpoint(layer, *arguments, use_reentrant=False)
+            else:
+                tokens, kept = layer(*arguments)
+            after.append(kept)
+        shift, scale = self.modulation_out(condition)[:, :, None].chunk(2, -1)
         tokens = self.patches_out(_modulate(tokens, shift, scale))
         prediction = rearrange(tokens, "b t (h w) (C p q) -> b t C (h p) (w q)", h=config.grid[0], **sides)
-        return prediction, Memory(tuple(after), first_frame + x.shape[1])
+        return prediction, Memory(tuple(after), first_frame + x.shape[1]) if config.causal else None
+
+    def empty_memory(self, streams: int, widths: int | Sequence[Tensor] | None = None) -> Memory:
+        """Nothing remembered yet, in states of chosen width (nested state).
+
+        Args:
+            streams: number of streams b.
+            widths: state dimensions of every block, or per layer a tensor (b·k) with those of each block of each
+                stream (entries of layers without scans are not read); all of them when None.
+
+        Raises:
+            ValueError: a width below 1 or above the config's `d_state`.
+        """
+        layers = []
+        for number, layer in enumerate(self.layers):
+            assert isinstance(layer, Layer)
+            chosen = widths if widths is None or isinstance(widths, int) else widths[number]
+            layers.append(LayerMemory(_empty_states(layer.ssm, streams, chosen, like=self.place)))
+        return Memory(tuple(layers), 0)
+
+    def _require_fit(self, x: Tensor, memory: Memory | None) -> None:
+        config = self.config
+        if x.shape[2:] != (config.channels, config.height, config.width):
+            raise ValueError(
+                f"x: frames are {tuple(x.shape[2:])}, this model takes {(config.channels, config.height, config.width)}"
+            )
+        if memory is not None and not config.causal:
+            raise ValueError("memory: this model is not causal (causal: false), so it can carry none")
+        if memory is not None and len(memory.layers) != len(self.layers):
+            raise ValueError(f"memory: of {len(memory.layers)} layers, but this model has {len(self.layers)}")
 
 
 def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -126,14 +187,40 @@ def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
 
 
+def _empty_states(
+    ssm: BlockSSM | None, streams: int, widths: int | Tensor | None, like: Tensor
+) -> tuple[SSMState, ...]:
+    if ssm is None:
+        return ()
+    if isinstance(widths, Tensor):
+        at = {width: (widths == width).nonzero()[:, 0].to(like.device) for width in widths.unique().tolist()}
+        rows = {width: len(found) for width, found in at.items()}
+    else:
+        at, rows = {}, {widths or ssm.d_state: streams * ssm.blocks}
+    wrong = [width for width in rows if not 1 <= width <= ssm.d_state]
+    if wrong or sum(rows.values()) != streams * ssm.blocks:
+        raise ValueError(
+            f"widths: {sum(rows.values())} of {sorted(rows)} dimensions, but {streams} streams have "
+            f"{streams * ssm.blocks} blocks here, with 1 to {ssm.d_state} dimensions each"
+        )
+    return tuple(ssm.empty_state(count, width, like, at.get(width)) for width, count in rows.items())
+
+
 def _build_ssm(config: ModelConfig, layer: LayerConfig) -> BlockSSM:
-    rows, columns = layer.spatial_block
     return BlockSSM(
         config.dim,
         config.grid,
-        (rows, columns),
+        config.layer_block(layer),
         d_state=config.d_state,
         headdim=config.headdim,
         expand=config.expand,
         d_conv=config.d_conv,
     )
+
+
+def _build_local(config: ModelConfig, layer: LayerConfig) -> LocalMixer:
+    window = config.layer_window(layer)
+    if layer.local == "convolution":
+        return LocalConvolution(config.dim, config.grid, window, config.window_future)
+    reach = Reach("chunk", config.chunk) if config.chunk else Reach("window", window, config.window_future)
+    return FrameAttention(config.dim, config.heads, reach)

@@ -144,17 +144,14 @@ def generate(cell: ScoreCell) -> Image:
     """Frames (b, horizon, H, W, 3) that the cell's system makes of its clips."""
     import torch
 
+    from evals import scoring
     from jobs.score_cell import build_system, conditions_of, read_question
 
     questions = [read_question(cell, episode) for episode in cell.episodes]
     conditions, context = conditions_of(questions), cell.protocol.context
-    system = build_system(cell)
     frames = torch.from_numpy(np.stack([question.frames[:context] for question in questions]))
-    system.observe(frames, conditions.frames(0, context))
-    made = [
-        system.step(conditions.frames(t, t + 1))[:, 0].numpy() for t in range(context, context + cell.protocol.horizon)
-    ]
-    return np.stack(made, axis=1)
+    made: Image = scoring.generate(build_system(cell), frames, conditions, context, cell.protocol.horizon).numpy()
+    return made
 
 
 def _strip(

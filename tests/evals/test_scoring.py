@@ -52,6 +52,8 @@ def test_rollout_goes_on_along_the_episode() -> None:
 class Oracle:
     """Knows the truth, or the last `known` frames of the context for ever."""
 
+    stride = 1
+
     def __init__(self, made: Sequence[Question], protocol: Protocol, known: int) -> None:
         self.truth = torch.from_numpy(np.stack([q.frames for q in made]))
         self.at, self.context, self.known = protocol.context, protocol.context, known
@@ -59,7 +61,7 @@ class Oracle:
     def observe(self, frames: Tensor, conditions: Conditions) -> None:
         assert frames.shape[1] == self.context  # a system is never shown what it is asked for
 
-    def step(self, condition: Conditions) -> Tensor:
+    def step(self, conditions: Conditions) -> Tensor:
         steps_back = self.at - self.context
         frame = self.truth[:, self.at : self.at + 1]
         self.at += 1

@@ -82,7 +82,7 @@ def write_run(store: Store, run: str, config: ModelConfig) -> None:
     torch.manual_seed(0)
     with checkpoints.writing(store, run, STEP) as folder:
         save_file({k: v.clone() for k, v in WorldModel(config).state_dict().items()}, folder / "model.safetensors")
-        (folder / "config.json").write_text(json.dumps({"model": config.model_dump(mode="json")}))
+        (folder / "config.json").write_text(json.dumps({"model": config.model_dump(mode="json"), "trained_frames": 8}))
     checkpoints.seal(store, run, STEP, 1, {})
 
 

@@ -5,7 +5,7 @@ import torch
 
 from models.conditions import Conditions
 from models.config import DiffusionConfig, LayerConfig, ModelConfig, SamplerConfig
-from models.diffusion import add_noise, ddim_step, draw_noise_levels, sampler_levels, target, to_clean
+from models.diffusion import add_noise, ddim_step, draw_noise_levels, loss_weights, sampler_levels, target, to_clean
 from models.losses import diffusion_forcing_loss
 from models.rollout import prefill, rollout
 from models.tokenizer import frames_to_model, model_to_frames
@@ -45,7 +45,10 @@ def test_the_loss_is_that_of_the_noised_frames_only() -> None:
     clean, noise = torch.zeros(1, 4, 3, 2, 2), torch.zeros(1, 4, 3, 2, 2)
     level = torch.tensor([[0.0, 0.0, 0.5, 1.0]])
     prediction = torch.tensor([9.0, 9.0, 1.0, 2.0])[None, :, None, None, None].expand_as(clean)
-    loss, _ = diffusion_forcing_loss(lambda *_: (prediction, None), "x0", clean, Conditions(), level, noise)
+    weight = loss_weights(DiffusionConfig(), "x0", level)
+    loss, _ = diffusion_forcing_loss(
+        lambda *_: (prediction, None), "x0", clean, Conditions(), level, noise, weight / weight.sum()
+    )
     assert loss.item() == pytest.approx((1 + 4) / 2)
 
 

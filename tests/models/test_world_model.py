@@ -7,40 +7,16 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from models.conditions import Conditions
-from models.config import LayerConfig, ModelConfig
+from models.config import ModelConfig
 from models.memory import Memory
 from models.world_model import WorldModel
+from tests.models.families import CAUSAL, inputs, make
 
-FAMILIES = {
-    "block_ssm": [LayerConfig(spatial_block=[1, 1]), LayerConfig(spatial_block=[2, 1], window=2)],
-    "mamba": [LayerConfig(spatial_block=[2, 2], local="none")] * 2,
-    "causal_window": [LayerConfig(mixer="none"), LayerConfig(mixer="none", window=1)],
-}
 FRAMES = 11
 
 
-def make(family: str) -> WorldModel:
-    """A small model with every branch open: fresh ones start closed and would pass any test."""
-    torch.manual_seed(0)
-    config = ModelConfig(
-        height=8, width=8, patch=4, dim=16, heads=2, d_state=8, headdim=8, window=3, layers=FAMILIES[family]
-    )
-    model = WorldModel(config)
-    for parameter in model.parameters():
-        if not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.2)
-    return model
-
-
-def inputs(seed: int = 1) -> tuple[torch.Tensor, torch.Tensor, Conditions]:
-    draw = torch.Generator().manual_seed(seed)
-    x = torch.randn(2, FRAMES, 3, 8, 8, generator=draw)
-    level = torch.rand(2, FRAMES, generator=draw)
-    return x, level, Conditions(pose=torch.randn(2, FRAMES, 4, generator=draw))
-
-
 def in_pieces(model: WorldModel, cuts: list[int]) -> tuple[torch.Tensor, Memory | None]:
-    x, level, conditions = inputs()
+    x, level, conditions = inputs(FRAMES)
     memory, outputs = None, []
     for start, stop in zip([0, *cuts], [*cuts, FRAMES], strict=True):
         y, memory = model(x[:, start:stop], level[:, start:stop], conditions.frames(start, stop), memory)
@@ -48,11 +24,12 @@ def in_pieces(model: WorldModel, cuts: list[int]) -> tuple[torch.Tensor, Memory 
     return torch.cat(outputs, 1), memory
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", CAUSAL)
 @settings(max_examples=8, deadline=None)
 @given(cuts=st.sets(st.integers(1, FRAMES - 1)).map(sorted))
 def test_pieces_with_carried_memory_equal_one_call(family: str, cuts: list[int]) -> None:
     model = make(family)
+    cuts = sorted({cut // (model.config.chunk or 1) * (model.config.chunk or 1) for cut in cuts} - {0})
     with torch.no_grad():
         whole, memory = in_pieces(model, [])
         cut, cut_memory = in_pieces(model, cuts)
@@ -62,11 +39,11 @@ def test_pieces_with_carried_memory_equal_one_call(family: str, cuts: list[int])
     assert cut_memory.nbytes == memory.nbytes
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", CAUSAL)
 def test_gradients_of_uncut_back_propagation_are_equal_in_pieces(family: str) -> None:
     model = make(family)
     gradients = []
-    for cuts in ([], [1, 4, 9]):
+    for cuts in ([], [3, 6, 9] if model.config.chunk else [1, 4, 9]):
         model.zero_grad()
         in_pieces(model, cuts)[0].square().sum().backward()
         gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
@@ -75,22 +52,24 @@ def test_gradients_of_uncut_back_propagation_are_equal_in_pieces(family: str) ->
         assert (gradient - gradients[1][name]).abs().max() <= 1e-5 * gradient.abs().max().clamp(min=1e-9), name
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_frame_changes_nothing_before_it(family: str) -> None:
+@pytest.mark.parametrize("family", CAUSAL)
+@pytest.mark.parametrize("frame", [1, 6, 10])
+def test_a_frame_changes_nothing_before_it(family: str, frame: int) -> None:
     model = make(family)
-    x, level, conditions = inputs()
+    x, level, conditions = inputs(FRAMES)
     other = x.clone()
-    other[:, 6] += 1.0
+    other[:, frame] += 1.0
+    first = frame // (model.config.chunk or 1) * (model.config.chunk or 1)
     with torch.no_grad():
         one, two = model(x, level, conditions)[0], model(other, level, conditions)[0]
-    assert torch.equal(one[:, :6], two[:, :6])
-    assert not torch.equal(one[:, 6], two[:, 6])
+    assert torch.equal(one[:, :first], two[:, :first])
+    assert not torch.equal(one[:, frame], two[:, frame])
 
 
 def reach(family: str) -> int:
     """How many frames after frame 0 still feel it."""
     model = make(family)
-    x, level, conditions = inputs()
+    x, level, conditions = inputs(FRAMES)
     other = x.clone()
     other[:, 0] += 1.0
     with torch.no_grad():
@@ -102,11 +81,12 @@ def test_only_scans_reach_beyond_the_windows() -> None:
     assert reach("causal_window") == 2  # windows of 3 and 1 frames
     assert reach("block_ssm") == FRAMES - 1
     assert reach("mamba") == FRAMES - 1
+    assert reach("causal_full") == FRAMES - 1
 
 
 def test_a_call_leaves_the_memory_it_is_given_as_it_was() -> None:
     model = make("block_ssm")
-    x, level, conditions = inputs()
+    x, level, conditions = inputs(FRAMES)
     with torch.no_grad():
         _, memory = model(x[:, :5], level[:, :5], conditions.frames(0, 5))
         before = [t.clone() for t in tensors(memory)]
@@ -118,7 +98,7 @@ def test_a_call_leaves_the_memory_it_is_given_as_it_was() -> None:
 
 def test_detach_cuts_the_graph_and_keeps_the_values() -> None:
     model = make("block_ssm")
-    x, level, conditions = inputs()
+    x, level, conditions = inputs(FRAMES)
     _, memory = model(x, level, conditions)
     assert all(t.requires_grad for t in tensors(memory))
     assert not any(t.requires_grad for t in tensors(memory.detach()))
@@ -126,7 +106,7 @@ def test_detach_cuts_the_graph_and_keeps_the_values() -> None:
 
 def test_memory_bytes_are_those_of_its_tensors_and_do_not_grow() -> None:
     model = make("block_ssm")
-    x, level, conditions = inputs()
+    x, level, conditions = inputs(FRAMES)
     with torch.no_grad():
         _, five = model(x[:, :5], level[:, :5], conditions.frames(0, 5))
         _, ten = model(x[:, 5:10], level[:, 5:10], conditions.frames(5, 10), five)
@@ -142,11 +122,11 @@ def tensors(memory: Memory) -> list[torch.Tensor]:
 
 def test_missing_conditions_and_wrong_frames_are_named() -> None:
     model = make("block_ssm")
-    x, level, _ = inputs()
+    x, level, _ = inputs(FRAMES)
     with pytest.raises(ValueError, match=r"conditions\.pose: missing"):
         model(x, level, Conditions())
     with pytest.raises(ValueError, match="frames are"):
-        model(x[..., :4], level, inputs()[2])
+        model(x[..., :4], level, inputs(FRAMES)[2])
 
 
 @pytest.mark.parametrize(

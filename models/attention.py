@@ -1,0 +1,162 @@
+"""Attention between frames: local in a sliding window, local in chunks, or full. Every frame is dense over its tokens.
+
+One face: `mixer(x, kept, first_frame) -> (y, kept)`. On CUDA, FlexAttention with a block mask built by arithmetic; on a
+CPU, forms that are linear in the frames (quadratic only for full attention).
+
+Letters: b clips, t frames, N tokens per frame, D width, h heads, d head width, f frames of the window, G of a chunk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from models.memory import Frames
+
+ROPE_BASE = 1000.0
+FAR = 2**30
+"""More frames than any stream has."""
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Which frames a frame attends to.
+
+    `window`: its last `past` frames, itself included, and `future` later ones. `chunk`: all frames of its own chunk of
+    `past` frames and of the one before. `full`: every frame so far, and with `future` every frame.
+    """
+
+    form: Literal["window", "chunk", "full"]
+    past: int = 1
+    future: int = 0
+
+    def spans(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """First and last frame that each of `frames` attends to; may lie outside the clip."""
+        if self.form == "window":
+            return frames - (self.past - 1), frames + self.future
+        if self.form == "chunk":
+            chunk = frames // self.past
+            return (chunk - 1) * self.past, (chunk + 1) * self.past - 1
+        return torch.full_like(frames, -FAR), frames if not self.future else torch.full_like(frames, FAR)
+
+    def kept(self, frames: int) -> int:
+        """How many of `frames` frames seen so far must be kept for the frames to come."""
+        if self.form == "full":
+            return frames
+        return min(frames, self.past - 1) if self.form == "window" else min(frames, self.past)
+
+
+class FrameAttention(nn.Module):
+    """Every token of a frame attends to all tokens of the frames in reach, with no mask inside a frame.
+
+    Queries and keys are normalised per head. Time enters by rotary embedding of the frame index, baked into the keys
+    that are kept.
+    """
+
+    def __init__(self, dim: int, heads: int, reach: Reach) -> None:
+        super().__init__()
+        self.heads, self.reach = heads, reach
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.norm_q, self.norm_k = nn.RMSNorm(dim // heads, eps=1e-6), nn.RMSNorm(dim // heads, eps=1e-6)
+        self.out = nn.Linear(dim, dim, bias=False)
+
+    def forward(self, x: Tensor, kept: Frames, first_frame: int) -> tuple[Tensor, Frames]:
+        """x (b, t, N, D) from the stream's frame `first_frame` on → the same shape, and the keys and values to keep.
+
+        Raises:
+            ValueError: in the chunk form, frames that do not begin where a chunk begins.
+        """
+        if self.reach.form == "chunk" and first_frame % self.reach.past:
+            raise ValueError(
+                f"first frame: {first_frame} lies inside a chunk of {self.reach.past} frames; "
+                "hand the frames over in whole chunks"
+            )
+        q, k, v = rearrange(self.qkv(x), "b t N (three h d) -> three b t N h d", three=3, h=self.heads)
+        q = _rotate(self.norm_q(q), first_frame)
+        k = _rotate(self.norm_k(k), first_frame)
+        if kept:
+            k, v = torch.cat([kept[0], k], 1), torch.cat([kept[1], v], 1)
+        y = attend(q, k, v, first_frame, self.reach)
+        start = k.shape[1] - self._to_keep(first_frame + x.shape[1], k.shape[1])
+        return self.out(rearrange(y, "b t N h d -> b t N (h d)")), (k[:, start:], v[:, start:])
+
+    def _to_keep(self, seen: int, have: int) -> int:
+        if self.reach.form == "chunk" and seen % self.reach.past:
+            return seen % self.reach.past  # a last chunk that is not whole: nothing can follow it
+        return min(have, self.reach.kept(seen))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, first_frame: int, reach: Reach) -> Tensor:
+    """Attention of the frames q (b, t, N, h, d), the last t of those in k and v (b, t + kept, N, h, d)."""
+    if q.is_cuda:
+        from models.flex import flex_attend
+
+        return flex_attend(q, k, v, first_frame, reach)
+    if reach.form == "window":
+        return _in_windows(q, k, v, reach)
+    if reach.form == "chunk":
+        return _in_chunks(q, k, v, reach.past)
+    return _to_all_so_far(q, k, v) if not reach.future else _dense(q, k, v)
+
+
+def _dense(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """All frames of q attend to all frames of k."""
+    frames = q.shape[1]
+    q, k, v = (rearrange(part, "b t N h d -> b h (t N) d") for part in (q, k, v))
+    return rearrange(F.scaled_dot_product_attention(q, k, v), "b h (t N) d -> b t N h d", t=frames)
+
+
+def _to_all_so_far(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Frame after frame, each against the keys up to it: no mask, and no scores kept."""
+    kept, tokens = k.shape[1] - q.shape[1], q.shape[2]
+    q, k, v = (rearrange(part, "b t N h d -> b h (t N) d") for part in (q, k, v))
+    frames = [
+        F.scaled_dot_product_attention(part, k[:, :, :stop], v[:, :, :stop])
+        for part, stop in zip(q.split(tokens, 2), range((kept + 1) * tokens, k.shape[2] + 1, tokens), strict=True)
+    ]
+    return rearrange(torch.cat(frames, 2), "b h (t N) d -> b t N h d", N=tokens)
+
+
+def _in_chunks(q: Tensor, k: Tensor, v: Tensor, chunk: int) -> Tensor:
+    """Chunk after chunk, each against itself and the one before it: dense, no mask."""
+    kept = k.shape[1] - q.shape[1]
+    before_k, before_v = k[:, :kept], v[:, :kept]
+    made = []
+    for q_i, k_i, v_i in zip(q.split(chunk, 1), k[:, kept:].split(chunk, 1), v[:, kept:].split(chunk, 1), strict=True):
+        made.append(_dense(q_i, torch.cat([before_k, k_i], 1), torch.cat([before_v, v_i], 1)))
+        before_k, before_v = k_i, v_i
+    return torch.cat(made, 1)
+
+
+def _in_windows(q: Tensor, k: Tensor, v: Tensor, reach: Reach) -> Tensor:
+    """The windows laid out side by side, one attention call for all frames: memory window·t, linear in t."""
+    clips, frames = q.shape[:2]
+    window = reach.past + reach.future
+    missing = max(0, frames + reach.past - 1 - k.shape[1])  # frames before the stream's start
+    k, v = k[:, max(0, k.shape[1] - frames - reach.past + 1) :], v[:, max(0, v.shape[1] - frames - reach.past + 1) :]
+    k, v = (F.pad(part, (0, 0, 0, 0, 0, 0, missing, reach.future)) for part in (k, v))
+    k, v = (rearrange(part.unfold(1, window, 1), "b t N h d w -> b t (w N) h d") for part in (k, v))
+    mask = None
+    if missing or reach.future:
+        frame = torch.arange(frames, device=q.device)[:, None] + torch.arange(window, device=q.device)
+        there = (frame >= missing) & (frame < frames + reach.past - 1)
+        mask = there.repeat_interleave(q.shape[2], 1).repeat(clips, 1)[:, None, None]  # (b t), 1, 1, window·N
+    q, k, v = (rearrange(part, "b t N h d -> (b t) h N d") for part in (q, k, v))
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return rearrange(y, "(b t) h N d -> b t N h d", b=clips)
+
+
+def _rotate(x: Tensor, first_frame: int) -> Tensor:
+    """Rotary embedding of the frame index on x (b, t, N, h, d)."""
+    half = x.shape[-1] // 2
+    frequency = ROPE_BASE ** (-torch.arange(half, device=x.device) / half)
+    time = torch.arange(first_frame, first_frame + x.shape[1], device=x.device, dtype=torch.float32)
+    angle = (time[:, None] * frequency)[:, None, None]  # t 1 1 half
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    a, b = x[..., :half], x[..., half : 2 * half]
+    return torch.cat([a * cos - b * sin, a * sin + b * cos, x[..., 2 * half :]], -1)
