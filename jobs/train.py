@@ -56,6 +56,36 @@ class ValidationConfig(Config):
     noise_level: float = Field(0.5, gt=0, le=1)
 
 
+class CoherenceConfig(Config):
+    """A loss on what the model predicts after frames of its own, from the memory that it carried through them."""
+
+    weight: float = Field(1.0, gt=0)
+    every: Positive = Field(1, description="steps")
+    free_frames: Positive = Field(4, description="frames that the model makes by itself, after half a clip of context")
+    sampler_steps: Positive = Field(1, description="denoising calls for each of them")
+
+
+class MemoryConfig(Config):
+    """What training does to the carried memory."""
+
+    overlap: int = Field(
+        0,
+        ge=0,
+        description="last frames of a temporal block that the next one reads again, from the memory before them",
+    )
+    carry_width: Positive | None = Field(
+        None, description="state dimensions handed from block to block, the rest starts from zero; none: exact carry"
+    )
+    nested: list[Positive] = Field(
+        [],
+        description="state dimensions, one of which is drawn for each step; the model can later be cut to any of them",
+    )
+    regularise: float = Field(0.0, ge=0, description="weight of the pull of every layer's state towards N(0, 1)")
+    regularise_gain: float = Field(1.0, ge=0, description="how fast that weight grows with the size of the state")
+    limit: float = Field(1e6, gt=0, description="largest entry of a state before the run is stopped")
+    coherence: CoherenceConfig | None = None
+
+
 class TrainConfig(Config):
     """One training run, whole."""
 
@@ -71,8 +101,10 @@ class TrainConfig(Config):
     bptt_blocks: Positive | None = Field(
         None, description="temporal blocks that gradients flow through; with none, temporal_block changes cost only"
     )
+    recompute: bool = Field(False, description="gradient checkpointing: each layer is computed twice, little is kept")
     data: DataConfig
     model: ModelConfig
+    memory: MemoryConfig = MemoryConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
     engine: EngineConfig = EngineConfig()
     validation: ValidationConfig = ValidationConfig()
@@ -98,7 +130,7 @@ def check(config: TrainConfig, store: Store) -> None:
         UserError: no such dataset, frames of another shape, no pose, clips longer than episodes, uneven batches.
     """
     dataset = store.dataset(config.data.dataset)
-    problems = [*_shape_problems(config, dataset), *_batch_problems(config)]
+    problems = [*_shape_problems(config, dataset), *_batch_problems(config), *_memory_problems(config)]
     if not problems:
         try:
             build_plan(config, dataset, "train")
@@ -144,10 +176,48 @@ def _shape_problems(config: TrainConfig, dataset: Dataset) -> list[str]:
     return problems
 
 
+def _memory_problems(config: TrainConfig) -> list[str]:
+    model, memory, block = config.model, config.memory, config.temporal_block
+    chunk, problems = model.chunk or 1, []
+    if config.bptt_blocks and not block:
+        problems.append(f"bptt_blocks: {config.bptt_blocks} blocks of what length? set temporal_block too")
+    for field, value in (("overlap", memory.overlap), ("carry_width", memory.carry_width)):
+        if value and not block:
+            problems.append(f"memory.{field}: {value}, but without blocks no memory is handed on: set temporal_block")
+    if block and memory.overlap >= block:
+        problems.append(f"memory.overlap: {memory.overlap} frames of blocks of {block}: at most {block - 1}")
+    for field, frames in (("temporal_block", block or 0), ("memory.overlap", memory.overlap)):
+        if frames % chunk:
+            problems.append(f"{field}: {frames} frames are no whole number of the model's chunks of {chunk}")
+    widths = {"memory.carry_width": memory.carry_width or 0, "memory.nested": max(memory.nested, default=0)}
+    for field, width in widths.items():
+        if width > model.d_state:
+            problems.append(f"{field}: {width} dimensions, but model.d_state is {model.d_state}")
+    if memory.nested and model.d_state not in memory.nested:
+        problems.append(f"memory.nested: {memory.nested} leaves out the whole state: add model.d_state {model.d_state}")
+    scans = any(layer.mixer == "ssm" for layer in model.stack)
+    asked = {"carry_width": memory.carry_width, "nested": memory.nested, "regularise": memory.regularise}
+    if not scans:
+        problems += [f"memory.{field}: {value}, but no layer scans" for field, value in asked.items() if value]
+    if not model.causal:
+        more: dict[str, object] = {
+            "temporal_block": block,
+            "memory.coherence": memory.coherence,
+            "memory.regularise": memory.regularise,
+            "memory.nested": memory.nested,
+        }
+        problems += [f"{f}: {v}, but a model with causal: false carries no memory" for f, v in more.items() if v]
+    shortest = min(stage.frames for stage in config.data.curriculum)
+    if memory.coherence and shortest // 2 + memory.coherence.free_frames >= shortest:
+        problems.append(
+            f"memory.coherence.free_frames: {memory.coherence.free_frames} after half a clip of {shortest} frames "
+            f"leave none to predict: at most {shortest - shortest // 2 - 1}"
+        )
+    return problems
+
+
 def _batch_problems(config: TrainConfig) -> list[str]:
     problems, ranks = [], max(1, config.workers)
-    if config.bptt_blocks and not config.temporal_block:
-        problems.append(f"bptt_blocks: {config.bptt_blocks} blocks of what length? set temporal_block too")
     for number, stage in enumerate(config.data.curriculum):
         clips, left = divmod(config.data.frames_per_step, stage.frames)
         if left or clips % ranks or not clips:

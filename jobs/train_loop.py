@@ -1,7 +1,7 @@
 """The train loop, on one screen: batch, loss, step, report, checkpoint. It runs in every rank.
 
-Noise is drawn from (seed, step, place in the global batch), and clips from the plan, so the step is the only
-position: a resumed run, or one on another number of workers, sees the same batches under the same noise.
+Clips come from the plan and noise from the step, so the step is the only position: a resumed run, or one on another
+number of workers, sees the same batches under the same noise.
 """
 
 from __future__ import annotations
@@ -9,22 +9,20 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from jobs.objective import Batch, Noised, clip_loss, losses, seeded
 from jobs.train import TrainConfig, build_plan
 from longtake import tables
 from longtake.engine import Engine
 from longtake.stream import batches, cut, load_clips, local_batches
 from models.conditions import Conditions
-from models.diffusion import draw_noise_levels, loss_weights
-from models.losses import diffusion_forcing_loss
-from models.memory import Memory
+from models.state import state_statistics
 from models.tokenizer import frames_to_model
 from models.world_model import WorldModel
 
@@ -39,14 +37,16 @@ def train_loop(context: Context, config: TrainConfig) -> None:
     """Train one rank from the newest checkpoint (or from the start) to the last step."""
     dataset = context.store.dataset(config.data.dataset)
     torch.manual_seed(config.seed)
-    engine = Engine(WorldModel(config.model), config.engine, steps=config.steps, device=context.device)
+    model = WorldModel(config.model)
+    model.recompute = config.recompute
+    engine = Engine(model, config.engine, steps=config.steps, device=context.device)
     with context.resume() as folder:
         start = engine.load(folder)["step"] if folder else 0
     log = StepLog(context, start)
-    validate = make_validation(context, config, dataset, engine)
+    validate = make_validation(context, config, dataset, model)
     for step, clips, waited in timed(stream(context, config, dataset, start)):
         loss = 0.0
-        for part in losses(engine, config, context, step, clips):
+        for part in losses(engine, model, config, to_batch(clips, context.device), step, context.rank):
             engine.backward(part)
             loss += part.item()
         lr, norm = engine.lr, engine.step()
@@ -54,7 +54,7 @@ def train_loop(context: Context, config: TrainConfig) -> None:
         numbers = {"loss": loss, "grad_norm": norm, "lr": lr, "data_wait": waited}
         log.add(step, numbers, frames=config.data.frames_per_step)
         if done % config.validation.every == 0 or done == config.steps:
-            log.note(val_loss=validate())
+            log.note(**validate())
         context.progress(done, config.steps, **log.latest)
         if done % config.checkpoint_every == 0 or done == config.steps:
             log.flush()
@@ -66,14 +66,6 @@ def stream(context: Context, config: TrainConfig, dataset: Dataset, start: int) 
     plan = build_plan(config, dataset, "train")
     source = batches if config.workers else local_batches
     return source(dataset, plan, context.rank, context.world, start, config.steps)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Clips as the model takes them: frames (b, t, C, H, W) in [-1, 1] and their conditions."""
-
-    frames: Tensor
-    conditions: Conditions
 
 
 def to_batch(clips: dict[str, Any], device: str) -> Batch:
@@ -88,64 +80,30 @@ def to_batch(clips: dict[str, Any], device: str) -> Batch:
     )
 
 
-def losses(engine: Engine, config: TrainConfig, context: Context, step: int, clips: dict[str, Any]) -> Iterator[Tensor]:
-    """Diffusion-forcing loss of this rank's clips, in parts that sum to it: one per stretch of truncated BPTT.
+def make_validation(
+    context: Context, config: TrainConfig, dataset: Dataset, model: WorldModel
+) -> Callable[[], dict[str, float]]:
+    """A function that measures the held-out loss, and the state of each layer after the clips.
 
-    Frames are processed `temporal_block` at a time with the memory carried, which changes cost and not the loss; the
-    memory is detached after every `bptt_blocks` of them, where a part ends.
+    Always the same clips of the `val` split, the same noise and noise level.
     """
-    batch = to_batch(clips, context.device)
-    b, t = batch.frames.shape[:2]
-    levels, noises = [], []
-    for slot in range(context.rank * b, (context.rank + 1) * b):
-        generator = seeded(config.seed, step, slot)
-        levels.append(draw_noise_levels(config.diffusion, 1, t, generator)[0])
-        noises.append(torch.randn(batch.frames.shape[1:], generator=generator))
-    level, noise = torch.stack(levels).to(context.device), torch.stack(noises).to(context.device)
-    block = config.temporal_block or t
-    stretch = block * (config.bptt_blocks or -(-t // block))
-    weight = loss_weights(config.diffusion, config.model.prediction, level)
-    weight = weight / weight.sum()
-    memory: Memory | None = None
-    for first in range(0, t, stretch):
-        part = level.new_zeros(())
-        for start in range(first, min(first + stretch, t), block):
-            at = slice(start, min(start + block, t))
-            loss, memory = diffusion_forcing_loss(
-                engine,
-                config.model.prediction,
-                batch.frames[:, at],
-                batch.conditions.frames(at.start, at.stop),
-                level[:, at],
-                noise[:, at],
-                weight[:, at],
-                memory,
-            )
-            part = part + loss
-        yield part
-        memory = memory.detach() if memory is not None else None
-
-
-def make_validation(context: Context, config: TrainConfig, dataset: Dataset, engine: Engine) -> Callable[[], float]:
-    """A function that measures the held-out loss: always the same clips of the `val` split, noise and noise level."""
     plan = build_plan(config, dataset, "val")
     share = cut(plan.batch(0), context.rank, context.world)
     batch = to_batch(load_clips(dataset, share, palindrome=config.data.clip == "palindrome"), context.device)
     b, t = batch.frames.shape[:2]
-    first = context.rank * b
-    noise = torch.stack([torch.randn(batch.frames.shape[1:], generator=seeded(0, 0, first + i)) for i in range(b)]).to(
-        context.device
-    )
+    slots = range(context.rank * b, (context.rank + 1) * b)
+    noise = torch.stack([torch.randn(batch.frames.shape[1:], generator=seeded(0, 0, slot)) for slot in slots])
     level = torch.zeros(b, t, device=context.device)
     level[:, t // 2 :] = config.validation.noise_level
-    weight = (level > 0) / (level > 0).sum()
+    noised = Noised(batch, level, (level > 0) / (level > 0).sum(), noise.to(context.device))
 
     @torch.no_grad()
-    def validate() -> float:
-        loss, _ = diffusion_forcing_loss(
-            engine.model, config.model.prediction, batch.frames, batch.conditions, level, noise, weight
-        )
-        return context.mean(val_loss=loss.item())["val_loss"]
+    def validate() -> dict[str, float]:
+        loss, memory = clip_loss(model, config, noised, None)
+        numbers = {"val_loss": loss.item()}
+        for layer, statistics in (state_statistics(memory) if memory is not None else {}).items():
+            numbers |= {f"state_{name}.{layer}": value for name, value in asdict(statistics).items()}
+        return context.mean(**numbers)
 
     return validate
 
@@ -195,12 +153,6 @@ class StepLog:
             tables.append(self._context.store, "steps", self._rows, part=part)
         self._first += len(self._rows)
         self._rows = []
-
-
-def seeded(*numbers: int) -> torch.Generator:
-    """A generator of its own for a tuple of numbers."""
-    state = np.random.SeedSequence(numbers).generate_state(2, np.uint32)
-    return torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
 
 
 def timed(source: Iterator[tuple[int, Item]]) -> Iterator[tuple[int, Item, float]]:
