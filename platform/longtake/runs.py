@@ -64,7 +64,7 @@ class RunRecord:
             dataset: fingerprint of the dataset it reads.
             more: further columns.
         """
-        earlier = tables.read(store, "runs", where=f"run == {run!r}").to_dict("records")
+        earlier = tables.read(store, "runs", part=run).to_dict("records")
         row: dict[str, Any] = {
             "run": run,
             "kind": kind,

@@ -102,6 +102,26 @@ class Store:
         """`size` bytes from `offset` on, in one request; fewer if the file ends. Raises FileNotFoundError."""
         return cast(bytes, self.fs.cat_file(self.path(rel), start=offset, end=offset + size))
 
+    def read_many(self, names: Sequence[str]) -> dict[str, bytes | None]:
+        """Whole files by name, None for one that is not there; an object storage sends many at the same time."""
+        if self.is_folder:
+            return {name: _read_if_there(self.path(name)) for name in names}
+        found = self.fs.cat([self.path(name) for name in names], on_error="return") if names else {}
+        read: dict[str, bytes | None] = {}
+        for name in names:
+            data = found[self.path(name)]
+            if isinstance(data, Exception) and not isinstance(data, FileNotFoundError):
+                raise data
+            read[name] = None if isinstance(data, FileNotFoundError) else data
+        return read
+
+    def open(self, rel: str) -> Any:
+        """A file to read at any place, for pyarrow. Raises FileNotFoundError."""
+        import pyarrow as pa
+
+        # A file that is mapped stays readable when it is removed.
+        return pa.memory_map(self.path(rel)) if self.is_folder else pa.PythonFile(self.fs.open(self.path(rel), "rb"))
+
     def write_bytes(self, rel: str, data: bytes) -> None:
         """Write a whole file at once: a reader sees the old one, the new one, or none; never a part of one.
 
@@ -130,10 +150,36 @@ class Store:
 
     def find(self, rel: str = "") -> Names:
         """Names of all files below a folder, sorted; empty if there is none."""
+        if self.is_folder:  # fsspec takes a folder for empty if a file vanishes while it looks
+            walk = os.walk(self.path(rel))
+            return self._names(os.path.join(folder, name) for folder, _, names in walk for name in names)
         try:
             return self._names(self.fs.find(self.path(rel)))
         except FileNotFoundError:
             return []
+
+    def starting(self, rel: str) -> Names:
+        """Names of the files of one folder that begin with `rel`, sorted."""
+        folder, _, start = rel.rpartition("/")
+        if self.is_folder:
+            try:
+                there = os.listdir(self.path(folder))
+            except FileNotFoundError:
+                return []
+            return self._names(self.path(folder, name) for name in there if name.startswith(start))
+        names = self._names(self.fs.find(self.path(folder), prefix=start))
+        return [name for name in names if "/" not in name[len(folder) + 1 :]]
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Remove files; one that is not there is no error."""
+        try:
+            if self.is_folder:
+                for name in names:
+                    Path(self.path(name)).unlink(missing_ok=True)
+            elif names:
+                self.fs.rm([self.path(name) for name in names])
+        except OSError as error:
+            self._explain(error)
 
     def glob(self, pattern: str) -> Names:
         """Names that match a shell pattern such as `runs/*/config.yaml`, sorted."""
@@ -279,6 +325,13 @@ def _replace(path: Path, data: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _read_if_there(path: str) -> bytes | None:
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        return None
 
 
 def _standing(path: Path) -> Path:

@@ -1,22 +1,39 @@
-"""Tables: immutable Parquet parts that are appended, and pandas frames that are read.
+"""Tables: rows are appended as parts, and read as pandas frames.
 
-A part is a file tables/NAME/PART.parquet that is there whole or not at all. Its name is a deterministic key,
-so work that is done twice overwrites its own rows. Of several rows with the same key, the newest event wins.
+A part is there whole or not at all. Its name is a deterministic key, so work that is done twice replaces its own
+rows. Of several rows with the same key, the newest event wins. How parts are files: `longtake.table_files`; what the
+columns mean: `longtake.schema`; how many parts become one file: `longtake.compaction`.
 """
 
 from __future__ import annotations
 
 import enum
+import functools
 import io
 import json
-import re
+import operator
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from longtake import pushdown, schema
 from longtake.errors import UserError, unknown
+from longtake.schema import EVENT_TIME
+from longtake.table_files import (
+    PART,
+    Cache,
+    Piece,
+    common_schema,
+    damage_told,
+    files,
+    note,
+    part_name,
+    standing,
+    versions,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,46 +41,35 @@ if TYPE_CHECKING:
 
     from longtake.store import Store
 
-KEYS: dict[str, tuple[str, ...]] = {
-    "runs": ("run",),
-    "steps": ("run", "step"),
-    "scores": ("run", "checkpoint", "task", "system", "protocol", "episode", "seed", "frame", "metric"),
-    "bench": ("run", "name", "case"),
-    "trials": ("sweep", "trial"),
-}
-"""The tables, and what makes a row of each the same row."""
-
-EVENT_TIME = "event_time"
-"""When a row was appended, UTC."""
-
 LOST_AFTER_S = 60.0
 """A run that says `running` and has been silent this long has lost its driver."""
 
-_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*(/[A-Za-z0-9][A-Za-z0-9._=+-]*)*")
+LOOKS = 50
+"""How often a reader looks again when files vanish under it; each look keeps what the ones before have read."""
+
+Found = TypeVar("Found")
 
 
 def append(store: Store, table: str, rows: Iterable[Mapping[str, Any]] | pd.DataFrame, part: str) -> None:
     """Write rows as one part; a part of that name is replaced. No rows make an empty part: the work is done.
 
     Dicts and lists become JSON text. Raises UserError for an unknown table, ValueError for a row that lacks a
-    column of its key, TypeError for a column of mixed types.
+    column of its key, TypeError for a column of mixed types or of another type than the table's.
     """
     import pandas as pd
     import pyarrow.parquet as pq
 
-    keys = _keys(table)
-    if not _PART.fullmatch(part):
+    schema.keys(table)
+    if not PART.fullmatch(part):
         raise ValueError(f"part {part!r}: expected letters, digits and . _ = + - (and / between them)")
-    if isinstance(rows, pd.DataFrame):
-        rows = ({str(name): value for name, value in row.items()} for row in rows.to_dict("records"))
-    records = [dict(row) for row in rows]
-    for record in records:
-        missing = [key for key in keys if key not in record]
-        if missing:
-            raise ValueError(f"table {table}: a row lacks {', '.join(missing)} of its key")
+    older = versions(store, table, part)
+    # A clock that is behind must not make the new version the older one.
+    event = max([now_ns(), *(file.event + 1 for file in older)])
+    values = _of_frame(rows) if isinstance(rows, pd.DataFrame) else _of_rows(table, [dict(row) for row in rows])
     sink = io.BytesIO()
-    pq.write_table(_to_arrow(records, _now_ns()), sink, compression="zstd")
-    store.write_bytes(_name(table, part), sink.getvalue())
+    pq.write_table(_to_arrow(table, values, event), sink, compression="zstd")
+    store.write_bytes(part_name(table, part, event), sink.getvalue())
+    store.remove([file.name for file in older])
 
 
 def read(
@@ -72,47 +78,53 @@ def read(
     where: str | None = None,
     columns: Sequence[str] | None = None,
     *,
+    part: str | None = None,
     join_runs: bool = False,
 ) -> pd.DataFrame:
-    """The table's rows, one per key (the newest), as a DataFrame with the union of all parts' columns.
+    """The table's rows, one per key (the newest), sorted by key, with the union of all parts' columns.
 
     Args:
         where: a pandas query, such as `metric == 'psnr' and distance > 6`.
         columns: which ones, in this order; all if None.
+        part: only the rows of this part.
         join_runs: add what `runs` knows about each row's run, as columns run_NAME.
 
-    Whole numbers stay whole where some rows lack them (Int64). An empty table has its key columns.
+    Only the columns that are needed are read, and only the stretches that can hold rows of the answer. Whole
+    numbers stay whole where some rows lack them (Int64). An empty table has its key columns.
     Raises UserError for an unknown table or column, a query that cannot be read, a damaged part.
     """
-    frame = _newest(_load(store, table), _keys(table))
+    schema.keys(table)
+    wanted = None if join_runs else columns
+    frame, every = look(store, table, part, lambda pieces: _scan(table, pieces, where, wanted))
     if table == "runs":
         frame = _mark_lost(frame)
     if join_runs and table != "runs":
         runs = read(store, "runs").rename(columns=lambda name: name if name == "run" else f"run_{name}")
         frame = frame.merge(runs, on="run", how="left")
-    if where and len(frame):
-        frame = _query(frame, where)
+        every = [str(name) for name in frame.columns]
+    if where and every:
+        frame = _query(frame, where, every)
     if columns is not None:
-        frame = _select(frame, columns)
+        frame = _select(frame, columns, every)
     return frame.reset_index(drop=True)
 
 
 def parts(store: Store, table: str) -> list[str]:
     """Names of the parts that are there, sorted."""
-    _keys(table)
-    prefix, suffix = f"tables/{table}/", ".parquet"
-    names = store.find(f"tables/{table}")
-    return [name.removeprefix(prefix).removesuffix(suffix) for name in names if name.endswith(suffix)]
+    schema.keys(table)
+    return look(store, table, None, lambda pieces: sorted(part for piece in pieces for part in piece.parts))
 
 
-def _keys(table: str) -> tuple[str, ...]:
-    if table not in KEYS:
-        raise UserError(unknown("table", table, KEYS))
-    return KEYS[table]
-
-
-def _name(table: str, part: str) -> str:
-    return f"tables/{table}/{part}.parquet"
+def look(store: Store, table: str, part: str | None, use: Callable[[list[Piece]], Found]) -> Found:
+    """Call with the pieces that stand (of one part, if named); again if a file vanishes meanwhile."""
+    cache = Cache()
+    for _ in range(LOOKS):
+        try:
+            pieces = standing(store, files(store, table, part), cache)
+            return use(pieces if part is None else [piece.narrowed(part) for piece in pieces if part in piece.parts])
+        except FileNotFoundError:
+            continue
+    raise UserError(f"table {table} in store {store.uri} changes faster than it can be read; try again")
 
 
 # --- writing ----------------------------------------------------------------------------------------------
@@ -121,7 +133,7 @@ _clock = threading.Lock()
 _last_ns = 0
 
 
-def _now_ns() -> int:
+def now_ns() -> int:
     """The time, later than at every earlier call of this process: two events of one process never tie."""
     global _last_ns
     with _clock:
@@ -129,20 +141,43 @@ def _now_ns() -> int:
         return _last_ns
 
 
-def _to_arrow(records: Sequence[Mapping[str, Any]], event_ns: int) -> pa.Table:
-    """Columns are the union over the records, in order of appearance; a value that a record lacks is null."""
+def _of_rows(table: str, records: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Columns are the union over the records, in order of appearance; a value that a record lacks is None."""
+    for record in records:
+        missing = [key for key in schema.keys(table) if key not in record]
+        if missing:
+            raise ValueError(f"table {table}: a row lacks {', '.join(missing)} of its key")
+    names = dict.fromkeys(name for record in records for name in record)
+    return {name: [_plain(record.get(name)) for record in records] for name in names}
+
+
+def _of_frame(frame: pd.DataFrame) -> dict[str, Any]:
+    return {
+        str(name): [_plain(value) for value in column] if column.dtype == object else column
+        for name, column in frame.items()
+    }
+
+
+def _to_arrow(table: str, values: Mapping[str, Any], event_ns: int) -> pa.Table:
     import pyarrow as pa
 
-    names = list(dict.fromkeys(name for record in records for name in record if name != EVENT_TIME))
+    missing = [key for key in schema.keys(table) if key not in values]
+    if missing and values:
+        raise ValueError(f"table {table}: a row lacks {', '.join(missing)} of its key")
     columns: dict[str, Any] = {}
-    for name in names:
-        values = [_plain(record.get(name)) for record in records]
+    for name, column in values.items():
+        if name == EVENT_TIME:
+            continue
         try:
-            columns[name] = pa.array(values)
+            array = pa.array(column)
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise TypeError(f"column {name!r} holds values of different types: {error}") from error
-    columns[EVENT_TIME] = pa.array([event_ns] * len(records), pa.timestamp("ns", tz="UTC"))
-    return pa.table(columns)
+        columns[name] = schema.cast(table, name, array)
+    if not columns:
+        return schema.empty(table).with_metadata(note(table)).empty_table()
+    rows = len(next(iter(columns.values())))
+    columns[EVENT_TIME] = times([event_ns] * rows)
+    return pa.table(columns).replace_schema_metadata(note(table))
 
 
 def _plain(value: Any) -> Any:
@@ -157,86 +192,110 @@ def _plain(value: Any) -> Any:
 # --- reading ----------------------------------------------------------------------------------------------
 
 
-def _load(store: Store, table: str) -> pd.DataFrame:
-    """All rows of all parts."""
+def _scan(
+    table: str, pieces: Sequence[Piece], where: str | None, columns: Sequence[str] | None
+) -> tuple[pd.DataFrame, list[str]]:
+    """The rows that `where` can select, with the columns that are needed; and the names of all columns."""
+    pieces = [piece for piece in pieces if piece.fragment.metadata.num_rows]
+    if not pieces:
+        return to_pandas(schema.empty(table).empty_table()), []
+    whole = common_schema(piece.fragment.physical_schema for piece in pieces)
+    keys = schema.keys(table)
+    unique = len(pieces) == 1 and pieces[0].file.part is None  # a compaction has left one row per key, sorted
+    # Which row of a key is the newest is known of all its rows only; all of them agree in the key's columns.
+    asked = set(whole.names) if unique and table != "runs" else set(keys)
+    condition = pushdown.condition(where, whole, asked) if where else None
+    needed = _needed(table, whole, where, columns, unique)
+    found = arrow(pieces, whole, needed, condition)
+    return to_pandas(found if unique else newest(found, keys)), list(whole.names)
+
+
+def _needed(table: str, whole: pa.Schema, where: str | None, columns: Sequence[str] | None, unique: bool) -> list[str]:
+    read_by_query = pushdown.names(where) if where else set()
+    if columns is None or read_by_query is None:
+        return list(whole.names)
+    needed = {*columns, *read_by_query}
+    if not unique:
+        needed |= {*schema.keys(table), EVENT_TIME}
+    if table == "runs":
+        needed |= {"status", EVENT_TIME}
+    return [name for name in whole.names if name in needed]
+
+
+def arrow(pieces: Sequence[Piece], whole: pa.Schema, columns: Sequence[str], condition: Any = None) -> pa.Table:
+    """The rows that stand and fulfil a condition, piece by piece."""
+    import pyarrow as pa
+    import pyarrow.dataset as ds
+
+    def load(piece: Piece) -> pa.Table:
+        filters = [] if condition is None else [condition]
+        if piece.stale:
+            filters.append(~ds.field(EVENT_TIME).isin(times(piece.stale)))
+        if piece.only is not None:
+            filters.append(ds.field(EVENT_TIME).isin(times([piece.only])))
+        both = functools.reduce(operator.and_, filters) if filters else None
+        with damage_told(piece.place):
+            return piece.fragment.to_table(schema=whole, columns=list(columns), filter=both, use_threads=alone)
+
+    alone = len(pieces) == 1
+    if alone:
+        return load(pieces[0])
+    with ThreadPoolExecutor(4) as pool:
+        return pa.concat_tables(pool.map(load, pieces))
+
+
+def times(events: Iterable[int]) -> pa.Array:
+    """Events as values of the column event_time."""
+    import pyarrow as pa
+
+    return pa.array(sorted(events), pa.timestamp("ns", tz="UTC"))
+
+
+def newest(rows: pa.Table, keys: Sequence[str]) -> pa.Table:
+    """One row per key: the latest event, and of one event the last row; sorted by key, what is missing last."""
+    import numpy as np
+
+    if not rows.num_rows:
+        return rows
+    code, size = np.zeros(rows.num_rows, dtype=np.int64), 1
+    for key in keys:
+        ranks, count = _ranks(rows.column(key))
+        if size * count >= 2**62:
+            distinct, code = np.unique(code, return_inverse=True)
+            size = len(distinct)
+        code, size = code * count + ranks, size * count
+    event = rows.column(EVENT_TIME).to_numpy()
+    in_order = bool((event[1:] >= event[:-1]).all())
+    order = np.argsort(code, kind="stable") if in_order else np.lexsort((event, code))
+    sorted_code = code[order]
+    last = np.append(sorted_code[1:] != sorted_code[:-1], True)
+    return rows.take(order[last])
+
+
+def _ranks(column: pa.ChunkedArray) -> tuple[Any, int]:
+    """Of each value its place among the distinct ones, nulls behind all; and how many there are."""
+    import numpy as np
+    import pyarrow.compute as pc
+
+    encoded = column.combine_chunks().dictionary_encode()
+    order = pc.sort_indices(encoded.dictionary).to_numpy()
+    rank = np.empty(len(order) + 1, dtype=np.int64)
+    rank[order] = np.arange(len(order))
+    rank[-1] = len(order)
+    return rank[encoded.indices.fill_null(len(order)).to_numpy()], len(order) + 1
+
+
+def to_pandas(rows: pa.Table) -> pd.DataFrame:
+    """As pandas, with whole numbers and truth values that stay such where some are missing."""
     import pandas as pd
     import pyarrow as pa
 
-    loaded = [part for part in _read_parts(store, table) if part.num_rows]
-    if not loaded:
-        return pd.DataFrame({name: [] for name in (*_keys(table), EVENT_TIME)})
-    schema = _common_schema([part.schema for part in loaded])
-    whole = pa.concat_tables([_fit(part, schema) for part in loaded])
-    frame: pd.DataFrame = whole.to_pandas()
-    # Arrow's nulls would turn whole numbers and truth values into floats and objects.
-    for field in schema:
-        if whole.column(field.name).null_count and (pa.types.is_integer(field.type) or pa.types.is_boolean(field.type)):
-            kind = pd.BooleanDtype() if pa.types.is_boolean(field.type) else pd.Int64Dtype()
-            frame[field.name] = pd.array(whole.column(field.name).to_pylist(), dtype=kind)
+    frame: pd.DataFrame = rows.replace_schema_metadata(None).to_pandas()
+    for name, column in zip(rows.column_names, rows.columns, strict=True):
+        if column.null_count and (pa.types.is_integer(column.type) or pa.types.is_boolean(column.type)):
+            kind: Any = pd.BooleanDtype() if pa.types.is_boolean(column.type) else pd.Int64Dtype()
+            frame[name] = kind.__from_arrow__(column)
     return frame
-
-
-def _read_parts(store: Store, table: str) -> Iterable[pa.Table]:
-    """The parts, oldest name first; on an object storage all of them are fetched at the same time."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    names = [_name(table, part) for part in parts(store, table)]
-    paths = [store.path(name) for name in names]
-    fetched = store.fs.cat(paths, on_error="return") if paths else {}
-    for name, path in zip(names, paths, strict=True):
-        data = fetched[path]
-        if isinstance(data, FileNotFoundError):
-            continue  # removed between the listing and the reading
-        if isinstance(data, Exception):
-            raise data
-        try:
-            yield pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(
-                f"{store.uri}/{name} is damaged ({str(error).splitlines()[0]}); "
-                "remove it and do the work that wrote it again"
-            ) from error
-
-
-def _common_schema(schemas: Sequence[pa.Schema]) -> pa.Schema:
-    """The union of the columns; one that has types without a common one (number and text) becomes text."""
-    import pyarrow as pa
-
-    distinct = list({str(schema): schema for schema in schemas}.values())
-    fields: dict[str, pa.Field] = {}
-    for schema in distinct:
-        for field in schema.remove_metadata():
-            held = fields.get(field.name)
-            fields[field.name] = field if held is None else _common_field(held, field)
-    return pa.schema(list(fields.values()))
-
-
-def _common_field(one: pa.Field, other: pa.Field) -> pa.Field:
-    import pyarrow as pa
-
-    try:
-        return pa.unify_schemas([pa.schema([one]), pa.schema([other])], promote_options="permissive").field(0)
-    except (pa.ArrowTypeError, pa.ArrowInvalid):
-        return pa.field(one.name, pa.string())
-
-
-def _fit(part: pa.Table, schema: pa.Schema) -> pa.Table:
-    """A part with exactly the columns of the schema."""
-    import pyarrow as pa
-
-    there = set(part.column_names)
-    columns = [
-        part.column(field.name).cast(field.type) if field.name in there else pa.nulls(part.num_rows, field.type)
-        for field in schema
-    ]
-    return pa.table(columns, schema=schema)
-
-
-def _newest(frame: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
-    """One row per key: the latest event, and of one event the last row; sorted by key."""
-    latest = frame.sort_values(EVENT_TIME, kind="stable").drop_duplicates(list(keys), keep="last")
-    return latest.sort_values(list(keys), kind="stable")
 
 
 def _mark_lost(runs: pd.DataFrame) -> pd.DataFrame:
@@ -249,14 +308,14 @@ def _mark_lost(runs: pd.DataFrame) -> pd.DataFrame:
     return runs
 
 
-def _query(frame: pd.DataFrame, where: str) -> pd.DataFrame:
+def _query(frame: pd.DataFrame, where: str, every: Sequence[str]) -> pd.DataFrame:
     import pandas as pd
 
     try:
         found = frame.query(where, engine="python", local_dict={}, global_dict={})
     except pd.errors.UndefinedVariableError as error:
         name = str(error).split("'")[1] if "'" in str(error) else str(error)
-        raise UserError(f"where {where!r}: {unknown('column', name, map(str, frame.columns))}") from error
+        raise UserError(f"where {where!r}: {unknown('column', name, every)}") from error
     except Exception as error:  # pandas raises whatever its parser, or the comparison, happened to raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
@@ -267,8 +326,8 @@ def _query(frame: pd.DataFrame, where: str) -> pd.DataFrame:
     return found
 
 
-def _select(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    missing = [name for name in columns if name not in frame]
-    if missing and len(frame):
-        raise UserError(*(unknown("column", name, map(str, frame.columns)) for name in missing))
-    return frame.reindex(columns=list(columns)) if missing else frame[list(columns)]
+def _select(frame: pd.DataFrame, columns: Sequence[str], every: Sequence[str]) -> pd.DataFrame:
+    """The named columns. Of an empty table any name is right: nobody knows better yet."""
+    if every and (missing := [name for name in columns if name not in every]):
+        raise UserError(*(unknown("column", name, every) for name in missing))
+    return frame[list(columns)] if every else frame.reindex(columns=list(columns))

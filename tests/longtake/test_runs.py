@@ -77,6 +77,23 @@ def test_a_run_started_again_keeps_its_first_start(store: Store) -> None:
     assert len(tables.parts(store, "runs")) == 1
 
 
+def test_starting_reads_no_other_run(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many runs there are."""
+    for number in range(5):
+        tables.append(store, "runs", [{"run": f"other{number}", "started": None, "sessions": 1}], f"other{number}")
+    start(store).finish()
+    read: list[str] = []
+    read_many = Store.read_many
+
+    def counted(self: Store, names: list[str]) -> dict[str, bytes | None]:
+        read.extend(names)
+        return read_many(self, names)
+
+    monkeypatch.setattr(Store, "read_many", counted)
+    start(store).finish()
+    assert len(read) == 1
+
+
 def test_the_heart_beats_and_stops(store: Store) -> None:
     record = start(store, heartbeat_s=0.02)
     first = row(store)["event_time"]

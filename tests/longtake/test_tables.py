@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longtake import tables
+from longtake import schema, table_files, tables
+from longtake.compaction import compact
 from longtake.errors import UserError
 from longtake.store import Store, open_store
 
@@ -35,7 +36,7 @@ def told(store: Store, table: str, **arguments: Any) -> list[str]:
 
 
 def test_an_empty_table_has_its_key(store: Store) -> None:
-    for table, keys in tables.KEYS.items():
+    for table, keys in schema.KEYS.items():
         frame = tables.read(store, table, where="anything > 1")
         assert frame.empty
         assert list(frame.columns) == [*keys, "event_time"]
@@ -166,14 +167,61 @@ def test_half_written_parts_are_never_seen(store: Store, tmp_path: Path, monkeyp
 
 
 def test_a_damaged_part_is_named(store: Store) -> None:
-    store.write_bytes("tables/steps/bad.parquet", b"PAR1 no more")
+    name = table_files.part_name("steps", "bad", 1)
+    store.write_bytes(name, b"PAR1 no more")
     (line,) = told(store, "steps")
-    assert "tables/steps/bad.parquet is damaged" in line
+    assert f"{name} is damaged" in line
+
+
+def test_a_file_of_another_layout_is_named(store: Store) -> None:
+    store.write_bytes("tables/steps/old.parquet", b"")
+    (line,) = told(store, "steps")
+    assert "tables/steps/old.parquet is no file of a table of this layout (2): move it away" in line
+    store.remove(["tables/steps/old.parquet"])
+    sink = io.BytesIO()
+    newer = {b"longtake": b'{"layout": 3, "table": "steps"}'}
+    pq.write_table(schema.empty("steps").empty_table().replace_schema_metadata(newer), sink)
+    store.write_bytes(table_files.part_name("steps", "new", 1), sink.getvalue())
+    (line,) = told(store, "steps")
+    assert "has layout 3 of tables; this Longtake reads 2" in line
 
 
 def test_a_column_called_as_its_folder_is_no_partition(store: Store) -> None:
     tables.append(store, "steps", [{"run": "r", "step": 1}], "run=other/a")
     assert tables.read(store, "steps")["run"].tolist() == ["r"]
+
+
+def test_columns_have_their_types_whatever_a_part_holds(store: Store) -> None:
+    tables.append(store, "scores", [score(value=1, checkpoint=None)], "a")
+    (name,) = store.find("tables/scores")
+    kinds = {field.name: str(field.type) for field in pq.read_schema(io.BytesIO(store.read_bytes(name)))}
+    assert (kinds["value"], kinds["checkpoint"]) == ("double", "int64")
+    with pytest.raises(TypeError, match="column 'value' of table scores holds numbers"):
+        tables.append(store, "scores", [score(value="high")], "b")
+
+
+def test_the_columns_are_documented() -> None:
+    assert schema.describe() in (Path(__file__).parents[2] / "docs" / "tables.md").read_text()
+    for table, columns in schema.COLUMNS.items():
+        assert set(schema.KEYS[table]) <= set(columns)
+
+
+def test_a_clock_that_is_behind_still_replaces(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    tables.append(store, "steps", [{"run": "r", "step": 1, "loss": 3.0}], "a")
+    monkeypatch.setattr(tables, "now_ns", lambda: 1)
+    tables.append(store, "steps", [{"run": "r", "step": 1, "loss": 2.0}], "a")
+    assert tables.read(store, "steps")["loss"].tolist() == [2.0]
+
+
+def test_one_part_is_read_alone(store: Store) -> None:
+    for part in ("a", "a.b", "b"):
+        tables.append(store, "runs", [{"run": part, "seed": 1}], part)
+    assert tables.read(store, "runs", part="a")["run"].tolist() == ["a"]
+    compact(store, "runs")
+    tables.append(store, "runs", [{"run": "a", "seed": 2}], "a")
+    assert tables.read(store, "runs", part="a")["seed"].tolist() == [2]
+    assert tables.read(store, "runs", part="b")["seed"].tolist() == [1]
+    assert tables.read(store, "runs", part="c").empty
 
 
 def test_many_writers_at_once(store: Store) -> None:
@@ -228,6 +276,7 @@ def test_a_table_is_a_dictionary_written_in_order(
 
 def test_parts_are_plain_parquet(store: Store) -> None:
     tables.append(store, "steps", [{"run": "r", "step": 1}], "a")
-    table = pq.read_table(io.BytesIO(store.read_bytes("tables/steps/a.parquet")))
+    (name,) = store.find("tables/steps")
+    table = pq.read_table(io.BytesIO(store.read_bytes(name)))
     assert table.column_names == ["run", "step", "event_time"]
     assert str(table.schema.field("event_time").type) == "timestamp[ns, tz=UTC]"

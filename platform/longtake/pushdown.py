@@ -1,0 +1,105 @@
+"""From a pandas query to what Parquet can skip: a condition that every row of the answer fulfils.
+
+The query itself always runs on the rows that come back, so a condition that cannot be told to Parquet costs time and
+never rows: `where` means what pandas says it means.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import io
+import operator
+import tokenize
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
+    ast.Eq: operator.eq,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+}
+_MIRRORED: dict[type[ast.cmpop], type[ast.cmpop]] = {
+    ast.Eq: ast.Eq, ast.Lt: ast.Gt, ast.LtE: ast.GtE, ast.Gt: ast.Lt, ast.GtE: ast.LtE,
+}  # fmt: skip
+_BOOLEAN = {"&": "and", "|": "or"}
+
+
+def names(where: str) -> set[str] | None:
+    """The columns that a query reads; None if only pandas can tell."""
+    tree = _parse(where)
+    return None if tree is None else {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+
+
+def condition(where: str, schema: pa.Schema, columns: Collection[str]) -> Any:
+    """An Arrow expression over some columns that holds for every row that the query selects; None without one."""
+    tree = _parse(where)
+    return None if tree is None else _translate(tree, schema, columns)
+
+
+def _parse(where: str) -> ast.expr | None:
+    """The query as pandas reads it: & and | bind like `and` and `or`."""
+    try:
+        tokens = [
+            (tokenize.NAME, _BOOLEAN[token.string]) if token.string in _BOOLEAN else (token.type, token.string)
+            for token in tokenize.generate_tokens(io.StringIO(where.strip()).readline)
+        ]
+        return ast.parse(tokenize.untokenize(tokens).strip(), mode="eval").body
+    except (SyntaxError, tokenize.TokenError, ValueError):
+        return None
+
+
+def _translate(node: ast.expr, schema: pa.Schema, columns: Collection[str]) -> Any:
+    if isinstance(node, ast.BoolOp):
+        sides = [_translate(value, schema, columns) for value in node.values]
+        told = [side for side in sides if side is not None]
+        if isinstance(node.op, ast.And):
+            return functools.reduce(operator.and_, told) if told else None
+        return functools.reduce(operator.or_, told) if len(told) == len(sides) else None
+    if isinstance(node, ast.Compare):
+        ends = [node.left, *node.comparators]
+        pairs = zip(ends, node.ops, ends[1:], strict=False)
+        told = [one for pair in pairs if (one := _compare(*pair, schema, columns)) is not None]
+        return functools.reduce(operator.and_, told) if told else None
+    return None
+
+
+def _compare(left: ast.expr, op: ast.cmpop, right: ast.expr, schema: pa.Schema, columns: Collection[str]) -> Any:
+    """One comparison of a column with a constant of its kind."""
+    import pyarrow as pa
+    import pyarrow.dataset as ds
+
+    kind = type(op)
+    if not isinstance(left, ast.Name) and kind in _MIRRORED:
+        left, kind, right = right, _MIRRORED[kind], left
+    if not isinstance(left, ast.Name) or left.id not in columns or left.id not in schema.names:
+        return None
+    try:
+        value = ast.literal_eval(right)
+    except ValueError:
+        return None
+    column, stored = ds.field(left.id), schema.field(left.id).type
+    if isinstance(value, list | tuple | set) and kind in (ast.In, ast.Eq):
+        if not all(_alike(one, stored) for one in value):
+            return None
+        try:
+            return column.isin(pa.array(list(value), stored))
+        except (pa.ArrowInvalid, pa.ArrowTypeError):  # 1.5 among whole numbers
+            return None
+    return _COMPARE[kind](column, value) if kind in _COMPARE and _alike(value, stored) else None
+
+
+def _alike(value: Any, stored: Any) -> bool:
+    """Whether a constant and a column are both text, or both numbers that Arrow compares as pandas does."""
+    import pyarrow as pa
+
+    if isinstance(value, str):
+        return bool(pa.types.is_string(stored) or pa.types.is_large_string(stored))
+    if isinstance(value, int) and not isinstance(value, bool):
+        return bool(pa.types.is_integer(stored) or pa.types.is_float64(stored)) and abs(value) < 2**53
+    return isinstance(value, float) and bool(pa.types.is_float64(stored))

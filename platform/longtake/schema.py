@@ -1,0 +1,154 @@
+"""The tables and their columns: what a row's key is, what each column means, its type and its unit.
+
+A writer may add columns of its own (a trial has one per axis of its sweep); those listed here have their type in
+every part, whatever the values at hand look like. docs/tables.md is this file for people.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from longtake.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+LAYOUT = 2
+"""The version of files, names and columns; written into every part. Rises when older code would misread newer files."""
+
+KEYS: dict[str, tuple[str, ...]] = {
+    "runs": ("run",),
+    "steps": ("run", "step"),
+    "scores": ("run", "checkpoint", "task", "system", "protocol", "episode", "seed", "frame", "metric"),
+    "bench": ("run", "name", "case"),
+    "trials": ("sweep", "trial"),
+}
+"""The tables, and what makes a row of each the same row."""
+
+EVENT_TIME = "event_time"
+"""When a row was appended, UTC."""
+
+Kind = Literal["text", "whole", "number", "time"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its kind, its unit ("" without one) and what it says."""
+
+    kind: Kind
+    unit: str
+    meaning: str
+
+
+COLUMNS: dict[str, dict[str, Column]] = {
+    "runs": {
+        "run": Column("text", "", "id, sortable by time"),
+        "kind": Column("text", "", "the verb: train, sweep, ..."),
+        "name": Column("text", "", "name of the config"),
+        "status": Column("text", "", "running, done, failed, stopped; read as lost after 60 s of silence"),
+        "reason": Column("text", "", "why it failed or stopped"),
+        "started": Column("time", "UTC", "first start"),
+        "ended": Column("time", "UTC", "last end; missing while it runs"),
+        "sessions": Column("whole", "", "how often it was started"),
+        "seed": Column("whole", "", "seed of the config"),
+        "dataset": Column("text", "", "fingerprint of the data"),
+        "dataset_name": Column("text", "", "name of the dataset in the store"),
+        "config_hash": Column("text", "", "over every field of the config"),
+        "config": Column("text", "YAML", "the whole config"),
+        "pid": Column("whole", "", "process of the driver"),
+        "host": Column("text", "", "machine of the driver"),
+        "hardware": Column("text", "", "processors, memory, cards"),
+        "code_version": Column("text", "", "release and commit"),
+        "versions": Column("text", "JSON", "package to version"),
+    },
+    "steps": {
+        "run": Column("text", "", "id of the run"),
+        "step": Column("whole", "", "optimizer step, from 0"),
+        "frames": Column("whole", "frames", "frames trained on in this step, all ranks"),
+        "loss": Column("number", "", "training loss, mean over ranks"),
+        "val_loss": Column("number", "", "loss on held-out clips at fixed noise; missing between validations"),
+        "step_s": Column("number", "s", "time of the step"),
+        "frames_per_s": Column("number", "frames/s", "frames / step_s"),
+        "data_wait": Column("number", "share", "of step_s spent waiting for data"),
+    },
+    "scores": {
+        "run": Column("text", "", "id of the run; none for floors and oracle"),
+        "checkpoint": Column("whole", "steps", "step of the checkpoint"),
+        "task": Column("text", "", "what was asked"),
+        "system": Column("text", "", "model, model/wiped, floor or oracle"),
+        "protocol": Column("text", "", "hash of the eval's definition, kept in protocols/HASH.json"),
+        "dataset": Column("text", "", "name of the dataset"),
+        "split": Column("text", "", "val or test"),
+        "episode": Column("whole", "", "index of the episode in its dataset"),
+        "seed": Column("whole", "", "seed of the protocol"),
+        "frame": Column("whole", "frames", "index among the generated frames"),
+        "distance": Column("whole", "frames", "to the context frame that shows the same place"),
+        "metric": Column("text", "", "psnr, ssim, ..."),
+        "value": Column("number", "of the metric", "psnr in dB; others as their cards say"),
+    },
+    "bench": {
+        "run": Column("text", "", "id of the benchmark's run"),
+        "name": Column("text", "", "the benchmark"),
+        "case": Column("text", "", "what was measured"),
+    },
+    "trials": {
+        "sweep": Column("text", "", "id of the sweep, which is a run"),
+        "trial": Column("whole", "", "number within the sweep, from 0"),
+        "run": Column("text", "", "id of the trial's run"),
+        "state": Column("text", "", "running, done, stopped early or failed"),
+        "reason": Column("text", "", "why it failed"),
+        "objective": Column("number", "of the objective", "last value told"),
+        "step": Column("whole", "", "last step told"),
+        "frames": Column("whole", "frames", "trained on so far"),
+        "seconds": Column("number", "s", "of all sessions"),
+    },
+}
+"""The columns that have one meaning wherever they stand; each table also has event_time."""
+
+
+def keys(table: str) -> tuple[str, ...]:
+    """The key of a table. Raises UserError for a table that is not there."""
+    if table not in KEYS:
+        raise UserError(unknown("table", table, KEYS))
+    return KEYS[table]
+
+
+def arrow_type(kind: str) -> Any:
+    """How a kind of column is stored."""
+    import pyarrow as pa
+
+    kinds = {"text": pa.string(), "whole": pa.int64(), "number": pa.float64(), "time": pa.timestamp("us", tz="UTC")}
+    return kinds[kind]
+
+
+def cast(table: str, name: str, values: pa.Array) -> pa.Array:
+    """Values in the type of their column. Raises TypeError for those that are of another kind."""
+    import pyarrow as pa
+
+    column = COLUMNS[table].get(name)
+    if column is None:
+        return values
+    try:
+        return values.cast(arrow_type(column.kind))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise TypeError(f"column {name!r} of table {table} holds {column.kind}s: {error}") from error
+
+
+def empty(table: str) -> pa.Schema:
+    """The columns of a table without rows: its key and the time of the event."""
+    import pyarrow as pa
+
+    fields = [(name, arrow_type(COLUMNS[table][name].kind)) for name in keys(table)]
+    return pa.schema([*fields, (EVENT_TIME, pa.timestamp("ns", tz="UTC"))])
+
+
+def describe() -> str:
+    """The columns of every table as Markdown."""
+    lines = []
+    for table, columns in COLUMNS.items():
+        lines += [f"## {table}", "", f"Key: {', '.join(KEYS[table])}.", ""]
+        lines += ["| column | type | unit | meaning |", "|---|---|---|---|"]
+        lines += [f"| {name} | {column.kind} | {column.unit} | {column.meaning} |" for name, column in columns.items()]
+        lines += [""]
+    return "\n".join(lines)
