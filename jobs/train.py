@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from jobs.presets import in_words
 from longtake.config import Config, config_hash, differences, dump, load
 from longtake.engine import EngineConfig
 from longtake.errors import UserError
@@ -269,6 +270,7 @@ def describe(config: TrainConfig, store: Store) -> str:
         [
             f"dataset   {dataset.name} ({dataset.fingerprint}), {len(dataset.episodes('train'))} episodes to train on",
             f"clips     {config.data.clip}, {lengths}; {config.data.frames_per_step} frames a step",
+            f"model     {in_words(config.model)}",
             f"steps     {config.steps}, an epoch is {epoch:.0f}; a checkpoint every {config.checkpoint_every}",
             f"workers   {config.workers} x {each:g} CPUs of {machine_cpus()}"
             + (f", {config.workers * config.gpus_per_worker:g} GPUs" if config.gpus_per_worker else ""),

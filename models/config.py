@@ -72,7 +72,7 @@ class ModelConfig(_Frozen):
     prediction: Literal["v", "x0"] = "v"
     """What the net outputs: velocity (the paper's relatives), or the clean frame (learns faster at small budgets)."""
     depth: Positive | None = None
-    """Number of layers, over which the list `layers` is stretched; as many as it has when not given."""
+    """Number of layers, over which the list `layers` is stretched or thinned; as many as it has when not given."""
     layers: Annotated[list[LayerConfig], Field(min_length=1)]
 
     @property
@@ -87,9 +87,14 @@ class ModelConfig(_Frozen):
 
     @property
     def stack(self) -> list[LayerConfig]:
-        """The layers from first to last: `layers`, stretched over `depth`."""
+        """The layers from first to last: `layers`, stretched or thinned over `depth`."""
+        return [self.layers[number] for number in self._listed]
+
+    @property
+    def _listed(self) -> list[int]:
+        """For each layer from first to last, its place in the list `layers`."""
         depth = self.depth or len(self.layers)
-        return [self.layers[number * len(self.layers) // depth] for number in range(depth)]
+        return [number * len(self.layers) // depth for number in range(depth)]
 
     def layer_window(self, layer: LayerConfig) -> int:
         """Frames that a layer's local mixer sees, without future ones."""
@@ -102,8 +107,8 @@ class ModelConfig(_Frozen):
     @model_validator(mode="after")
     def _shapes_fit(self) -> Self:
         problems = [*self._width_problems(), *self._mode_problems()]
-        for number, layer in enumerate(self.layers):
-            problems += [f"layers.{number}{problem}" for problem in self._layer_problems(layer)]
+        for number in dict.fromkeys(self._listed):
+            problems += [f"layers.{number}{problem}" for problem in self._layer_problems(self.layers[number])]
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -121,13 +126,11 @@ class ModelConfig(_Frozen):
 
     def _mode_problems(self) -> list[str]:
         problems = []
-        if self.depth is not None and self.depth < len(self.layers):
-            problems.append(f"depth: {self.depth} is less than the {len(self.layers)} layers listed")
         if self.causal and self.window_future:
             problems.append(f"window_future: {self.window_future} frames of the future need causal: false")
         if self.chunk and not self.causal:
             problems.append(f"chunk: {self.chunk} is a form of causal attention; with causal: false leave it out")
-        kinds = {(layer.local, self.layer_window(layer)) for layer in self.layers}
+        kinds = {(layer.local, self.layer_window(layer)) for layer in self.stack}
         if self.share_local and len(kinds) > 1:
             problems.append(
                 "share_local: one local mixer cannot serve layers that differ in local or window: "

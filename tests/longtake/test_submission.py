@@ -88,7 +88,8 @@ def test_a_config_travels_as_it_was_resolved(tmp_path: Path) -> None:
     shutil.copy(train.CONFIGS / "tiny.yaml", own.parent / "tiny.yaml")
     for name in ("demo-block-ssm", "demo"):
         shutil.copy(train.CONFIGS / f"{name}.yaml", own.parent)
-    shutil.copytree(train.CONFIGS.parent / "families", tmp_path / "families")
+    for folder in ("families", "sizes"):
+        shutil.copytree(train.CONFIGS.parent / folder, tmp_path / folder)
     own.write_text("base: tiny.yaml\nname: mine\n")
     arguments, _ = sent(tmp_path, "train", str(own), "--set", "steps=7", "--store", "x", "--resume", "r 1")
     assert arguments == ["train", "mine.yaml", "--store", "s3://b/p", "--resume", "r 1"]

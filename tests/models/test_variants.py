@@ -136,8 +136,10 @@ def test_frames_that_are_not_finite_are_named() -> None:
 
 
 @pytest.mark.parametrize("share", [False, True])
-def test_layers_are_stretched_over_the_depth(share: bool) -> None:
+def test_layers_are_stretched_or_thinned_over_the_depth(share: bool) -> None:
     layers = [LayerConfig(spatial_block=[1, 1]), LayerConfig(spatial_block="frame")]
+    only_the_first = ModelConfig(**SIZES, layers=[*layers, LayerConfig(spatial_block=[3, 3])], depth=2)
+    assert only_the_first.stack == layers  # and a block that does not fit matters only where it is used
     config = ModelConfig(**SIZES, layers=layers, depth=5, share_local=share)
     assert [config.layer_block(layer) for layer in config.stack] == [(1, 1)] * 3 + [(2, 2)] * 2
     names = build(config).state_dict()
@@ -149,7 +151,6 @@ def test_layers_are_stretched_over_the_depth(share: bool) -> None:
     [
         ({"window_future": 2}, "window_future: 2 frames of the future need causal: false"),
         ({"chunk": 5, "causal": False}, "chunk: 5 is a form of causal attention"),
-        ({"depth": 1, "layers": [{}, {}]}, "depth: 1 is less than the 2 layers listed"),
         ({"share_local": True, "layers": [{"window": 2}, {}]}, "share_local: one local mixer cannot serve"),
         ({"chunk": 5, "layers": [{"local": "convolution"}]}, r"layers.0.local: convolution slides"),
         ({"window": 0}, "greater than or equal to 1"),

@@ -1,0 +1,72 @@
+"""Sizes and families of models: the shipped YAML presets, found by name.
+
+A size alone is a block-wise SSM; a family on top replaces its list of layers. In a config of one's own that is
+`base: [../sizes/small.yaml, ../families/mamba.yaml]`.
+"""
+
+from __future__ import annotations
+
+from itertools import groupby
+from pathlib import Path
+
+from longtake.config import Config, load, shipped
+from models.config import LayerConfig, ModelConfig
+
+SIZES = Path(__file__).parent / "configs" / "sizes"
+FAMILIES = Path(__file__).parent / "configs" / "families"
+
+
+class SizeConfig(Config):
+    """What a file in configs/sizes/ holds."""
+
+    model: ModelConfig
+
+
+class _Layers(Config):
+    layers: list[LayerConfig]
+
+
+class FamilyConfig(Config):
+    """What a file in configs/families/ holds."""
+
+    model: _Layers
+
+
+def size(name: str) -> ModelConfig:
+    """The shipped size of that name, a block-wise SSM.
+
+    Raises:
+        UserError: no such size.
+    """
+    return load(SizeConfig, name, search=SIZES).model
+
+
+def families() -> list[str]:
+    """Names of the shipped families."""
+    return shipped(FAMILIES)
+
+
+def in_family(model: ModelConfig, family: str) -> ModelConfig:
+    """The model with the layers of a shipped family, as many as before.
+
+    Raises:
+        UserError: no such family.
+        ValueError: a layer of the family does not fit the model's frames.
+    """
+    layers = load(FamilyConfig, family, search=FAMILIES).model.layers
+    settings = model.model_dump() | {"layers": [layer.model_dump() for layer in layers], "depth": len(model.stack)}
+    return ModelConfig.model_validate(settings)
+
+
+def in_words(model: ModelConfig) -> str:
+    """The layers of a model from first to last: `3 layers: 2 x ssm 1x1 + attention 4, ssm 2x2 + attention 4`."""
+
+    def named(layer: LayerConfig) -> str:
+        rows, columns = model.layer_block(layer)
+        reach = f"chunks of {model.chunk}" if model.chunk else str(model.layer_window(layer))
+        mixers = {"ssm": [f"ssm {rows}x{columns}"], "attention": ["full attention"], "none": []}[layer.mixer]
+        return " + ".join(mixers + ([] if layer.local == "none" else [f"{layer.local} {reach}"]))
+
+    runs = [(name, len(list(same))) for name, same in groupby(named(layer) for layer in model.stack)]
+    listed = ", ".join(name if count == 1 else f"{count} x {name}" for name, count in runs)
+    return f"{len(model.stack)} layers: {listed}"
