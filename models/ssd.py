@@ -1,7 +1,8 @@
-"""The state-space scan of Mamba-2 (SSD): a readable recurrence, and a chunked form with its own backward.
+"""The state-space scan of Mamba-2 (SSD): the recurrence to read, and one call with two fast backends.
 
-Letters: b batch, l length, h heads, p head width, g groups of heads that share B and C, n state width,
-r = h / g heads per group, L length of one chunk.
+`torch` runs anywhere (models/ssd_chunked.py), `mamba` is the Triton kernels of mamba-ssm (models/ssd_mamba.py).
+
+Letters: b batch, l length, h heads, p head width, g groups of heads that share B and C, n state width.
 
 The recurrence, per head (Dao and Gu, "Transformers are SSMs", 2024):
 
@@ -11,14 +12,15 @@ The recurrence, per head (Dao and Gu, "Transformers are SSMs", 2024):
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from typing import Literal, get_args
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
-CHUNK = 64  # fastest on CPUs among 16..256 (L x L products stay in cache)
+from models.ssd_chunked import chunked_scan
+from models.ssd_mamba import mamba_scan
+
+Backend = Literal["auto", "torch", "mamba"]
 
 
 def scan_reference(
@@ -47,7 +49,9 @@ def scan(
     B: Tensor,
     C: Tensor,
     h0: Tensor | None = None,
-    chunk: int = CHUNK,
+    *,
+    chunk: int | None = None,
+    backend: Backend = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Scan a sequence with a carried state, in chunks, linear in the length.
 
@@ -58,138 +62,48 @@ def scan(
         B: write keys (b, l, g, n).
         C: read keys (b, l, g, n).
         h0: state carried in (b, h, p, n), fp32; zeros when None.
-        chunk: tokens per chunk.
+        chunk: tokens per chunk; what is fastest on the backend when None. `mamba` takes powers of two from 16 on.
+        backend: `auto` is `mamba` on CUDA and `torch` elsewhere.
 
     Returns:
-        Outputs (b, l, h, p) and the state carried out (b, h, p, n) in fp32. One call over a sequence equals
-        any cut of it with the state handed on, in values and in gradients (those of `h0` included).
+        Outputs (b, l, h, p) and the state carried out (b, h, p, n) in fp32 (float64 if x is). One call over a
+        sequence equals any cut of it with the state handed on, in values and in gradients (those of `h0` too).
+
+    Raises:
+        ValueError: shapes that do not fit each other, a chunk or a backend that does not exist, `mamba` off CUDA.
+        ModuleNotFoundError: `mamba` without mamba-ssm or Triton; says how to install it.
     """
+    _check(x, dt, A, B, C, h0, chunk, backend)
     if h0 is None:
         h0 = x.new_zeros(x.shape[0], x.shape[2], x.shape[3], B.shape[3], dtype=torch.float32)
-    y, state = _ChunkedScan.apply(x, dt, A, B, C, h0, chunk)  # type: ignore[no-untyped-call]
-    return y, state
+    chosen = ("mamba" if x.is_cuda else "torch") if backend == "auto" else backend
+    if chosen == "mamba":
+        return mamba_scan(x, dt, A, B, C, h0) if chunk is None else mamba_scan(x, dt, A, B, C, h0, chunk)
+    return chunked_scan(x, dt, A, B, C, h0) if chunk is None else chunked_scan(x, dt, A, B, C, h0, chunk)
 
 
-class _ChunkedScan(torch.autograd.Function):
-    """Loop over chunks; saves the inputs and the states at chunk borders only, and recomputes the rest."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor, chunk: int
-    ) -> tuple[Tensor, Tensor]:
-        groups = B.shape[2]
-        state = rearrange(h0.float(), "b (g r) p n -> b g r p n", g=groups)
-        outputs, borders = [], []
-        for piece in _chunks(x, dt, B, C, chunk):
-            borders.append(state)
-            y, state = _forward_chunk(*piece, A.float().view(groups, -1), state)
-            outputs.append(rearrange(y, "b g r l p -> b l (g r) p"))
-        ctx.save_for_backward(x, dt, A, B, C, *borders)
-        ctx.chunk = chunk
-        return torch.cat(outputs, 1), rearrange(state, "b g r p n -> b (g r) p n")
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        dy, dstate = gradients
-        x, dt, A, B, C, *borders = ctx.saved_tensors
-        groups = B.shape[2]
-        A32 = A.float().view(groups, -1)
-        dstate = rearrange(dstate.float(), "b (g r) p n -> b g r p n", g=groups)
-        dA = torch.zeros_like(A32)
-        pieces = list(_chunks(x, dt, B, C, ctx.chunk))
-        dys = [rearrange(part, "b l (g r) p -> b g r l p", g=groups) for part in dy.split(ctx.chunk, 1)]
-        found = []
-        for piece, part, state in zip(reversed(pieces), reversed(dys), reversed(borders), strict=True):
-            dx_i, ddt_i, dA_i, dB_i, dC_i, dstate = _backward_chunk(*piece, A32, state, part, dstate)
-            dA += dA_i
-            found.append((dx_i, ddt_i, dB_i, dC_i))
-        dxs, ddts, dBs, dCs = zip(*reversed(found), strict=True)
-        return (
-            rearrange(torch.cat(dxs, 3), "b g r l p -> b l (g r) p"),
-            rearrange(torch.cat(ddts, 3), "b g r l -> b l (g r)").to(dt.dtype),
-            dA.view_as(A).to(A.dtype),
-            rearrange(torch.cat(dBs, 2), "b g l n -> b l g n"),
-            rearrange(torch.cat(dCs, 2), "b g l n -> b l g n"),
-            rearrange(dstate, "b g r p n -> b (g r) p n"),
-            None,
-        )
-
-
-def _chunks(x: Tensor, dt: Tensor, B: Tensor, C: Tensor, chunk: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Cut the inputs into chunks, heads grouped: x (b,g,r,L,p), dt (b,g,r,L) fp32, B and C (b,g,L,n)."""
-    groups = B.shape[2]
-    for x_i, dt_i, B_i, C_i in zip(
-        x.split(chunk, 1), dt.split(chunk, 1), B.split(chunk, 1), C.split(chunk, 1), strict=True
-    ):
-        yield (
-            rearrange(x_i, "b l (g r) p -> b g r l p", g=groups),
-            rearrange(dt_i.float(), "b l (g r) -> b g r l", g=groups),
-            rearrange(B_i, "b l g n -> b g l n"),
-            rearrange(C_i, "b l g n -> b g l n"),
-        )
-
-
-def _decay(dt: Tensor, A: Tensor) -> tuple[Tensor, Tensor]:
-    """Log decay since the chunk's start (b,g,r,L), and the decay from token j to token i (b,g,r,L,L)."""
-    log_decay = (dt * A[:, :, None]).cumsum(-1)
-    between = log_decay[..., :, None] - log_decay[..., None, :]
-    future = torch.ones(between.shape[-2:], dtype=torch.bool, device=dt.device).triu(1)
-    return log_decay, between.masked_fill_(future, float("-inf")).exp_()
-
-
-def _forward_chunk(x: Tensor, dt: Tensor, B: Tensor, C: Tensor, A: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    log_decay, between = _decay(dt, A)
-    u = x * dt[..., None].to(x.dtype)  # b g r L p
-    match = torch.einsum("bgin,bgjn->bgij", C, B)  # b g L L
-    y = (between * match[:, :, None]).to(x.dtype) @ u
-    read = torch.einsum("bgln,bgrpn->bgrlp", C, state.to(x.dtype))
-    y = y + read * log_decay.exp()[..., None].to(x.dtype)
-    to_end = (log_decay[..., -1:] - log_decay).exp()[..., None].to(x.dtype)
-    write = torch.einsum("bgrlp,bgln->bgrpn", u * to_end, B)
-    return y, state * log_decay[..., -1].exp()[..., None, None] + write.float()
-
-
-def _backward_chunk(
-    x: Tensor, dt: Tensor, B: Tensor, C: Tensor, A: Tensor, state: Tensor, dy: Tensor, dnext: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of one chunk: (dx, ddt, dA, dB, dC, dstate), given those of its output and next state."""
-    dtype = x.dtype
-    log_decay, between = _decay(dt, A)
-    u = x * dt[..., None].to(dtype)
-    match = torch.einsum("bgin,bgjn->bgij", C, B)
-    mix = between * match[:, :, None]  # b g r L L
-
-    # y = mix @ u: what tokens of this chunk tell each other
-    du = mix.to(dtype).transpose(-1, -2) @ dy
-    dmix = (dy @ u.transpose(-1, -2)).float()
-    dmatch = (dmix * between).sum(2).to(dtype)
-    dC = dmatch @ B
-    dB = dmatch.transpose(-1, -2) @ C
-    through = dmix.mul_(mix)  # d(loss)/d(log decay from j to i)
-    dlog = through.sum(-1) - through.sum(-2)
-
-    # y += exp(log_decay) * (state read by C): what the chunk is told by the past
-    since_start = log_decay.exp()[..., None].to(dtype)
-    dy_read = dy * since_start
-    past = state.to(dtype)
-    dC = dC + torch.einsum("bgrlp,bgrpn->bgln", dy_read, past)
-    dstate = torch.einsum("bgrlp,bgln->bgrpn", dy_read, C).float()
-    dlog = dlog + (torch.einsum("bgln,bgrpn->bgrlp", C, past) * dy_read).float().sum(-1)
-
-    # next state = exp(log_decay at the end) * state + (u decayed to the end) written by B
-    to_end = (log_decay[..., -1:] - log_decay).exp()[..., None].to(dtype)
-    dnext_low = dnext.to(dtype)
-    dwritten = torch.einsum("bgln,bgrpn->bgrlp", B, dnext_low)
-    du = du + dwritten * to_end
-    dB = dB + torch.einsum("bgrlp,bgrpn->bgln", u * to_end, dnext_low)
-    kept = (dwritten * u * to_end).float().sum(-1)
-    last = log_decay[..., -1].exp()
-    dlog = dlog - kept
-    dlog[..., -1] += kept.sum(-1) + last * (dnext * state).sum((-1, -2))
-    dstate = dstate + dnext * last[..., None, None]
-
-    # log_decay = cumsum(dt * A), u = x * dt
-    drate = dlog.flip(-1).cumsum(-1).flip(-1)
-    ddt = (du * x).float().sum(-1) + drate * A[:, :, None]
-    dA = (drate * dt).sum((0, 3))
-    return du * dt[..., None].to(dtype), ddt, dA, dB, dC, dstate
+def _check(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor | None, chunk: int | None, backend: str
+) -> None:
+    """Raise one ValueError that names everything wrong: a kernel given wrong shapes reads foreign memory."""
+    if x.ndim != 4 or B.ndim != 4:
+        raise ValueError(f"x is (b, l, h, p) and B (b, l, g, n); got {tuple(x.shape)} and {tuple(B.shape)}")
+    b, length, h, p = x.shape
+    g, n = B.shape[2:]
+    expected = {"dt": (b, length, h), "A": (h,), "B": (b, length, g, n), "C": (b, length, g, n), "h0": (b, h, p, n)}
+    given = {"dt": dt, "A": A, "B": B, "C": C, "h0": h0}
+    problems = [
+        f"{name} has shape {tuple(value.shape)}, expected {expected[name]}"
+        for name, value in given.items()
+        if value is not None and tuple(value.shape) != expected[name]
+    ]
+    if length == 0:
+        problems.append("x has no tokens (length 0)")
+    if g == 0 or h % g:
+        problems.append(f"{h} heads cannot share {g} groups of B and C equally")
+    if chunk is not None and chunk < 1:
+        problems.append(f"chunk {chunk}: expected at least 1")
+    if backend not in get_args(Backend):
+        problems.append(f"unknown backend {backend!r}; there are: {', '.join(get_args(Backend))}")
+    if problems:
+        raise ValueError("scan: " + "; ".join(problems))
