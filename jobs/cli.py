@@ -46,6 +46,7 @@ Address = Annotated[
         help="The cluster's dashboard [default: $RAY_API_SERVER_ADDRESS or http://127.0.0.1:8265].",
     ),
 ]
+DatasetName = Annotated[str, typer.Argument(metavar="DATASET", help="Name of a dataset in the store.")]
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job's id; `longtake jobs` lists them.")]
 
 STORE = "store"
@@ -61,18 +62,46 @@ def collect(config: ConfigName, set_: Overrides = None, store: StoreUri = STORE,
 
 
 @app.command()
+def ingest(
+    kind: Annotated[
+        str, typer.Argument(metavar="KIND", help="lerobot, memory-maze, teco, webdataset or folder (mp4 + npz).")
+    ],
+    path: Annotated[str, typer.Argument(metavar="PATH", help="A folder or s3://BUCKET/PREFIX with the files.")],
+    name: Annotated[str, typer.Option("--name", metavar="NAME", help="Of the dataset to make.")],
+    set_: Overrides = None,
+    store: StoreUri = STORE,
+    dry_run: DryRun = False,
+) -> None:
+    """Turn other people's episodes into a dataset of shards."""
+    from jobs import ingest
+
+    ingest.main(kind, path, name, set_ or [], store, dry_run)
+
+
+@app.command()
 def inspect(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Name of a dataset in the store.")],
+    dataset: DatasetName,
     sheet: Annotated[
         str | None,
         typer.Option("--sheet", metavar="PNG", help="Contact sheet to write [default: DATASET.png]."),
+    ] = None,
+    preview: Annotated[
+        str | None, typer.Option("--preview", metavar="MP4", help="Also write moving pictures of some episodes.")
     ] = None,
     store: StoreUri = STORE,
 ) -> None:
     """Print a dataset's manifest and write a contact sheet."""
     from jobs import inspect
 
-    inspect.main(dataset, store, sheet)
+    inspect.main(dataset, store, sheet, preview)
+
+
+@app.command()
+def verify(dataset: DatasetName, store: StoreUri = STORE) -> None:
+    """Read every byte of a dataset and list what is damaged; exit code 1 if anything is."""
+    from jobs import verify
+
+    raise typer.Exit(verify.main(dataset, store))
 
 
 @app.command()

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field
 
-from jobs.progress import bar
+from jobs.shard_tasks import make_shards
 from longtake.config import Config, config_hash, dump, load
 from longtake.dataset_writer import DatasetWriter, split_sizes
 from longtake.episodes import Dataset
@@ -115,7 +112,8 @@ def run(config: CollectConfig, store: Store, *, cpus: int | None = None) -> Data
     if len(missing) < config.shards:
         print(f"dataset {config.name}: {config.shards - len(missing)} of {config.shards} shards reused")
     if missing:
-        _record(config, store, missing, cpus)
+        make = partial(make_shard, config, store.uri)
+        make_shards(f"collect {config.name}", make, missing, config.shards, cpus)
     return writer.finalize(config.shards)
 
 
@@ -133,33 +131,6 @@ def _writer(config: CollectConfig, store: Store) -> DatasetWriter:
     )
 
 
-def _record(config: CollectConfig, store: Store, shards: list[int], cpus: int | None) -> None:
-    """Make these shards on all CPUs of the Ray that is open, or of a local one."""
-    import ray
-
-    from longtake.cluster import Demand, launch
-
-    with launch(Demand(1, cpus_per_worker=1, data_cpus_per_worker=0), cpus=cpus), _progress(config) as show:
-        task = ray.remote(make_shard).options(num_cpus=1, max_retries=3)
-        waiting = [task.remote(config, store.uri, shard) for shard in shards]
-        show(0, config.shards - len(shards))
-        frames = 0
-        for done in range(1, len(shards) + 1):
-            (ready,), waiting = ray.wait(waiting, num_returns=1)
-            frames += _result(ready)
-            show(frames, config.shards - len(shards) + done)
-
-
-def _result(reference: Any) -> int:
-    """Frames of a finished shard; a task's own error without Ray's wrapping."""
-    import ray
-
-    try:
-        return int(ray.get(reference))
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause if isinstance(error.cause, UserError) else error from None
-
-
 def make_shard(config: CollectConfig, store_uri: str, shard: int) -> int:
     """The Ray task: record the episodes of one shard and write it; returns its frames."""
     first = shard * config.shard_episodes
@@ -168,15 +139,3 @@ def make_shard(config: CollectConfig, store_uri: str, shard: int) -> int:
     episodes = [doom_maze.generate(config.source, seed) for seed in seeds]
     _writer(config, open_store(store_uri)).write_shard(shard, episodes)
     return sum(map(len, episodes))
-
-
-@contextmanager
-def _progress(config: CollectConfig) -> Iterator[Callable[[int, int], None]]:
-    """A bar over shards that shows the frames per second of this session."""
-    began = time.monotonic()
-    with bar(f"collect {config.name}", "starting Ray") as update:
-
-        def show(frames: int, shards: int) -> None:
-            update(shards, config.shards, f"{frames / (time.monotonic() - began):.0f} frames/s")
-
-        yield show

@@ -1,4 +1,4 @@
-"""`longtake inspect DATASET`: what a dataset is, as a table, and a contact sheet of it as a picture."""
+"""`longtake inspect DATASET`: what a dataset is, as a table, and a contact sheet of it; moving pictures if wanted."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from longtake import video
 from longtake.store import open_store
 
 if TYPE_CHECKING:
     from longtake.episodes import Dataset, Manifest
+    from longtake.shards import ArraySpec
 
 EPISODES, COLUMNS = 8, 12  # of the contact sheet
 TILE_PX = 64
+MOVING, MOVING_FRAMES, MOVING_PX = 4, 256, 256  # episodes side by side, at most so long, at least so high
 
 
-def main(dataset: str, store: str, sheet: str | None = None) -> None:
+def main(dataset: str, store: str, sheet: str | None = None, preview: str | None = None) -> None:
     """Print the manifest and write the contact sheet (default: DATASET.png in the working folder)."""
     from rich.console import Console
 
@@ -26,6 +29,9 @@ def main(dataset: str, store: str, sheet: str | None = None) -> None:
     path = Path(sheet or f"{dataset}.png")
     contact_sheet(data, path)
     print(f"contact sheet: {path}")
+    if preview is not None:
+        moving_pictures(data, Path(preview))
+        print(f"moving pictures: {preview}")
 
 
 def table(manifest: Manifest) -> Any:
@@ -39,7 +45,8 @@ def table(manifest: Manifest) -> Any:
         "size": f"{manifest.bytes / 1e6:.1f} MB in {manifest.shards} shards, {share:.0%} of raw",
         "actions": ", ".join(f"{name}: {meaning}" for name, meaning in manifest.action_space.items()),
         "pose": ", ".join(manifest.pose or ["none"]),
-        **{f"array {s.name}": f"{s.dtype} (T, {', '.join(map(str, s.shape))}), {s.codec}" for s in manifest.arrays},
+        **{f"array {spec.name}": _array(spec, manifest.psnr_db) for spec in manifest.arrays},
+        **({"refused": f"{manifest.refused} episodes of the source, see report.json"} if manifest.refused else {}),
         "recipe": ", ".join(f"{name}={value}" for name, value in _flat(manifest.recipe)),
         "fingerprint": manifest.fingerprint,
     }
@@ -47,6 +54,12 @@ def table(manifest: Manifest) -> Any:
     for name, value in rows.items():
         shown.add_row(name, value)
     return shown
+
+
+def _array(spec: ArraySpec, psnr_db: float | None) -> str:
+    shape = ", ".join(map(str, ("T", *spec.shape)))
+    cost = f" crf {spec.crf}, {psnr_db:.1f} dB" if spec.codec == "video" and psnr_db is not None else ""
+    return f"{spec.dtype} ({shape}), {spec.codec}{cost}"
 
 
 def _flat(value: dict[str, Any], path: str = "") -> list[tuple[str, Any]]:
@@ -64,6 +77,16 @@ def contact_sheet(dataset: Dataset, path: Path) -> None:
     rows = [_row(dataset, int(number)) for number in chosen]
     path.parent.mkdir(parents=True, exist_ok=True)
     matplotlib.image.imsave(path, np.concatenate(rows))
+
+
+def moving_pictures(dataset: Dataset, path: Path) -> None:
+    """An mp4 of the first episodes side by side, pixels enlarged so that small frames can be seen."""
+    chosen = dataset.episodes().head(MOVING)
+    length = min(MOVING_FRAMES, int(chosen["length"].min()))
+    beside = np.concatenate([dataset.read(int(n), 0, length).frames for n in chosen["episode"]], axis=2)
+    zoom = max(1, -(-MOVING_PX // beside.shape[1]))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    video.write(str(path), beside.repeat(zoom, axis=1).repeat(zoom, axis=2), dataset.manifest.fps)
 
 
 def _row(dataset: Dataset, number: int) -> NDArray[np.uint8]:

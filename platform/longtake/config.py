@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import re
@@ -42,7 +43,17 @@ def load(
     """
     problems: list[str] = []
     settings = _read(_locate(name_or_path, Path(search)), problems, ())
-    unread = bool(problems)
+    return _overridden(schema, settings, overrides, problems, unread=bool(problems))
+
+
+def build(schema: type[Schema], settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> Schema:
+    """The config of settings that a command line gave, with `a.b=c` overrides; problems as in `load`."""
+    return _overridden(schema, copy.deepcopy(dict(settings)), overrides, [])
+
+
+def _overridden(
+    schema: type[Schema], settings: dict[str, Any], overrides: Sequence[str], problems: list[str], unread: bool = False
+) -> Schema:
     for override in overrides:
         _override(settings, override, problems)
     return _validated(schema, settings, problems, unread)

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -104,10 +104,13 @@ class DatasetWriter:
             return False
         return bool((part["recipe"] == self.recipe_hash).all())
 
-    def write_shard(self, shard: int, episodes: Iterable[Episode]) -> None:
+    def write_shard(
+        self, shard: int, episodes: Iterable[Episode], before_index: Callable[[], None] = lambda: None
+    ) -> None:
         """Write one shard and then its part of the index. Writing it again replaces both.
 
-        Raises ValueError with every fault of an episode that is none.
+        episodes are taken one by one: only their compressed bytes are kept. before_index: called when the shard is
+        written and not yet complete. Raises ValueError with every fault of an episode that is none.
         """
         import pandas as pd
 
@@ -115,6 +118,7 @@ class DatasetWriter:
         rows = [self._row(buffer, shard, episode) for episode in episodes]
         part = pd.DataFrame(rows, columns=None if rows else ["recipe"])
         self.store.write_bytes(f"{self.root}/shards/{shard:05d}.shard", buffer.bytes())
+        before_index()
         self.store.write_bytes(f"{self.root}/index/{shard:05d}.parquet", to_parquet(part))
 
     def finalize(self, shards: int, refused: int = 0) -> Dataset:
@@ -144,7 +148,7 @@ class DatasetWriter:
         if wrong := faults(episode):
             raise ValueError("; ".join(wrong))
         arrays = episode.arrays()
-        specs = [self._spec(name, arrays[name]) for name in sorted(arrays, key=_place)]
+        specs = array_specs(episode, self.chunk, self.codec, self.crf)
         chunks = {spec.name: buffer.add(spec, arrays[spec.name]) for spec in specs}
         discrete = episode.actions.dtype == np.int64
         return {
@@ -153,21 +157,11 @@ class DatasetWriter:
             **{f"{n}_{part}": [getattr(c, part) for c in cs] for n, cs in chunks.items() for part in Chunk._fields},
             "squared_error": sum(_squared_error(buffer, s, arrays[s.name], chunks[s.name]) for s in specs),
             "action_classes": int(episode.actions.max()) + 1 if discrete else 0,
-            "digest": _digest(arrays),
+            "digest": digest(arrays),
             "meta": json.dumps(episode.meta, sort_keys=True),
             "arrays": json.dumps([spec.model_dump() for spec in specs]),
             "recipe": self.recipe_hash,
         }
-
-    def _spec(self, name: str, array: Array) -> ArraySpec:
-        facts: dict[str, Any] = {"name": name, "dtype": array.dtype.str, "shape": array.shape[1:]}
-        if name != "frames":
-            return ArraySpec(**facts, chunk=0)
-        if self.codec != "video":
-            return ArraySpec(**facts, chunk=self.chunk, codec=self.codec)
-        if array.dtype != np.uint8:
-            raise ValueError(f"codec video: frames are {array.dtype}, needs uint8")
-        return ArraySpec(**facts, chunk=self.chunk, codec="video", crf=self.crf)
 
     def _read_part(self, shard: int) -> pd.DataFrame:
         return from_parquet(self.store.read_bytes(f"{self.root}/index/{shard:05d}.parquet"))
@@ -203,6 +197,22 @@ class DatasetWriter:
         return self.action_classes or seen
 
 
+def array_specs(episode: Episode, chunk: int, codec: Codec, crf: int) -> list[ArraySpec]:
+    """How the arrays of an episode are stored, in the order they lie. Raises ValueError for frames that are no video.
+
+    chunk: frames per chunk. codec, crf: of the frames; all else is stored whole and without loss.
+    """
+    arrays = episode.arrays()
+    if codec == "video" and episode.frames.dtype != np.uint8:
+        raise ValueError(f"codec video: frames are {episode.frames.dtype}, needs uint8")
+    named = [(name, arrays[name].dtype.str, arrays[name].shape[1:]) for name in sorted(arrays, key=_place)]
+    frames = {"chunk": chunk, "codec": codec, "crf": crf if codec == "video" else None}
+    return [
+        ArraySpec(name=name, dtype=dtype, shape=shape, **(frames if name == "frames" else {"chunk": 0}))
+        for name, dtype, shape in named
+    ]
+
+
 def _place(name: str) -> int:
     """Where an array lies: small ones whole and first, so that they are one read; what no clip asks for last."""
     return 1 if name == "frames" else 2 if name.startswith(LABEL) else 0
@@ -219,7 +229,8 @@ def _squared_error(buffer: ShardBuffer, spec: ArraySpec, array: Array, chunks: S
     )
 
 
-def _digest(arrays: Mapping[str, Array]) -> str:
+def digest(arrays: Mapping[str, Array]) -> str:
+    """What an episode's split follows from: a hash of its arrays, with their names, types and shapes."""
     total = hashlib.sha256()
     for name in sorted(arrays):
         total.update(f"{name} {arrays[name].dtype.str} {arrays[name].shape}".encode())

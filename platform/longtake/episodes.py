@@ -19,6 +19,7 @@ import io
 import json
 import zlib
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -263,8 +264,7 @@ class Dataset:
         row = self._rows[episode]
         spans = spec.spans(row["length"])
         wanted = [i for i, (a, b) in enumerate(spans) if a < stop and b > start]
-        columns = (row[f"{spec.name}_{part}"] for part in Chunk._fields)
-        chunks = [Chunk(int(offset), int(size), int(crc)) for offset, size, crc in zip(*columns, strict=True)]
+        chunks = chunks_of(row, spec)
         base, end = chunks[wanted[0]].offset, chunks[wanted[-1]].offset + chunks[wanted[-1]].size
         shard = f"{self.root}/shards/{row['shard']:05d}.shard"
         data = self._bytes(shard, base, end - base)
@@ -282,6 +282,12 @@ class Dataset:
             return bytes(self.store.read_range(shard, offset, size))
         except FileNotFoundError:
             raise CorruptData(f"{shard}: the file is gone") from None
+
+
+def chunks_of(row: Mapping[Any, Any], spec: ArraySpec) -> list[Chunk]:
+    """Where an array of an episode lies, from its row of the index."""
+    columns = (row[f"{spec.name}_{part}"] for part in Chunk._fields)
+    return [Chunk(int(offset), int(size), int(crc)) for offset, size, crc in zip(*columns, strict=True)]
 
 
 def to_parquet(frame: pd.DataFrame) -> bytes:

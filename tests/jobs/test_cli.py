@@ -56,7 +56,8 @@ def verb(monkeypatch: pytest.MonkeyPatch) -> Any:
         ("train", "train maze --resume R", ("maze", [], "store", False, "R")),
         ("evaluate", "evaluate", ("default", [], "store", False, "latest", None)),
         ("evaluate", "evaluate x --runs A,B --tasks c,d", ("x", [], "store", False, "A,B", "c,d")),
-        ("inspect", "inspect mazes --sheet a.png", ("mazes", "store", "a.png")),
+        ("inspect", "inspect mazes --sheet a.png", ("mazes", "store", "a.png", None)),
+        ("ingest", "ingest teco p --name n --set a=1 --dry-run", ("teco", "p", "n", ["a=1"], "store", True)),
         ("report", "report A B --out r.html", (["A", "B"], "store", "r.html")),
         ("demo", "demo", ("demo", [], "store", False)),
     ],
@@ -116,7 +117,7 @@ def test_a_wrong_line_is_told_in_one_line(
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert run() == run("--help") == run("--version") == 0
     text = capsys.readouterr().out
-    for name in ("collect", "inspect", "train", "evaluate", "results", "runs", "report", "demo"):
+    for name in ("collect", "ingest", "inspect", "verify", "train", "evaluate", "results", "runs", "report", "demo"):
         assert f"\n  {name} " in text
         assert run(name, "--help") == 0
     assert "longtake 0.1.0" in text

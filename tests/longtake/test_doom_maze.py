@@ -19,9 +19,9 @@ from longtake.sources.doom_maze import (
     generate,
     maze,
     open_squares,
-    shrink,
     textmap,
 )
+from longtake.sources.pixels import shrink
 
 vizdoom = pytest.importorskip("vizdoom")
 

@@ -29,6 +29,7 @@ from pydantic import Field
 
 from longtake.config import Config
 from longtake.episodes import Episode
+from longtake.sources.pixels import shrink, square
 
 if TYPE_CHECKING:
     from vizdoom import DoomGame
@@ -296,7 +297,8 @@ def _walk(game: DoomGame, grid: Grid, config: DoomMazeConfig, rng: random.Random
         state = game.get_state()
         # The episode has no time limit and nothing that kills, and x, y and angle are asked for in _start.
         assert state is not None and state.game_variables is not None
-        frames[t] = shrink(crop(state.screen_buffer, config.view), config.resolution)
+        seen = square(state.screen_buffer) if config.view == "square" else state.screen_buffer
+        frames[t] = shrink(seen, config.resolution)
         x, y, angle = state.game_variables
         pose[t] = x / SQUARE, y / SQUARE, math.radians(angle)
     return Episode(frames, actions, pose, {"seed": seed, "squares": int(grid.sum())})
@@ -343,29 +345,3 @@ class Walker:
                     towards[near] = (x, y)
                     queue.append(near)
         return towards
-
-
-# --- pixels -------------------------------------------------------------------------------------------------
-
-
-def crop(image: NDArray[np.uint8], view: str) -> NDArray[np.uint8]:
-    """The central square of a wide image (H, W, 3), or all of it."""
-    margin = (image.shape[1] - image.shape[0]) // 2
-    return image[:, margin : image.shape[1] - margin] if view == "square" else image
-
-
-def shrink(image: NDArray[np.uint8], resolution: tuple[int, int]) -> NDArray[np.uint8]:
-    """Area average of (H, W, 3) at `resolution`; integer weights, so every machine gives the same bytes."""
-    height, width = image.shape[:2]
-    rows, columns = _overlap(height, resolution[0]), _overlap(width, resolution[1])
-    total = np.tensordot(columns, np.tensordot(rows, image.astype(np.float64), 1), (1, 1)).swapaxes(0, 1)
-    area = height * width
-    averaged: NDArray[np.uint8] = ((2 * total + area) // (2 * area)).astype(np.uint8)
-    return averaged
-
-
-def _overlap(source: int, target: int) -> NDArray[np.float64]:
-    """(target, source): how much of each source pixel lies in each target pixel, in 1/target pixels."""
-    left, right = np.arange(target)[:, None] * float(source), np.arange(source)[None, :] * float(target)
-    shared: NDArray[np.float64] = np.minimum(left + source, right + target) - np.maximum(left, right)
-    return np.maximum(0.0, shared)

@@ -1,0 +1,288 @@
+"""`longtake ingest KIND PATH`: other people's episodes as a dataset, in parallel Ray tasks.
+
+One task makes one shard from some of the source's episodes. What cannot be read is refused and reported with its
+reason, never bent until it fits. A killed ingest goes on with the shards that are missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from pydantic import Field
+
+from jobs.shard_tasks import make_shards
+from longtake import video
+from longtake.config import Config, build, dump
+from longtake.dataset_writer import DatasetWriter, array_specs, split_sizes
+from longtake.episodes import Dataset, Episode
+from longtake.errors import UserError, nearest, unknown
+from longtake.shards import Codec, ShardBuffer
+from longtake.sources.foreign import Framing, Item, Listing, Refused, attempt
+from longtake.sources.formats import FORMATS, Source
+from longtake.store import Store, open_store
+
+PROBES = 8  # episodes tried to learn what those of this source look like
+TOLD = 20  # refusals that are printed; the report has all
+
+
+class IngestConfig(Config):
+    """What to read, how to cut it, and under which name."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="of the dataset")
+    path: str = Field(description="where the files are")
+    source: Source
+    framing: Framing = Framing()
+    fps: float | None = Field(default=None, gt=0, description="frames per second, where the files do not say")
+    action_classes: int | None = Field(default=None, ge=1, description="of discrete actions, if not all occur")
+    codec: Codec = Field(default="zstd", description="of the frames: zstd or zlib without loss, video for large ones")
+    crf: int = Field(default=video.CRF, ge=0, le=51, description="quality of a video; lower is better")
+    shard_mb: float = Field(default=128, gt=0, description="size of a shard, about")
+    chunk: int = Field(default=32, ge=1, description="frames per chunk: the least that a clip reads")
+    val: float = Field(default=0.1, gt=0, lt=1, description="share of the episodes; at least one")
+    test: float = Field(default=0.1, gt=0, lt=1, description="share of the episodes; at least one")
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a task needs: the config, what was found at the source, and which items make which shard.
+
+    schema: dtype and shape per frame of every array, by name, as of the first episode; fps likewise.
+    """
+
+    config: IngestConfig
+    listing: Listing
+    schema: dict[str, tuple[str, tuple[int, ...]]]
+    fps: float
+    shards: tuple[tuple[Item, ...], ...]
+
+
+def main(kind: str, path: str, name: str, overrides: list[str], store: str, dry_run: bool = False) -> None:
+    """The command: look, check, then read; with `dry_run` print the plan and touch nothing."""
+    if kind not in FORMATS:
+        raise UserError(unknown("format", kind, FORMATS))
+    settings = {"name": name, "path": locate(path).uri, "source": {"kind": kind}}
+    config = build(IngestConfig, settings, overrides)
+    where = open_store(store)
+    job = prepare(config)
+    check(job, where)
+    if dry_run:
+        print(dump(config) + "\n" + describe(job, where))
+        return
+    dataset = run(job, where)
+    print(f"dataset {dataset.name} is ready: longtake inspect {dataset.name} --store {where.uri}")
+
+
+def locate(path: str) -> Store:
+    """The folder or bucket of a source. Raises UserError, with the nearest name, if there is none."""
+    if not path.startswith("s3://"):
+        there = Path(path).expanduser()
+        if there.is_file():
+            raise UserError(f"path: {path} is a file; give the folder that it is in")
+        if not there.is_dir():
+            beside = [entry.name for entry in there.parent.iterdir()] if there.parent.is_dir() else []
+            raise UserError(f"path: no folder {path}{nearest(there.name, beside)}")
+    place = open_store(path)
+    place.require_exists()
+    return place
+
+
+# --- the plan -----------------------------------------------------------------------------------------------
+
+
+def prepare(config: IngestConfig) -> Job:
+    """List the source, read its first good episode, and plan the shards. The same source gives the same plan.
+
+    Raises UserError with everything that is wrong with the source as a whole.
+    """
+    place, format_ = open_store(config.path), FORMATS[config.source.kind]
+    listing = format_.listing(config.source, place)
+    item, episode = _first(config, listing, place)
+    fps = config.fps or listing.fps or episode.meta.get("fps")
+    if fps is None:
+        raise UserError("fps: the files do not say how many frames make a second; give --set fps=N")
+    schema = {name: (array.dtype.str, array.shape[1:]) for name, array in episode.arrays().items()}
+    stored = _stored_bytes(config, episode) / max(1, item.size)
+    shards = tuple(_packed(listing.items, stored, config.shard_mb * 1e6))
+    return Job(config, listing, schema, float(fps), shards)
+
+
+def _first(config: IngestConfig, listing: Listing, place: Store) -> tuple[Item, Episode]:
+    """The first episode that can be read."""
+    reasons = []
+    for item in listing.items[:PROBES]:
+        try:
+            return item, _read(config, place, item)
+        except Refused as refusal:
+            reasons.append(f"{item.key}: {refusal}")
+    raise UserError(f"{config.path}: none of the first {len(reasons)} episodes can be read", *reasons)
+
+
+def _read(config: IngestConfig, place: Store, item: Item) -> Episode:
+    return attempt(lambda: FORMATS[config.source.kind].read(config.source, place, item), config.framing)
+
+
+def _stored_bytes(config: IngestConfig, episode: Episode) -> int:
+    """What an episode takes in a shard."""
+    buffer, specs = ShardBuffer(), array_specs(episode, config.chunk, config.codec, config.crf)
+    return sum(chunk.size for spec in specs for chunk in buffer.add(spec, episode.arrays()[spec.name]))
+
+
+def _packed(items: tuple[Item, ...], stored: float, limit: float) -> Iterator[tuple[Item, ...]]:
+    """Items in their order, as many to a shard as make about `limit` bytes."""
+    shard: list[Item] = []
+    filled = 0.0
+    for item in items:
+        if shard and filled + item.size * stored > limit:
+            yield tuple(shard)
+            shard, filled = [], 0.0
+        shard.append(item)
+        filled += item.size * stored
+    yield tuple(shard)
+
+
+def check(job: Job, store: Store) -> None:
+    """Refuse what cannot work; raises one UserError with every problem."""
+    config = job.config
+    problems: list[str] = []
+    for probe in (
+        lambda: split_sizes(len(job.listing.items), config.val, config.test),
+        lambda: store.require_space(int(len(job.shards) * config.shard_mb * 1e6)),
+    ):
+        try:
+            probe()
+        except UserError as error:
+            problems += error.lines
+    if problems:
+        raise UserError(*problems)
+
+
+def describe(job: Job, store: Store) -> str:
+    """The plan in words."""
+    config, items = job.config, job.listing.items
+    arrays = ", ".join(
+        f"{name} {dtype} (T, {', '.join(map(str, shape))})" for name, (dtype, shape) in job.schema.items()
+    )
+    return "\n".join(
+        [
+            f"dataset   {store.path('datasets', config.name)}",
+            f"episodes  {len(items)} to read, {len(job.listing.refused)} refused without reading",
+            f"arrays    {arrays}; {job.fps:g} frames/s",
+            f"shards    {len(job.shards)} of about {config.shard_mb:g} MB, each one Ray task on 1 CPU",
+            *_told(job.listing.refused),
+        ]
+    )
+
+
+# --- the work -----------------------------------------------------------------------------------------------
+
+
+def run(job: Job, store: Store, *, cpus: int | None = None) -> Dataset:
+    """Read what is missing of the dataset and return it; a finished one is reused. Prints the report.
+
+    `cpus` is the number of parallel tasks (default: the machine's CPUs).
+    Raises UserError if the name belongs to a dataset of another source or config, or too few episodes are left.
+    """
+    config, writer = job.config, _writer(job, store)
+    if writer.claim():
+        print(f"dataset {config.name}: finished before with the same config, reused")
+        return Dataset(store, config.name)
+    missing = [shard for shard in range(len(job.shards)) if not writer.done(shard)]
+    if len(missing) < len(job.shards):
+        print(f"dataset {config.name}: {len(job.shards) - len(missing)} of {len(job.shards)} shards reused")
+    if missing:
+        make_shards(f"ingest {config.name}", partial(make_shard, job, store.uri), missing, len(job.shards), cpus)
+    return _finish(job, store, writer)
+
+
+def _finish(job: Job, store: Store, writer: DatasetWriter) -> Dataset:
+    refused = dict(job.listing.refused)
+    for shard in range(len(job.shards)):
+        refused |= json.loads(store.read_bytes(_refused_path(writer, shard)))
+    try:
+        dataset = writer.finalize(len(job.shards), len(refused))
+    except UserError as error:
+        raise UserError(*error.lines, *_told(refused)) from None
+    report = {"read": len(dataset.index), "frames": dataset.manifest.frames, "refused": refused}
+    store.write_bytes(f"{writer.root}/report.json", json.dumps(report, indent=1).encode())
+    print(f"dataset {writer.name}: {len(dataset.index)} episodes read, {len(refused)} refused")
+    print("\n".join(_told(refused)), end="\n" if refused else "")
+    return dataset
+
+
+def _told(refused: Mapping[str, str]) -> list[str]:
+    """The first refusals, and how often each reason occurs among the rest."""
+    lines = [f"refused   {key}: {reason}" for key, reason in list(refused.items())[:TOLD]]
+    rest = Counter(list(refused.values())[TOLD:])
+    return lines + [f"refused   {count} more: {reason}" for reason, count in rest.most_common(TOLD)]
+
+
+def _refused_path(writer: DatasetWriter, shard: int) -> str:
+    return f"{writer.root}/refused/{shard:05d}.json"
+
+
+def _writer(job: Job, store: Store) -> DatasetWriter:
+    config, listing = job.config, job.listing
+    found = json.dumps([[item.key, item.size] for item in listing.items])
+    recipe = json.loads(config.model_dump_json())
+    return DatasetWriter(
+        store,
+        config.name,
+        recipe={"ingest": recipe, "found": hashlib.sha256(found.encode()).hexdigest()[:16]},
+        fps=job.fps,
+        action_space=listing.action_space,
+        pose=listing.pose,
+        val=config.val,
+        test=config.test,
+        chunk=config.chunk,
+        codec=config.codec,
+        crf=config.crf,
+        action_classes=config.action_classes,
+    )
+
+
+def make_shard(job: Job, store_uri: str, shard: int) -> int:
+    """The Ray task: read the episodes of one shard and write it; returns its frames."""
+    store = open_store(store_uri)
+    writer, frames = _writer(job, store), 0
+    refused: dict[str, str] = {}
+
+    def good() -> Iterator[Episode]:
+        nonlocal frames
+        for item in job.shards[shard]:
+            try:
+                episode = _alike(job, _read(job.config, open_store(job.config.path), item))
+            except Refused as refusal:
+                refused[item.key] = str(refusal)
+            else:
+                frames += len(episode)
+                yield episode
+
+    # The shard is complete when its index is there, which comes last: so the refusals have to be told before.
+    writer.write_shard(
+        shard,
+        good(),
+        before_index=lambda: store.write_bytes(_refused_path(writer, shard), json.dumps(refused).encode()),
+    )
+    return frames
+
+
+def _alike(job: Job, episode: Episode) -> Episode:
+    """The episode, if it is of the same arrays and speed as the first. Raises Refused."""
+    schema = {name: (array.dtype.str, array.shape[1:]) for name, array in episode.arrays().items()}
+    wrong = [
+        f"{name}: {' '.join(map(str, schema[name]))}, the first episode has {' '.join(map(str, expected))}"
+        for name, expected in job.schema.items()
+        if schema[name] != expected
+    ]
+    fps = episode.meta.get("fps")
+    if fps is not None and job.config.fps is None and abs(fps - job.fps) > 0.01 * job.fps:
+        wrong.append(f"{fps:g} frames/s, the first episode has {job.fps:g}")
+    if wrong:
+        raise Refused("; ".join(wrong))
+    return episode

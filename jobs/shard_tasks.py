@@ -1,0 +1,45 @@
+"""Making the shards of a dataset as Ray tasks, one task a shard, with a bar: what collecting and ingesting share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jobs.progress import bar
+from longtake.errors import UserError
+
+MakeShard = Callable[[int], int]
+"""Shard number → its frames; picklable, and a shard that is made twice is the same."""
+
+
+def make_shards(label: str, make: MakeShard, shards: Sequence[int], of: int, cpus: int | None) -> None:
+    """Make these shards of `of` on all CPUs of the Ray that is open, or of a local one."""
+    import ray
+
+    from longtake.cluster import Demand, launch
+
+    began = time.monotonic()
+    with launch(Demand(1, cpus_per_worker=1, data_cpus_per_worker=0), cpus=cpus), bar(label, "starting Ray") as show:
+        task, shared = ray.remote(_make).options(num_cpus=1, max_retries=3), ray.put(make)
+        waiting = [task.remote(shared, shard) for shard in shards]
+        frames, reused = 0, of - len(shards)
+        show(reused, of)
+        for done in range(1, len(shards) + 1):
+            (ready,), waiting = ray.wait(waiting, num_returns=1)
+            frames += _result(ready)
+            show(reused + done, of, f"{frames / (time.monotonic() - began):.0f} frames/s")
+
+
+def _make(make: MakeShard, shard: int) -> int:
+    return make(shard)
+
+
+def _result(reference: Any) -> int:
+    """Frames of a finished shard; a task's own error without Ray's wrapping."""
+    import ray
+
+    try:
+        return int(ray.get(reference))
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause if isinstance(error.cause, UserError) else error from None

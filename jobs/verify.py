@@ -1,0 +1,20 @@
+"""`longtake verify DATASET`: read every byte of a dataset and list what is damaged."""
+
+from __future__ import annotations
+
+from jobs.progress import bar
+from longtake.store import open_store
+
+
+def main(dataset: str, store: str) -> int:
+    """Print a line for all that is damaged; 1 if anything is, else 0."""
+    from longtake.verifying import damage
+
+    data = open_store(store).dataset(dataset)
+    with bar(f"verify {dataset}") as update:
+        found = list(damage(data, lambda done, total: update(done, total, "shards")))
+    for line in found:
+        print(line)
+    told = f"{data.manifest.episodes} episodes, {data.manifest.frames:,} frames in {data.manifest.shards} shards"
+    print(f"dataset {dataset}: {len(found)} damaged" if found else f"dataset {dataset}: {told}, all as written")
+    return 1 if found else 0

@@ -1,0 +1,194 @@
+"""What every foreign format has in common: how its episodes are listed, read, aligned, cut and refused.
+
+A format is a file here with a config class and two functions:
+
+    listing(config, place) -> Listing        what is there, cheaply; UserError with all that is wrong with the whole
+    read(config, place, item) -> Episode     one episode; Refused with what is wrong with this one
+
+`place` is the folder or bucket as a Store, so that a format can be read from wherever datasets can be.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from longtake.config import Config
+from longtake.episodes import Episode, faults
+from longtake.errors import nearest
+from longtake.shards import Array
+from longtake.sources.pixels import Frames, shrink, square
+
+if TYPE_CHECKING:
+    from longtake.store import Store
+
+Lead = Literal["into", "out"]
+"""Whether a file's action t led into its frame t, or was taken after it and led out of it."""
+
+STORAGE_TROUBLE = {errno.EIO, errno.ENOSPC, errno.ESTALE, errno.ECONNRESET, errno.ECONNREFUSED, errno.ETIMEDOUT}
+NETWORK_PACKAGES = ("botocore", "aiohttp", "aiobotocore", "s3fs")
+
+
+class Refused(Exception):
+    """An episode that cannot be taken; the message says why."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One episode to read: its name in reports, what its size grows with, and whatever its format needs to find it."""
+
+    key: str
+    size: int
+    where: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a source holds. refused: reason by name, of what was seen to be no episode without reading it."""
+
+    items: tuple[Item, ...]
+    action_space: dict[str, str]
+    pose: list[str] | None = None
+    fps: float | None = None
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+class Framing(Config):
+    """What is kept of the pictures: first cut, then averaged to a size. Nothing, unless it is asked for."""
+
+    crop: Literal["square"] | tuple[int, int, int, int] | None = Field(
+        default=None, description="the central square, or [top, left, height, width] in pixels"
+    )
+    resize: tuple[int, int] | None = Field(default=None, description="[height, width], area-averaged")
+
+    def apply(self, frames: Frames) -> Frames:
+        """Frames (T, H, W, 3) as they are kept. Raises Refused if the crop is not inside them."""
+        if self.crop == "square":
+            frames = square(frames)
+        elif self.crop is not None:
+            top, left, height, width = self.crop
+            if min(self.crop) < 0 or not (0 < height <= frames.shape[1] - top and 0 < width <= frames.shape[2] - left):
+                raise Refused(f"crop {list(self.crop)} is not inside frames of {frames.shape[1]} x {frames.shape[2]}")
+            frames = frames[:, top : top + height, left : left + width]
+        return frames if self.resize is None else shrink(frames, self.resize)
+
+
+def attempt(read: Callable[[], Episode], framing: Framing) -> Episode:
+    """Read one episode and cut it. Raises Refused for whatever a damaged or strange file does to its reader.
+
+    Trouble with the storage is no property of an episode and stays what it is: nothing is left out for a network.
+    """
+    try:
+        episode = read()
+        _require_frames(episode.frames)
+        cut = framing.apply(episode.frames)
+    except Refused:
+        raise
+    except Exception as error:  # what a parser raises for bytes it was not made for has no common base
+        if _storage_trouble(error):
+            raise
+        raise Refused(f"cannot be read: {type(error).__name__}: {error}".splitlines()[0][:300]) from error
+    kept = Episode(cut, episode.actions, episode.pose, episode.meta, episode.labels)
+    if wrong := faults(kept):
+        raise Refused("; ".join(wrong))
+    return kept
+
+
+def _require_frames(frames: Array) -> None:
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3:
+        raise Refused(f"frames: {frames.dtype} {frames.shape}, expected uint8 (T, H, W, 3)")
+    if not frames.size:
+        raise Refused(f"frames: none, the shape is {frames.shape}")
+
+
+def _storage_trouble(error: Exception) -> bool:
+    package = type(error).__module__.partition(".")[0]
+    return package in NETWORK_PACKAGES or (isinstance(error, OSError) and error.errno in STORAGE_TROUBLE)
+
+
+# --- arrays -------------------------------------------------------------------------------------------------
+
+
+def read_npz(data: bytes) -> dict[str, Array]:
+    """The arrays of an npz file. Every byte is checked against the file's own checksums, which numpy does not do."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members = [info.filename for info in archive.infolist()]
+        return {name.removesuffix(".npy"): read_npy(archive.read(name)) for name in members}
+
+
+def read_npy(data: bytes) -> Array:
+    """The array of an npy file. Raises ValueError for one with pickles, and for one cut off or too long."""
+    file = io.BytesIO(data)
+    array: Array = np.lib.format.read_array(file, allow_pickle=False)
+    if file.tell() != len(data):
+        raise ValueError(f"{len(data) - file.tell()} bytes behind the array")
+    return array
+
+
+def need(arrays: Mapping[str, Array], name: str) -> Array:
+    """One array by name. Raises Refused with the nearest name and all that are there."""
+    if name not in arrays:
+        raise Refused(f"no array {name!r}{nearest(name, arrays)}; there are: {', '.join(sorted(arrays)) or 'none'}")
+    return arrays[name]
+
+
+def led_into(actions: Array, frames: int, lead: Lead) -> Array:
+    """Actions of a file as those of an episode: action t leads into frame t, the first one is the null action.
+
+    actions: T integers, or (T, A) of numbers; with lead "out" the last one leads out of the episode and may be
+    missing. Returns int64 (T,) with -1 for null, or float32 (T, A) with zeros. Raises Refused.
+    """
+    allowed = (frames, frames - 1) if lead == "out" else (frames,)
+    if actions.ndim not in (1, 2) or actions.dtype.kind not in "biuf":
+        raise Refused(f"actions: {actions.dtype} {actions.shape}, expected numbers (T,) or (T, A)")
+    if len(actions) not in allowed:
+        raise Refused(f"actions: {len(actions)} long, frames are {frames}")
+    discrete = actions.ndim == 1 and actions.dtype.kind in "iu"
+    kept = actions.astype(np.int64 if discrete else np.float32)
+    kept = kept if discrete or kept.ndim == 2 else kept[:, None]
+    null = np.full_like(kept[:1], -1 if discrete else 0)
+    rest = kept[: frames - 1] if lead == "out" else kept[1:]
+    return np.concatenate([null, rest]) if len(kept) else np.zeros_like(kept)
+
+
+class Columns(Config):
+    """Which arrays of an npz are what."""
+
+    actions: str = Field(default="actions", description="array of the actions, (T,) integers or (T, A) numbers")
+    pose: str | None = Field(default=None, description="array of x, y, yaw (radians, anticlockwise), (T, 3)")
+    labels: list[str] = Field(default=[], description="arrays to keep beside them")
+
+    def episode(self, frames: Frames, arrays: Mapping[str, Array], lead: Lead, meta: dict[str, Any]) -> Episode:
+        """An episode from frames and the arrays beside them. Raises Refused."""
+        pose = None if self.pose is None else as_pose(need(arrays, self.pose))
+        labels = {name: need(arrays, name) for name in self.labels}
+        return Episode(frames, led_into(need(arrays, self.actions), len(frames), lead), pose, meta, labels)
+
+    @property
+    def pose_names(self) -> list[str] | None:
+        """What the pose's columns are."""
+        return POSE if self.pose else None
+
+
+POSE = ["x", "y", "yaw (radians, anticlockwise)"]
+
+
+def as_pose(pose: Array) -> Array:
+    """x, y, yaw as float32 (T, 3). Raises Refused."""
+    if pose.ndim != 2 or pose.shape[1] != 3 or pose.dtype.kind not in "iuf":
+        raise Refused(f"pose: {pose.dtype} {pose.shape}, expected numbers (T, 3): x, y, yaw")
+    return pose.astype(np.float32)
+
+
+def sizes(place: Store) -> dict[str, int]:
+    """Size in bytes of every file below a place, by name, sorted."""
+    found = place.fs.find(place.path(), detail=True)
+    prefix = place.path().rstrip("/")
+    return {path[len(prefix) :].strip("/"): int(found[path]["size"]) for path in sorted(found)}

@@ -1,0 +1,44 @@
+"""The foreign formats by name: what `longtake ingest KIND` can read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from longtake.config import Config
+from longtake.episodes import Episode
+from longtake.sources import lerobot, memory_maze, paired, teco, webdataset
+from longtake.sources.foreign import Item, Listing
+from longtake.sources.lerobot import LeRobotConfig
+from longtake.sources.memory_maze import MemoryMazeConfig
+from longtake.sources.paired import FolderConfig
+from longtake.sources.teco import TecoConfig
+from longtake.sources.webdataset import WebDatasetConfig
+
+if TYPE_CHECKING:
+    from longtake.store import Store
+
+Source = Annotated[
+    LeRobotConfig | MemoryMazeConfig | TecoConfig | WebDatasetConfig | FolderConfig, Field(discriminator="kind")
+]
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a format is configured, listed and read; see `longtake.sources.foreign`."""
+
+    config: type[Config]
+    listing: Callable[[Any, Store], Listing]
+    read: Callable[[Any, Store, Item], Episode]
+
+
+FORMATS: dict[str, Format] = {
+    "lerobot": Format(LeRobotConfig, lerobot.listing, lerobot.read),
+    "memory-maze": Format(MemoryMazeConfig, memory_maze.listing, memory_maze.read),
+    "teco": Format(TecoConfig, teco.listing, teco.read),
+    "webdataset": Format(WebDatasetConfig, webdataset.listing, webdataset.read),
+    "folder": Format(FolderConfig, paired.listing, paired.read),
+}

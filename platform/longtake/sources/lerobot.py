@@ -1,0 +1,197 @@
+"""LeRobotDataset v3: many episodes in a Parquet file, their pictures in shared mp4 files or beside the rows as PNG.
+
+    meta/info.json                          features, frames per second, templates of the file names
+    meta/episodes/chunk-*/file-*.parquet    a row per episode: its length, and where its rows and its pictures lie
+    data/chunk-*/file-*.parquet             a row per frame
+
+Actions: LeRobot's action t is taken after frame t was seen, so it leads out of it. Here action t leads INTO frame t:
+the actions move one frame on, the first one becomes null, and the last one, which leads out of the episode, is left.
+
+Read from the files alone, without the package `lerobot`. Only version 3 has this layout.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from longtake import video
+from longtake.config import Config
+from longtake.episodes import Episode
+from longtake.errors import UserError, unknown
+from longtake.sources.foreign import Item, Listing, Refused, led_into, sizes
+
+if TYPE_CHECKING:
+    import pyarrow
+
+    from longtake.shards import Array
+    from longtake.sources.pixels import Frames
+    from longtake.store import Store
+
+PICTURES = ("video", "image")
+POSES = {3: ["x", "y", "yaw (radians)"], 4: ["x", "y", "yaw (radians, from a direction)"]}
+
+
+class LeRobotConfig(Config):
+    """One camera of a LeRobotDataset v3."""
+
+    kind: Literal["lerobot"] = "lerobot"
+    camera: str | None = Field(default=None, description="feature with the pictures; needed if there are several")
+    action: str = Field(default="action", description="feature with the actions")
+    state: str | None = Field(default="observation.state", description="feature kept as label `state`; null for none")
+    pose: list[int] | None = Field(
+        default=None, description="columns of the state: x, y, yaw in radians; or x, y and a direction's x, y"
+    )
+
+
+def listing(config: LeRobotConfig, place: Store) -> Listing:
+    """Every episode of the table of episodes. Raises UserError with all that is wrong with the whole."""
+    info = _info(place)
+    camera = _check(config, info)
+    items: list[Item] = []
+    for name in sizes(place):
+        if name.startswith("meta/episodes/") and name.endswith(".parquet"):
+            items += [_item(row, info, camera) for row in _episode_rows(place, name)]
+    if not items:
+        raise UserError(f"{place.uri}: no episode in meta/episodes")
+    items.sort(key=lambda item: int(item.where["episode"]))
+    names = info["features"][config.action].get("names")
+    columns = names if isinstance(names, list) else range(info["features"][config.action]["shape"][0])
+    space = {str(name): "as recorded" for name in columns}
+    pose = None if config.pose is None else POSES[len(config.pose)]
+    return Listing(tuple(items), space, pose, float(info["fps"]))
+
+
+def _info(place: Store) -> dict[str, Any]:
+    try:
+        info: dict[str, Any] = json.loads(place.read_bytes("meta/info.json"))
+        version, _ = str(info["codebase_version"]), (info["features"].keys(), float(info["fps"]), info["data_path"])
+    except FileNotFoundError:
+        raise UserError(f"{place.uri}: no meta/info.json, this is no LeRobotDataset") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{place.uri}: meta/info.json is damaged: {type(error).__name__}: {error}") from None
+    if not version.startswith("v3"):
+        raise UserError(
+            f"{place.uri}: LeRobotDataset {version}; only v3 can be read, convert it with lerobot's own tool"
+        )
+    return info
+
+
+def _check(config: LeRobotConfig, info: dict[str, Any]) -> str:
+    """The camera. Raises UserError with every feature that is not there."""
+    features = info["features"]
+    cameras = [name for name, feature in features.items() if feature.get("dtype") in PICTURES]
+    vectors = [name for name, feature in features.items() if feature.get("dtype") not in PICTURES]
+    problems = []
+    if config.camera is None and len(cameras) != 1:
+        problems.append(f"source.camera: is required, there are {len(cameras)}: {', '.join(cameras) or 'none'}")
+    if config.camera is not None and config.camera not in cameras:
+        problems.append(f"source.camera: {unknown('camera', config.camera, cameras)}")
+    if config.action not in vectors:
+        problems.append(f"source.action: {unknown('feature', config.action, vectors)}")
+    if config.state is not None and config.state not in vectors:
+        problems.append(f"source.state: {unknown('feature', config.state, vectors)}; null for none")
+    if config.pose is not None and config.state is None:
+        problems.append("source.pose: is taken from columns of the state, but source.state is null")
+    elif config.pose is not None and config.state in vectors:
+        width = features[config.state]["shape"][0]
+        if len(config.pose) not in POSES or not all(0 <= column < width for column in config.pose):
+            problems.append(f"source.pose: {config.pose}, expected 3 or 4 columns of the {width} of {config.state}")
+    if problems:
+        raise UserError(*problems)
+    return config.camera or cameras[0]
+
+
+def _episode_rows(place: Store, name: str) -> list[dict[str, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(io.BytesIO(place.read_bytes(name))) as file:
+            # Statistics of every feature make most of the columns and all of the size.
+            columns = [column for column in file.schema_arrow.names if not column.startswith("stats/")]
+            rows: list[dict[str, Any]] = file.read(columns).to_pylist()
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise UserError(f"{place.uri}: {name} is damaged: {str(error).splitlines()[0]}") from None
+    return rows
+
+
+def _item(row: dict[str, Any], info: dict[str, Any], camera: str) -> Item:
+    try:
+        number, length = int(row["episode_index"]), int(row["length"])
+        where: dict[str, Any] = {"episode": number, "length": length, "camera": camera, "fps": float(info["fps"])}
+        where["data"] = info["data_path"].format(chunk_index=row["data/chunk_index"], file_index=row["data/file_index"])
+        if info["features"][camera]["dtype"] == "video":
+            where["video"] = info["video_path"].format(
+                video_key=camera,
+                chunk_index=row[f"videos/{camera}/chunk_index"],
+                file_index=row[f"videos/{camera}/file_index"],
+            )
+            where["start_s"] = float(row[f"videos/{camera}/from_timestamp"])
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise UserError(f"meta/episodes: a row cannot be read: {type(error).__name__}: {error}") from None
+    return Item(f"episode {number}", max(1, length) * int(np.prod(info["features"][camera]["shape"])), where)
+
+
+def read(config: LeRobotConfig, place: Store, item: Item) -> Episode:
+    """One episode. Raises Refused and BadVideo."""
+    where = item.where
+    if where["length"] < 1:
+        raise Refused("frames: none, its length is 0")
+    table = _rows(config, place, where)
+    frames = _pictures(place, where, table)
+    state = None if config.state is None else _vectors(table, config.state)
+    labels = {} if state is None else {"state": state}
+    pose = None if config.pose is None or state is None else _pose(state, config.pose)
+    actions = led_into(_vectors(table, config.action), len(frames), "out")
+    return Episode(frames, actions, pose, {"source": item.key, "fps": where["fps"]}, labels)
+
+
+def _rows(config: LeRobotConfig, place: Store, where: dict[str, Any]) -> pyarrow.Table:
+    """The rows of an episode, in order and complete. Raises Refused."""
+    import pyarrow.parquet
+
+    columns = ["frame_index", config.action, *([config.state] if config.state else [])]
+    columns += [] if "video" in where else [where["camera"]]
+    with place.fs.open(place.path(where["data"]), "rb") as file:
+        table = pyarrow.parquet.read_table(
+            file, columns=columns, filters=[("episode_index", "=", where["episode"])], use_threads=False
+        )
+    missing = [column for column in columns if column not in table.column_names]
+    if missing:
+        raise Refused(f"{where['data']}: no column {' or '.join(missing)}")
+    numbers = table["frame_index"].to_pylist()
+    if numbers != list(range(where["length"])):
+        raise Refused(f"{where['data']}: {len(numbers)} rows, expected frames 0 to {where['length'] - 1} in order")
+    return table
+
+
+def _pictures(place: Store, where: dict[str, Any], table: pyarrow.Table) -> Frames:
+    if "video" in where:
+        with place.fs.open(place.path(where["video"]), "rb") as file:
+            return video.read_span(file, where["start_s"], where["length"], where["fps"])
+    return np.stack([video.read_image(row["bytes"]) for row in table[where["camera"]].to_pylist()])
+
+
+def _vectors(table: pyarrow.Table, name: str) -> Array:
+    """A feature as (T, A) float32, or (T,) as it is. Raises Refused for rows of different lengths."""
+    rows = table[name].to_pylist()
+    if len({len(row) if isinstance(row, list) else None for row in rows}) != 1 or None in rows:
+        raise Refused(f"{name}: empty rows or rows of different lengths")
+    vectors = np.asarray(rows)
+    if vectors.dtype.kind not in "biuf":
+        raise Refused(f"{name}: {vectors.dtype}, expected numbers")
+    return vectors.astype(np.float32) if vectors.ndim > 1 or vectors.dtype.kind == "f" else vectors
+
+
+def _pose(state: Array, columns: list[int]) -> Array:
+    """x, y, yaw (T, 3) from columns of the state. Raises Refused."""
+    if state.ndim != 2 or state.shape[1] <= max(columns):
+        raise Refused(f"state: {state.shape}, it has no column {max(columns)}")
+    x, y, *turn = (state[:, column] for column in columns)
+    yaw = turn[0] if len(turn) == 1 else np.arctan2(turn[1], turn[0])
+    return np.column_stack([x, y, yaw]).astype(np.float32)
