@@ -174,7 +174,7 @@ def results(
     format_: Format = None,
     out: Out = None,
     plot: Annotated[
-        str | None, typer.Option("--plot", metavar="FILE", help="Draw PSNR against distance: .png, .svg or .pdf.")
+        str | None, typer.Option("--plot", metavar="FILE", help="Draw scores, steps or trials: .png, .svg or .pdf.")
     ] = None,
     store: StoreUri = STORE,
 ) -> None:
@@ -188,11 +188,28 @@ def results(
 
 
 @app.command()
-def runs(where: Where = None, format_: Format = None, out: Out = None, store: StoreUri = STORE) -> None:
-    """List the runs: running, done, failed, stopped or lost."""
+def runs(
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help="Show this one, down to its config.")] = None,
+    where: Where = None,
+    format_: Format = None,
+    out: Out = None,
+    store: StoreUri = STORE,
+) -> None:
+    """List the runs (running, done, failed, stopped or lost), or show one."""
     from jobs import runs
 
-    runs.main(store, where=where, format=format_, out=out)
+    runs.main(store, run, where=where, format=format_, out=out)
+
+
+@app.command()
+def compact(
+    table: Annotated[list[str] | None, typer.Argument(metavar="TABLE...", help="Which tables [default: all].")] = None,
+    store: StoreUri = STORE,
+) -> None:
+    """Make the many files of a table one, quick to read; safe at any time."""
+    from jobs import compact
+
+    compact.main(table or [], store)
 
 
 @app.command()

@@ -19,6 +19,7 @@ from jobs.evaluate import EvaluateConfig, Subject
 from jobs.train import TrainConfig
 from longtake import checkpoints
 from longtake.config import Config, dump, load
+from longtake.schema import NO_RUN
 from longtake.store import Store, open_store
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def demo_scores(store: Store, evaluation: EvaluateConfig, subjects: list[Subject
     fingerprint = store.dataset(subjects[0].dataset).fingerprint
     protocols = [p.model_copy(update={"dataset": fingerprint}).hash for p in evaluation.protocols]
     scores = store.table("scores")
-    ours = scores.run.isin([*(s.run for s in subjects), evaluate.NO_RUN])
+    ours = scores.run.isin([*(s.run for s in subjects), NO_RUN])
     return scores[ours & scores.protocol.isin(protocols)]
 
 

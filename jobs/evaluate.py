@@ -19,14 +19,13 @@ from longtake.config import Config, dump, load
 from longtake.errors import UserError, unknown
 from longtake.grid import Cell, GridReport, run_grid
 from longtake.runs import select
+from longtake.schema import NO_RUN
 from longtake.store import Store, open_store
 
 if TYPE_CHECKING:
     from longtake.episodes import Dataset
 
 CONFIGS = Path(__file__).parent / "configs" / "evaluate"
-NO_RUN = "none"
-"""The run of rows that no run made: floors and oracle."""
 Positive = Annotated[int, Field(ge=1)]
 
 

@@ -6,6 +6,7 @@ grey. Bands are 95 % intervals over episodes. Sizes are CSS pixels; text is 12 p
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from evals.metrics import IDENTICAL_PSNR
+from longtake.schema import NO_RUN
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STYLE = Path(__file__).parent / "longtake.mplstyle"
-NO_RUN = "none"  # as jobs.evaluate has it, whose import would cost a second
 ORACLE = "nearest_pose"
 WIPED = "/wiped"
 SERIES = ("#1f5fbf", "#b4530a", "#0b7265", "#7c3aed", "#be185d", "#4d6b0f")
@@ -45,6 +46,8 @@ SYSTEM_NAMES = {
 OFF_SCALE = {"psnr": 6.0, "ssim": 0.15}
 """An oracle further than this above everything else is named, not drawn: it would flatten the rest."""
 LOSSES = {"loss": "training loss", "val_loss": "held-out loss, fixed noise"}
+CODE_PX, CODE_LINE_PX = 7, 17  # a letter and a line of the command under a plot
+TRIAL_MARKS = {"done": ("o", SERIES[0]), "pruned": ("v", FLOOR_INK), "failed": ("x", SERIES[1])}
 LINE_PX = 16  # between two names
 NARROW_PX = 600
 MARKED = 40  # curves with fewer points show them
@@ -311,6 +314,30 @@ def _binned(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     return there.groupby(place).mean()
 
 
+def trial_curve(trials: pd.DataFrame, *, width: int = 920, height: int = 300) -> Figure:
+    """The objective of every trial that has one, in the order of their numbers; one panel per sweep.
+
+    Raises:
+        ValueError: no trial has an objective.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    rows = trials[trials.objective.notna()]
+    if not len(rows):
+        raise ValueError("objective: no trial has told one")
+    sweeps = sorted(rows.sweep.unique())
+    with styled():
+        figure = new_figure(width, height * len(sweeps))
+        for number, sweep in enumerate(sweeps, 1):
+            axes = figure.add_subplot(len(sweeps), 1, number, title=f"objective, sweep {sweep}", xlabel="trial")
+            for state, group in rows[rows.sweep == sweep].groupby("state"):
+                marker, color = TRIAL_MARKS.get(str(state), ("D", FLOOR_INK))
+                axes.plot(group.trial, group.objective, marker, color=color, fillstyle="none", label=str(state))
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.legend()
+    return figure
+
+
 @contextmanager
 def styled() -> Iterator[None]:
     """Our style for figures made and written inside."""
@@ -328,6 +355,26 @@ def new_figure(width: int, height: int) -> Figure:
     figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def write_under(figure: Figure, command: str) -> None:
+    """Write under a figure the command that draws it again; the figure grows by that, the rest stays as it is."""
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    width, height = figure.get_size_inches() * 72
+    lines = broken(command, int(width / CODE_PX))
+    foot = CODE_LINE_PX * (lines.count("\n") + 1)
+    figure.set_size_inches(width / 72, (height + foot) / 72)
+    engine = figure.get_layout_engine()
+    if isinstance(engine, ConstrainedLayoutEngine):
+        engine.set(rect=(0, foot / (height + foot), 1, height / (height + foot)))
+    figure.text(4 / width, 4 / (height + foot), lines, family="monospace", fontsize=11, color=FLOOR_INK, va="bottom")
+
+
+def broken(command: str, letters: int) -> str:
+    """A command on lines of at most so many letters, each but the last ended by a backslash, as a shell has it."""
+    lines = textwrap.wrap(command, letters - 2, break_long_words=False, break_on_hyphens=False)
+    return " \\\n".join(lines)
 
 
 def save(figure: Figure, path: str | Path) -> Path:

@@ -6,17 +6,21 @@ protocols are never averaged.
 
 from __future__ import annotations
 
+import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from longtake import schema
 from longtake.errors import UserError, unknown
-from longtake.scores import SUMMARY_BY
+from longtake.scores import SUMMARY_BY, require_alike
 from longtake.store import Store, open_store
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
 
 def main(
@@ -31,10 +35,10 @@ def main(
     out: str | None = None,
     plot: str | None = None,
 ) -> None:
-    """The command: read, condense, order, show; with `plot` also draw the scores against distance."""
+    """The command: read, condense, order, show; with `plot` also draw the rows."""
     check_output(format, out)
-    if plot and table != "scores":
-        raise UserError(f"--plot draws scores against distance; table {table} has none")
+    if plot and table in schema.KEYS and table not in PLOTS:
+        raise UserError(f"--plot draws {', '.join(PLOTS)}; there is no plot of {table}")
     if by and columns:
         raise UserError("--by and --columns exclude each other: --by makes its own columns")
     place = open_store(store)
@@ -43,7 +47,9 @@ def main(
     if rows.empty:
         say_empty(table, place, where)
     elif plot:
-        draw(rows, plot)
+        if table == "scores":
+            require_alike(place, rows)
+        draw(table, rows, plot, plot_command(table, place, where, plot))
     frame = order(condense(table, rows, _names(by), _names(columns)), _names(sort))
     show(frame, format, out)
 
@@ -62,14 +68,61 @@ def condense(table: str, rows: pd.DataFrame, by: Sequence[str], columns: Sequenc
     return means(rows, by) if by else rows
 
 
-def draw(scores: pd.DataFrame, path: str) -> None:
-    """PSNR against distance as a picture. Raises UserError for what cannot share a plot or cannot be written."""
+def draw(table: str, rows: pd.DataFrame, path: str, command: str) -> None:
+    """A picture of rows, and under it the command that draws it again.
+
+    Raises UserError for what cannot share a plot or cannot be written.
+    """
     from jobs import plots
 
     try:
-        plots.save(plots.psnr_curve(scores), path)
+        figure = PLOTS[table](rows)
+        plots.write_under(figure, command)
+        plots.save(figure, path)
     except (ValueError, OSError) as error:
         raise UserError(f"--plot {path}: {error}; choose rows with --where") from error
+
+
+def plot_command(table: str, store: Store, where: str | None, path: str) -> str:
+    """What draws the same picture again, whatever the environment says."""
+    chosen = ["--where", where] if where else []
+    return " ".join(map(_quote, ["longtake", "results", table, *chosen, "--plot", path, "--store", store.uri]))
+
+
+def _quote(argument: str) -> str:
+    """As a shell takes it, in double quotes: queries are full of single ones, and there a line may be broken."""
+    if shlex.quote(argument) == argument:
+        return argument
+    return '"' + re.sub(r'([\\"$`])', r"\\\1", argument) + '"'
+
+
+def _plot_scores(rows: pd.DataFrame) -> Figure:
+    """The only metric against distance, or PSNR among several."""
+    from jobs import plots
+
+    metrics = sorted(rows["metric"].unique())
+    if len(metrics) > 1 and "psnr" not in metrics:
+        raise ValueError(f"metric: {', '.join(metrics)} cannot share a plot")
+    return plots.psnr_curve(rows, metrics[0] if len(metrics) == 1 else "psnr")
+
+
+def _plot_steps(rows: pd.DataFrame) -> Figure:
+    from jobs import plots
+
+    return plots.training_curve(rows, {str(run): str(run) for run in rows["run"].unique()})
+
+
+def _plot_trials(rows: pd.DataFrame) -> Figure:
+    from jobs import plots
+
+    return plots.trial_curve(rows)
+
+
+PLOTS: dict[str, Callable[[pd.DataFrame], Figure]] = {
+    "scores": _plot_scores,
+    "steps": _plot_steps,
+    "trials": _plot_trials,
+}
 
 
 def summary(scores: pd.DataFrame, by: Sequence[str] = SUMMARY_BY) -> pd.DataFrame:

@@ -1,23 +1,36 @@
-"""`longtake runs`: what was run in a store and how it fares; a run whose driver was killed is `lost`."""
+"""`longtake runs`: what was run in a store and how it fares; a run whose driver was killed is `lost`.
+
+With a run's id: everything that is known of that one, down to its config.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from jobs.results import check_output, say_empty, show
-from longtake.store import open_store
+from jobs.results import check_output, say_empty, show, summary
+from longtake import tables
+from longtake.errors import UserError, unknown
+from longtake.store import Store, open_store
 
 if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = ("run", "kind", "name", "status", "started", "minutes", "sessions", "reason")
+LONG = ("config", "versions", "pid", "event_time")
+"""Not in the list of a run's fields: the config is printed below it, the others are for programs."""
 
 
-def main(store: str, *, where: str | None = None, format: str | None = None, out: str | None = None) -> None:
+def main(
+    store: str, run: str | None = None, *, where: str | None = None, format: str | None = None, out: str | None = None
+) -> None:
     """The command."""
     check_output(format, out)
     place = open_store(store)
     place.require_exists()
+    if run is not None:
+        if where:
+            raise UserError("--where chooses among runs: leave out the run's id, or --where")
+        return show_one(place, run, format, out)
     runs = place.table("runs", where=where)
     if runs.empty:
         say_empty("runs", place, where)
@@ -30,5 +43,47 @@ def overview(runs: pd.DataFrame) -> pd.DataFrame:
 
     if runs.empty:
         return pd.DataFrame(columns=list(COLUMNS))
+    return _with_minutes(runs).reindex(columns=list(COLUMNS)).sort_values("run")
+
+
+def show_one(store: Store, run: str, format: str | None = None, out: str | None = None) -> None:
+    """A run's fields, its last step, its scores and its config; as a row of the table for any other format.
+
+    Raises UserError for an unknown id.
+    """
+    found = tables.read(store, "runs", where=f"run == {run!r}")
+    if found.empty:
+        raise UserError(unknown("run", run, map(str, store.table("runs", columns=["run"])["run"])))
+    if format not in (None, "table") or out:
+        return show(found, format, out)
+    show(fields(_with_minutes(found), last_step(store, run)))
+    scores = store.table("scores", where=f"run == {run!r}")
+    if len(scores):
+        print("\nscores")
+        show(summary(scores, ["task", "system", "checkpoint"]))
+    if "config" in found:
+        print(f"\nconfig\n{found['config'].iloc[0]}", end="")
+
+
+def fields(found: pd.DataFrame, step: dict[str, object]) -> pd.DataFrame:
+    """One line per field of a run that has a value, those of the overview first."""
+    import pandas as pd
+
+    row = found.iloc[0]
+    names = [*(name for name in COLUMNS if name in row.index), *(name for name in row.index if name not in COLUMNS)]
+    told = {name: row[name] for name in names if name not in LONG and not pd.isna(row[name]) and row[name] != ""}
+    return pd.DataFrame([{"field": name, "value": value} for name, value in {**told, **step}.items()], dtype=object)
+
+
+def last_step(store: Store, run: str) -> dict[str, object]:
+    """Number and loss of the newest row of `steps`; nothing without one."""
+    steps = store.table("steps", where=f"run == {run!r}")
+    if steps.empty:
+        return {}
+    last = steps.sort_values("step").to_dict("records")[-1]
+    return {"last step": last["step"], **({"loss": last["loss"]} if "loss" in last else {})}
+
+
+def _with_minutes(runs: pd.DataFrame) -> pd.DataFrame:
     minutes = (runs["event_time"] - runs["started"]).dt.total_seconds() / 60
-    return runs.assign(minutes=minutes.round(1)).reindex(columns=list(COLUMNS)).sort_values("run")
+    return runs.assign(minutes=minutes.round(1))

@@ -11,8 +11,9 @@ import torch
 from evals.scoring import episode_seed, score
 from evals.systems import FLOORS, ModelSystem, System
 from evals.tasks import Question, build_question
-from jobs.evaluate import NO_RUN, ScoreCell
+from jobs.evaluate import ScoreCell
 from longtake import checkpoints
+from longtake.schema import NO_RUN
 from longtake.store import open_store
 from longtake.stream import relative_pose
 from models.checkpoint import load_model

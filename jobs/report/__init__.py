@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from longtake.errors import UserError
+from longtake.schema import NO_RUN
 from longtake.store import Store, open_store
 
 if TYPE_CHECKING:
@@ -76,7 +77,6 @@ def render(material: Material) -> str:
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup, escape
 
-    from jobs.plots import NO_RUN
     from jobs.report.findings import number
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)

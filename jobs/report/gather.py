@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from jobs.evaluate import CONFIGS, NO_RUN, EvaluateConfig
+from jobs.evaluate import CONFIGS, EvaluateConfig
 from jobs.plots import distinct
 from longtake.config import load
 from longtake.errors import UserError, unknown
+from longtake.schema import NO_RUN
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,7 +1,11 @@
 """Longtake: episodes become shards, shards stream as clips, clips train a model, its memory is scored.
 
 import longtake
-longtake.open_store("./store").table("scores")      # a pandas DataFrame
+store = longtake.open_store("./store")
+store.table("scores")                               # a pandas DataFrame
+longtake.latest(store)                              # scores of each run's newest checkpoint
+longtake.best(store, metric="psnr")                 # the best checkpoint of each task
+longtake.compare(store, "block_ssm", "causal_window")
 """
 
 from __future__ import annotations
@@ -9,16 +13,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from longtake.scores import best, compare, latest
     from longtake.store import Store, open_store
 
 __version__ = "0.1.0"
-__all__ = ["Store", "__version__", "open_store"]
+__all__ = ["Store", "__version__", "best", "compare", "latest", "open_store"]
 
 
 def __getattr__(name: str) -> Any:
-    """Load the store's module only when it is asked for: importing longtake costs nothing."""
+    """Load a module only when it is asked for: importing longtake costs nothing."""
     if name in ("Store", "open_store"):
         from longtake import store
 
         return getattr(store, name)
+    if name in ("best", "compare", "latest"):
+        from longtake import scores
+
+        return getattr(scores, name)
     raise AttributeError(f"module 'longtake' has no attribute {name!r}")

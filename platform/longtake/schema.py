@@ -29,6 +29,9 @@ KEYS: dict[str, tuple[str, ...]] = {
 EVENT_TIME = "event_time"
 """When a row was appended, UTC."""
 
+NO_RUN = "none"
+"""The run of scores that no run made: floors and oracle."""
+
 Kind = Literal["text", "whole", "number", "time"]
 
 
@@ -96,7 +99,7 @@ COLUMNS: dict[str, dict[str, Column]] = {
         "sweep": Column("text", "", "id of the sweep, which is a run"),
         "trial": Column("whole", "", "number within the sweep, from 0"),
         "run": Column("text", "", "id of the trial's run"),
-        "state": Column("text", "", "running, done, stopped early or failed"),
+        "state": Column("text", "", "running, done, pruned (stopped early) or failed"),
         "reason": Column("text", "", "why it failed"),
         "objective": Column("number", "of the objective", "last value told"),
         "step": Column("whole", "", "last step told"),

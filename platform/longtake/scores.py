@@ -1,15 +1,26 @@
-"""Means with intervals over episodes, and paired differences: is one system better than another?"""
+"""Means of scores with intervals over episodes, and paired differences: is one system better than another?
+
+Scores of different protocols answer different questions and are never compared: whoever tries is told in which
+fields of their definitions (`protocols/HASH.json` in the store) they differ.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from longtake import tables
+from longtake.errors import UserError, unknown
+from longtake.schema import NO_RUN
+
 if TYPE_CHECKING:
     import pandas as pd
+
+    from longtake.store import Store
 
 SUMMARY_BY = ("task", "system", "run", "checkpoint")
 """What makes a line of a summary of scores, beside protocol and metric."""
@@ -72,3 +83,145 @@ def summarise(scores: pd.DataFrame, beyond: int = 0, by: Sequence[str] = SUMMARY
     half = np.where(freedom > 0, found["sem"].to_numpy(dtype=float) * t.ppf(0.975, np.maximum(freedom, 1)), np.nan)
     found = found.assign(low=found["mean"] - half, high=found["mean"] + half)
     return found.rename(columns={"count": "episodes"})[[*keys, "mean", "low", "high", "episodes"]]
+
+
+# --- straight from a store -----------------------------------------------------------------------------------
+
+
+def latest(store: Store, where: str | None = None) -> pd.DataFrame:
+    """The scores of each run's newest checkpoint, and of the floors: rows that may stand side by side.
+
+    Args:
+        where: rows to choose from, as a pandas query.
+
+    Raises:
+        UserError: a task was scored under several protocols; the fields in which they differ are named.
+    """
+    rows = tables.read(store, "scores", where)
+    require_alike(store, rows)
+    return _newest(rows)
+
+
+def best(
+    store: Store,
+    metric: str = "psnr",
+    where: str | None = None,
+    beyond: int = 0,
+    better: Literal["higher", "lower"] = "higher",
+) -> pd.DataFrame:
+    """Of each task the checkpoint with the best mean over episodes: a line as `summarise` has it.
+
+    Floors and oracle do not take part.
+
+    Args:
+        where: rows to choose from, as a pandas query.
+        beyond: only frames at distances above this one.
+        better: which direction of the metric is the good one.
+
+    Raises:
+        UserError: unlike protocols, or nothing scored with this metric.
+    """
+    rows = _of_metric(tables.read(store, "scores", where), metric, store)
+    require_alike(store, rows)
+    found = summarise(rows[rows.run != NO_RUN], beyond=beyond)
+    ranked = found.sort_values("mean", ascending=better == "lower", kind="stable")
+    return ranked.drop_duplicates("task").sort_values("task").reset_index(drop=True)
+
+
+def compare(
+    store: Store, a: str, b: str, metric: str = "psnr", where: str | None = None, beyond: int = 0
+) -> pd.DataFrame:
+    """Two systems or runs, paired over the episodes that both were scored on, at their newest checkpoints.
+
+    Args:
+        a, b: a run's id (its model with its memory), or a system, such as block_ssm/wiped or copy_last.
+
+    Returns:
+        Per task: metric, protocol, the means `a` and `b`, `difference` (a - b) with `low` and `high` (95 %), episodes.
+
+    Raises:
+        UserError: no such run or system, one that stands for several runs, unlike protocols, too few episodes.
+    """
+    import pandas as pd
+
+    rows = _of_metric(tables.read(store, "scores", where), metric, store)
+    sides = {"a": _side(rows, a), "b": _side(rows, b)}
+    both = pd.concat([side.assign(system=name) for name, side in sides.items()])
+    shared = set(sides["a"].task) & set(sides["b"].task)
+    if not shared:
+        raise UserError(f"{a} and {b} were never scored on the same task")
+    both = both[both.task.isin(shared)]
+    require_alike(store, both)
+    lines = []
+    for task, group in both.groupby("task"):
+        try:
+            gap = paired_difference(group, "a", "b", metric, beyond)
+        except ValueError as error:
+            raise UserError(f"{task}: {error}".replace("a against b", f"{a} against {b}")) from error
+        means = summarise(group, beyond, by=("system",)).set_index("system")["mean"]
+        label = {"task": task, "metric": metric, "protocol": group.protocol.iloc[0], "a": means["a"], "b": means["b"]}
+        lines.append(label | {"difference": gap.mean, "low": gap.low, "high": gap.high, "episodes": gap.episodes})
+    return pd.DataFrame(lines)
+
+
+def require_alike(store: Store, scores: pd.DataFrame) -> None:
+    """Raise UserError, a line per task that was scored under several protocols, with the fields that differ."""
+    problems = []
+    for task, group in scores.groupby("task", observed=True):
+        protocols = sorted(group.protocol.astype(str).unique())
+        if len(protocols) > 1:
+            problems.append(
+                f"{task} was scored under {len(protocols)} protocols that cannot be compared: "
+                f'{"; ".join(differing_fields(store, protocols))}; choose one, such as where="protocol == '
+                f"'{protocols[0]}'\""
+            )
+    if problems:
+        raise UserError(*problems)
+
+
+def differing_fields(store: Store, protocols: Sequence[str]) -> list[str]:
+    """`field: value (HASH), value (HASH)` of every field that is not the same in all definitions."""
+    texts = store.read_many([f"protocols/{protocol}.json" for protocol in protocols])
+    told = {hash_: json.loads(text) for hash_, text in zip(protocols, texts.values(), strict=True) if text}
+    flat = {hash_: dict(_flat(definition)) for hash_, definition in told.items()}
+    lines = []
+    for name in dict.fromkeys(name for fields in flat.values() for name in fields):
+        values = {hash_: fields.get(name) for hash_, fields in flat.items()}
+        if len({json.dumps(value) for value in values.values()}) > 1:
+            lines.append(f"{name}: {', '.join(f'{value} ({hash_})' for hash_, value in values.items())}")
+    unknown_ones = [hash_ for hash_ in protocols if hash_ not in told]
+    return lines + [f"{hash_}: its definition is not in the store" for hash_ in unknown_ones]
+
+
+def _flat(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _of_metric(rows: pd.DataFrame, metric: str, store: Store) -> pd.DataFrame:
+    there = sorted(rows.metric.astype(str).unique()) if len(rows) else []
+    if metric not in there:
+        raise UserError(f"{unknown('metric', metric, there)} (in the scores of {store.uri})")
+    return rows[rows.metric == metric]
+
+
+def _newest(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of each run, task and system the rows of the newest checkpoint."""
+    newest = rows.groupby(["run", "task", "system"], observed=True).checkpoint.transform("max")
+    return rows[rows.checkpoint == newest].reset_index(drop=True)
+
+
+def _side(rows: pd.DataFrame, name: str) -> pd.DataFrame:
+    """The rows that a name stands for: of a run its model with its memory, or of a system."""
+    of_run = rows[(rows.run == name) & (name != NO_RUN) & ~rows.system.str.endswith("/wiped")]
+    found = of_run if len(of_run) else rows[rows.system == name]
+    if not len(found):
+        there = {*rows.run[rows.run != NO_RUN].astype(str), *rows.system.astype(str)}
+        raise UserError(unknown("run or system", name, there))
+    runs = sorted(found.run.astype(str).unique())
+    if len(runs) > 1:
+        raise UserError(f"{name} stands for {len(runs)} runs: {', '.join(runs)}; name one of them, or choose by where")
+    return _newest(found)

@@ -58,6 +58,8 @@ def verb(monkeypatch: pytest.MonkeyPatch) -> Any:
         ("evaluate", "evaluate x --runs A,B --tasks c,d", ("x", [], "store", False, "A,B", "c,d")),
         ("inspect", "inspect mazes --sheet a.png", ("mazes", "store", "a.png", None)),
         ("ingest", "ingest teco p --name n --set a=1 --dry-run", ("teco", "p", "n", ["a=1"], "store", True)),
+        ("compact", "compact scores steps", (["scores", "steps"], "store")),
+        ("compact", "compact", ([], "store")),
         ("report", "report A B --out r.html", (["A", "B"], "store", "r.html")),
         ("demo", "demo", ("demo", [], "store", False)),
     ],

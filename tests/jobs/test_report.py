@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from evals.protocol import Protocol
 from jobs import report
-from jobs.evaluate import NO_RUN, ScoreCell
+from jobs.evaluate import ScoreCell
 from jobs.report.findings import best_model, claims, reach, summary, verdict
 from jobs.report.gather import Run, find_runs, gather
 from jobs.report.strips import even, generate, make_strips, mosaic, pick_episodes
@@ -24,6 +24,7 @@ from longtake import checkpoints, tables
 from longtake.dataset_writer import DatasetWriter
 from longtake.episodes import Episode
 from longtake.errors import UserError
+from longtake.schema import NO_RUN
 from longtake.store import Store, open_store
 from models.config import ModelConfig
 from models.world_model import WorldModel

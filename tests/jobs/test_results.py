@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
+import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from jobs.results import FORMATS, condense, main, means, order, show, summary
+from jobs import cli, compact, runs
+from jobs.plots import broken
+from jobs.results import FORMATS, PLOTS, condense, main, means, order, plot_command, show, summary
 from longtake import tables
+from longtake.config import Config
 from longtake.errors import UserError
+from longtake.runs import RunRecord
 from longtake.store import Store, open_store
 
 LABEL = {"run": "r", "checkpoint": 1, "task": "retrieval", "metric": "psnr", "protocol": "p1", "dataset": "d"}
@@ -164,3 +171,87 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", FORMATS)
 def test_every_format_takes_an_empty_frame(kind: str) -> None:
     assert isinstance(FORMATS[kind](pd.DataFrame({"a": [], "b": []})), bytes)
+
+
+def test_every_table_that_can_be_drawn_is(store: Store, tmp_path: Path) -> None:
+    rows = [LABEL | {"system": "a", "episode": e, "seed": 0, "frame": f, "distance": f, "value": 1.0 + f + e,
+                     "metric": "ssim"} for e in (0, 1) for f in (1, 2)]  # fmt: skip
+    tables.append(store, "scores", rows, "x")
+    tables.append(
+        store, "steps", [{"run": "r", "step": s, "loss": 1.0 / (s + 1), "val_loss": 1.0} for s in (0, 1)], "x"
+    )
+    trials = [{"sweep": "s", "trial": t, "state": "done", "objective": float(t)} for t in range(3)]
+    tables.append(store, "trials", trials, "x")
+    for table in PLOTS:
+        main(table, store.uri, plot=str(tmp_path / f"{table}.svg"), format="csv")
+        drawn = (tmp_path / f"{table}.svg").read_text()
+        assert f"longtake results {table} --plot" in html.unescape(drawn)
+    with pytest.raises(UserError, match="there is no plot of runs"):
+        main("runs", store.uri, plot="x.png")
+
+
+def test_the_command_under_a_plot_draws_it_again(tmp_path: Path) -> None:
+    """Run as a shell would, from elsewhere: the same picture, byte for byte."""
+    store = open_store(tmp_path / "a store")
+    tables.append(
+        store, "steps", [{"run": "r", "step": s, "loss": 1.0 / (s + 1), "val_loss": 1.0} for s in (0, 1)], "x"
+    )
+    path = tmp_path / "it's.png"
+    line = plot_command("steps", store, "step >= 0 and run == 'r'", str(path))
+    with pytest.raises(SystemExit) as left:
+        cli.main(shlex.split(line)[1:])
+    assert not left.value.code
+    first = path.read_bytes()
+    path.unlink()
+    with pytest.raises(SystemExit):
+        cli.main(shlex.split(line)[1:])
+    assert path.read_bytes() == first
+
+
+@pytest.mark.parametrize("letters", [20, 40, 200])
+def test_a_broken_command_is_the_same_to_a_shell(store: Store, letters: int) -> None:
+    where = "run in ['a b', 'c'] and note == \"$HOME `x` \\\\\" and value  > 3"
+    command = plot_command("scores", store, where, "it's.png")
+    line = "printf '%s\\0' " + broken(command.replace("  ", " "), letters)
+    said = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True, timeout=20).stdout
+    assert said.split("\0")[4] == where.replace("  ", " ")
+    assert said.split("\0")[6] == "it's.png"
+
+
+def test_a_plot_of_unlike_protocols_is_refused(store: Store) -> None:
+    tables.append(store, "scores", scores(("a", 0, 1.0), protocol="p2"), "y")
+    with pytest.raises(UserError, match="retrieval was scored under 2 protocols"):
+        main("scores", store.uri, plot="x.png")
+
+
+def test_compacting_prints_what_it_did(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    tables.append(store, "scores", scores(("c", 0, 1.0)), "y")
+    before = store.table("scores")
+    compact.main([], store.uri)
+    assert capsys.readouterr().out.splitlines() == [
+        "table   files_before  files  parts  rows",
+        "scores             2      1      2     5",
+    ]
+    pd.testing.assert_frame_equal(store.table("scores"), before)
+    with pytest.raises(UserError, match="did you mean scores"):
+        compact.main(["score"], store.uri)
+
+
+def test_one_run_is_shown(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    class Settings(Config):
+        steps: int = 3
+
+    with RunRecord.start(store, "r", kind="train", name="maze", config=Settings(), seed=5):
+        tables.append(store, "steps", [{"run": "r", "step": step, "loss": 0.5} for step in (1, 2)], "x")
+    runs.main(store.uri, "r")
+    out = capsys.readouterr().out
+    lines = {line.split("  ")[0]: line.split()[-1] for line in out.splitlines() if line}
+    assert (lines["run"], lines["status"], lines["seed"], lines["last step"]) == ("r", "done", "5", "2")
+    assert "retrieval  a                1  psnr    p1          15  63.53         2" in out
+    assert out.endswith("config\nsteps: 3\n")
+    runs.main(store.uri, "r", format="json")
+    assert json.loads(capsys.readouterr().out)[0]["config"] == "steps: 3\n"
+    with pytest.raises(UserError, match="unknown run 'q'"):
+        runs.main(store.uri, "q")
+    with pytest.raises(UserError, match="leave out"):
+        runs.main(store.uri, "r", where="run == 'r'")

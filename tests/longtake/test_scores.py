@@ -1,11 +1,17 @@
 """Means and differences of scores: over episodes, paired, and never of unlike protocols."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
+import longtake
+from longtake import tables
+from longtake.errors import UserError
 from longtake.scores import paired_difference, summarise
+from longtake.store import Store, open_store
 
 
 def scores(a: Sequence[float], b: Sequence[float], protocols: tuple[str, str] = ("p", "p")) -> pd.DataFrame:
@@ -43,3 +49,82 @@ def test_summary_is_over_episodes_not_frames() -> None:
     assert found.episodes.to_dict() == {"a": 2, "b": 2}
     assert found.low["a"] < 15 < found.high["a"]
     assert found.low["b"] == found.high["b"] == 5
+
+
+CELLS = {  # (run, system, checkpoint, protocol) → value of two episodes
+    ("r1", "ssm", 100, "p"): (10.0, 12.0),
+    ("r1", "ssm", 200, "p"): (14.0, 17.0),
+    ("r1", "ssm/wiped", 200, "p"): (9.0, 9.5),
+    ("r2", "window", 300, "p"): (12.0, 14.0),
+    ("none", "nearest_pose", 0, "p"): (40.0, 41.0),
+}
+
+
+def fill(store: Store, cells: dict[tuple[str, str, int, str], tuple[float, float]], part: str = "x") -> None:
+    rows = [
+        {"run": run, "system": system, "checkpoint": step, "protocol": protocol, "task": "retrieval", "seed": 0}
+        | {"episode": episode, "frame": frame, "distance": 2 * frame + 1, "metric": "psnr", "value": value - frame}
+        for (run, system, step, protocol), values in cells.items()
+        for episode, value in enumerate(values)
+        for frame in (0, 4)
+    ]
+    tables.append(store, "scores", rows, part)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = open_store(tmp_path)
+    fill(store, CELLS)
+    for name, context in (("p", 32), ("q", 48)):
+        definition = {"task": "retrieval", "context": context, "sampler": {"steps": context // 8, "kind": "ddim"}}
+        store.write_bytes(f"protocols/{name}.json", json.dumps(definition).encode())
+    return store
+
+
+def told(*arguments: str, **options: object) -> str:
+    with pytest.raises(UserError) as caught:
+        getattr(longtake, arguments[0])(options.pop("store"), *arguments[1:], **options)
+    return str(caught.value)
+
+
+def test_latest_is_each_runs_newest_checkpoint(store: Store) -> None:
+    found = longtake.latest(store)
+    assert set(zip(found.run, found.checkpoint, strict=True)) == {("r1", 200), ("r2", 300), ("none", 0)}
+    assert len(found) == 16
+    assert longtake.latest(store, where="checkpoint < 200 and run == 'r1'").checkpoint.unique().tolist() == [100]
+
+
+def test_best_leaves_out_floors_and_goes_by_the_metrics_direction(store: Store) -> None:
+    (line,) = longtake.best(store).to_dict("records")
+    assert (line["run"], line["checkpoint"], line["mean"], line["episodes"]) == ("r1", 200, 13.5, 2)
+    assert longtake.best(store, beyond=5)["mean"].tolist() == [11.5]
+    (worst,) = longtake.best(store, better="lower").to_dict("records")
+    assert worst["system"] == "ssm/wiped"
+
+
+def test_runs_and_systems_are_compared(store: Store) -> None:
+    for a, b in (("r1", "r2"), ("ssm", "window")):
+        (line,) = longtake.compare(store, a, b).to_dict("records")
+        assert (line["a"], line["b"], line["difference"], line["episodes"]) == (13.5, 11.0, 2.5, 2)
+        assert line["low"] < 2.5 < line["high"]
+    assert longtake.compare(store, "ssm", "ssm/wiped").difference.tolist() == [6.25]
+
+
+def test_unlike_protocols_are_refused_with_the_fields_that_differ(store: Store) -> None:
+    fill(store, {("r2", "window", 400, "q"): (30.0, 30.0)}, "y")
+    for arguments in (("latest",), ("best",), ("compare", "r1", "r2")):
+        line = told(*arguments, store=store)
+        assert "retrieval was scored under 2 protocols that cannot be compared" in line
+        assert "context: 32 (p), 48 (q); sampler.steps: 4 (p), 6 (q)" in line
+        assert "kind" not in line
+    assert longtake.best(store, where="protocol == 'q'")["mean"].tolist() == [28.0]
+    store.remove(["protocols/q.json"])
+    assert "q: its definition is not in the store" in told("latest", store=store)
+
+
+def test_what_cannot_be_compared_is_told(store: Store) -> None:
+    assert "unknown run or system 'smm' (did you mean ssm?)" in told("compare", "smm", "r2", store=store)
+    assert "unknown metric 'psnrr' (did you mean psnr?)" in told("best", "psnrr", store=store)
+    fill(store, {("r3", "window", 1, "p"): (1.0, 1.0)}, "y")
+    assert "window stands for 2 runs: r2, r3" in told("compare", "window", "r1", store=store)
+    assert "fewer than two episodes" in told("compare", "r1", "r2", store=store, where="episode == 0")
