@@ -24,7 +24,10 @@ CHUNK = 256  # largest chunk; a shorter sequence has a chunk of its own size
 SMALLEST_CHUNK = 16  # of a matrix product in Triton
 GRID = 65_535  # CUDA's limit on the second and third axis of a launch: chunks of all rows
 INDEX = 2**31 - 1  # largest offset into a tensor that 32 bits hold
-INSTALL = "MAMBA_SKIP_CUDA_BUILD=TRUE pip install --no-build-isolation --no-deps mamba-ssm triton einops"
+INSTALL = (
+    "pip install setuptools wheel packaging ninja einops triton && MAMBA_SKIP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE "
+    "pip install --no-build-isolation --no-deps mamba-ssm==2.3.2.post1"
+)
 
 
 def mamba_scan(

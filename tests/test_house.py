@@ -138,6 +138,20 @@ def test_importing_the_package_loads_nothing_heavy(tmp_path: Path) -> None:
 def test_requirements_are_pinned_and_torch_is_first() -> None:
     lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if not line.startswith("#")]
     assert lines[0].startswith("torch==")
-    assert not [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line)]
+    pin = r'[A-Za-z0-9._-]+==[A-Za-z0-9.]+( ; "linux" in sys_platform)?'
+    assert not [line for line in lines if not re.fullmatch(pin, line)]
     names = [line.split("==")[0].lower() for line in lines]
     assert len(set(names)) == len(names)
+
+
+def test_what_is_installed_without_its_requirements_has_one_version() -> None:
+    """In the Makefile and in an extra: what pip must be told to take alone."""
+    pinned = [
+        pin
+        for line in (ROOT / "Makefile").read_text().splitlines()
+        if line.startswith(("WEIGHTS :=", "MAMBA :="))
+        for pin in line.split(":=")[1].split()
+    ]
+    extras = (ROOT / "pyproject.toml").read_text()
+    assert len(pinned) == 3
+    assert not [pin for pin in pinned if f'"{pin}"' not in extras]
