@@ -87,6 +87,15 @@ class MemoryConfig(Config):
     coherence: CoherenceConfig | None = None
 
 
+class InitConfig(Config):
+    """Weights to begin with."""
+
+    mamba2_lm: str = Field(
+        description="checkpoint of a Mamba-2 language model (a file or a folder that every worker can read): its first "
+        "mixers become ours, and are heard from the first step"
+    )
+
+
 class TrainConfig(Config):
     """One training run, whole."""
 
@@ -105,6 +114,7 @@ class TrainConfig(Config):
     recompute: bool = Field(False, description="gradient checkpointing: each layer is computed twice, little is kept")
     data: DataConfig
     model: ModelConfig
+    init: InitConfig | None = None
     memory: MemoryConfig = MemoryConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
     engine: EngineConfig = EngineConfig()
@@ -131,7 +141,12 @@ def check(config: TrainConfig, store: Store) -> None:
         UserError: no such dataset, frames of another shape, no pose, clips longer than episodes, uneven batches.
     """
     dataset = store.dataset(config.data.dataset)
-    problems = [*_shape_problems(config, dataset), *_batch_problems(config), *_memory_problems(config)]
+    problems = [
+        *_shape_problems(config, dataset),
+        *_init_problems(config),
+        *_batch_problems(config),
+        *_memory_problems(config),
+    ]
     if not problems:
         try:
             build_plan(config, dataset, "train")
@@ -215,6 +230,18 @@ def _memory_problems(config: TrainConfig) -> list[str]:
             f"leave none to predict: at most {shortest - shortest // 2 - 1}"
         )
     return problems
+
+
+def _init_problems(config: TrainConfig) -> list[str]:
+    if config.init is None:
+        return []
+    from models.pretrained import check_mamba2
+
+    try:
+        check_mamba2(config.model, Path(config.init.mamba2_lm))
+    except (FileNotFoundError, ValueError) as error:
+        return [f"init.mamba2_lm: {line}" for line in error.args]
+    return []
 
 
 def _batch_problems(config: TrainConfig) -> list[str]:

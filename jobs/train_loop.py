@@ -22,6 +22,7 @@ from longtake import tables
 from longtake.engine import Engine
 from longtake.stream import batches, cut, load_clips, local_batches
 from models.conditions import Conditions
+from models.pretrained import initialise_from_mamba2
 from models.state import state_statistics
 from models.tokenizer import frames_to_model
 from models.world_model import WorldModel
@@ -37,10 +38,9 @@ def train_loop(context: Context, config: TrainConfig) -> None:
     """Train one rank from the newest checkpoint (or from the start) to the last step."""
     dataset = context.store.dataset(config.data.dataset)
     torch.manual_seed(config.seed)
-    model = WorldModel(config.model)
-    model.recompute = config.recompute
-    engine = Engine(model, config.engine, steps=config.steps, device=context.device)
     with context.resume() as folder:
+        model = build(config, fresh=folder is None)
+        engine = Engine(model, config.engine, steps=config.steps, device=context.device)
         start = engine.load(folder)["step"] if folder else 0
     log = StepLog(context, start)
     validate = make_validation(context, config, dataset, model)
@@ -59,6 +59,15 @@ def train_loop(context: Context, config: TrainConfig) -> None:
         if done % config.checkpoint_every == 0 or done == config.steps:
             log.flush()
             context.save(done, writer(engine, config, done), {"loss": log.latest["loss"]})
+
+
+def build(config: TrainConfig, *, fresh: bool) -> WorldModel:
+    """The model; one that no checkpoint will fill begins with the weights that the config names."""
+    model = WorldModel(config.model)
+    model.recompute = config.recompute
+    if fresh and config.init is not None:
+        initialise_from_mamba2(model, Path(config.init.mamba2_lm))
+    return model
 
 
 def stream(context: Context, config: TrainConfig, dataset: Dataset, start: int) -> Iterator[tuple[int, Any]]:

@@ -44,6 +44,13 @@ class Layer(nn.Module):
         self.branches = 1 + (layer.mixer != "none") + self.has_local
         self.modulation = nn.Linear(config.condition_dim or config.dim, 3 * self.branches * config.dim)
 
+    @torch.no_grad()
+    def open_ssm(self, scale: Tensor) -> None:
+        """Let the scans take part from the start, for pretrained ones: gate 1, and norms scaled by `scale` (D)."""
+        _shift, scale_bias, gate_bias = self.modulation.bias.chunk(3 * self.branches)[:3]
+        scale_bias.copy_(scale - 1)
+        gate_bias.fill_(1)
+
     def forward(
         self, x: Tensor, condition: Tensor, memory: LayerMemory, first_frame: int, shared: LocalMixer | None
     ) -> tuple[Tensor, LayerMemory]:

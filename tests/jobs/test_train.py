@@ -23,6 +23,7 @@ from longtake.stream import load_clips
 from longtake.training import LocalContext
 from models.checkpoint import load_model
 from models.world_model import WorldModel
+from tests.models.test_pretrained import language_model, written
 
 TOY = """
 name: toy
@@ -73,6 +74,20 @@ def run(store: Store, name: str, config: TrainConfig) -> dict[str, torch.Tensor]
     train_loop(LocalContext(store, name, keep=9), config)
     with checkpoints.opened(store, name, config.steps) as folder:
         return load_file(folder / "model.safetensors")
+
+
+def test_a_language_model_gives_the_first_weights(place: Path) -> None:
+    lm = place / "lm"
+    written(lm, language_model(), "safetensors")  # dim 16, d_state 8, headdim 8
+    store, begin = open_store(place / "store"), [f"init.mamba2_lm={lm}", "model.d_state=8", "steps=1"]
+    first = run(store, "filled", config_of(place, *begin, "engine.lr=1e-9", "engine.weight_decay=0"))
+    expected = load_file(lm / "model.safetensors")["backbone.layers.1.mixer.in_proj.weight"]
+    assert (first["layers.1.ssm.in_proj.weight"] - expected).abs().max() < 1e-6
+    (lm / "model.safetensors").unlink()
+    run(store, "filled", config_of(place, *begin, "steps=2"))  # what is resumed needs it no more
+    with pytest.raises(UserError) as caught:
+        train.check(config_of(place, *begin), store)
+    assert f"init.mamba2_lm: {lm}: no checkpoint here" in str(caught.value)
 
 
 def apart(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
