@@ -1,20 +1,42 @@
-"""Frame metrics on uint8 frames, by scikit-image.
+"""Metrics on uint8 frames; each compares what was made with the truth of the same moment, but fvd.
 
 psnr: peak signal-to-noise ratio, dB, higher is better, over all pixels and channels of one frame; identical frames
 count as 100 dB, so that means stay finite.
 ssim: structural similarity, at most 1, higher is better; Gaussian window 11, sigma 1.5 (Wang et al., 2004), the
 form the field publishes.
+lpips_alex, lpips_vgg: how far apart two frames look to AlexNet or VGG16, from 0, lower is better (models/lpips.py).
+They are two measures: figures of one say nothing about the other.
+sharpness: dB, best at 0. Variance of the Laplacian (Pech-Pacheco et al., 2000) of the grey frame over that of the
+truth: below 0 is blurrier than the truth, which PSNR forgives; above 0 is noisier.
+fvd: the distance between sets of whole clips, context included, lower is better (evals/fvd.py).
+
+Letters: n frames, H and W pixels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    from models.lpips import Lpips, NetName
+
 Frame = NDArray[np.uint8]
+"""One frame (H, W, 3)."""
+Frames = NDArray[np.uint8]
+"""Frames (n, H, W, 3)."""
+Values = NDArray[np.float64]
+"""One value per frame (n,)."""
+MetricName = Literal["psnr", "ssim", "lpips_alex", "lpips_vgg", "sharpness", "fvd"]
 IDENTICAL_PSNR = 100.0
+LPIPS_BATCH = 32  # images that go through a net at once
+ROUNDING = 20 / 12
+"""Variance of the Laplacian that rounding to whole grey levels makes by itself: 1/12 times its squared weights."""
 
 
 def psnr(truth: Frame, made: Frame) -> float:
@@ -42,4 +64,84 @@ def ssim(truth: Frame, made: Frame) -> float:
     return float(value)
 
 
-METRICS: dict[str, Callable[[Frame, Frame], float]] = {"psnr": psnr, "ssim": ssim}
+def sharpness(truth: Frame, made: Frame) -> float:
+    """Sharpness of a frame (H, W, 3) against the truth's, in dB; what rounding makes counts for both."""
+    return float(10 * np.log10((_detail(made) + ROUNDING) / (_detail(truth) + ROUNDING)))
+
+
+def _detail(frame: Frame) -> float:
+    """Variance of the Laplacian of the grey frame, in grey levels squared."""
+    from scipy.ndimage import laplace
+    from skimage.color import rgb2gray
+
+    return float(laplace(rgb2gray(frame) * 255).var())
+
+
+def lpips(name: NetName, truth: Frames, made: Frames) -> Values:
+    """LPIPS of frames by one net, a batch at a time.
+
+    Raises:
+        MissingWeights: those of the net are not installed.
+        ValueError: frames smaller than the net can see.
+    """
+    import torch
+    from torch import Tensor
+
+    from models.tokenizer import frames_to_model
+
+    def images(frames: Frames) -> Tensor:
+        return frames_to_model(torch.from_numpy(frames)[None])[0]
+
+    found = []
+    with torch.no_grad():
+        for first in range(0, len(truth), LPIPS_BATCH):
+            part = slice(first, first + LPIPS_BATCH)
+            found.append(_lpips_net(name)(images(truth[part]), images(made[part])).double().numpy())
+    return np.concatenate(found)
+
+
+@lru_cache
+def _lpips_net(name: NetName) -> Lpips:
+    from models.lpips import Lpips
+
+    return Lpips(name).eval()
+
+
+def _each(measure: Callable[[Frame, Frame], float]) -> Callable[[Frames, Frames], Values]:
+    """A measure of one frame, of many."""
+    return lambda truth, made: np.array([measure(*pair) for pair in zip(truth, made, strict=True)])
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a metric is called and which way it points; `measure` takes truth and made, and is None for fvd."""
+
+    title: str
+    best: Literal["high", "low", "zero"]
+    digits: int
+    """Decimals worth printing."""
+    measure: Callable[[Frames, Frames], Values] | None
+    weights: str | None = None
+    """What it needs of `models.weights.FILES`."""
+
+    @property
+    def heading(self) -> str:
+        """The title, with the direction where it is not up."""
+        return self.title + {"high": "", "low": ", lower is better", "zero": ", best at 0"}[self.best]
+
+    def goodness(self, value: float) -> float:
+        """The larger, the better."""
+        return {"high": value, "low": -value, "zero": -abs(value)}[self.best]
+
+
+METRICS: dict[str, Metric] = {
+    "psnr": Metric("PSNR (dB)", "high", 2, _each(psnr)),
+    "ssim": Metric("SSIM", "high", 3, _each(ssim)),
+    "lpips_alex": Metric(
+        "LPIPS (AlexNet)", "low", 3, lambda truth, made: lpips("lpips_alex", truth, made), "lpips_alex"
+    ),
+    "lpips_vgg": Metric("LPIPS (VGG16)", "low", 3, lambda truth, made: lpips("lpips_vgg", truth, made), "lpips_vgg"),
+    "sharpness": Metric("Sharpness (dB)", "zero", 2, _each(sharpness)),
+    "fvd": Metric("FVD", "low", 1, None, "i3d"),
+}
+"""All metrics, in the order in which they are shown."""

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from evals.metrics import MetricName
 from models.config import SamplerConfig
 
 Positive = Annotated[int, Field(ge=1)]
@@ -37,7 +38,8 @@ class Protocol(BaseModel):
     """Fingerprint of the dataset; set by the job."""
     seed: int = 0
     sampler: SamplerConfig = SamplerConfig()
-    metrics: list[Literal["psnr", "ssim"]] = ["psnr", "ssim"]
+    metrics: Annotated[list[MetricName], Field(min_length=1)] = ["psnr", "ssim"]
+    """What is measured (evals/metrics.py); the nets' take longer than the rest."""
 
     @property
     def frames(self) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from evals.metrics import METRICS
@@ -15,6 +16,9 @@ from evals.protocol import Protocol
 from evals.systems import System
 from evals.tasks import Question
 from models.conditions import Conditions
+
+Clips = NDArray[np.uint8]
+"""Frames of clips side by side (b, t, H, W, 3)."""
 
 
 def episode_seed(protocol: Protocol, episode: int) -> int:
@@ -50,20 +54,33 @@ def score(
     Returns:
         Rows with episode, frame (index among the generated), distance, metric, value.
     """
+    return compare(protocol, questions, answer(system, protocol, questions, conditions))
+
+
+def answer(system: System, protocol: Protocol, questions: Sequence[Question], conditions: Conditions) -> Clips:
+    """What a fresh system makes of the questions: (b, horizon, H, W, 3)."""
     frames = torch.from_numpy(np.stack([question.frames for question in questions]))
-    context = protocol.context
-    made = generate(system, frames, conditions, context, protocol.horizon).numpy()
-    rows = []
-    for index in range(made.shape[1]):
-        for question, images in zip(questions, made, strict=True):
-            rows += [
-                {
-                    "episode": question.episode,
-                    "frame": index,
-                    "distance": int(question.distance[index]),
-                    "metric": metric,
-                    "value": METRICS[metric](question.frames[context + index], images[index]),
-                }
-                for metric in protocol.metrics
-            ]
-    return rows
+    made: Clips = generate(system, frames, conditions, protocol.context, protocol.horizon).numpy()
+    return made
+
+
+def compare(protocol: Protocol, questions: Sequence[Question], made: Clips) -> list[dict[str, Any]]:
+    """Rows of what was made (b, horizon, H, W, 3), by every metric of single frames: see `score`."""
+    truth = np.stack([question.frames[protocol.context :] for question in questions])
+    values = {
+        name: measure(truth.reshape(-1, *truth.shape[2:]), made.reshape(-1, *made.shape[2:])).reshape(made.shape[:2])
+        for name in protocol.metrics
+        if (measure := METRICS[name].measure)
+    }
+    return [
+        {
+            "episode": question.episode,
+            "frame": index,
+            "distance": int(question.distance[index]),
+            "metric": metric,
+            "value": float(found[clip, index]),
+        }
+        for index in range(protocol.horizon)
+        for clip, question in enumerate(questions)
+        for metric, found in values.items()
+    ]

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from evals.protocol import Protocol
+from jobs import fvd
 from longtake import checkpoints
 from longtake.config import Config, dump, load
 from longtake.errors import UserError, unknown
@@ -60,6 +61,30 @@ class ScoreCell:
     step: int
     wiped: bool
     episodes: tuple[int, ...]
+
+    @property
+    def label(self) -> dict[str, Any]:
+        """What all rows of the cell say."""
+        return {
+            "run": self.run,
+            "checkpoint": self.step,
+            "task": self.protocol.task,
+            "system": self.system,
+            "protocol": self.protocol.hash,
+            "dataset": self.dataset,
+            "split": self.protocol.split,
+            "seed": self.protocol.seed,
+        }
+
+    @property
+    def share(self) -> str:
+        """Its episodes, as a word."""
+        return f"{self.episodes[0]:06d}x{len(self.episodes)}"
+
+    def name(self, share: str) -> str:
+        """The part of the `scores` table that holds a share of the system's rows."""
+        system = self.system.replace("/", "-")
+        return "-".join((self.run, f"{self.step:06d}", system, self.protocol.task, self.protocol.hash, share))
 
 
 def main(config: str, overrides: list[str], store: str, dry_run: bool, runs: str, tasks: str | None) -> None:
@@ -136,7 +161,8 @@ def plan_cells(config: EvaluateConfig, store: Store, subjects: Sequence[Subject]
                         systems.append((f"{subject.name}/wiped", subject.run, subject.step, True))
             for system, run, step, wiped in systems:
                 for episodes in _shares(dataset, protocol, config.clips_per_cell):
-                    cells.append(_cell(ScoreCell(store.uri, name, protocol, system, run, step, wiped, episodes)))
+                    cell = ScoreCell(store.uri, name, protocol, system, run, step, wiped, episodes)
+                    cells.append(Cell(cell.name(cell.share), cell))
     if problems:
         raise UserError(*problems)
     return cells
@@ -166,7 +192,29 @@ def protocol_problems(protocol: Protocol, dataset: Dataset) -> list[str]:
             f"horizon {protocol.horizon}), but {len(short)} of {dataset.name} are shorter, "
             f"the shortest has {short.length.min()}"
         )
-    return problems
+    metrics = _metric_problems(protocol, dataset.frame_shape[:2])
+    return problems + [f"{protocol.task}.metrics: {problem}" for problem in metrics]
+
+
+def _metric_problems(protocol: Protocol, size: Sequence[int]) -> Iterator[str]:
+    """Why metrics cannot be computed here: weights that are not installed, frames or clips that are too small."""
+    from evals.metrics import METRICS
+
+    for name in protocol.metrics:
+        weights = METRICS[name].weights
+        if weights is None:
+            continue
+        from models.lpips import SMALLEST
+        from models.weights import MissingWeights, locate
+
+        try:
+            locate(weights)
+        except MissingWeights as error:
+            yield f"{name}: {error}"
+        if min(size) < SMALLEST.get(name, 0):
+            yield f"{name}: frames are {size[0]}x{size[1]}, at least {SMALLEST[name]} pixels a side are needed"
+    if fvd.METRIC in protocol.metrics:
+        yield from fvd.problems(protocol)
 
 
 def _shares(dataset: Dataset, protocol: Protocol, size: int) -> Iterator[tuple[int, ...]]:
@@ -174,13 +222,6 @@ def _shares(dataset: Dataset, protocol: Protocol, size: int) -> Iterator[tuple[i
     episodes = [int(e) for e in dataset.episodes(protocol.split).episode.head(protocol.episodes)]
     for first in range(0, len(episodes), size):
         yield tuple(episodes[first : first + size])
-
-
-def _cell(cell: ScoreCell) -> Cell:
-    system = cell.system.replace("/", "-")
-    share = f"{cell.episodes[0]:06d}x{len(cell.episodes)}"
-    words = (cell.run, f"{cell.step:06d}", system, cell.protocol.task, cell.protocol.hash, share)
-    return Cell("-".join(words), cell)
 
 
 def evaluate(cells: Sequence[Cell], store: Store) -> GridReport:
@@ -198,4 +239,6 @@ def evaluate(cells: Sequence[Cell], store: Store) -> GridReport:
         report = run_grid(store, "scores", cells, score_cell, on_done=bar)
     for part, reason in report.failed.items():
         print(f"failed: {part}: {reason}")
+    for clips in sorted(set(fvd.append_fvd(store, cells))):
+        print(f"fvd of {clips} clips: comparable with others of {clips} clips only{fvd.rank_told(clips)}")
     return report

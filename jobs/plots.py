@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from evals.metrics import IDENTICAL_PSNR
+from evals.metrics import IDENTICAL_PSNR, METRICS
 from longtake.schema import NO_RUN
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ INKS = {
 }
 """Every colour of a figure, and the CSS variable that stands for it on a page."""
 FLOOR_INK = "#66707c"
-METRIC_NAMES = {"psnr": "PSNR (dB)", "ssim": "SSIM"}
 SYSTEM_NAMES = {
     "copy_last": "copy last frame",
     "context_mean": "context mean",
@@ -150,7 +149,7 @@ def psnr_curve(
         for number, task in enumerate(tasks, 1):
             axes = figure.add_subplot(len(tasks), 1, number)
             ends[axes] = _curves(axes, rows[rows.task == task], metric, window)
-            name = METRIC_NAMES.get(metric, metric)
+            name = METRICS[metric].heading
             axes.set_title(f"{name}, {task}" if len(tasks) > 1 else name)
         if labels:
             _label_ends(figure, ends)

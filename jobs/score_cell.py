@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from evals.scoring import episode_seed, score
+from evals.scoring import answer, compare, episode_seed
 from evals.systems import FLOORS, ModelSystem, System
 from evals.tasks import Question, build_question
+from jobs import fvd
 from jobs.evaluate import ScoreCell
 from longtake import checkpoints
 from longtake.schema import NO_RUN
@@ -25,18 +26,10 @@ def score_cell(cell: ScoreCell) -> list[dict[str, Any]]:
     """Score one system on the cell's episodes; deterministic in the cell."""
     torch.set_num_threads(1)  # sums are bitwise repeatable for a fixed number
     questions = [read_question(cell, episode) for episode in cell.episodes]
-    rows = score(build_system(cell), cell.protocol, questions, conditions_of(questions))
-    label = {
-        "run": cell.run,
-        "checkpoint": cell.step,
-        "task": cell.protocol.task,
-        "system": cell.system,
-        "protocol": cell.protocol.hash,
-        "dataset": cell.dataset,
-        "split": cell.protocol.split,
-        "seed": cell.protocol.seed,
-    }
-    return [{**label, **row} for row in rows]
+    made = answer(build_system(cell), cell.protocol, questions, conditions_of(questions))
+    if fvd.METRIC in cell.protocol.metrics:
+        fvd.keep_features(open_store(cell.store), cell, questions, made)
+    return [{**cell.label, **row} for row in compare(cell.protocol, questions, made)]
 
 
 def read_question(cell: ScoreCell, episode: int) -> Question:

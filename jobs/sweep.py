@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from evals.metrics import METRICS, MetricName
 from evals.protocol import Protocol
-from jobs import train
+from jobs import fvd, train
 from jobs.evaluate import protocol_problems
 from jobs.train import TrainConfig
 from longtake.config import Config, differences, dump, load, revise
@@ -49,7 +50,7 @@ class Objective(Config):
     """What is better, measured at every checkpoint of a trial: a memory score, or a column of `steps`."""
 
     protocol: Protocol | None = Field(None, description="a cheap one, on the val split")
-    metric: Literal["psnr", "ssim"] = "psnr"
+    metric: MetricName = "psnr"
     beyond: int | None = Field(
         None, ge=0, description="only frames at larger distances; the largest window of the space when not given"
     )
@@ -61,14 +62,19 @@ class Objective(Config):
             raise ValueError("give either a protocol to score, or a column of the table steps")
         if self.protocol is not None and self.protocol.split != "val":
             raise ValueError("protocol.split: a search may see the val split only: set split: val")
+        if self.protocol is not None and fvd.METRIC in self.protocol.metrics:
+            raise ValueError("protocol.metrics: fvd needs the clips of a whole evaluation; a trial is scored by frames")
+        if self.protocol is not None and METRICS[self.metric].best == "zero":
+            raise ValueError(f"metric: {self.metric} is best at 0; a search needs one that is best high or low")
         if self.protocol is not None and self.metric not in self.protocol.metrics:
             raise ValueError(f"metric: {self.metric} is not among protocol.metrics {self.protocol.metrics}")
         return self
 
     @property
     def direction(self) -> Literal["maximize", "minimize"]:
-        """Scores and speed are to be high, losses low."""
-        return "maximize" if self.protocol is not None or self.column == "frames_per_s" else "minimize"
+        """Speed is to be high, losses low, scores as their metric says."""
+        high = METRICS[self.metric].best == "high" if self.protocol is not None else self.column == "frames_per_s"
+        return "maximize" if high else "minimize"
 
     @property
     def name(self) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from jobs.plots import METRIC_NAMES, WIPED, Look, looks
+from evals.metrics import METRICS
+from jobs.plots import WIPED, Look, looks
 from longtake.scores import Difference, paired_difference, summarise
 
 if TYPE_CHECKING:
@@ -124,28 +125,33 @@ class Summary:
 
 def summary(scores: pd.DataFrame, window: int) -> Summary:
     """Means and 95 % intervals over episodes of every system."""
-    metrics = [metric for metric in METRIC_NAMES if (scores.metric == metric).any()]
     ranges = {0: "all distances"}
     if window and reach(scores, window):
         ranges[window] = f"beyond {window} frames"
     styles = looks(scores)
-    columns = [_column(scores, metric, beyond, styles) for metric in metrics for beyond in ranges]
-    counts = scores.groupby("system").episode.nunique().to_dict()
-    rows = [
-        SummaryRow(look, int(counts[system]), [column.get(system) for column in columns])
+    titles, columns = [], []
+    for metric in (name for name in METRICS if (scores.metric == name).any()):
+        rows = scores[scores.metric == metric]
+        of_clips = (rows.episode < 0).all()
+        for beyond, title in {0: f"of {int(rows.clips.max())} clips"}.items() if of_clips else ranges.items():
+            titles.append((METRICS[metric].heading, title))
+            columns.append(_column(rows, metric, beyond, styles))
+    counts = scores[scores.episode >= 0].groupby("system").episode.nunique().to_dict()
+    lines = [
+        SummaryRow(look, int(counts.get(system, 0)), [column.get(system) for column in columns])
         for system, look in styles.items()
     ]
-    return Summary([(METRIC_NAMES[metric], title) for metric in metrics for title in ranges.values()], rows)
+    return Summary(titles, lines)
 
 
-def _column(scores: pd.DataFrame, metric: str, beyond: int, styles: dict[str, Look]) -> dict[str, Cell]:
+def _column(rows: pd.DataFrame, metric: str, beyond: int, styles: dict[str, Look]) -> dict[str, Cell]:
     """A metric of every system that has it; the best of several models is marked."""
-    found = summarise(scores[scores.metric == metric], beyond=beyond)
+    found = summarise(rows, beyond=beyond)
     means = dict(zip(found.system, found["mean"], strict=True))
     halves = dict(zip(found.system, found["high"] - found["mean"], strict=True))
     models = [system for system in means if styles[system].kind == "model"]
-    best = max(models, key=means.__getitem__) if len(models) > 1 else None
-    digits = 2 if metric == "psnr" else 3
+    best = max(models, key=lambda system: METRICS[metric].goodness(means[system])) if len(models) > 1 else None
+    digits = METRICS[metric].digits
     return {
         system: Cell(
             number(mean, digits),

@@ -141,7 +141,7 @@ def choose_scores(store: Store, scores: pd.DataFrame, runs: Sequence[Run], notes
 
 def _task_scores(store: Store, task: str, protocol: str, rows: pd.DataFrame, notes: list[str]) -> TaskScores:
     kept = distinct(rows)
-    counts = kept.groupby("system").episode.nunique()
+    counts = kept[kept.episode >= 0].groupby("system").episode.nunique()
     for system, count in counts[counts < counts.max()].items():
         notes.append(f"{task}: {system} has only {count} of {counts.max()} episodes scored so far.")
     definition, config = find_protocol(store, protocol, kept.dataset.astype(str).unique())

@@ -69,7 +69,8 @@ def summarise(scores: pd.DataFrame, beyond: int = 0, by: Sequence[str] = SUMMARY
         by: what makes a row of the result, beside protocol and metric: those are never mixed.
 
     Returns:
-        `by`, metric, protocol, then `mean`, `low`, `high` (missing for a single episode), `episodes`.
+        `by`, metric, protocol, then `mean`, `low`, `high` (missing for a single episode), `episodes`. A value that
+        is of many clips at once, such as fvd, has no interval, and these clips are its episodes.
     """
     from scipy.stats import t
 
@@ -77,12 +78,18 @@ def summarise(scores: pd.DataFrame, beyond: int = 0, by: Sequence[str] = SUMMARY
     # An episode number means something within its dataset only.
     episode = [name for name in ("dataset", "episode") if name in scores and name not in keys]
     rows = scores[scores.distance > beyond] if beyond else scores
-    per_episode = rows.groupby([*keys, *episode], dropna=False, observed=True).value.mean()
-    found = per_episode.groupby(level=keys, dropna=False).agg(["mean", "sem", "count"]).reset_index()
+    clips = rows.clips.astype("float").fillna(1) if "clips" in rows else 1
+    per_episode = (
+        rows.assign(clips=clips)
+        .groupby([*keys, *episode], dropna=False, observed=True)
+        .agg(value=("value", "mean"), clips=("clips", "max"))
+    )
+    groups = per_episode.groupby(level=keys, dropna=False)
+    found = groups.value.agg(["mean", "sem", "count"]).assign(episodes=groups.clips.sum().astype(int)).reset_index()
     freedom = found["count"].to_numpy() - 1
     half = np.where(freedom > 0, found["sem"].to_numpy(dtype=float) * t.ppf(0.975, np.maximum(freedom, 1)), np.nan)
     found = found.assign(low=found["mean"] - half, high=found["mean"] + half)
-    return found.rename(columns={"count": "episodes"})[[*keys, "mean", "low", "high", "episodes"]]
+    return found[[*keys, "mean", "low", "high", "episodes"]]
 
 
 # --- straight from a store -----------------------------------------------------------------------------------

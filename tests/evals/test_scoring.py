@@ -1,14 +1,18 @@
 """Tasks ask what their cards say, and planted systems score what they must."""
 
 from collections.abc import Sequence
+from typing import get_args
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
+from skimage.data import astronaut
 from torch import Tensor
 
-from evals.metrics import IDENTICAL_PSNR, psnr, ssim
+from evals import metrics
+from evals.metrics import IDENTICAL_PSNR, METRICS, MetricName, psnr, sharpness, ssim
 from evals.protocol import Protocol
 from evals.scoring import episode_seed, score
 from evals.systems import FLOORS, ContextMean, CopyLast, ModelSystem, NearestPose, System
@@ -21,11 +25,11 @@ RETRIEVAL = Protocol(task="retrieval", context=6, horizon=4, episodes=2)
 ROLLOUT = Protocol(task="rollout", context=6, horizon=4, episodes=2)
 
 
-def questions(protocol: Protocol, count: int = 2) -> tuple[list[Question], Conditions]:
+def questions(protocol: Protocol, count: int = 2, side: int = 16) -> tuple[list[Question], Conditions]:
     draw = np.random.default_rng(0)
     made = []
     for episode in range(count):
-        frames = draw.integers(0, 256, (protocol.frames, 16, 16, 3), dtype=np.uint8)
+        frames = draw.integers(0, 256, (protocol.frames, side, side, 3), dtype=np.uint8)
         pose = draw.normal(size=(protocol.frames, 3)).astype(np.float32)
         made.append(build_question(protocol, episode, frames, pose, np.zeros((protocol.frames, 2), np.float32)))
     pose = np.stack([np.pad(q.pose, ((0, 0), (0, 1))) for q in made if q.pose is not None])
@@ -156,6 +160,34 @@ def test_any_field_changes_the_protocols_hash() -> None:
     ]
     hashes = {RETRIEVAL.hash, *(RETRIEVAL.model_copy(update=change).hash for change in changes)}
     assert len(hashes) == 1 + len(changes)
+
+
+def test_every_metric_has_its_card_and_its_name() -> None:
+    assert set(METRICS) == set(get_args(MetricName))
+    assert all(f"{name}" in str(metrics.__doc__) for name in METRICS)
+
+
+def test_sharpness_sees_what_psnr_forgives() -> None:
+    truth, draw = astronaut()[64:128, 192:256], np.random.default_rng(0)
+    blurred = np.rint(gaussian_filter(truth.astype(float), (1, 1, 0))).astype(np.uint8)
+    noisy = np.clip(truth + draw.normal(0, 20, truth.shape), 0, 255).astype(np.uint8)
+    assert psnr(truth, blurred) > psnr(truth, noisy)
+    assert sharpness(truth, truth) == 0
+    assert sharpness(truth, blurred) < -6 < 3 < sharpness(truth, noisy)
+    assert abs(sharpness(np.zeros_like(truth), np.ones_like(truth))) < 1e-9, "nothing to see in either"
+
+
+def test_frames_of_all_clips_go_through_a_net_together() -> None:
+    protocol = RETRIEVAL.model_copy(update={"metrics": ["lpips_alex", "sharpness", "psnr"]})
+    made, conditions = questions(protocol, side=32)
+    rows = score(CopyLast(), protocol, made, conditions)
+    assert [row["metric"] for row in rows[:3]] == ["lpips_alex", "sharpness", "psnr"]
+    assert len(rows) == 2 * 4 * 3
+    for row in rows:
+        clip = made[row["episode"]].frames
+        truth, copied = clip[6 + row["frame"]][None], clip[5][None]
+        measure = METRICS[row["metric"]].measure
+        assert measure is not None and row["value"] == pytest.approx(measure(truth, copied)[0], abs=1e-6)
 
 
 def test_metrics_are_those_of_the_field() -> None:

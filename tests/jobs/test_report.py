@@ -329,6 +329,25 @@ def test_the_table_marks_the_best_model_not_the_best_floor() -> None:
     }  # fmt: skip
 
 
+def test_the_table_knows_which_way_a_metric_points() -> None:
+    means = {"lpips_vgg": {"a": 0.5, "b": 0.4}, "sharpness": {"a": -3, "b": 9}, "fvd": {"a": 300, "b": 290}}
+    scores = pd.concat([scores_of(values, spread=0).assign(metric=metric) for metric, values in means.items()])
+    of_clips = {"episode": -1, "frame": -1, "distance": 0, "clips": 24}
+    sets = scores[scores.metric == "fvd"].drop_duplicates("system").assign(**of_clips)
+    found = summary(pd.concat([scores[scores.metric != "fvd"], sets]), window=6)
+    assert found.columns == [
+        ("LPIPS (VGG16), lower is better", "all distances"),
+        ("LPIPS (VGG16), lower is better", "beyond 6 frames"),
+        ("Sharpness (dB), best at 0", "all distances"),
+        ("Sharpness (dB), best at 0", "beyond 6 frames"),
+        ("FVD, lower is better", "of 24 clips"),
+    ]
+    marks = {row.look.system: [bool(cell and cell.best) for cell in row.cells] for row in found.rows}
+    assert marks == {"a": [False, False, True, True, False], "b": [True, True, False, False, True]}
+    assert {row.episodes for row in found.rows} == {24}
+    assert [row.cells[-1] and row.cells[-1].half for row in found.rows] == ["", ""]
+
+
 def test_episodes_are_picked_by_rule() -> None:
     scores = scores_of({"a": 20, "copy_last": 17})
     assert list(pick_episodes(scores, 6).values()) == ["a hard one", "a middling one", "an easy one"]

@@ -128,6 +128,19 @@ def test_objectives_that_cannot_be_measured_are_refused(place: Path) -> None:
     assert "may see the val split only" in refused(place, RETRIEVAL.replace("split: val", "split: test"))
 
 
+def test_a_search_knows_which_way_its_metric_points(place: Path) -> None:
+    def objective(metric: str, metrics: str) -> str:
+        return RETRIEVAL.replace("metrics: [psnr]}", f"metrics: [{metrics}]}}, metric: {metric}")
+
+    for metric, direction in (("psnr", "maximize"), ("ssim", "maximize"), ("lpips_alex", "minimize")):
+        config = load(SweepConfig, place / "sweep.yaml", [objective(metric, metric)], search=job.CONFIGS)
+        assert config.objective.direction == direction
+    assert "sharpness is best at 0" in refused(place, objective("sharpness", "sharpness"))
+    assert "fvd needs the clips of a whole evaluation" in refused(place, objective("psnr", "psnr, fvd"))
+    assert "lpips_alex: frames are 16x16, at least 31" in refused(place, objective("lpips_alex", "lpips_alex"))
+    assert "did you mean lpips_vgg?" in refused(place, objective("lpips_vg", "lpips_vgg"))
+
+
 def test_the_same_frames_are_scored_at_every_window(place: Path) -> None:
     assert sweep_of(place, RETRIEVAL)[0].config.objective.beyond == 3
 
