@@ -225,6 +225,21 @@ def report(
 
 
 @app.command()
+def bench(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME...", help="Which benchmarks; --dry-run tells of all.")
+    ] = None,
+    set_: Overrides = None,
+    store: StoreUri = STORE,
+    dry_run: DryRun = False,
+) -> None:
+    """Measure our parts beside others'; --set NAME.field=value changes a benchmark's settings."""
+    from jobs import bench
+
+    bench.main(names or [], set_ or [], store, dry_run)
+
+
+@app.command()
 def demo(config: ConfigName = "demo", set_: Overrides = None, store: StoreUri = STORE, dry_run: DryRun = False) -> None:
     """All of it on this machine, within minutes."""
     from jobs import demo

@@ -79,11 +79,23 @@ def split_sizes(
 
 @functools.cache
 def load_kernels() -> Callable[..., tuple[Tensor, Tensor]]:
-    """mamba-ssm's `mamba_chunk_scan_combined`, from an installation with or without its CUDA extension.
+    """mamba-ssm's `mamba_chunk_scan_combined`.
 
     Its fp32 products become as exact as PyTorch's on the same device (`torch.set_float32_matmul_precision`), unless
     TRITON_F32_DEFAULT says otherwise: Triton's own choice is TF32, which keeps 10 bits.
-    Raises ModuleNotFoundError that says what is missing and what to do.
+    Raises ModuleNotFoundError as `import_mamba`.
+    """
+    if torch.get_float32_matmul_precision() == "highest":
+        os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")
+    kernels = import_mamba("mamba_ssm.ops.triton.ssd_combined").mamba_chunk_scan_combined
+    # Its autograd functions have broken under torch.compile; the graph breaks here instead.
+    return torch.compiler.disable(kernels)  # type: ignore[no-any-return]
+
+
+def import_mamba(module: str) -> types.ModuleType:
+    """A module of mamba-ssm that needs Triton at most, from an installation with or without its CUDA extension.
+
+    Raises ModuleNotFoundError that says which package is missing and what to do.
     """
     missing = [name for name in ("mamba_ssm", "triton") if _spec(name) is None]
     if missing:
@@ -91,16 +103,11 @@ def load_kernels() -> Callable[..., tuple[Tensor, Tensor]]:
             f"scan backend 'mamba' needs {' and '.join(missing)}: install with `{INSTALL}`, "
             "or choose the backend 'torch' (config: scan)"
         )
-    if torch.get_float32_matmul_precision() == "highest":
-        os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")
     try:
-        module = importlib.import_module("mamba_ssm.ops.triton.ssd_combined")
+        return importlib.import_module(module)
     except ImportError:  # the package's own __init__ wants its CUDA extension; the Triton kernels do not
         _register_empty_package()
-        module = importlib.import_module("mamba_ssm.ops.triton.ssd_combined")
-    kernels: Callable[..., tuple[Tensor, Tensor]] = module.mamba_chunk_scan_combined
-    # Its autograd functions have broken under torch.compile; the graph breaks here instead.
-    return torch.compiler.disable(kernels)  # type: ignore[no-any-return]
+        return importlib.import_module(module)
 
 
 def _spec(name: str) -> ModuleSpec | None:

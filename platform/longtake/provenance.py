@@ -15,7 +15,7 @@ from pathlib import Path
 
 from longtake import __version__
 
-_PACKAGES = ("deepspeed", "numpy", "pandas", "pyarrow", "ray", "torch", "vizdoom")
+_PACKAGES = ("deepspeed", "mamba-ssm", "numpy", "pandas", "pyarrow", "ray", "torch", "triton", "vizdoom")
 _LETTERS = "23456789abcdefghjkmnpqrstuvwxyz"  # no two that look alike
 
 

@@ -21,7 +21,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "runs": ("run",),
     "steps": ("run", "step"),
     "scores": ("run", "checkpoint", "task", "system", "protocol", "episode", "seed", "frame", "metric"),
-    "bench": ("run", "name", "case"),
+    "bench": ("run", "name", "case", "metric"),
     "trials": ("sweep", "trial"),
 }
 """The tables, and what makes a row of each the same row."""
@@ -94,7 +94,11 @@ COLUMNS: dict[str, dict[str, Column]] = {
     "bench": {
         "run": Column("text", "", "id of the benchmark's run"),
         "name": Column("text", "", "the benchmark"),
-        "case": Column("text", "", "what was measured"),
+        "case": Column("text", "", "what was measured: sizes and contestant"),
+        "metric": Column("text", "", "forward, memory, speedup, ..."),
+        "value": Column("number", "of the row", "median over the repetitions"),
+        "unit": Column("text", "", "of the value: s, MB, times, ..."),
+        "repetitions": Column("whole", "", "measured calls, warm-up not counted"),
     },
     "trials": {
         "sweep": Column("text", "", "id of the sweep, which is a run"),

@@ -25,7 +25,7 @@ def test_only_missing_cells_run_and_failures_are_named(tmp_path: Path) -> None:
         if payload["name"] == "dies" and not died.exists():
             died.touch()
             os._exit(1)
-        return [{"run": "r", "name": payload["name"], "case": case, "value": 1.0} for case in range(2)]
+        return [{"run": "r", "name": payload["name"], "case": case, "metric": "m", "value": 1.0} for case in "xy"]
 
     cells = [Cell(f"r-{name}", {"name": name}) for name in ("a", "dies", "bad", "b")]
     told: list[tuple[int, int]] = []
