@@ -96,6 +96,13 @@ class InitConfig(Config):
     )
 
 
+class PerceptualConfig(Config):
+    """LPIPS between the clean frame that is predicted and the true one, added to the loss."""
+
+    weight: float = Field(0.1, gt=0)
+    net: Literal["lpips_alex", "lpips_vgg"] = "lpips_alex"
+
+
 class TrainConfig(Config):
     """One training run, whole."""
 
@@ -116,6 +123,7 @@ class TrainConfig(Config):
     model: ModelConfig
     init: InitConfig | None = None
     memory: MemoryConfig = MemoryConfig()
+    perceptual: PerceptualConfig | None = None
     diffusion: DiffusionConfig = DiffusionConfig()
     engine: EngineConfig = EngineConfig()
     validation: ValidationConfig = ValidationConfig()

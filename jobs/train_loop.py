@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 
-from jobs.objective import Batch, Noised, clip_loss, losses, seeded
+from jobs.objective import Batch, Noised, Objective, seeded
 from jobs.train import TrainConfig, build_plan
 from longtake import tables
 from longtake.engine import Engine
@@ -43,10 +43,11 @@ def train_loop(context: Context, config: TrainConfig) -> None:
         engine = Engine(model, config.engine, steps=config.steps, device=context.device)
         start = engine.load(folder)["step"] if folder else 0
     log = StepLog(context, start)
-    validate = make_validation(context, config, dataset, model)
+    objective = Objective(config, model, engine, context.rank)
+    validate = make_validation(context, config, dataset, Objective(config, model, model, context.rank))
     for step, clips, waited in timed(stream(context, config, dataset, start)):
         loss = 0.0
-        for part in losses(engine, model, config, to_batch(clips, context.device), step, context.rank):
+        for part in objective.losses(to_batch(clips, context.device), step):
             engine.backward(part)
             loss += part.item()
         lr, norm = engine.lr, engine.step()
@@ -90,7 +91,7 @@ def to_batch(clips: dict[str, Any], device: str) -> Batch:
 
 
 def make_validation(
-    context: Context, config: TrainConfig, dataset: Dataset, model: WorldModel
+    context: Context, config: TrainConfig, dataset: Dataset, objective: Objective
 ) -> Callable[[], dict[str, float]]:
     """A function that measures the held-out loss, and the state of each layer after the clips.
 
@@ -108,7 +109,7 @@ def make_validation(
 
     @torch.no_grad()
     def validate() -> dict[str, float]:
-        loss, memory = clip_loss(model, config, noised, None)
+        loss, memory = objective.clip_loss(noised, None)
         numbers = {"val_loss": loss.item()}
         for layer, statistics in (state_statistics(memory) if memory is not None else {}).items():
             numbers |= {f"state_{name}.{layer}": value for name, value in asdict(statistics).items()}

@@ -7,11 +7,19 @@ from collections.abc import Callable
 from torch import Tensor
 
 from models.conditions import Conditions
-from models.diffusion import add_noise, target
+from models.diffusion import add_noise, target, to_clean
 from models.memory import Memory
 
 Forward = Callable[[Tensor, Tensor, Conditions, Memory | None], tuple[Tensor, Memory | None]]
 """A world model's call, or that of an engine around it."""
+
+Distance = Callable[[Tensor, Tensor], Tensor]
+"""How far apart images (n, C, H, W) in [-1, 1] look, (n,): `models.lpips.Lpips`, say."""
+
+
+def weighted(distance: Distance, weight: float) -> Distance:
+    """A distance that counts `weight` times."""
+    return lambda a, b: weight * distance(a, b)
 
 
 def diffusion_forcing_loss(
@@ -23,6 +31,7 @@ def diffusion_forcing_loss(
     noise: Tensor,
     weight: Tensor,
     memory: Memory | None = None,
+    distance: Distance | None = None,
 ) -> tuple[Tensor, Memory | None]:
     """Weighted sum of the squared errors of the prediction, averaged over the pixels of a frame.
 
@@ -35,10 +44,19 @@ def diffusion_forcing_loss(
         noise: unit normal, like `clean`.
         weight: (b, t), from `loss_weights`; divided by its sum over the whole clip, where a mean is wanted.
         memory: from the frames before.
+        distance: of the clean frame that is predicted from the true one, added to a frame's squared error.
 
     Returns:
         The loss () and the memory after the last frame.
     """
-    prediction, memory = model(add_noise(clean, noise, noise_level), noise_level, conditions, memory)
-    error = (prediction.float() - target(kind, clean, noise, noise_level)).square().mean((2, 3, 4))  # b t
+    noised = add_noise(clean, noise, noise_level)
+    prediction, memory = model(noised, noise_level, conditions, memory)
+    prediction = prediction.float()
+    error = (prediction - target(kind, clean, noise, noise_level)).square().mean((2, 3, 4))  # b t
+    if distance is not None:
+        asked = weight > 0  # b t; nets are slow: only where the loss is
+        made = to_clean(kind, prediction, noised, noise_level)
+        far = error.new_zeros(error.shape)
+        far[asked] = distance(made[asked], clean[asked])
+        error = error + far
     return (error * weight).sum(), memory

@@ -16,7 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from models.memory import Frames, SSMState
-from models.ssd import scan
+from models.ssd import Backend, scan
 
 
 class BlockSSM(nn.Module):
@@ -37,8 +37,10 @@ class BlockSSM(nn.Module):
         headdim: int,
         expand: int,
         d_conv: int,
+        backend: Backend = "auto",
     ) -> None:
         super().__init__()
+        self.backend: Backend = backend
         self.grid, self.block = grid, block
         self.d_inner, self.d_state, self.headdim = expand * dim, d_state, headdim
         self.heads = self.d_inner // headdim
@@ -105,7 +107,9 @@ class BlockSSM(nn.Module):
         x, B, C = mixed.split([self.d_inner, n, n], -1)
         x = rearrange(x, "b l (h p) -> b l h p", p=self.headdim)
         dt = F.softplus(dt.float() + self.dt_bias)
-        y, after = scan(x, dt, -self.A_log.float().exp(), B[:, :, None], C[:, :, None], state.state)
+        y, after = scan(
+            x, dt, -self.A_log.float().exp(), B[:, :, None], C[:, :, None], state.state, backend=self.backend
+        )
         y = rearrange(y + x * self.D[:, None], "b l h p -> b l (h p)")
         return self.out_proj(self.norm(y * F.silu(z))), SSMState(after, conv, state.rows)
 

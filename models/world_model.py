@@ -222,6 +222,7 @@ def _build_ssm(config: ModelConfig, layer: LayerConfig) -> BlockSSM:
         headdim=config.headdim,
         expand=config.expand,
         d_conv=config.d_conv,
+        backend=config.scan,
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from jobs import train
-from jobs.objective import losses
+from jobs.objective import Objective
 from jobs.train import TrainConfig
 from jobs.train_loop import to_batch, train_loop
 from longtake import checkpoints
@@ -135,7 +135,7 @@ def gradients(place: Path, *overrides: str) -> dict[str, torch.Tensor]:
             torch.nn.init.normal_(parameter, std=0.2)
     plan = train.build_plan(config, store.dataset("mazes"), "train")
     clips = load_clips(store.dataset("mazes"), plan.batch(0), palindrome=True)
-    for part in losses(model, model, config, to_batch(clips, "cpu"), 0, 0):
+    for part in Objective(config, model, model).losses(to_batch(clips, "cpu"), 0):
         part.backward()  # type: ignore[no-untyped-call]
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
