@@ -117,7 +117,7 @@ class Metric:
     """What a metric is called and which way it points; `measure` takes truth and made, and is None for fvd."""
 
     title: str
-    best: Literal["high", "low", "zero"]
+    better: Literal["higher", "lower", "zero"]
     digits: int
     """Decimals worth printing."""
     measure: Callable[[Frames, Frames], Values] | None
@@ -127,21 +127,21 @@ class Metric:
     @property
     def heading(self) -> str:
         """The title, with the direction where it is not up."""
-        return self.title + {"high": "", "low": ", lower is better", "zero": ", best at 0"}[self.best]
+        return self.title + {"higher": "", "lower": ", lower is better", "zero": ", best at 0"}[self.better]
 
     def goodness(self, value: float) -> float:
         """The larger, the better."""
-        return {"high": value, "low": -value, "zero": -abs(value)}[self.best]
+        return {"higher": value, "lower": -value, "zero": -abs(value)}[self.better]
 
 
 METRICS: dict[str, Metric] = {
-    "psnr": Metric("PSNR (dB)", "high", 2, _each(psnr)),
-    "ssim": Metric("SSIM", "high", 3, _each(ssim)),
+    "psnr": Metric("PSNR (dB)", "higher", 2, _each(psnr)),
+    "ssim": Metric("SSIM", "higher", 3, _each(ssim)),
     "lpips_alex": Metric(
-        "LPIPS (AlexNet)", "low", 3, lambda truth, made: lpips("lpips_alex", truth, made), "lpips_alex"
+        "LPIPS (AlexNet)", "lower", 3, lambda truth, made: lpips("lpips_alex", truth, made), "lpips_alex"
     ),
-    "lpips_vgg": Metric("LPIPS (VGG16)", "low", 3, lambda truth, made: lpips("lpips_vgg", truth, made), "lpips_vgg"),
+    "lpips_vgg": Metric("LPIPS (VGG16)", "lower", 3, lambda truth, made: lpips("lpips_vgg", truth, made), "lpips_vgg"),
     "sharpness": Metric("Sharpness (dB)", "zero", 2, _each(sharpness)),
-    "fvd": Metric("FVD", "low", 1, None, "i3d"),
+    "fvd": Metric("FVD", "lower", 1, None, "i3d"),
 }
 """All metrics, in the order in which they are shown."""

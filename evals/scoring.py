@@ -52,7 +52,7 @@ def score(
         conditions: of all frames, (b, context + horizon, ...), pose relative to each clip's start.
 
     Returns:
-        Rows with episode, frame (index among the generated), distance, metric, value.
+        Rows with episode, frame (index among the generated), distance, metric, value, better.
     """
     return compare(protocol, questions, answer(system, protocol, questions, conditions))
 
@@ -79,6 +79,7 @@ def compare(protocol: Protocol, questions: Sequence[Question], made: Clips) -> l
             "distance": int(question.distance[index]),
             "metric": metric,
             "value": float(found[clip, index]),
+            "better": METRICS[metric].better,
         }
         for index in range(protocol.horizon)
         for clip, question in enumerate(questions)

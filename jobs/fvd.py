@@ -75,10 +75,12 @@ def rank_told(clips: int) -> str:
 
 def _row(store: Store, cells: Sequence[ScoreCell]) -> dict[str, Any]:
     from evals.fvd import frechet_distance
+    from evals.metrics import METRICS
 
     real, made = (np.concatenate([_read(store, where(cell)) for cell in cells]) for where in (_truth, _made))
     place = {"episode": -1, "frame": -1, "distance": 0, "clips": len(made)}
-    return {**cells[0].label, **place, "metric": METRIC, "value": frechet_distance(real, made)}
+    value = {"metric": METRIC, "value": frechet_distance(real, made), "better": METRICS[METRIC].better}
+    return {**cells[0].label, **place, **value}
 
 
 def _made(cell: ScoreCell) -> str:

@@ -64,7 +64,7 @@ class Objective(Config):
             raise ValueError("protocol.split: a search may see the val split only: set split: val")
         if self.protocol is not None and fvd.METRIC in self.protocol.metrics:
             raise ValueError("protocol.metrics: fvd needs the clips of a whole evaluation; a trial is scored by frames")
-        if self.protocol is not None and METRICS[self.metric].best == "zero":
+        if self.protocol is not None and METRICS[self.metric].better == "zero":
             raise ValueError(f"metric: {self.metric} is best at 0; a search needs one that is best high or low")
         if self.protocol is not None and self.metric not in self.protocol.metrics:
             raise ValueError(f"metric: {self.metric} is not among protocol.metrics {self.protocol.metrics}")
@@ -73,7 +73,7 @@ class Objective(Config):
     @property
     def direction(self) -> Literal["maximize", "minimize"]:
         """Speed is to be high, losses low, scores as their metric says."""
-        high = METRICS[self.metric].best == "high" if self.protocol is not None else self.column == "frames_per_s"
+        high = METRICS[self.metric].better == "higher" if self.protocol is not None else self.column == "frames_per_s"
         return "maximize" if high else "minimize"
 
     @property

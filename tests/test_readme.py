@@ -25,7 +25,15 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     for system, (run, mean) in SYSTEMS.items():
         label = {"run": run, "system": system, "checkpoint": 9, "task": "retrieval", "protocol": "p", "seed": 0}
         rows = [
-            label | {"episode": e, "frame": d, "distance": d, "metric": "psnr", "value": mean - d / 10 + e * mean / 10}
+            label
+            | {
+                "episode": e,
+                "frame": d,
+                "distance": d,
+                "metric": "psnr",
+                "better": "higher",
+                "value": mean - d / 10 + e * mean / 10,
+            }
             for e in range(4)
             for d in (1, 5, 9)
         ]

@@ -89,6 +89,7 @@ COLUMNS: dict[str, dict[str, Column]] = {
         "distance": Column("whole", "frames", "to the context frame that shows the same place; 0 for whole clips"),
         "metric": Column("text", "", "psnr, ssim, ..."),
         "value": Column("number", "of the metric", "psnr in dB; others as their cards say"),
+        "better": Column("text", "", "which way of the metric is good: higher, lower, or zero (the nearest to 0)"),
         "clips": Column("whole", "", "clips that a value of many is of, such as fvd; missing for values of one"),
     },
     "bench": {

@@ -7,9 +7,9 @@ fields of their definitions (`protocols/HASH.json` in the store) they differ.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -109,29 +109,22 @@ def latest(store: Store, where: str | None = None) -> pd.DataFrame:
     return _newest(rows)
 
 
-def best(
-    store: Store,
-    metric: str = "psnr",
-    where: str | None = None,
-    beyond: int = 0,
-    better: Literal["higher", "lower"] = "higher",
-) -> pd.DataFrame:
-    """Of each task the checkpoint with the best mean over episodes: a line as `summarise` has it.
+def best(store: Store, metric: str = "psnr", where: str | None = None, beyond: int = 0) -> pd.DataFrame:
+    """Of each task the checkpoint with the best mean over episodes, by the metric's own direction: as `summarise`.
 
     Floors and oracle do not take part.
 
     Args:
         where: rows to choose from, as a pandas query.
         beyond: only frames at distances above this one.
-        better: which direction of the metric is the good one.
 
     Raises:
-        UserError: unlike protocols, or nothing scored with this metric.
+        UserError: unlike protocols, nothing scored with this metric, or rows that do not say which way is better.
     """
     rows = _of_metric(tables.read(store, "scores", where), metric, store)
     require_alike(store, rows)
     found = summarise(rows[rows.run != NO_RUN], beyond=beyond)
-    ranked = found.sort_values("mean", ascending=better == "lower", kind="stable")
+    ranked = found.sort_values("mean", key=_direction(rows, metric), kind="stable")
     return ranked.drop_duplicates("task").sort_values("task").reset_index(drop=True)
 
 
@@ -213,6 +206,15 @@ def _of_metric(rows: pd.DataFrame, metric: str, store: Store) -> pd.DataFrame:
     if metric not in there:
         raise UserError(f"{unknown('metric', metric, there)} (in the scores of {store.uri})")
     return rows[rows.metric == metric]
+
+
+def _direction(rows: pd.DataFrame, metric: str) -> Callable[[pd.Series], pd.Series]:
+    """What turns values of a metric into an order with the best first."""
+    ways: dict[str, Callable[[pd.Series], pd.Series]] = {"higher": lambda x: -x, "lower": lambda x: x, "zero": abs}
+    told = set(rows.better.dropna()) if "better" in rows else set()
+    if len(told) != 1 or not told <= set(ways):
+        raise UserError(f"the scores of {metric} do not say which way is better: evaluate again")
+    return ways[told.pop()]
 
 
 def _newest(rows: pd.DataFrame) -> pd.DataFrame:

@@ -60,10 +60,17 @@ CELLS = {  # (run, system, checkpoint, protocol) → value of two episodes
 }
 
 
-def fill(store: Store, cells: dict[tuple[str, str, int, str], tuple[float, float]], part: str = "x") -> None:
+def fill(
+    store: Store,
+    cells: dict[tuple[str, str, int, str], tuple[float, float]],
+    part: str = "x",
+    metric: str = "psnr",
+    better: str | None = "higher",
+) -> None:
     rows = [
         {"run": run, "system": system, "checkpoint": step, "protocol": protocol, "task": "retrieval", "seed": 0}
-        | {"episode": episode, "frame": frame, "distance": 2 * frame + 1, "metric": "psnr", "value": value - frame}
+        | {"episode": episode, "frame": frame, "distance": 2 * frame + 1, "metric": metric, "value": value - frame}
+        | {"better": better}
         for (run, system, step, protocol), values in cells.items()
         for episode, value in enumerate(values)
         for frame in (0, 4)
@@ -98,8 +105,12 @@ def test_best_leaves_out_floors_and_goes_by_the_metrics_direction(store: Store) 
     (line,) = longtake.best(store).to_dict("records")
     assert (line["run"], line["checkpoint"], line["mean"], line["episodes"]) == ("r1", 200, 13.5, 2)
     assert longtake.best(store, beyond=5)["mean"].tolist() == [11.5]
-    (worst,) = longtake.best(store, better="lower").to_dict("records")
-    assert worst["system"] == "ssm/wiped"
+    for metric, better, system in (("lpips_vgg", "lower", "ssm/wiped"), ("sharpness", "zero", "window")):
+        shifted = {key: (a - 12.0, b - 12.0) if better == "zero" else (a, b) for key, (a, b) in CELLS.items()}
+        fill(store, shifted, metric, metric, better)
+        assert longtake.best(store, metric).system.tolist() == [system]
+    fill(store, CELLS, "z", "older", None)
+    assert "older do not say which way is better: evaluate again" in told("best", "older", store=store)
 
 
 def test_runs_and_systems_are_compared(store: Store) -> None:
