@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 GROUP_ROWS = 65_536
 """Rows of a row group: what a reader takes or skips at once."""
 
+HALF_WRITTEN_S = 3600.0
+"""What a writer that was killed left half written is removed when it is this old."""
+
 
 @dataclass(frozen=True)
 class Compacted:
@@ -43,6 +46,7 @@ def compact(store: Store, table: str) -> Compacted:
     import pyarrow.parquet as pq
 
     schema.keys(table)
+    store.remove_half_written(f"tables/{table}", HALF_WRITTEN_S)
     before = files(store, table)
     if not before or (len(before) == 1 and before[0].part is None):
         return tables.look(store, table, None, lambda pieces: _state(table, len(before), pieces))

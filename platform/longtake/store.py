@@ -7,10 +7,12 @@ Ray and pyarrow are handed the same filesystem. Names given to the methods are r
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -180,6 +182,15 @@ class Store:
                 self.fs.rm([self.path(name) for name in names])
         except OSError as error:
             self._explain(error)
+
+    def remove_half_written(self, rel: str, age_s: float) -> None:
+        """Remove what writers that were killed left below a folder, once it is older than any write takes."""
+        if not self.is_folder:
+            return  # an object storage keeps no half of a put
+        for path in Path(self.path(rel)).rglob(f"{TEMPORARY}*"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > age_s:
+                    path.unlink()
 
     def glob(self, pattern: str) -> Names:
         """Names that match a shell pattern such as `runs/*/config.yaml`, sorted."""

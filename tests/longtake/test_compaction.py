@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from longtake import schema, table_files, tables
 from longtake.compaction import compact
-from longtake.store import Store, open_store
+from longtake.store import TEMPORARY, Store, open_store
 
 
 @pytest.fixture
@@ -69,6 +69,16 @@ def test_what_pandas_reads_is_what_we_read(store: Store, tmp_path: Path) -> None
     tables.append(store, "steps", steps(0, clips=3), "b")
     compact(store, "steps")
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "tables/steps"), tables.read(store, "steps"))
+
+
+def test_what_killed_writers_left_goes_when_it_is_old(store: Store, tmp_path: Path) -> None:
+    tables.append(store, "steps", steps(1), "r/a")
+    folder = tmp_path / "tables" / "steps" / "r"
+    for name in ("old", "new"):
+        (folder / f"{TEMPORARY}{name}").write_bytes(b"half")
+    os.utime(folder / f"{TEMPORARY}old", (1, 1))
+    compact(store, "steps")
+    assert [path.name for path in folder.iterdir()] == [f"{TEMPORARY}new"]
 
 
 def test_nothing_and_empty_parts(store: Store) -> None:
