@@ -14,10 +14,12 @@ from pathlib import Path
 from pydantic import Field
 
 from jobs.shard_tasks import make_shards
+from longtake import video
 from longtake.config import Config, config_hash, dump, load
 from longtake.dataset_writer import DatasetWriter, split_sizes
 from longtake.episodes import Dataset
 from longtake.errors import UserError
+from longtake.shards import Codec
 from longtake.sources import doom_maze
 from longtake.sources.doom_maze import DoomMazeConfig
 from longtake.store import Store, open_store
@@ -35,6 +37,8 @@ class CollectConfig(Config):
     seed: int = Field(default=0, ge=0)
     shard_episodes: int = Field(default=16, ge=1, description="episodes per shard, and per task")
     chunk: int = Field(default=32, ge=1, description="frames per chunk: the least that a clip reads")
+    codec: Codec = Field(default="zstd", description="of the frames: zstd or zlib without loss, video for large ones")
+    crf: int = Field(default=video.CRF, ge=0, le=51, description="quality of a video; lower is better")
     val: float = Field(default=0.1, gt=0, lt=1, description="share of the episodes; at least one")
     test: float = Field(default=0.1, gt=0, lt=1, description="share of the episodes; at least one")
     source: DoomMazeConfig = DoomMazeConfig()
@@ -128,6 +132,8 @@ def _writer(config: CollectConfig, store: Store) -> DatasetWriter:
         val=config.val,
         test=config.test,
         chunk=config.chunk,
+        codec=config.codec,
+        crf=config.crf,
     )
 
 

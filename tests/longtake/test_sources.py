@@ -177,6 +177,13 @@ def test_lerobot_tells_all_that_is_wrong_with_the_whole(tmp_path: Path) -> None:
     files.lerobot(tmp_path, codebase_version="v2.1")
     with pytest.raises(UserError, match=r"v2\.1; only v3"):
         episodes("lerobot", tmp_path)
+    files.lerobot(tmp_path, features={"action": {"dtype": "float32", "shape": ["two"]}}, data_path=3)
+    with pytest.raises(UserError) as caught:
+        episodes("lerobot", tmp_path)
+    assert [line.split("damaged: ")[1].split(":")[0] for line in caught.value.lines] == [
+        "features.action.shape.0",
+        "data_path",
+    ]
     (tmp_path / "meta/info.json").write_text("{")
     with pytest.raises(UserError, match=r"info\.json is damaged"):
         episodes("lerobot", tmp_path)

@@ -150,6 +150,20 @@ def test_clips_hold_the_planned_frames_of_the_split(tmp_path: Path) -> None:
         assert clips["weight"] == [1.0]
 
 
+def test_discrete_actions_reach_the_model_as_one_hot(tmp_path: Path) -> None:
+    making = DatasetWriter(open_store(tmp_path), "d", recipe={}, fps=1.0, action_space={"a": "any"}, pose=None)
+    actions = np.arange(64, dtype=np.int64) % 4 - 1
+    making.write_shard(0, [Episode(np.zeros((64, 2, 2, 3), np.uint8), actions, meta={"n": n}) for n in range(4)])
+    data = making.finalize(1)
+    batch = load_clips(data, train_plan(data).batch(0))
+    assert batch["actions"].dtype == np.float32 and batch["actions"].shape[2] == data.action_dim == 3
+    for clip, start in zip(batch["actions"], batch["start"], strict=True):
+        assert not clip[0].any()
+        there = actions[start : start + len(clip)]
+        np.testing.assert_array_equal(clip[1:].argmax(1)[there[1:] >= 0], there[1:][there[1:] >= 0])
+        np.testing.assert_array_equal(clip[1:].sum(1), there[1:] >= 0)
+
+
 def test_a_palindrome_walks_back_the_way_it_came(tmp_path: Path) -> None:
     data = numbered(tmp_path)
     clips = load_clips(data, train_plan(data, palindrome=True).batch(7), palindrome=True)

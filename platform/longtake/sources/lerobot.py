@@ -13,11 +13,11 @@ Read from the files alone, without the package `lerobot`. Only version 3 has thi
 from __future__ import annotations
 
 import io
-import json
+import math
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import BaseModel, Field, PositiveInt, ValidationError
 
 from longtake import video
 from longtake.config import Config
@@ -59,33 +59,50 @@ def listing(config: LeRobotConfig, place: Store) -> Listing:
     if not items:
         raise UserError(f"{place.uri}: no episode in meta/episodes")
     items.sort(key=lambda item: int(item.where["episode"]))
-    names = info["features"][config.action].get("names")
-    columns = names if isinstance(names, list) else range(info["features"][config.action]["shape"][0])
+    action = info.features[config.action]
+    columns = action.names if isinstance(action.names, list) else range(action.shape[0])
     space = {str(name): "as recorded" for name in columns}
     pose = None if config.pose is None else POSES[len(config.pose)]
-    return Listing(tuple(items), space, pose, float(info["fps"]))
+    return Listing(tuple(items), space, pose, info.fps)
 
 
-def _info(place: Store) -> dict[str, Any]:
+class Feature(BaseModel):
+    """One column or camera, as meta/info.json tells it; what else is told there is not needed."""
+
+    dtype: str
+    shape: tuple[PositiveInt, ...]
+    names: Any = None
+
+
+class Info(BaseModel):
+    """meta/info.json."""
+
+    codebase_version: str
+    fps: float = Field(gt=0, allow_inf_nan=False)
+    features: dict[str, Feature]
+    data_path: str
+    video_path: str | None = None
+
+
+def _info(place: Store) -> Info:
     try:
-        info: dict[str, Any] = json.loads(place.read_bytes("meta/info.json"))
-        version, _ = str(info["codebase_version"]), (info["features"].keys(), float(info["fps"]), info["data_path"])
+        info = Info.model_validate_json(place.read_bytes("meta/info.json"))
     except FileNotFoundError:
         raise UserError(f"{place.uri}: no meta/info.json, this is no LeRobotDataset") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{place.uri}: meta/info.json is damaged: {type(error).__name__}: {error}") from None
-    if not version.startswith("v3"):
-        raise UserError(
-            f"{place.uri}: LeRobotDataset {version}; only v3 can be read, convert it with lerobot's own tool"
-        )
+    except ValidationError as error:
+        wrong = [f"{'.'.join(map(str, e['loc'])) or 'JSON'}: {e['msg']}" for e in error.errors()]
+        raise UserError(*(f"{place.uri}: meta/info.json is damaged: {line}" for line in wrong)) from None
+    if not info.codebase_version.startswith("v3"):
+        told = f"LeRobotDataset {info.codebase_version}; only v3 can be read, convert it with lerobot's own tool"
+        raise UserError(f"{place.uri}: {told}")
     return info
 
 
-def _check(config: LeRobotConfig, info: dict[str, Any]) -> str:
+def _check(config: LeRobotConfig, info: Info) -> str:
     """The camera. Raises UserError with every feature that is not there."""
-    features = info["features"]
-    cameras = [name for name, feature in features.items() if feature.get("dtype") in PICTURES]
-    vectors = [name for name, feature in features.items() if feature.get("dtype") not in PICTURES]
+    features = info.features
+    cameras = [name for name, feature in features.items() if feature.dtype in PICTURES]
+    vectors = [name for name, feature in features.items() if feature.dtype not in PICTURES and feature.shape]
     problems = []
     if config.camera is None and len(cameras) != 1:
         problems.append(f"source.camera: is required, there are {len(cameras)}: {', '.join(cameras) or 'none'}")
@@ -98,7 +115,7 @@ def _check(config: LeRobotConfig, info: dict[str, Any]) -> str:
     if config.pose is not None and config.state is None:
         problems.append("source.pose: is taken from columns of the state, but source.state is null")
     elif config.pose is not None and config.state in vectors:
-        width = features[config.state]["shape"][0]
+        width = features[config.state].shape[0]
         if len(config.pose) not in POSES or not all(0 <= column < width for column in config.pose):
             problems.append(f"source.pose: {config.pose}, expected 3 or 4 columns of the {width} of {config.state}")
     if problems:
@@ -111,7 +128,7 @@ def _episode_rows(place: Store, name: str) -> list[dict[str, Any]]:
     import pyarrow.parquet
 
     try:
-        with pyarrow.parquet.ParquetFile(io.BytesIO(place.read_bytes(name))) as file:
+        with pyarrow.parquet.ParquetFile(io.BytesIO(place.read_bytes(name)), page_checksum_verification=True) as file:
             # Statistics of every feature make most of the columns and all of the size.
             columns = [column for column in file.schema_arrow.names if not column.startswith("stats/")]
             rows: list[dict[str, Any]] = file.read(columns).to_pylist()
@@ -120,21 +137,21 @@ def _episode_rows(place: Store, name: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _item(row: dict[str, Any], info: dict[str, Any], camera: str) -> Item:
+def _item(row: dict[str, Any], info: Info, camera: str) -> Item:
     try:
         number, length = int(row["episode_index"]), int(row["length"])
-        where: dict[str, Any] = {"episode": number, "length": length, "camera": camera, "fps": float(info["fps"])}
-        where["data"] = info["data_path"].format(chunk_index=row["data/chunk_index"], file_index=row["data/file_index"])
-        if info["features"][camera]["dtype"] == "video":
-            where["video"] = info["video_path"].format(
+        where: dict[str, Any] = {"episode": number, "length": length, "camera": camera, "fps": info.fps}
+        where["data"] = info.data_path.format(chunk_index=row["data/chunk_index"], file_index=row["data/file_index"])
+        if info.features[camera].dtype == "video":
+            where["video"] = str(info.video_path).format(
                 video_key=camera,
                 chunk_index=row[f"videos/{camera}/chunk_index"],
                 file_index=row[f"videos/{camera}/file_index"],
             )
             where["start_s"] = float(row[f"videos/{camera}/from_timestamp"])
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
         raise UserError(f"meta/episodes: a row cannot be read: {type(error).__name__}: {error}") from None
-    return Item(f"episode {number}", max(1, length) * int(np.prod(info["features"][camera]["shape"])), where)
+    return Item(f"episode {number}", max(1, length) * math.prod(info.features[camera].shape), where)
 
 
 def read(config: LeRobotConfig, place: Store, item: Item) -> Episode:
@@ -159,7 +176,11 @@ def _rows(config: LeRobotConfig, place: Store, where: dict[str, Any]) -> pyarrow
     columns += [] if "video" in where else [where["camera"]]
     with place.fs.open(place.path(where["data"]), "rb") as file:
         table = pyarrow.parquet.read_table(
-            file, columns=columns, filters=[("episode_index", "=", where["episode"])], use_threads=False
+            file,
+            columns=columns,
+            filters=[("episode_index", "=", where["episode"])],
+            use_threads=False,
+            page_checksum_verification=True,
         )
     missing = [column for column in columns if column not in table.column_names]
     if missing:
