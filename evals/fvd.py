@@ -33,12 +33,12 @@ def clip_features(frames: NDArray[np.uint8]) -> Features:
     import torch.nn.functional as F
 
     from models.i3d import SIDE
-    from models.tokenizer import frames_to_model
+    from models.tokenizer import PIXELS
 
     found = []
     with torch.no_grad():
         for clip in frames:
-            images = frames_to_model(torch.from_numpy(clip)[None])[0]  # t C H W
+            images = PIXELS.encode(torch.from_numpy(clip)[None])[0]  # t C H W
             images = F.interpolate(images, size=(SIDE, SIDE), mode="bilinear", align_corners=False)
             found.append(_net()(images.movedim(0, 1)[None])[0].double().numpy())
     return np.stack(found)

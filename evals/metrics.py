@@ -87,10 +87,10 @@ def lpips(name: NetName, truth: Frames, made: Frames) -> Values:
     import torch
     from torch import Tensor
 
-    from models.tokenizer import frames_to_model
+    from models.tokenizer import PIXELS
 
     def images(frames: Frames) -> Tensor:
-        return frames_to_model(torch.from_numpy(frames)[None])[0]
+        return PIXELS.encode(torch.from_numpy(frames)[None])[0]
 
     found = []
     with torch.no_grad():

@@ -15,7 +15,7 @@ from models.conditions import Conditions
 from models.config import SamplerConfig
 from models.memory import Memory
 from models.rollout import prefill, rollout
-from models.tokenizer import frames_to_model, model_to_frames
+from models.tokenizer import Tokenizer
 from models.world_model import WorldModel
 
 
@@ -87,22 +87,51 @@ class NearestPose:
 class ModelSystem:
     """A world model behind the face; `wiped` forgets everything between the context and the first generated frame."""
 
-    def __init__(self, model: WorldModel, sampler: SamplerConfig, seeds: Sequence[int], wiped: bool = False) -> None:
-        self.model, self.sampler, self.wiped = model.eval(), sampler, wiped
+    def __init__(
+        self,
+        model: WorldModel,
+        tokenizer: Tokenizer,
+        sampler: SamplerConfig,
+        seeds: Sequence[int],
+        wiped: bool = False,
+    ) -> None:
+        self.model, self.tokenizer, self.sampler, self.wiped = model.eval(), tokenizer, sampler, wiped
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self.stride = model.config.chunk or 1
         self.memory: Memory | None = None
 
     def observe(self, frames: Tensor, conditions: Conditions) -> None:
         """Fill the memory, and wipe it again where that is asked."""
-        self.memory = None if self.wiped else prefill(self.model, frames_to_model(frames), conditions, self.memory)
+        self.memory = (
+            None if self.wiped else prefill(self.model, self.tokenizer.encode(frames), conditions, self.memory)
+        )
 
     def step(self, conditions: Conditions) -> Tensor:
         """Generate frames and remember them."""
         frames, self.memory = rollout(
             self.model, conditions, conditions.length, self.memory, self.sampler, self.generators
         )
-        return model_to_frames(frames)
+        return self.tokenizer.decode(frames)
+
+
+class Reconstruction:
+    """Ceiling of a model on latents: the truth through its tokenizer and back. No such model can be sharper."""
+
+    stride = 1
+
+    def __init__(self, tokenizer: Tokenizer, truth: Tensor) -> None:
+        """`truth`: frames (b, t, H, W, 3) to come after the context."""
+        self.tokenizer, self.truth = tokenizer, truth
+        self.made = 0
+
+    def observe(self, frames: Tensor, conditions: Conditions) -> None:
+        """Nothing to learn from it."""
+
+    def step(self, conditions: Conditions) -> Tensor:
+        """Return the next true frame as the tokenizer shows it."""
+        frame = self.truth[:, self.made : self.made + 1]
+        self.made += 1
+        return self.tokenizer.decode(self.tokenizer.encode(frame))
 
 
 FLOORS: dict[str, Callable[[], System]] = {

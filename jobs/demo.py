@@ -16,7 +16,7 @@ from pydantic import Field
 
 from jobs import collect, evaluate, train
 from jobs.evaluate import EvaluateConfig, Subject
-from jobs.train import TrainConfig
+from jobs.train_config import PIXELS, WorldModelTraining
 from longtake import checkpoints
 from longtake.config import Config, dump, load
 from longtake.schema import NO_RUN
@@ -40,7 +40,7 @@ class DemoConfig(Config):
 def main(config: str, overrides: list[str], store: str, dry_run: bool) -> None:
     """The command."""
     settings = load(DemoConfig, config, overrides, search=CONFIGS)
-    trainings = [load(TrainConfig, name, search=train.CONFIGS) for name in settings.train]
+    trainings = [load(WorldModelTraining, name, search=train.CONFIGS) for name in settings.train]
     evaluation = load(EvaluateConfig, settings.evaluate, search=evaluate.CONFIGS)
     if dry_run:
         print(dump(settings))
@@ -51,7 +51,9 @@ def main(config: str, overrides: list[str], store: str, dry_run: bool) -> None:
     run_demo(settings, trainings, evaluation, where)
 
 
-def run_demo(settings: DemoConfig, trainings: list[TrainConfig], evaluation: EvaluateConfig, store: Store) -> None:
+def run_demo(
+    settings: DemoConfig, trainings: list[WorldModelTraining], evaluation: EvaluateConfig, store: Store
+) -> None:
     """Collect, train twice, evaluate, report; then say what was found and where it lies."""
     from jobs import report
     from longtake.cluster import Demand, launch
@@ -92,11 +94,11 @@ def stage(number: int, of: int, title: str) -> Iterator[None]:
     print(f"      {time.monotonic() - began:.0f} s", flush=True)
 
 
-def subject(store: Store, run: str, config: TrainConfig) -> Subject:
+def subject(store: Store, run: str, config: WorldModelTraining) -> Subject:
     """The finished checkpoint of a run."""
     step = checkpoints.newest(store, run)
     assert step == config.steps, f"run {run} ended at step {step} of {config.steps}"
-    return Subject(run, config.name, step, config.data.dataset)
+    return Subject(run, config.name, step, config.data.dataset, config.tokenizer != PIXELS)
 
 
 def demo_scores(store: Store, evaluation: EvaluateConfig, subjects: list[Subject]) -> pd.DataFrame:

@@ -6,15 +6,17 @@ a killed evaluation goes on with the cells that are missing, and the numbers do 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from evals.protocol import Protocol
 from jobs import fvd
+from jobs.train_config import PIXELS
 from longtake import checkpoints
 from longtake.config import Config, dump, load
 from longtake.errors import UserError, unknown
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from longtake.episodes import Dataset
 
 CONFIGS = Path(__file__).parent / "configs" / "evaluate"
+Variant = Literal["whole", "wiped", "reconstruction"]
+"""What is scored of a checkpoint: the model, the same with its memory wiped, or its tokenizer alone: a ceiling."""
 Positive = Annotated[int, Field(ge=1)]
 
 
@@ -47,6 +51,8 @@ class Subject:
     name: str
     step: int
     dataset: str
+    latents: bool = False
+    """Whether it lives on an autoencoder's latents, whose ceiling is scored too."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ class ScoreCell:
     system: str
     run: str
     step: int
-    wiped: bool
+    variant: Variant
     episodes: tuple[int, ...]
 
     @property
@@ -129,14 +135,21 @@ def find_subjects(store: Store, runs: str) -> list[Subject]:
     if problems:
         raise UserError(*problems)
     return [
-        Subject(run, str(table.loc[run, "name"]), step, str(table.loc[run, "dataset_name"]))
+        Subject(
+            run, str(table.loc[run, "name"]), step, str(table.loc[run, "dataset_name"]), _on_latents(store, run, step)
+        )
         for run, step in steps.items()
         if step is not None
     ]
 
 
+def _on_latents(store: Store, run: str, step: int) -> bool:
+    written = json.loads(store.read_bytes(f"{checkpoints.folder(run, step)}/config.json"))
+    return bool(written["tokenizer"] != PIXELS)
+
+
 def plan_cells(config: EvaluateConfig, store: Store, subjects: Sequence[Subject]) -> list[Cell]:
-    """The grid: floors and oracle once per dataset and protocol, then every checkpoint, whole and wiped.
+    """The grid: floors and oracle once per dataset and protocol, then every checkpoint: whole, wiped, and its ceiling.
 
     Raises:
         UserError: a task that the dataset cannot serve, too few or too short episodes.
@@ -153,19 +166,26 @@ def plan_cells(config: EvaluateConfig, store: Store, subjects: Sequence[Subject]
             if found:
                 problems += found
                 continue
-            systems = [(floor, NO_RUN, 0, False) for floor in FLOORS]
+            systems: list[tuple[str, str, int, Variant]] = [(floor, NO_RUN, 0, "whole") for floor in FLOORS]
             for subject in subjects:
                 if (config.dataset or subject.dataset) == name:
-                    systems.append((subject.name, subject.run, subject.step, False))
-                    if config.wiped:
-                        systems.append((f"{subject.name}/wiped", subject.run, subject.step, True))
-            for system, run, step, wiped in systems:
+                    systems += _systems(subject, config.wiped)
+            for system, run, step, variant in systems:
                 for episodes in _shares(dataset, protocol, config.clips_per_cell):
-                    cell = ScoreCell(store.uri, name, protocol, system, run, step, wiped, episodes)
+                    cell = ScoreCell(store.uri, name, protocol, system, run, step, variant, episodes)
                     cells.append(Cell(cell.name(cell.share), cell))
     if problems:
         raise UserError(*problems)
     return cells
+
+
+def _systems(subject: Subject, wiped: bool) -> Iterator[tuple[str, str, int, Variant]]:
+    """What is scored of a checkpoint: name of the system, run, step, variant."""
+    yield subject.name, subject.run, subject.step, "whole"
+    if wiped:
+        yield f"{subject.name}/wiped", subject.run, subject.step, "wiped"
+    if subject.latents:
+        yield f"{subject.name}/reconstruction", subject.run, subject.step, "reconstruction"
 
 
 def protocol_problems(protocol: Protocol, dataset: Dataset) -> list[str]:

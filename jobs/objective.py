@@ -25,12 +25,12 @@ from models.state import StateBlowUpError, require_sound, state_loss
 from models.world_model import WorldModel
 
 if TYPE_CHECKING:
-    from jobs.train import TrainConfig
+    from jobs.train_config import WorldModelTraining
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Clips as the model takes them: frames (b, t, C, H, W) and their conditions."""
+    """Clips as the model takes them: frames (b, t, C, H, W), pixels or latents, and their conditions."""
 
     frames: Tensor
     conditions: Conditions
@@ -65,7 +65,7 @@ class Objective:
     `forward` is the call of `model`, or that of an engine around it, through which gradients flow.
     """
 
-    def __init__(self, config: TrainConfig, model: WorldModel, forward: Forward, rank: int = 0) -> None:
+    def __init__(self, config: WorldModelTraining, model: WorldModel, forward: Forward, rank: int = 0) -> None:
         self.config, self.model, self.forward, self.rank = config, model, forward, rank
         self._distance: Distance | None = None
         if config.perceptual is not None:

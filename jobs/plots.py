@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 STYLE = Path(__file__).parent / "longtake.mplstyle"
 ORACLE = "nearest_pose"
 WIPED = "/wiped"
+CEILING = "/reconstruction"
 SERIES = ("#1f5fbf", "#b4530a", "#0b7265", "#7c3aed", "#be185d", "#4d6b0f")
 INKS = {
     "#1d232b": "ink",
@@ -59,7 +60,7 @@ class Look:
 
     system: str
     name: str
-    kind: Literal["model", "wiped", "floor", "oracle"]
+    kind: Literal["model", "wiped", "floor", "oracle", "ceiling"]
     color: str
     dash: Literal["solid", "dashed", "dotted"]
 
@@ -92,10 +93,10 @@ def _with_run(system: str, run: str) -> str:
 
 
 def looks(scores: pd.DataFrame) -> dict[str, Look]:
-    """The look of each system: models by name, each before its wiped twin, then floors, then the oracle."""
+    """The look of each system: models by name, each before its wiped twin and ceiling, then floors, then oracle."""
     ours = scores.run == NO_RUN
     made = scores.system[~ours].astype(str).unique()
-    models = sorted({name.removesuffix(WIPED) for name in made})
+    models = sorted({name.removesuffix(WIPED).removesuffix(CEILING) for name in made})
     colors = model_colors(models)
     found = []
     for model in models:
@@ -103,6 +104,8 @@ def looks(scores: pd.DataFrame) -> dict[str, Look]:
             found.append(Look(model, model, "model", colors[model], "solid"))
         if model + WIPED in made:
             found.append(Look(model + WIPED, f"{model}, wiped", "wiped", colors[model], "dashed"))
+        if model + CEILING in made:
+            found.append(Look(model + CEILING, f"{model}, tokenizer alone", "ceiling", colors[model], "dotted"))
     floors = scores.system[ours].astype(str).unique()
     for floor in sorted(floors, key=lambda name: (name == ORACLE, name)):
         kind: Literal["oracle", "floor"] = "oracle" if floor == ORACLE else "floor"

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from evals.scoring import answer, compare, episode_seed
-from evals.systems import FLOORS, ModelSystem, System
+from evals.systems import FLOORS, ModelSystem, Reconstruction, System
 from evals.tasks import Question, build_question
 from jobs import fvd
 from jobs.evaluate import ScoreCell
@@ -17,8 +17,9 @@ from longtake import checkpoints
 from longtake.schema import NO_RUN
 from longtake.store import open_store
 from longtake.stream import relative_pose
-from models.checkpoint import load_model
+from models.checkpoint import load_model, load_model_tokenizer
 from models.conditions import Conditions
+from models.tokenizer import Tokenizer
 from models.world_model import WorldModel
 
 
@@ -26,7 +27,7 @@ def score_cell(cell: ScoreCell) -> list[dict[str, Any]]:
     """Score one system on the cell's episodes; deterministic in the cell."""
     torch.set_num_threads(1)  # sums are bitwise repeatable for a fixed number
     questions = [read_question(cell, episode) for episode in cell.episodes]
-    made = answer(build_system(cell), cell.protocol, questions, conditions_of(questions))
+    made = answer(build_system(cell, questions), cell.protocol, questions, conditions_of(questions))
     if fvd.METRIC in cell.protocol.metrics:
         fvd.keep_features(open_store(cell.store), cell, questions, made)
     return [{**cell.label, **row} for row in compare(cell.protocol, questions, made)]
@@ -49,17 +50,20 @@ def conditions_of(questions: list[Question]) -> Conditions:
     )
 
 
-def build_system(cell: ScoreCell) -> System:
-    """A floor by its name, or the model of the cell's checkpoint."""
+def build_system(cell: ScoreCell, questions: list[Question]) -> System:
+    """A floor by its name, the model of the cell's checkpoint, or its tokenizer, which is shown the truth."""
     if cell.run == NO_RUN:
         return FLOORS[cell.system]()
-    model = read_model(cell.store, cell.run, cell.step)
+    model, tokenizer = read_model(cell.store, cell.run, cell.step)
+    if cell.variant == "reconstruction":
+        truth = np.stack([question.frames[cell.protocol.context :] for question in questions])
+        return Reconstruction(tokenizer, torch.from_numpy(truth))
     seeds = [episode_seed(cell.protocol, episode) for episode in cell.episodes]
-    return ModelSystem(model, cell.protocol.sampler, seeds, wiped=cell.wiped)
+    return ModelSystem(model, tokenizer, cell.protocol.sampler, seeds, wiped=cell.variant == "wiped")
 
 
 @lru_cache(maxsize=4)
-def read_model(store: str, run: str, step: int) -> WorldModel:
-    """A run's model at a checkpoint; kept by the worker for its next cells."""
+def read_model(store: str, run: str, step: int) -> tuple[WorldModel, Tokenizer]:
+    """A run's model at a checkpoint, and its tokenizer; kept by the worker for its next cells."""
     with checkpoints.opened(open_store(store), run, step) as folder:
-        return load_model(folder)
+        return load_model(folder), load_model_tokenizer(folder)

@@ -28,7 +28,7 @@ from evals.metrics import METRICS, MetricName
 from evals.protocol import Protocol
 from jobs import fvd, train
 from jobs.evaluate import protocol_problems
-from jobs.train import TrainConfig
+from jobs.train_config import WorldModelTraining
 from longtake.config import Config, differences, dump, load, revise
 from longtake.errors import UserError
 from longtake.runs import RunRecord, select
@@ -104,9 +104,9 @@ class Sweep:
 
     id: str
     config: SweepConfig
-    base: TrainConfig
+    base: WorldModelTraining
 
-    def trial(self, labels: dict[str, Label], number: int | None = None) -> TrainConfig:
+    def trial(self, labels: dict[str, Label], number: int | None = None) -> WorldModelTraining:
         """The training of one point of the space. Raises UserError for one that is not valid."""
         name = self.base.name if number is None else f"{self.config.name}-{number:03d}"
         return revise(self.base, {"name": name, **settings(self.config.space, labels)})
@@ -139,7 +139,7 @@ def new(config: SweepConfig) -> Sweep:
     """A sweep that has not begun."""
     from longtake.provenance import new_run_id
 
-    base = load(TrainConfig, config.train, search=train.CONFIGS)
+    base = load(WorldModelTraining, config.train, search=train.CONFIGS)
     return Sweep(new_run_id(), config, revise(base, dict(_leaves(config.change))))
 
 
@@ -150,7 +150,7 @@ def earlier(store: Store, name: str, overrides: list[str]) -> Sweep:
     with _files(store, sweep) as folder:
         then = load(SweepConfig, folder / "sweep.yaml")
         now = load(SweepConfig, folder / "sweep.yaml", overrides)
-        base = load(TrainConfig, folder / "train.yaml")
+        base = load(WorldModelTraining, folder / "train.yaml")
     changed = differences(then.model_dump(mode="json"), now.model_dump(mode="json"))
     fixed = [line for line in changed if line.split(":")[0] not in MAY_CHANGE]
     if fixed:
@@ -191,7 +191,7 @@ def check(sweep: Sweep, store: Store) -> Sweep:
     return Sweep(sweep.id, sweep.config.model_copy(update={"objective": settled}), sweep.base)
 
 
-def _objective_problems(config: SweepConfig, trial: TrainConfig, store: Store) -> list[str]:
+def _objective_problems(config: SweepConfig, trial: WorldModelTraining, store: Store) -> list[str]:
     objective, problems = config.objective, []
     if config.pruning.method != "none" and config.pruning.first >= trial.steps:
         problems.append(f"pruning.first: {config.pruning.first} is not before the end of a trial ({trial.steps} steps)")

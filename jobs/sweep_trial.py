@@ -13,7 +13,8 @@ from evals.protocol import Protocol
 from jobs.evaluate import EvaluateConfig, Subject, plan_cells
 from jobs.score_cell import score_cell
 from jobs.sweep import Sweep
-from jobs.train import TrainConfig, start_record
+from jobs.train import start_record
+from jobs.train_config import WorldModelTraining
 from jobs.train_loop import train_loop
 from longtake import tables
 from longtake.judged import Judge, JudgedContext, Mailbox, Numbers, Stopped
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 class TrialRun:
     """What the loop of a trial needs; travels to Ray Train workers."""
 
-    config: TrainConfig
+    config: WorldModelTraining
     objective: Objective
     judge: Judge
 
@@ -53,7 +54,7 @@ def run_trial(payload: tuple[Store, Sweep], given: Assignment, judge: Judge) -> 
             record.finish("stopped", f"pruned at step {last}")
 
 
-def train_judged(config: TrainConfig, objective: Objective, store: Store, run: str, judge: Judge) -> None:
+def train_judged(config: WorldModelTraining, objective: Objective, store: Store, run: str, judge: Judge) -> None:
     """Train in this process for one worker, else on workers of its own whose rank 0 asks through a mailbox."""
     if config.workers <= 1:
         device = "cuda" if config.gpus_per_worker else "cpu"
@@ -85,7 +86,7 @@ def trial_loop(context: Context, trial: TrialRun) -> None:
         return
 
 
-def measure(context: Context, config: TrainConfig, objective: Objective, step: int, numbers: Numbers) -> Numbers:
+def measure(context: Context, config: WorldModelTraining, objective: Objective, step: int, numbers: Numbers) -> Numbers:
     """The objective at a checkpoint, and the frames that it took to get there."""
     frames = float(step * config.data.frames_per_step)
     if objective.protocol is not None:
@@ -98,11 +99,11 @@ def measure(context: Context, config: TrainConfig, objective: Objective, step: i
 
 
 def score_checkpoint(
-    context: Context, config: TrainConfig, objective: Objective, protocol: Protocol, step: int
+    context: Context, config: WorldModelTraining, objective: Objective, protocol: Protocol, step: int
 ) -> float:
     """Score the checkpoint as `evaluate` would, write the rows, and return the mean beyond the window."""
     threads = torch.get_num_threads()
-    subject = Subject(context.run_id, config.name, step, config.data.dataset)
+    subject = Subject(context.run_id, config.name, step, config.data.dataset)  # no ceilings: the same for all trials
     asked = EvaluateConfig(protocols=[protocol], wiped=False)
     values: list[float] = []
     for cell in plan_cells(asked, context.store, [subject]):

@@ -1,132 +1,35 @@
-"""`longtake train CONFIG`: train a world model on clips that stream from a dataset.
+"""`longtake train CONFIG`: train a world model, or an autoencoder, on clips that stream from a dataset.
 
-Everything that can be refused is refused here, on the driver, before Ray or torch starts; the loop is in
-`train_loop.py`.
+Everything that can be refused is refused here, on the driver, before Ray or torch starts; the loops
+are in `train_loop.py` and `autoencoder_loop.py`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, TypeGuard
 
-from pydantic import Field
-
+from jobs import tokenizers
 from jobs.presets import in_words
-from longtake.config import Config, config_hash, differences, dump, load
-from longtake.engine import EngineConfig
+from jobs.train_config import PIXELS, AutoencoderTraining, TrainConfig, WorldModelTraining
+from longtake.config import config_hash, differences, dump, load
 from longtake.errors import UserError
 from longtake.runs import select
 from longtake.store import open_store
-from models.config import DiffusionConfig, ModelConfig
+from models.config import AutoencoderConfig
 
 if TYPE_CHECKING:
     from longtake.episodes import Dataset
     from longtake.runs import RunRecord
     from longtake.store import Store
     from longtake.stream import Plan
+    from longtake.training import Context
 
 CONFIGS = Path(__file__).parent / "configs" / "train"
-Positive = Annotated[int, Field(ge=1)]
-
-
-class Stage(Config):
-    """One stage of the curriculum."""
-
-    until: Positive | None = Field(None, description="first step of the next stage; none for the last")
-    frames: Positive = Field(64, description="frames per clip")
-
-
-class DataConfig(Config):
-    """Which clips the model sees."""
-
-    dataset: str
-    clip: Literal["forward", "palindrome"] = Field(
-        "palindrome", description="as recorded, or half a clip walked forward and then back (needs a pose)"
-    )
-    frames_per_step: Positive = Field(256, description="frames in a batch, all workers together, at any length")
-    curriculum: Annotated[list[Stage], Field(min_length=1)] = [Stage(until=None, frames=64)]
-    base_segment: Positive = Field(32, description="source frames of the segments that an epoch permutes")
-
-
-class ValidationConfig(Config):
-    """Held-out loss at one fixed noise level, with fixed clips and fixed noise."""
-
-    every: Positive = 50
-    clips: Positive = 16
-    noise_level: float = Field(0.5, gt=0, le=1)
-
-
-class CoherenceConfig(Config):
-    """A loss on what the model predicts after frames of its own, from the memory that it carried through them."""
-
-    weight: float = Field(1.0, gt=0)
-    every: Positive = Field(1, description="steps")
-    free_frames: Positive = Field(4, description="frames that the model makes by itself, after half a clip of context")
-    sampler_steps: Positive = Field(1, description="denoising calls for each of them")
-
-
-class MemoryConfig(Config):
-    """What training does to the carried memory."""
-
-    overlap: int = Field(
-        0,
-        ge=0,
-        description="last frames of a temporal block that the next one reads again, from the memory before them",
-    )
-    carry_width: Positive | None = Field(
-        None, description="state dimensions handed from block to block, the rest starts from zero; none: exact carry"
-    )
-    nested: list[Positive] = Field(
-        [],
-        description="state dimensions, one of which is drawn for each step; the model can later be cut to any of them",
-    )
-    regularise: float = Field(0.0, ge=0, description="weight of the pull of every layer's state towards N(0, 1)")
-    regularise_gain: float = Field(1.0, ge=0, description="how fast that weight grows with the size of the state")
-    limit: float = Field(1e6, gt=0, description="largest entry of a state before the run is stopped")
-    coherence: CoherenceConfig | None = None
-
-
-class InitConfig(Config):
-    """Weights to begin with."""
-
-    mamba2_lm: str = Field(
-        description="checkpoint of a Mamba-2 language model (a file or a folder that every worker can read): its first "
-        "mixers become ours, and are heard from the first step"
-    )
-
-
-class PerceptualConfig(Config):
-    """LPIPS between the clean frame that is predicted and the true one, added to the loss."""
-
-    weight: float = Field(0.1, gt=0)
-    net: Literal["lpips_alex", "lpips_vgg"] = "lpips_alex"
-
-
-class TrainConfig(Config):
-    """One training run, whole."""
-
-    name: str = Field("run", pattern=r"^[a-zA-Z0-9_.-]+$", description="how tables and plots call the model")
-    steps: Positive
-    seed: int = 0
-    workers: Annotated[int, Field(ge=0)] = Field(1, description="Ray workers; 0 trains in this process, without Ray")
-    gpus_per_worker: float = Field(0.0, ge=0)
-    max_failures: Annotated[int, Field(ge=0)] = Field(3, description="lost workers replaced before the run fails")
-    checkpoint_every: Positive = Field(100, description="steps")
-    keep: Positive = Field(2, description="checkpoints kept, the newest ones")
-    temporal_block: Positive | None = Field(None, description="frames processed at a time, memory carried on")
-    bptt_blocks: Positive | None = Field(
-        None, description="temporal blocks that gradients flow through; with none, temporal_block changes cost only"
-    )
-    recompute: bool = Field(False, description="gradient checkpointing: each layer is computed twice, little is kept")
-    data: DataConfig
-    model: ModelConfig
-    init: InitConfig | None = None
-    memory: MemoryConfig = MemoryConfig()
-    perceptual: PerceptualConfig | None = None
-    diffusion: DiffusionConfig = DiffusionConfig()
-    engine: EngineConfig = EngineConfig()
-    validation: ValidationConfig = ValidationConfig()
+LATENT_REACH = 4.0
+"""Standard deviations of latents that a sampler must be able to reach."""
 
 
 def main(config: str, overrides: list[str], store: str, dry_run: bool, resume: str | None = None) -> None:
@@ -139,22 +42,26 @@ def main(config: str, overrides: list[str], store: str, dry_run: bool, resume: s
         return
     where.require_writable()
     run = train(settings, where, resume=resume)
-    print(f"run {run} is done: longtake evaluate --runs {run} --store {where.uri}")
+    print(f"run {run} is done: {_what_next(settings, where, run)}")
+
+
+def _what_next(config: TrainConfig, store: Store, run: str) -> str:
+    if isinstance(config, AutoencoderTraining):
+        return f"longtake train CONFIG --set tokenizer={run} --store {store.uri}"
+    return f"longtake evaluate --runs {run} --store {store.uri}"
 
 
 def check(config: TrainConfig, store: Store) -> None:
     """Refuse what cannot run, all problems at once.
 
     Raises:
-        UserError: no such dataset, frames of another shape, no pose, clips longer than episodes, uneven batches.
+        UserError: no such dataset or tokenizer, frames of another shape, no pose, clips longer than episodes, uneven
+            batches.
     """
     dataset = store.dataset(config.data.dataset)
-    problems = [
-        *_shape_problems(config, dataset),
-        *_init_problems(config),
-        *_batch_problems(config),
-        *_memory_problems(config),
-    ]
+    problems = [*_shape_problems(config, dataset, store), *_batch_problems(config)]
+    if isinstance(config, WorldModelTraining):
+        problems += [*_condition_problems(config, dataset), *_init_problems(config), *_memory_problems(config)]
     if not problems:
         try:
             build_plan(config, dataset, "train")
@@ -165,18 +72,33 @@ def check(config: TrainConfig, store: Store) -> None:
         raise UserError(*problems)
 
 
-def _shape_problems(config: TrainConfig, dataset: Dataset) -> list[str]:
-    model, problems = config.model, []
+def _shape_problems(config: TrainConfig, dataset: Dataset, store: Store) -> list[str]:
+    model, problems, what = config.model, [], f"frames of {dataset.name}"
     height, width, channels = dataset.frame_shape
+    if _on_latents(config):
+        what = f"latents of tokenizer {config.tokenizer}"
+        try:
+            height, width, channels = tokenizers.latent_shape(store, config.tokenizer, dataset)
+        except UserError as error:
+            return list(error.lines)
+        if (clip := config.model.clip) is not None and clip < LATENT_REACH:
+            problems.append(f"model.clip: {clip:g} would cut {what}, of unit variance: set model.clip=null (no bound)")
     for field, here, there in (
         ("height", model.height, height),
         ("width", model.width, width),
         ("channels", model.channels, channels),
     ):
         if here != there:
-            problems.append(
-                f"model.{field}: {here}, but frames of {dataset.name} have {there}: set model.{field}={there}"
-            )
+            problems.append(f"model.{field}: {here}, but {what} have {there}: set model.{field}={there}")
+    return problems
+
+
+def _on_latents(config: TrainConfig) -> TypeGuard[WorldModelTraining]:
+    return isinstance(config, WorldModelTraining) and config.tokenizer != PIXELS
+
+
+def _condition_problems(config: WorldModelTraining, dataset: Dataset) -> list[str]:
+    model, problems = config.model, []
     if model.conditions != "pose" and model.action_dim != dataset.action_dim:
         problems.append(
             f"model.action_dim: {model.action_dim}, but actions of {dataset.name} have {dataset.action_dim} numbers: "
@@ -200,7 +122,7 @@ def _shape_problems(config: TrainConfig, dataset: Dataset) -> list[str]:
     return problems
 
 
-def _memory_problems(config: TrainConfig) -> list[str]:
+def _memory_problems(config: WorldModelTraining) -> list[str]:
     model, memory, block = config.model, config.memory, config.temporal_block
     chunk, problems = model.chunk or 1, []
     if config.bptt_blocks and not block:
@@ -240,7 +162,7 @@ def _memory_problems(config: TrainConfig) -> list[str]:
     return problems
 
 
-def _init_problems(config: TrainConfig) -> list[str]:
+def _init_problems(config: WorldModelTraining) -> list[str]:
     if config.init is None:
         return []
     from models.pretrained import check_mamba2
@@ -305,13 +227,20 @@ def describe(config: TrainConfig, store: Store) -> str:
         [
             f"dataset   {dataset.name} ({dataset.fingerprint}), {len(dataset.episodes('train'))} episodes to train on",
             f"clips     {config.data.clip}, {lengths}; {config.data.frames_per_step} frames a step",
-            f"model     {in_words(config.model)}",
+            f"model     {_model_in_words(config)}",
             f"steps     {config.steps}, an epoch is {epoch:.0f}; a checkpoint every {config.checkpoint_every}",
             f"workers   {config.workers} x {each:g} CPUs of {machine_cpus()}"
             + (f", {config.workers * config.gpus_per_worker:g} GPUs" if config.gpus_per_worker else ""),
             f"config    {config_hash(config)}",
         ]
     )
+
+
+def _model_in_words(config: TrainConfig) -> str:
+    if isinstance(config.model, AutoencoderConfig):
+        return "autoencoder, latents of {} x {} x {}".format(*config.model.latent)
+    on = f" on latents of {config.tokenizer}" if _on_latents(config) else ""
+    return in_words(config.model) + on
 
 
 def train(config: TrainConfig, store: Store, *, resume: str | None = None, reuse: bool = False) -> str:
@@ -325,11 +254,11 @@ def train(config: TrainConfig, store: Store, *, resume: str | None = None, reuse
         UserError: an unknown run, or one of another config or dataset.
     """
     from jobs.progress import training_bar
-    from jobs.train_loop import train_loop
     from longtake.cluster import Demand, launch
     from longtake.provenance import new_run_id
     from longtake.training import fit
 
+    config = _settled(config, store)
     dataset = store.dataset(config.data.dataset)
     earlier = _named(store, resume, config, dataset) if resume else _same(store, config, dataset) if reuse else None
     if earlier is not None and earlier["status"] == "done":
@@ -342,7 +271,7 @@ def train(config: TrainConfig, store: Store, *, resume: str | None = None, reuse
         print(f"{config.name}: {'going on with ' if earlier is not None else ''}run {run}", flush=True)
         with record, training_bar(config.name, config.steps) as bar:
             fit(
-                train_loop,
+                _loop(config),
                 config,
                 store=store,
                 run_id=run,
@@ -355,6 +284,24 @@ def train(config: TrainConfig, store: Store, *, resume: str | None = None, reuse
     return run
 
 
+def _settled(config: TrainConfig, store: Store) -> TrainConfig:
+    """The config with its tokenizer by the run's id: a name may mean another run tomorrow."""
+    if not isinstance(config, WorldModelTraining):
+        return config
+    return config.model_copy(update={"tokenizer": tokenizers.settled(store, config.tokenizer)})
+
+
+def _loop(config: TrainConfig) -> Callable[[Context, Any], None]:
+    """What every rank runs."""
+    if isinstance(config, AutoencoderTraining):
+        from jobs.autoencoder_loop import autoencoder_loop
+
+        return autoencoder_loop
+    from jobs.train_loop import train_loop
+
+    return train_loop
+
+
 def start_record(config: TrainConfig, store: Store, run: str, **more: Any) -> RunRecord:
     """The run's record in `runs`, as it begins; `more` are further columns."""
     from longtake.runs import RunRecord
@@ -363,7 +310,7 @@ def start_record(config: TrainConfig, store: Store, run: str, **more: Any) -> Ru
     return RunRecord.start(
         store,
         run,
-        kind="train",
+        kind=config.run_kind,
         name=config.name,
         config=config,
         dataset=dataset.fingerprint,
@@ -378,7 +325,11 @@ def _same(store: Store, config: TrainConfig, dataset: Dataset) -> dict[str, Any]
     runs = store.table("runs")
     if not len(runs):
         return None
-    same = (runs.kind == "train") & (runs.config_hash == config_hash(config)) & (runs.dataset == dataset.fingerprint)
+    same = (
+        (runs.kind == config.run_kind)
+        & (runs.config_hash == config_hash(config))
+        & (runs.dataset == dataset.fingerprint)
+    )
     rows = runs[same].sort_values("run").to_dict("records")
     return {str(k): v for k, v in rows[-1].items()} if rows else None
 
@@ -387,7 +338,7 @@ def _named(store: Store, run: str, config: TrainConfig, dataset: Dataset) -> dic
     """The row of a run to go on with, if its config and data are these."""
     import yaml
 
-    (run,) = select(store, run)
+    (run,) = select(store, run, kind=config.run_kind)
     row = store.table("runs", where=f"run == {run!r}").to_dict("records")[0]
     found = differences(yaml.safe_load(row["config"]), config.model_dump(mode="json"))
     if row["dataset"] != dataset.fingerprint:

@@ -16,15 +16,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 
+from jobs import tokenizers
 from jobs.objective import Batch, Noised, Objective, seeded
-from jobs.train import TrainConfig, build_plan
+from jobs.train import build_plan
+from jobs.train_config import TrainConfig, WorldModelTraining
 from longtake import tables
 from longtake.engine import Engine
 from longtake.stream import batches, cut, load_clips, local_batches
+from models.checkpoint import TOKENIZER
 from models.conditions import Conditions
 from models.pretrained import initialise_from_mamba2
 from models.state import state_statistics
-from models.tokenizer import frames_to_model
+from models.tokenizer import Tokenizer
 from models.world_model import WorldModel
 
 if TYPE_CHECKING:
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 
-def train_loop(context: Context, config: TrainConfig) -> None:
+def train_loop(context: Context, config: WorldModelTraining) -> None:
     """Train one rank from the newest checkpoint (or from the start) to the last step."""
     dataset = context.store.dataset(config.data.dataset)
     torch.manual_seed(config.seed)
@@ -42,12 +45,13 @@ def train_loop(context: Context, config: TrainConfig) -> None:
         model = build(config, fresh=folder is None)
         engine = Engine(model, config.engine, steps=config.steps, device=context.device)
         start = engine.load(folder)["step"] if folder else 0
+        tokenizer = tokenizers.of_training(context, config, folder)
     log = StepLog(context, start)
     objective = Objective(config, model, engine, context.rank)
-    validate = make_validation(context, config, dataset, Objective(config, model, model, context.rank))
+    validate = make_validation(context, config, dataset, Objective(config, model, model, context.rank), tokenizer)
     for step, clips, waited in timed(stream(context, config, dataset, start)):
         loss = 0.0
-        for part in objective.losses(to_batch(clips, context.device), step):
+        for part in objective.losses(to_batch(clips, context.device, tokenizer), step):
             engine.backward(part)
             loss += part.item()
         lr, norm = engine.lr, engine.step()
@@ -59,10 +63,10 @@ def train_loop(context: Context, config: TrainConfig) -> None:
         context.progress(done, config.steps, **log.latest)
         if done % config.checkpoint_every == 0 or done == config.steps:
             log.flush()
-            context.save(done, writer(engine, config, done), {"loss": log.latest["loss"]})
+            context.save(done, writer(context, engine, config, tokenizer, done), {"loss": log.latest["loss"]})
 
 
-def build(config: TrainConfig, *, fresh: bool) -> WorldModel:
+def build(config: WorldModelTraining, *, fresh: bool) -> WorldModel:
     """The model; one that no checkpoint will fill begins with the weights that the config names."""
     model = WorldModel(config.model)
     model.recompute = config.recompute
@@ -78,11 +82,11 @@ def stream(context: Context, config: TrainConfig, dataset: Dataset, start: int) 
     return source(dataset, plan, context.rank, context.world, start, config.steps)
 
 
-def to_batch(clips: dict[str, Any], device: str) -> Batch:
-    """Decoded clips → tensors on the device."""
+def to_batch(clips: dict[str, Any], device: str, tokenizer: Tokenizer) -> Batch:
+    """Decoded clips → what the model sees, on the device."""
     pose = clips.get("pose")
     return Batch(
-        frames_to_model(torch.from_numpy(clips["frames"]).to(device)),
+        tokenizer.encode(torch.from_numpy(clips["frames"]).to(device)),
         Conditions(
             pose=None if pose is None else torch.from_numpy(pose).to(device),
             actions=torch.from_numpy(clips["actions"]).to(device),
@@ -91,7 +95,7 @@ def to_batch(clips: dict[str, Any], device: str) -> Batch:
 
 
 def make_validation(
-    context: Context, config: TrainConfig, dataset: Dataset, objective: Objective
+    context: Context, config: WorldModelTraining, dataset: Dataset, objective: Objective, tokenizer: Tokenizer
 ) -> Callable[[], dict[str, float]]:
     """A function that measures the held-out loss, and the state of each layer after the clips.
 
@@ -99,7 +103,8 @@ def make_validation(
     """
     plan = build_plan(config, dataset, "val")
     share = cut(plan.batch(0), context.rank, context.world)
-    batch = to_batch(load_clips(dataset, share, palindrome=config.data.clip == "palindrome"), context.device)
+    clips = load_clips(dataset, share, palindrome=config.data.clip == "palindrome")
+    batch = to_batch(clips, context.device, tokenizer)
     b, t = batch.frames.shape[:2]
     slots = range(context.rank * b, (context.rank + 1) * b)
     noise = torch.stack([torch.randn(batch.frames.shape[1:], generator=seeded(0, 0, slot)) for slot in slots])
@@ -118,14 +123,18 @@ def make_validation(
     return validate
 
 
-def writer(engine: Engine, config: TrainConfig, step: int) -> Callable[[Path], None]:
-    """What a rank writes into a checkpoint: the engine's part, and the model's config beside its weights."""
+def writer(
+    context: Context, engine: Engine, config: WorldModelTraining, tokenizer: Tokenizer, step: int
+) -> Callable[[Path], None]:
+    """What a rank writes into a checkpoint: the engine's part, and what a reader needs beside the weights."""
 
     def write(folder: Path) -> None:
         engine.save(folder, {"step": step})
         longest = max(stage.frames for stage in config.data.curriculum)
-        described = {"model": config.model.model_dump(mode="json"), "trained_frames": longest}
-        (folder / "config.json").write_text(json.dumps(described, indent=1))
+        if context.rank == 0:
+            tokenizer.save(folder / TOKENIZER)
+            described = {"model": config.model.model_dump(mode="json"), "trained_frames": longest}
+            (folder / "config.json").write_text(json.dumps(described | {"tokenizer": tokenizer.kind}, indent=1))
 
     return write
 

@@ -1,4 +1,8 @@
-"""A trained model as a folder: `model.safetensors` and `config.json`, readable with no Ray and no DeepSpeed."""
+"""A trained model as a folder, readable with no Ray and no DeepSpeed:
+
+model.safetensors, config.json     the world model, how long its clips were, the kind of its tokenizer
+tokenizer/                         where it lives on latents: the autoencoder, whole
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,11 @@ import json
 from pathlib import Path
 
 from models.config import ModelConfig
+from models.tokenizer import PIXELS, Tokenizer, load_tokenizer
 from models.world_model import WorldModel
+
+TOKENIZER = "tokenizer"
+"""The folder of the tokenizer in a checkpoint."""
 
 
 def load_model(folder: Path) -> WorldModel:
@@ -28,3 +36,14 @@ def load_model(folder: Path) -> WorldModel:
             f"{folder / 'model.safetensors'}: these weights do not fit {folder / 'config.json'}: {error}"
         ) from error
     return model.eval()
+
+
+def load_model_tokenizer(folder: Path, device: str = "cpu") -> Tokenizer:
+    """What stands between frames and the model in a checkpoint folder.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: the folder's tokenizer is damaged, or needs a package that is missing.
+    """
+    kind = json.loads((folder / "config.json").read_text())["tokenizer"]
+    return PIXELS if kind == PIXELS.kind else load_tokenizer(folder / TOKENIZER, device)

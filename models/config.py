@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+import json
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -71,6 +72,9 @@ class ModelConfig(_Frozen):
     """Where conditions enter: the adaptive norms (the paper), or the tokens too (recall by pose is learned sooner)."""
     prediction: Literal["v", "x0"] = "v"
     """What the net outputs: velocity (the paper's relatives), or the clean frame (learns faster at small budgets)."""
+    clip: Annotated[float, Field(gt=0)] | None = 1.0
+    """Largest magnitude of a clean value, which the sampler keeps to: 1 for pixels; none for latents, of unit variance
+    and without bound."""
     depth: Positive | None = None
     """Number of layers, over which the list `layers` is stretched or thinned; as many as it has when not given."""
     layers: Annotated[list[LayerConfig], Field(min_length=1)]
@@ -183,3 +187,103 @@ class SamplerConfig(_Frozen):
     guidance: Annotated[float, Field(ge=1.0)] = 1.0
     """Scale of classifier-free guidance; 1: none. Above 1 a frame costs twice the calls, and the model must have been
     trained with `drop_conditions`."""
+
+
+GROUPS = 8
+"""Of the group norms of an autoencoder."""
+
+
+class AutoencoderConfig(_Frozen):
+    """A small convolutional autoencoder of single frames: a world model can live on its latents."""
+
+    kind: Literal["autoencoder"] = "autoencoder"
+    height: Positive = 64
+    width: Positive = 64
+    channels: Positive = 3
+    latent_channels: Positive = 4
+    downsample: Literal[2, 4, 8] = 8
+    """Pixels per latent, a side."""
+    widths: Annotated[list[Positive], Field(min_length=1)] = [32, 64, 128]
+    """Channels after each halving of the sides, from the frame inwards."""
+    blocks: Positive = 1
+    """Residual blocks per width, on the way in and on the way out."""
+
+    @property
+    def latent(self) -> tuple[int, int, int]:
+        """Height, width and channels of a latent."""
+        return self.height // self.downsample, self.width // self.downsample, self.latent_channels
+
+    def latent_shape(self, frame_shape: tuple[int, ...]) -> tuple[int, int, int]:
+        """Height, width and channels of the latents of such frames (H, W, C).
+
+        Raises:
+            ValueError: frames of another shape than it was built for.
+        """
+        if tuple(frame_shape) != (self.height, self.width, self.channels):
+            raise ValueError(
+                f"was trained on frames of {self.height} x {self.width} x {self.channels}, these are "
+                + " x ".join(map(str, frame_shape))
+            )
+        return self.latent
+
+    @model_validator(mode="after")
+    def _shapes_fit(self) -> Self:
+        problems = [
+            f"downsample: {self.downsample} does not divide {side} {getattr(self, side)}"
+            for side in ("height", "width")
+            if getattr(self, side) % self.downsample
+        ]
+        halvings = self.downsample.bit_length() - 1
+        if len(self.widths) != halvings:
+            problems.append(
+                f"widths: {len(self.widths)} of them, but downsample {self.downsample} has {halvings} halvings"
+            )
+        problems += [
+            f"widths: {w} is not a multiple of {GROUPS}, the groups of its norms" for w in self.widths if w % GROUPS
+        ]
+        if problems:
+            raise ValueError(*problems)
+        return self
+
+
+class DiffusersConfig(BaseModel):
+    """What we need of the config.json of diffusers' AutoencoderKL."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    in_channels: Positive
+    latent_channels: Positive
+    block_out_channels: Annotated[list[Positive], Field(min_length=1)]
+    scaling_factor: float
+    shift_factor: float | None = None
+
+    def latent_shape(self, frame_shape: tuple[int, ...]) -> tuple[int, int, int]:
+        """Height, width and channels of the latents of such frames (H, W, C).
+
+        Raises:
+            ValueError: sides that its halvings do not divide, or other channels.
+        """
+        height, width, channels = frame_shape
+        downsample = 2 ** (len(self.block_out_channels) - 1)
+        if height % downsample or width % downsample or channels != self.in_channels:
+            raise ValueError(
+                f"takes frames whose sides are multiples of {downsample}, with {self.in_channels} channels; these are "
+                + " x ".join(map(str, frame_shape))
+            )
+        return height // downsample, width // downsample, self.latent_channels
+
+
+def read_tokenizer_config(written: dict[str, Any]) -> AutoencoderConfig | DiffusersConfig:
+    """The tokenizer that a folder's config.json describes: an autoencoder of ours, or diffusers' AutoencoderKL.
+
+    Raises:
+        ValueError: it is neither, or something in it is wrong.
+    """
+    if written.get("_class_name") == "AutoencoderKL":
+        return DiffusersConfig.model_validate(written)
+    kind = written.get("model", {}).get("kind")
+    if kind != "autoencoder":
+        raise ValueError(
+            f"holds {kind or 'something else'}, expected an autoencoder of ours or diffusers' AutoencoderKL"
+        )
+    return AutoencoderConfig.model_validate_json(json.dumps(written["model"]))

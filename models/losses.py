@@ -60,3 +60,21 @@ def diffusion_forcing_loss(
         far[asked] = distance(made[asked], clean[asked])
         error = error + far
     return (error * weight).sum(), memory
+
+
+def reconstruction_loss(
+    frames: Tensor, made: Tensor, mean: Tensor, log_variance: Tensor, *, squared: float, kl: float
+) -> Tensor:
+    """What an autoencoder minimises: the mean absolute error, and weighted, the squared one and the KL divergence.
+
+    Args:
+        frames: (n, C, H, W) in [-1, 1].
+        made: their reconstruction.
+        mean: of the latents (n, c, h, w).
+        log_variance: of the latents.
+        squared: weight of the mean squared error.
+        kl: weight of the KL divergence of the latents from N(0, 1), averaged over their numbers.
+    """
+    gap = made.float() - frames
+    divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+    return gap.abs().mean() + squared * gap.square().mean() + kl * divergence

@@ -71,9 +71,9 @@ def denoise(
         if sampler.guidance != 1:
             without, _ = model(x, at, untold, memory)
             prediction = without + sampler.guidance * (prediction - without)
-        clean = to_clean(model.config.prediction, prediction, x, at).clamp(-1, 1)
+        clean = _bounded(model, to_clean(model.config.prediction, prediction, x, at))
         x = ddim_step(clean, x, at, x.new_full(x.shape[:2], next_level))
-    return x.clamp(-1, 1)
+    return _bounded(model, x)
 
 
 @torch.no_grad()
@@ -96,7 +96,7 @@ def rollout(
         progress: called with the number of frames done.
 
     Returns:
-        Frames (b, frames, C, H, W) in [-1, 1] and the memory after them.
+        Frames (b, frames, C, H, W), within the model's `clip`, and the memory after them.
 
     Raises:
         ValueError: no frames asked for, or a model that is not causal.
@@ -145,9 +145,15 @@ def fill_in(
         at = x.new_full(x.shape[:2], level)
         shown = torch.where(keep, frames, x)
         prediction, _ = model(shown, at.masked_fill(known, 0.0), conditions)
-        clean = to_clean(model.config.prediction, prediction, x, at).clamp(-1, 1)
+        clean = _bounded(model, to_clean(model.config.prediction, prediction, x, at))
         x = ddim_step(clean, x, at, x.new_full(x.shape[:2], next_level))
-    return torch.where(keep, frames, x.clamp(-1, 1))
+    return torch.where(keep, frames, _bounded(model, x))
+
+
+def _bounded(model: WorldModel, clean: Tensor) -> Tensor:
+    """Clean values within what the model's frames can be."""
+    bound = model.config.clip
+    return clean if bound is None else clean.clamp(-bound, bound)
 
 
 def _require_causal(model: WorldModel) -> None:

@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evals.protocol import Protocol
-from jobs.evaluate import ScoreCell
-from jobs.plots import WIPED, Look, looks
+from jobs.evaluate import ScoreCell, Variant
+from jobs.plots import Look, looks
 from jobs.report.findings import best_model, reach
 from longtake import checkpoints
+from longtake.schema import NO_RUN
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 Image = NDArray[np.uint8]
 SHOWN_CONTEXT, SHOWN_MADE = 2, 10  # columns
 TILE_PX = 64  # about, on the page: a whole multiple of a frame
+VARIANTS: dict[str, Variant] = {"wiped": "wiped", "ceiling": "reconstruction"}
+"""What of a checkpoint stands behind a look; the whole model behind others."""
 FORGOTTEN = (127, 127, 127, 56)  # where a wiped model's context would be
 QUANTILES = {"a hard one": 0.2, "a middling one": 0.5, "an easy one": 0.8}
 
@@ -113,11 +116,11 @@ def _cells(
         run, step = subjects[look.system]
         if look.kind == "floor":
             continue
-        if look.kind != "oracle" and step not in checkpoints.complete(store, run):
+        if run != NO_RUN and step not in checkpoints.complete(store, run):
             material.notes.append(f"{look.name}: no pictures, since the checkpoint of step {step} is gone.")
             continue
-        wiped = look.system.endswith(WIPED)
-        yield look, ScoreCell(store.uri, dataset, protocol, look.system, run, step, wiped, episodes)
+        variant = VARIANTS.get(look.kind, "whole")
+        yield look, ScoreCell(store.uri, dataset, protocol, look.system, run, step, variant, episodes)
 
 
 @contextmanager
@@ -150,7 +153,9 @@ def generate(cell: ScoreCell) -> Image:
     questions = [read_question(cell, episode) for episode in cell.episodes]
     conditions, context = conditions_of(questions), cell.protocol.context
     frames = torch.from_numpy(np.stack([question.frames[:context] for question in questions]))
-    made: Image = scoring.generate(build_system(cell), frames, conditions, context, cell.protocol.horizon).numpy()
+    made: Image = scoring.generate(
+        build_system(cell, questions), frames, conditions, context, cell.protocol.horizon
+    ).numpy()
     return made
 
 

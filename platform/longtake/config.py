@@ -9,7 +9,7 @@ import re
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -29,6 +29,11 @@ class Config(BaseModel):
         allow_inf_nan=False,
         protected_namespaces=(),
     )
+
+    @classmethod
+    def kind_of(cls, settings: dict[str, Any]) -> type[Config]:
+        """The class that the settings are checked against; a config of several kinds returns one of its subclasses."""
+        return cls
 
 
 Schema = TypeVar("Schema", bound=BaseModel)
@@ -75,10 +80,13 @@ def _validated(schema: type[Schema], settings: dict[str, Any], problems: list[st
     """The settings as a config, or all problems; `unread`: a file could not be read."""
     # JSON mode: strict about scalars, yet a YAML list may fill a tuple and a text a Path or an Enum.
     try:
+        schema = cast(type[Schema], schema.kind_of(settings)) if issubclass(schema, Config) else schema
         config = schema.model_validate_json(json.dumps(settings), strict=True)
     except ValidationError as error:
         # What a file that cannot be read would have set is not missing.
         problems += _explain(schema, (e for e in error.errors() if not (unread and e["type"] == "missing")))
+    except UserError as error:  # no such kind
+        problems += error.lines
     if problems:
         raise UserError(*dict.fromkeys(problems))
     return config

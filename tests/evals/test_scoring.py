@@ -19,6 +19,7 @@ from evals.systems import FLOORS, ContextMean, CopyLast, ModelSystem, NearestPos
 from evals.tasks import Question, build_question
 from models.conditions import Conditions
 from models.config import LayerConfig, ModelConfig, SamplerConfig
+from models.tokenizer import PIXELS
 from models.world_model import WorldModel
 
 RETRIEVAL = Protocol(task="retrieval", context=6, horizon=4, episodes=2)
@@ -116,7 +117,7 @@ def model() -> WorldModel:
 
 def rows_of(model: WorldModel, wiped: bool, made: list[Question], conditions: Conditions) -> list[dict[str, object]]:
     seeds = [episode_seed(RETRIEVAL, q.episode) for q in made]
-    return score(ModelSystem(model, SamplerConfig(steps=2), seeds, wiped=wiped), RETRIEVAL, made, conditions)
+    return score(ModelSystem(model, PIXELS, SamplerConfig(steps=2), seeds, wiped=wiped), RETRIEVAL, made, conditions)
 
 
 def test_the_same_cell_scores_the_same_bitwise(model: WorldModel) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from jobs.presets import SIZES, families, in_family, in_words, size
-from jobs.train import CONFIGS, TrainConfig
+from jobs.train import CONFIGS
+from jobs.train_config import WorldModelTraining
 from longtake.config import load, shipped
 from longtake.errors import UserError
 from models.config import ModelConfig
@@ -43,7 +44,7 @@ def test_the_paper_model_is_the_papers() -> None:
     ("config", "expected"), [("demo-block-ssm", [1, 1, 2]), ("tiny", [1, 1, 2]), ("maze", [1, 1, 2])]
 )
 def test_a_short_model_has_the_list_thinned(config: str, expected: list[int]) -> None:
-    assert blocks(load(TrainConfig, config, search=CONFIGS).model) == expected
+    assert blocks(load(WorldModelTraining, config, search=CONFIGS).model) == expected
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
@@ -51,7 +52,7 @@ def test_a_family_replaces_the_layers_of_a_size_in_a_file(family: str, tmp_path:
     here = os.path.relpath(SIZES.parent, tmp_path)
     mine = tmp_path / "mine.yaml"
     mine.write_text(f"base: [{here}/train/tiny.yaml, {here}/sizes/small.yaml, {here}/families/{family}.yaml]\n")
-    model = load(TrainConfig, mine).model
+    model = load(WorldModelTraining, mine).model
     assert model.stack == in_family(size("small"), family).stack
     assert (model.dim, len(model.stack)) == (160, 8)
 

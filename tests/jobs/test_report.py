@@ -83,7 +83,9 @@ def write_run(store: Store, run: str, config: ModelConfig) -> None:
     torch.manual_seed(0)
     with checkpoints.writing(store, run, STEP) as folder:
         save_file({k: v.clone() for k, v in WorldModel(config).state_dict().items()}, folder / "model.safetensors")
-        (folder / "config.json").write_text(json.dumps({"model": config.model_dump(mode="json"), "trained_frames": 8}))
+        (folder / "config.json").write_text(
+            json.dumps({"model": config.model_dump(mode="json"), "trained_frames": 8, "tokenizer": "pixels"})
+        )
     checkpoints.seal(store, run, STEP, 1, {})
 
 
@@ -94,7 +96,9 @@ def score_all(store: Store, protocol: Protocol) -> None:
     systems = [(floor, NO_RUN, 0) for floor in ("copy_last", "context_mean", "nearest_pose")]
     systems += [(name + wiped, run, STEP) for run, name in NAMES.items() for wiped in ("", "/wiped")]
     for system, run, step in systems:
-        cell = ScoreCell(store.uri, "mazes", protocol, system, run, step, system.endswith("wiped"), chosen)
+        cell = ScoreCell(
+            store.uri, "mazes", protocol, system, run, step, "wiped" if system.endswith("wiped") else "whole", chosen
+        )
         part = f"{run}-{system.replace('/', '-')}-{protocol.hash}"
         tables.append(store, "scores", score_cell(cell), part=part)
 
@@ -202,7 +206,7 @@ def test_pictures_are_the_frames_that_were_scored(store: Store) -> None:
     ] * 3
     assert [strip.distances for strip in strips] == [[1, 3, 5, 7, 9, 11]] * 3
     episodes = tuple(strip.episode for strip in strips)
-    cell = ScoreCell(store.uri, "mazes", task.definition, "block_ssm", BLOCK, STEP, False, episodes)
+    cell = ScoreCell(store.uri, "mazes", task.definition, "block_ssm", BLOCK, STEP, "whole", episodes)
     made = generate(cell)
     assert made.shape == (3, 6, 16, 16, 3)
     told = pd.DataFrame(score_cell(cell)).sort_values(["episode", "frame"]).value.to_numpy()

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from jobs import train
 from jobs.objective import Objective
-from jobs.train import TrainConfig
+from jobs.train_config import WorldModelTraining
 from jobs.train_loop import to_batch, train_loop
 from longtake import checkpoints
 from longtake.config import load
@@ -22,6 +22,7 @@ from longtake.store import Store, open_store
 from longtake.stream import load_clips
 from longtake.training import LocalContext
 from models.checkpoint import load_model
+from models.tokenizer import PIXELS
 from models.world_model import WorldModel
 from tests.models.test_pretrained import language_model, written
 
@@ -65,11 +66,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def config_of(place: Path, *overrides: str) -> TrainConfig:
-    return load(TrainConfig, place / "toy.yaml", list(overrides), search=train.CONFIGS)
+def config_of(place: Path, *overrides: str) -> WorldModelTraining:
+    return load(WorldModelTraining, place / "toy.yaml", list(overrides), search=train.CONFIGS)
 
 
-def run(store: Store, name: str, config: TrainConfig) -> dict[str, torch.Tensor]:
+def run(store: Store, name: str, config: WorldModelTraining) -> dict[str, torch.Tensor]:
     """Train in this process; the final weights."""
     train_loop(LocalContext(store, name, keep=9), config)
     with checkpoints.opened(store, name, config.steps) as folder:
@@ -135,7 +136,7 @@ def gradients(place: Path, *overrides: str) -> dict[str, torch.Tensor]:
             torch.nn.init.normal_(parameter, std=0.2)
     plan = train.build_plan(config, store.dataset("mazes"), "train")
     clips = load_clips(store.dataset("mazes"), plan.batch(0), palindrome=True)
-    for part in Objective(config, model, model).losses(to_batch(clips, "cpu"), 0):
+    for part in Objective(config, model, model).losses(to_batch(clips, "cpu", PIXELS), 0):
         part.backward()  # type: ignore[no-untyped-call]
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 

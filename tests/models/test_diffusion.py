@@ -8,7 +8,7 @@ from models.config import DiffusionConfig, LayerConfig, ModelConfig, SamplerConf
 from models.diffusion import add_noise, ddim_step, draw_noise_levels, loss_weights, sampler_levels, target, to_clean
 from models.losses import diffusion_forcing_loss
 from models.rollout import prefill, rollout
-from models.tokenizer import frames_to_model, model_to_frames
+from models.tokenizer import PIXELS
 from models.world_model import WorldModel
 
 
@@ -54,7 +54,7 @@ def test_the_loss_is_that_of_the_noised_frames_only() -> None:
 
 def test_frames_survive_the_tokenizer() -> None:
     frames = torch.randint(0, 256, (2, 3, 4, 4, 3), dtype=torch.uint8)
-    assert torch.equal(model_to_frames(frames_to_model(frames)), frames)
+    assert torch.equal(PIXELS.decode(PIXELS.encode(frames)), frames)
 
 
 @pytest.fixture

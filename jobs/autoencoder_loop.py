@@ -1,0 +1,110 @@
+"""The train loop of an autoencoder, beside that of the world model: the same stream, engine, steps and checkpoints.
+
+Noise on the latents is drawn from (seed, step, place in the global batch): a resumed run sees the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from jobs.objective import seeded
+from jobs.train import build_plan
+from jobs.train_config import AutoencoderTraining
+from jobs.train_loop import StepLog, stream, timed
+from longtake.engine import Engine
+from longtake.stream import cut, load_clips
+from models.autoencoder import Autoencoder
+from models.losses import reconstruction_loss
+from models.tokenizer import PIXELS, AutoencoderTokenizer
+
+if TYPE_CHECKING:
+    from longtake.episodes import Dataset
+    from longtake.training import Context
+
+IDENTICAL_PSNR = 100.0
+"""Of a frame that comes back as it was, so that means stay finite."""
+
+
+def autoencoder_loop(context: Context, config: AutoencoderTraining) -> None:
+    """Train one rank from the newest checkpoint (or from the start) to the last step."""
+    dataset = context.store.dataset(config.data.dataset)
+    torch.manual_seed(config.seed)
+    engine = Engine(Autoencoder(config.model), config.engine, steps=config.steps, device=context.device)
+    with context.resume() as folder:
+        start = engine.load(folder)["step"] if folder else 0
+    log = StepLog(context, start)
+    validate = make_validation(context, config, dataset, engine)
+    for step, clips, waited in timed(stream(context, config, dataset, start)):
+        loss = loss_of(engine, config, context, step, clips)
+        engine.backward(loss)
+        lr, norm = engine.lr, engine.step()
+        done = step + 1
+        numbers = {"loss": loss.item(), "grad_norm": norm, "lr": lr, "data_wait": waited}
+        log.add(step, numbers, frames=config.data.frames_per_step)
+        if done % config.validation.every == 0 or done == config.steps:
+            log.note(**validate())
+        context.progress(done, config.steps, **log.latest)
+        if done % config.checkpoint_every == 0 or done == config.steps:
+            log.flush()
+            context.save(done, writer(context, engine, config, done), {"loss": log.latest["loss"]})
+
+
+def loss_of(engine: Engine, config: AutoencoderTraining, context: Context, step: int, clips: dict[str, Any]) -> Tensor:
+    """The loss of this rank's frames."""
+    frames = images_of(clips, context.device)
+    noise = None
+    if config.loss.kl:
+        height, width, channels = config.model.latent
+        first = context.rank * len(frames)
+        draws = [
+            torch.randn(channels, height, width, generator=seeded(config.seed, step, first + i))
+            for i in range(len(frames))
+        ]
+        noise = torch.stack(draws).to(context.device)
+    made, mean, log_variance = engine(frames, noise)
+    return reconstruction_loss(frames, made, mean, log_variance, squared=config.loss.squared, kl=config.loss.kl)
+
+
+def images_of(clips: dict[str, Any], device: str) -> Tensor:
+    """Decoded clips → single frames (n, C, H, W) in [-1, 1] on the device."""
+    return PIXELS.encode(torch.from_numpy(clips["frames"]).to(device)).flatten(0, 1)
+
+
+def make_validation(
+    context: Context, config: AutoencoderTraining, dataset: Dataset, engine: Engine
+) -> Callable[[], dict[str, float]]:
+    """A function that measures held-out frames, always the same ones of the `val` split, after encoding and decoding.
+
+    It returns `val_psnr` in dB, the mean over frames, and `val_loss`, the mean absolute error of pixels in [-1, 1].
+    """
+    share = cut(build_plan(config, dataset, "val").batch(0), context.rank, context.world)
+    frames = torch.from_numpy(load_clips(dataset, share)["frames"]).to(context.device)
+
+    def validate() -> dict[str, float]:
+        model = engine.model
+        assert isinstance(model, Autoencoder)
+        tokenizer = AutoencoderTokenizer(model)
+        made = tokenizer.decode(tokenizer.encode(frames))
+        gap = (made.float() - frames.float()) / 127.5
+        psnr = -10 * (gap / 2).square().mean((2, 3, 4)).log10()
+        return context.mean(val_psnr=psnr.clamp(max=IDENTICAL_PSNR).mean().item(), val_loss=gap.abs().mean().item())
+
+    return validate
+
+
+def writer(context: Context, engine: Engine, config: AutoencoderTraining, step: int) -> Callable[[Path], None]:
+    """What a rank writes into a checkpoint: the engine's part, and the model's config beside its weights."""
+
+    def write(folder: Path) -> None:
+        engine.save(folder, {"step": step})
+        if context.rank == 0:
+            described = {"model": config.model.model_dump(mode="json")}
+            (folder / "config.json").write_text(json.dumps(described, indent=1))
+
+    return write

@@ -1,0 +1,96 @@
+"""Which tokenizer a training asks for: pixels, an autoencoder of the store by its run's id or name, or a folder.
+
+Everything but `of_training` works without torch, for the driver's checks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jobs.train_config import PIXELS
+from longtake import checkpoints
+from longtake.errors import UserError, unknown
+from longtake.store import Store
+from models.config import read_tokenizer_config
+
+if TYPE_CHECKING:
+    from jobs.train_config import WorldModelTraining
+    from longtake.episodes import Dataset
+    from longtake.training import Context
+    from models.tokenizer import Tokenizer
+
+
+def settled(store: Store, named: str) -> str:
+    """The same tokenizer by its run's id: a name means the newest autoencoder that is called so.
+
+    Raises:
+        UserError: no such autoencoder, or one without a checkpoint.
+    """
+    if named == PIXELS or _is_path(named):
+        return named
+    runs = store.table("runs")
+    if len(runs):
+        runs = runs[runs.kind == "autoencoder"].sort_values("run")
+    ids, names = [str(run) for run in runs.run], [str(name) for name in runs.get("name", [])]
+    if named not in (*ids, *names):
+        raise UserError(unknown("tokenizer", named, {PIXELS, *ids, *names}) + " (or give a folder's path)")
+    run = named if named in ids else ids[len(names) - 1 - names[::-1].index(named)]
+    if checkpoints.newest(store, run) is None:
+        raise UserError(f"tokenizer: autoencoder {named} (run {run}) has no checkpoint yet")
+    return run
+
+
+@contextmanager
+def opened(store: Store, named: str) -> Iterator[Path]:
+    """The folder of an autoencoder, to read.
+
+    Raises:
+        UserError: no such autoencoder or folder.
+    """
+    if _is_path(named):
+        folder = Path(named).expanduser()
+        if not (folder / "config.json").is_file():
+            raise UserError(f"tokenizer: {named} is no folder with a config.json")
+        yield folder
+        return
+    run = settled(store, named)
+    step = checkpoints.newest(store, run)
+    assert step is not None
+    with checkpoints.opened(store, run, step) as folder:
+        yield folder
+
+
+def latent_shape(store: Store, named: str, dataset: Dataset) -> tuple[int, int, int]:
+    """Height, width and channels of an autoencoder's latents of a dataset's frames.
+
+    Raises:
+        UserError: no such autoencoder, or one that does not fit the frames.
+    """
+    with opened(store, named) as folder:
+        try:
+            return read_tokenizer_config(json.loads((folder / "config.json").read_text())).latent_shape(
+                dataset.frame_shape
+            )
+        except ValueError as error:
+            raise UserError(f"tokenizer: {named} {error} (dataset {dataset.name})") from error
+
+
+def of_training(context: Context, config: WorldModelTraining, checkpoint: Path | None) -> Tokenizer:
+    """The tokenizer of a training: what its checkpoint carries, or what its config names at the start."""
+    from models.checkpoint import load_model_tokenizer
+    from models.tokenizer import PixelTokenizer, load_tokenizer
+
+    if checkpoint is not None:
+        return load_model_tokenizer(checkpoint, context.device)
+    if config.tokenizer == PIXELS:
+        return PixelTokenizer()
+    with opened(context.store, config.tokenizer) as folder:
+        return load_tokenizer(folder, context.device)
+
+
+def _is_path(named: str) -> bool:
+    return "/" in named

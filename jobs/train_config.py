@@ -1,0 +1,183 @@
+"""What a training is, as data: a world model's or an autoencoder's."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from longtake.config import Config
+from longtake.engine import EngineConfig
+from longtake.errors import UserError, unknown
+from models.config import AutoencoderConfig, DiffusionConfig, ModelConfig
+
+Positive = Annotated[int, Field(ge=1)]
+PIXELS = "pixels"
+"""The tokenizer of a world model that lives on no latents."""
+
+
+class Stage(Config):
+    """One stage of the curriculum."""
+
+    until: Positive | None = Field(None, description="first step of the next stage; none for the last")
+    frames: Positive = Field(64, description="frames per clip")
+
+
+class DataConfig(Config):
+    """Which clips the model sees."""
+
+    dataset: str
+    clip: Literal["forward", "palindrome"] = Field(
+        "palindrome", description="as recorded, or half a clip walked forward and then back (needs a pose)"
+    )
+    frames_per_step: Positive = Field(256, description="frames in a batch, all workers together, at any length")
+    curriculum: Annotated[list[Stage], Field(min_length=1)] = [Stage(until=None, frames=64)]
+    base_segment: Positive = Field(32, description="source frames of the segments that an epoch permutes")
+
+
+class FrameDataConfig(DataConfig):
+    """Which frames an autoencoder sees: short clips, whose order is nothing to it."""
+
+    clip: Literal["forward"] = "forward"
+    curriculum: Annotated[list[Stage], Field(min_length=1, max_length=1)] = [Stage(until=None, frames=4)]
+    base_segment: Positive = 4
+
+
+class HeldOutConfig(Config):
+    """What is measured on clips that are not trained on, always the same ones."""
+
+    every: Positive = 50
+    clips: Positive = 16
+
+
+class ValidationConfig(HeldOutConfig):
+    """Held-out loss at one fixed noise level, with fixed clips and fixed noise."""
+
+    noise_level: float = Field(0.5, gt=0, le=1)
+
+
+class CoherenceConfig(Config):
+    """A loss on what the model predicts after frames of its own, from the memory that it carried through them."""
+
+    weight: float = Field(1.0, gt=0)
+    every: Positive = Field(1, description="steps")
+    free_frames: Positive = Field(4, description="frames that the model makes by itself, after half a clip of context")
+    sampler_steps: Positive = Field(1, description="denoising calls for each of them")
+
+
+class MemoryConfig(Config):
+    """What training does to the carried memory."""
+
+    overlap: int = Field(
+        0,
+        ge=0,
+        description="last frames of a temporal block that the next one reads again, from the memory before them",
+    )
+    carry_width: Positive | None = Field(
+        None, description="state dimensions handed from block to block, the rest starts from zero; none: exact carry"
+    )
+    nested: list[Positive] = Field(
+        [],
+        description="state dimensions, one of which is drawn for each step; the model can later be cut to any of them",
+    )
+    regularise: float = Field(0.0, ge=0, description="weight of the pull of every layer's state towards N(0, 1)")
+    regularise_gain: float = Field(1.0, ge=0, description="how fast that weight grows with the size of the state")
+    limit: float = Field(1e6, gt=0, description="largest entry of a state before the run is stopped")
+    coherence: CoherenceConfig | None = None
+
+
+class InitConfig(Config):
+    """Weights to begin with."""
+
+    mamba2_lm: str = Field(
+        description="checkpoint of a Mamba-2 language model (a file or a folder that every worker can read): its first "
+        "mixers become ours, and are heard from the first step"
+    )
+
+
+class PerceptualConfig(Config):
+    """LPIPS between the clean frame that is predicted and the true one, added to the loss."""
+
+    weight: float = Field(0.1, gt=0)
+    net: Literal["lpips_alex", "lpips_vgg"] = "lpips_alex"
+
+
+class ReconstructionConfig(Config):
+    """What an autoencoder's training minimises: the mean absolute error of pixels in [-1, 1], and a little of these."""
+
+    squared: float = Field(0.0, ge=0, description="weight of the mean squared error")
+    kl: float = Field(
+        1e-5, ge=0, description="weight of the KL divergence of the latents from N(0, 1); 0: no noise on latents either"
+    )
+
+
+class TrainConfig(Config):
+    """One training run, whole: what all kinds share. `model.kind` tells the kind, a world model when not given."""
+
+    run_kind: ClassVar[str]
+    """Its kind in the table `runs`."""
+
+    name: str = Field("run", pattern=r"^[a-zA-Z0-9_.-]+$", description="how tables and plots call the model")
+    steps: Positive
+    seed: int = 0
+    workers: Annotated[int, Field(ge=0)] = Field(1, description="Ray workers; 0 trains in this process, without Ray")
+    gpus_per_worker: float = Field(0.0, ge=0)
+    max_failures: Annotated[int, Field(ge=0)] = Field(3, description="lost workers replaced before the run fails")
+    checkpoint_every: Positive = Field(100, description="steps")
+    keep: Positive = Field(2, description="checkpoints kept, the newest ones")
+    data: DataConfig
+    engine: EngineConfig = EngineConfig()
+    validation: HeldOutConfig
+    model: ModelConfig | AutoencoderConfig
+
+    @classmethod
+    def kind_of(cls, settings: dict[str, Any]) -> type[TrainConfig]:
+        """The class of these settings, by `model.kind`.
+
+        Raises:
+            UserError: no such kind.
+        """
+        if cls is not TrainConfig:
+            return cls
+        model = settings.get("model")
+        kind = model.get("kind", "world_model") if isinstance(model, dict) else "world_model"
+        if kind not in KINDS:
+            raise UserError(unknown("model.kind", str(kind), KINDS))
+        return KINDS[kind]
+
+
+class WorldModelTraining(TrainConfig):
+    """A world model's training."""
+
+    run_kind = "train"
+
+    temporal_block: Positive | None = Field(None, description="frames processed at a time, memory carried on")
+    bptt_blocks: Positive | None = Field(
+        None, description="temporal blocks that gradients flow through; with none, temporal_block changes cost only"
+    )
+    recompute: bool = Field(False, description="gradient checkpointing: each layer is computed twice, little is kept")
+    tokenizer: str = Field(
+        PIXELS,
+        description="pixels, or the autoencoder on whose latents it lives: a run's id or name, or a folder's path",
+    )
+    model: ModelConfig
+    init: InitConfig | None = None
+    memory: MemoryConfig = MemoryConfig()
+    perceptual: PerceptualConfig | None = None
+    diffusion: DiffusionConfig = DiffusionConfig()
+    validation: ValidationConfig = ValidationConfig()
+
+
+class AutoencoderTraining(TrainConfig):
+    """An autoencoder's training."""
+
+    run_kind = "autoencoder"
+
+    data: FrameDataConfig
+    model: AutoencoderConfig
+    loss: ReconstructionConfig = ReconstructionConfig()
+    validation: HeldOutConfig = HeldOutConfig()
+
+
+KINDS: dict[str, type[TrainConfig]] = {"world_model": WorldModelTraining, "autoencoder": AutoencoderTraining}
+"""The kinds of training by `model.kind`."""
