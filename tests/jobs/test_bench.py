@@ -103,3 +103,17 @@ def test_extra_memory_is_that_of_the_call() -> None:
     assert 99e6 < extra_memory(partial(_allocates, 100)) < 115e6
     shape = Shape(batch=8, length=1024, heads=4, headdim=32, d_state=32)  # x is 4.2 MB, and so are y and dx
     assert 8e6 < extra_memory(partial(prepare, shape, OURS)) < 60e6
+
+
+@pytest.mark.slow
+def test_tables_are_measured_and_lose_nothing(tmp_path: Path) -> None:
+    small = "rows=2000 parts=4 rounds=1 writers=2 writer_parts=3 writer_rows=50 kills=1"
+    settings = [word for setting in small.split() for word in ("--set", f"tables.{setting}")]
+    assert run("tables", *settings, "--set", f"tables.place={tmp_path}/place", "--store", str(tmp_path / "store")) == 0
+    rows = open_store(tmp_path / "store").table("bench").set_index(["case", "metric"]).value
+    for case in ("2000 rows in 4 parts", "2000 rows compacted"):
+        assert set(rows[case].index) == {"filtered read", "run read", "whole read", "group-by"}
+    counts = rows["2 writers of 3 x 50 rows"]
+    assert (counts["lost"], counts["double"], counts["failed"]) == (0, 0, 0) and counts["looks"] > 0
+    counts = rows["1 kills of a writer of 50 rows a part"]
+    assert (counts["lost"], counts["half"]) == (0, 0) and counts["acknowledged"] > 0
