@@ -112,4 +112,5 @@ def _freeze(layer: nn.Conv2d, weight: Tensor, bias: Tensor) -> None:
 
 def _unit(features: Tensor) -> Tensor:
     """Features (n, C, H, W) at unit length per place."""
-    return features / (features.square().sum(1, keepdim=True).sqrt() + 1e-10)
+    length = features.square().sum(1, keepdim=True).clamp(min=1e-20).sqrt()  # a root has no gradient at 0
+    return features / (length + 1e-10)

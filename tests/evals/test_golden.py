@@ -19,7 +19,7 @@ from torch import Tensor
 from evals.fvd import clip_features, frechet_distance
 from evals.metrics import psnr, ssim
 from models.i3d import I3d
-from models.lpips import Lpips, NetName
+from models.lpips import Lpips, NetName, _unit
 
 GOLDEN = json.loads((Path(__file__).parent / "golden_metrics.json").read_text())
 
@@ -68,6 +68,12 @@ def test_lpips_is_a_loss(nets: dict[str, Lpips]) -> None:
     copy = truth.clone().requires_grad_()
     assert torch.autograd.grad(net(copy, truth).sum(), copy)[0].isfinite().all()
     assert not list(net.parameters()) and not net.state_dict()
+
+
+def test_features_that_vanish_have_a_gradient() -> None:
+    features = torch.zeros(1, 4, 2, 2, requires_grad=True)
+    (gradient,) = torch.autograd.grad(_unit(features).square().sum(), features)
+    assert not gradient.any()
 
 
 def test_lpips_refuses_what_it_cannot_see(nets: dict[str, Lpips]) -> None:
