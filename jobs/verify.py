@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from jobs.progress import bar
+from longtake.errors import Damaged
 from longtake.store import open_store
 
 
@@ -10,7 +11,11 @@ def main(dataset: str, store: str) -> int:
     """Print a line for all that is damaged; 1 if anything is, else 0."""
     from longtake.verifying import damage
 
-    data = open_store(store).dataset(dataset)
+    try:
+        data = open_store(store).dataset(dataset)
+    except Damaged as error:  # without its index nothing says where anything lies
+        print(error)
+        return 1
     with bar(f"verify {dataset}") as update:
         found = list(damage(data, lambda done, total: update(done, total, "shards")))
     for line in found:

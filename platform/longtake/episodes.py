@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from longtake.errors import UserError, unknown
+from longtake.errors import Damaged, UserError, unknown
 from longtake.shards import Array, ArraySpec, Chunk, CorruptData, decode
 
 if TYPE_CHECKING:
@@ -183,9 +183,9 @@ class Dataset:
             raise UserError(unknown("dataset", self.name, dataset_names(self.store)) + made) from None
         except ValidationError as error:
             where = ".".join(map(str, error.errors()[0]["loc"])) or "no JSON"
-            raise UserError(f"{path}: damaged, or of another version of longtake ({where}); make it again") from None
+            raise Damaged(f"{path}: damaged, or of another version of longtake ({where}); make it again") from None
         if not manifest.is_whole():
-            raise UserError(f"{path}: damaged, its checksum does not match; make the dataset again")
+            raise Damaged(f"{path}: damaged, its checksum does not match; make the dataset again")
         return manifest
 
     def _read_index(self) -> pd.DataFrame:
@@ -193,9 +193,9 @@ class Dataset:
         try:
             data = self.store.read_bytes(path)
         except FileNotFoundError:
-            raise UserError(f"{path}: the file is gone; make the dataset again") from None
+            raise Damaged(f"{path}: the file is gone; make the dataset again") from None
         if zlib.crc32(data) != self.manifest.index_crc:
-            raise UserError(f"{path}: damaged, its checksum does not match; make the dataset again")
+            raise Damaged(f"{path}: damaged, its checksum does not match; make the dataset again")
         return from_parquet(data)
 
     @property

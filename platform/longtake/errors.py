@@ -17,6 +17,10 @@ class UserError(Exception):
         return "\n".join(self.lines)
 
 
+class Damaged(UserError):
+    """A dataset whose index or manifest is not what was written: making it again is what a user can do."""
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """` (did you mean X?)` for the valid name nearest to `name`, or an empty string if none is near."""
     close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)

@@ -187,6 +187,25 @@ def test_the_dry_run_touches_nothing(mazes: Path, tmp_path: Path, capsys: Any) -
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_from_a_bucket_into_a_bucket(bucket: str, tmp_path: Path, here: list[int]) -> None:
+    source = open_store(f"{bucket}/source")
+    files.tar(tmp_path / "a.tar", {str(n): files.webdataset_sample(n) for n in range(4)})
+    source.upload_dir(tmp_path, "tars")
+    files.lerobot(tmp_path / "robot")
+    open_store(f"{bucket}/robot").upload_dir(tmp_path / "robot", "")
+    sets = {"webdataset": ["source.lead=into", "fps=4"], "lerobot": ["source.camera=observation.images.front"]}
+    for kind, path in (("webdataset", f"{bucket}/source"), ("lerobot", f"{bucket}/robot")):
+        ingest.main(kind, path, kind, sets[kind], f"{bucket}/store")
+    store = open_store(f"{bucket}/store")
+    for number in range(4):
+        np.testing.assert_array_equal(store.dataset("webdataset").read(number).frames, files.pictures(number))
+    assert [len(store.dataset("lerobot").read(n)) for n in range(3)] == [12, 9, 15]
+    with pytest.raises(UserError, match="no .npz file below it"):
+        ingest.main("memory-maze", f"{bucket}/nowhere", "n", [], store.uri)
+
+
+@pytest.mark.slow
 @pytest.mark.cluster
 @pytest.mark.timeout(120)
 def test_through_ray(mazes: Path, store: Store, tmp_path: Path, here: list[int]) -> None:

@@ -12,6 +12,7 @@ import pytest
 from jobs import inspect, verify
 from longtake.dataset_writer import DatasetWriter
 from longtake.episodes import Dataset, Episode
+from longtake.errors import UserError
 from longtake.store import open_store
 from tests.longtake import foreign_files as files
 
@@ -53,6 +54,17 @@ def test_everything_that_is_damaged_is_listed(tmp_path: Path, capsys: Any) -> No
     ):
         assert line in told
     assert "00002.shard" in told and "the index knows of" in told
+
+
+@pytest.mark.parametrize("name", ["index.parquet", "manifest.json"])
+def test_a_damaged_index_is_damage_and_an_unknown_dataset_is_not(tmp_path: Path, name: str, capsys: Any) -> None:
+    toy(tmp_path)
+    path = tmp_path / "datasets/toy" / name
+    path.write_bytes(path.read_bytes()[:-9])
+    assert verify.main("toy", str(tmp_path)) == 1
+    assert f"{name}: damaged" in capsys.readouterr().out
+    with pytest.raises(UserError, match="unknown dataset"):
+        verify.main("nothing", str(tmp_path))
 
 
 def test_moving_pictures(tmp_path: Path) -> None:
