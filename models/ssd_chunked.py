@@ -148,9 +148,9 @@ def _backward_chunk(tile: _Tile, before: Tensor, dy: Tensor, dx: Tensor, dstate:
     dmix = (dy_by_head @ _by_head(x, decays.dt * decays.unrest).mT).view_as(keep).mul_(keep)
     dmatch = dmix.sum(2).flatten(0, 1)
     dB, dC = dmatch.mT @ C, dmatch @ B
-    through = dmix.mul_(match).tril_(-1)  # gradient of the log decay from j to i
+    through = dmix.mul_(match).double()  # gradient of the log decay from j to i
     # Row i less column i: of the sum over all rows from t on, what is said after t must cancel to the last digit.
-    later = through.sum(-1, dtype=torch.float64) - through.sum(-2, dtype=torch.float64)
+    later = through.sum(-1).sub_(through.sum(-2))
     du = (keep.mul_(match).flatten(0, 2).mT @ dy_by_head).view(x.shape).mul_(decays.unrest[..., None])
 
     # after += (x dt, decayed to the end) written by B
