@@ -169,7 +169,7 @@ appends = st.tuples(st.integers(0, 3), st.dictionaries(st.integers(0, 5), values
 events = st.lists(st.one_of(appends, st.sampled_from(["compact", "killed"])), max_size=14)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(events)
 def test_a_table_is_its_parts_however_often_it_is_compacted(
     tmp_path_factory: pytest.TempPathFactory, done: list[Any]
