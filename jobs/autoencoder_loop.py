@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from jobs.objective import seeded
+from jobs.objective import distance_of, seeded
 from jobs.train import build_plan
 from jobs.train_config import AutoencoderTraining
 from jobs.train_loop import StepLog, stream, timed
 from longtake.engine import Engine
+from longtake.errors import UserError
 from longtake.stream import cut, load_clips
 from models.autoencoder import Autoencoder
-from models.losses import reconstruction_loss
+from models.losses import Distance, reconstruction_loss
 from models.tokenizer import PIXELS, AutoencoderTokenizer
 
 if TYPE_CHECKING:
@@ -35,13 +36,17 @@ def autoencoder_loop(context: Context, config: AutoencoderTraining) -> None:
     """Train one rank from the newest checkpoint (or from the start) to the last step."""
     dataset = context.store.dataset(config.data.dataset)
     torch.manual_seed(config.seed)
-    engine = Engine(Autoencoder(config.model), config.engine, steps=config.steps, device=context.device)
+    model = Autoencoder(config.model)
+    engine = Engine(model, config.engine, steps=config.steps, device=context.device)
+    distance = distance_of(config, model)
     with context.resume() as folder:
         start = engine.load(folder)["step"] if folder else 0
     log = StepLog(context, start)
-    validate = make_validation(context, config, dataset, engine)
+    validate = make_validation(context, config, dataset, model)
     for step, clips, waited in timed(stream(context, config, dataset, start)):
-        loss = loss_of(engine, config, context, step, clips)
+        loss = loss_of(engine, config, context, step, clips, distance)
+        if not loss.isfinite():
+            raise UserError(f"step {step}: the loss is {loss.item()}; lower engine.lr")
         engine.backward(loss)
         lr, norm = engine.lr, engine.step()
         done = step + 1
@@ -55,7 +60,14 @@ def autoencoder_loop(context: Context, config: AutoencoderTraining) -> None:
             context.save(done, writer(context, engine, config, done), {"loss": log.latest["loss"]})
 
 
-def loss_of(engine: Engine, config: AutoencoderTraining, context: Context, step: int, clips: dict[str, Any]) -> Tensor:
+def loss_of(
+    engine: Engine,
+    config: AutoencoderTraining,
+    context: Context,
+    step: int,
+    clips: dict[str, Any],
+    distance: Distance | None,
+) -> Tensor:
     """The loss of this rank's frames."""
     frames = images_of(clips, context.device)
     noise = None
@@ -68,7 +80,10 @@ def loss_of(engine: Engine, config: AutoencoderTraining, context: Context, step:
         ]
         noise = torch.stack(draws).to(context.device)
     made, mean, log_variance = engine(frames, noise)
-    return reconstruction_loss(frames, made, mean, log_variance, squared=config.loss.squared, kl=config.loss.kl)
+    weights = config.loss
+    return reconstruction_loss(
+        frames, made, mean, log_variance, squared=weights.squared, kl=weights.kl, distance=distance
+    )
 
 
 def images_of(clips: dict[str, Any], device: str) -> Tensor:
@@ -77,7 +92,7 @@ def images_of(clips: dict[str, Any], device: str) -> Tensor:
 
 
 def make_validation(
-    context: Context, config: AutoencoderTraining, dataset: Dataset, engine: Engine
+    context: Context, config: AutoencoderTraining, dataset: Dataset, model: Autoencoder
 ) -> Callable[[], dict[str, float]]:
     """A function that measures held-out frames, always the same ones of the `val` split, after encoding and decoding.
 
@@ -86,10 +101,9 @@ def make_validation(
     share = cut(build_plan(config, dataset, "val").batch(0), context.rank, context.world)
     frames = torch.from_numpy(load_clips(dataset, share)["frames"]).to(context.device)
 
+    tokenizer = AutoencoderTokenizer(model)
+
     def validate() -> dict[str, float]:
-        model = engine.model
-        assert isinstance(model, Autoencoder)
-        tokenizer = AutoencoderTokenizer(model)
         made = tokenizer.decode(tokenizer.encode(frames))
         gap = (made.float() - frames.float()) / 127.5
         psnr = -10 * (gap / 2).square().mean((2, 3, 4)).log10()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from longtake.errors import UserError
 from models.conditions import Conditions
@@ -25,7 +25,7 @@ from models.state import StateBlowUpError, require_sound, state_loss
 from models.world_model import WorldModel
 
 if TYPE_CHECKING:
-    from jobs.train_config import WorldModelTraining
+    from jobs.train_config import TrainConfig, WorldModelTraining
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,7 @@ class Objective:
 
     def __init__(self, config: WorldModelTraining, model: WorldModel, forward: Forward, rank: int = 0) -> None:
         self.config, self.model, self.forward, self.rank = config, model, forward, rank
-        self._distance: Distance | None = None
-        if config.perceptual is not None:
-            from models.lpips import Lpips
-
-            net = Lpips(config.perceptual.net).to(next(model.parameters()).device)
-            self._distance = weighted(net, config.perceptual.weight)
+        self._distance = distance_of(config, model)
 
     def losses(self, batch: Batch, step: int) -> Iterator[Tensor]:
         """The loss of this rank's clips, in parts that sum to it: one per stretch of truncated back-propagation.
@@ -202,6 +197,16 @@ def _first_bad(model: WorldModel) -> str:
         if not parameter.isfinite().all():
             return f"the first parameter that is not: {name}"
     return "all parameters are too: look at the data, or lower the learning rate"
+
+
+def distance_of(config: TrainConfig, model: nn.Module) -> Distance | None:
+    """The perceptual term of a training, on the model's device; None: it has none."""
+    if config.perceptual is None:
+        return None
+    from models.lpips import Lpips
+
+    net = Lpips(config.perceptual.net).to(next(model.parameters()).device)
+    return weighted(net, config.perceptual.weight)
 
 
 def seeded(*numbers: int) -> torch.Generator:

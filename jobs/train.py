@@ -59,7 +59,7 @@ def check(config: TrainConfig, store: Store) -> None:
             batches.
     """
     dataset = store.dataset(config.data.dataset)
-    problems = [*_shape_problems(config, dataset, store), *_batch_problems(config)]
+    problems = [*_shape_problems(config, dataset, store), *_batch_problems(config), *_perceptual_problems(config)]
     if isinstance(config, WorldModelTraining):
         problems += [*_condition_problems(config, dataset), *_init_problems(config), *_memory_problems(config)]
     if not problems:
@@ -172,6 +172,23 @@ def _init_problems(config: WorldModelTraining) -> list[str]:
     except (FileNotFoundError, ValueError) as error:
         return [f"init.mamba2_lm: {line}" for line in error.args]
     return []
+
+
+def _perceptual_problems(config: TrainConfig) -> list[str]:
+    if config.perceptual is None:
+        return []
+    from models.weights import MissingWeights, locate
+
+    problems = []
+    if _on_latents(config):
+        problems.append(
+            f"perceptual: compares pixels, but this model lives on latents of {config.tokenizer}: leave it out"
+        )
+    try:
+        locate(config.perceptual.net)
+    except MissingWeights as error:
+        problems.append(f"perceptual.net: {error}")
+    return problems
 
 
 def _batch_problems(config: TrainConfig) -> list[str]:

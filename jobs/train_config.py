@@ -96,7 +96,7 @@ class InitConfig(Config):
 
 
 class PerceptualConfig(Config):
-    """LPIPS between the clean frame that is predicted and the true one, added to the loss."""
+    """LPIPS between the frame that is made and the true one, added to the loss."""
 
     weight: float = Field(0.1, gt=0)
     net: Literal["lpips_alex", "lpips_vgg"] = "lpips_alex"
@@ -128,6 +128,7 @@ class TrainConfig(Config):
     data: DataConfig
     engine: EngineConfig = EngineConfig()
     validation: HeldOutConfig
+    perceptual: PerceptualConfig | None = None
     model: ModelConfig | AutoencoderConfig
 
     @classmethod
@@ -163,7 +164,6 @@ class WorldModelTraining(TrainConfig):
     model: ModelConfig
     init: InitConfig | None = None
     memory: MemoryConfig = MemoryConfig()
-    perceptual: PerceptualConfig | None = None
     diffusion: DiffusionConfig = DiffusionConfig()
     validation: ValidationConfig = ValidationConfig()
 

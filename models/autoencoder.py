@@ -40,12 +40,12 @@ class Autoencoder(nn.Module):
         head = nn.Conv2d(widths[-1], 2 * latent, 3, padding=1)
         assert head.bias is not None
         nn.init.constant_(head.bias[latent:], FIRST_LOG_VARIANCE)
-        self.encoder = nn.Sequential(*inwards, nn.GroupNorm(GROUPS, widths[-1]), nn.SiLU(), head)
+        self.encoder = nn.Sequential(*inwards, head)
         outwards: list[nn.Module] = [nn.Conv2d(latent, widths[-1], 3, padding=1)]
         for width, after in itertools.pairwise([*reversed(widths), widths[0]]):
             outwards += [*_blocks(width, config.blocks), nn.Conv2d(width, 4 * after, 3, padding=1), nn.PixelShuffle(2)]
         last = nn.Conv2d(widths[0], config.channels, 3, padding=1)
-        self.decoder = nn.Sequential(*outwards, nn.GroupNorm(GROUPS, widths[0]), nn.SiLU(), last)
+        self.decoder = nn.Sequential(*outwards, nn.SiLU(), last)
         self.register_buffer("latent_mean", torch.zeros(latent))
         self.register_buffer("latent_square", torch.ones(latent))
         self.register_buffer("measured", torch.zeros((), dtype=torch.int64))

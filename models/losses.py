@@ -63,9 +63,16 @@ def diffusion_forcing_loss(
 
 
 def reconstruction_loss(
-    frames: Tensor, made: Tensor, mean: Tensor, log_variance: Tensor, *, squared: float, kl: float
+    frames: Tensor,
+    made: Tensor,
+    mean: Tensor,
+    log_variance: Tensor,
+    *,
+    squared: float,
+    kl: float,
+    distance: Distance | None = None,
 ) -> Tensor:
-    """What an autoencoder minimises: the mean absolute error, and weighted, the squared one and the KL divergence.
+    """What an autoencoder minimises: the mean absolute error; weighted, the squared one and the KL divergence.
 
     Args:
         frames: (n, C, H, W) in [-1, 1].
@@ -74,7 +81,9 @@ def reconstruction_loss(
         log_variance: of the latents.
         squared: weight of the mean squared error.
         kl: weight of the KL divergence of the latents from N(0, 1), averaged over their numbers.
+        distance: of the frames made from the true ones, added as it is.
     """
     gap = made.float() - frames
     divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
-    return gap.abs().mean() + squared * gap.square().mean() + kl * divergence
+    loss = gap.abs().mean() + squared * gap.square().mean() + kl * divergence
+    return loss if distance is None else loss + distance(made.float(), frames).mean()
