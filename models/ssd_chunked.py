@@ -2,7 +2,7 @@
 
 Letters as in models/ssd.py, and r = h / g heads per group, c chunks, L tokens of one chunk.
 
-What makes it fast on a CPU, in the order of what it brings:
+What makes it fast on a CPU:
 - a tile of rows goes through all of its chunks before the next: everything but the inputs stays in the cache;
 - decays are powers of two (`exp2`): `exp` is 4 times slower, and 80 times where it underflows;
 - the backward keeps the states at chunk borders only and recomputes the rest, with no graph in between;
