@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def settled(store: Store, named: str) -> str:
-    """The same tokenizer by its run's id: a name means the newest autoencoder that is called so.
+    """The same tokenizer by its run's id: a name means the newest autoencoder called so that has a checkpoint.
 
     Raises:
         UserError: no such autoencoder, or one without a checkpoint.
@@ -38,10 +38,11 @@ def settled(store: Store, named: str) -> str:
     ids, names = [str(run) for run in runs.run], [str(name) for name in runs.get("name", [])]
     if named not in (*ids, *names):
         raise UserError(unknown("tokenizer", named, {PIXELS, *ids, *names}) + " (or give a folder's path)")
-    run = named if named in ids else ids[len(names) - 1 - names[::-1].index(named)]
-    if checkpoints.newest(store, run) is None:
-        raise UserError(f"tokenizer: autoencoder {named} (run {run}) has no checkpoint yet")
-    return run
+    meant = [run for run, name in zip(ids, names, strict=True) if named in (run, name)]
+    for run in reversed(meant):
+        if checkpoints.newest(store, run) is not None:
+            return run
+    raise UserError(f"tokenizer: autoencoder {named} (run {meant[-1]}) has no checkpoint yet")
 
 
 @contextmanager

@@ -158,7 +158,8 @@ def _load_diffusers(folder: Path) -> Any:
         raise ValueError(
             f"{folder} holds diffusers' AutoencoderKL, but diffusers is missing: {INSTALL_DIFFUSERS}"
         ) from error
-    return AutoencoderKL.from_pretrained(folder, local_files_only=True, use_safetensors=True).requires_grad_(False)
+    options = {"local_files_only": True, "use_safetensors": True, "low_cpu_mem_usage": False}
+    return AutoencoderKL.from_pretrained(folder, **options).requires_grad_(False)
 
 
 def _in_pieces(function: Callable[[Tensor], Tensor], x: Tensor, pixels: int) -> Tensor:

@@ -249,7 +249,8 @@ def _import_deepspeed(device: str) -> Any:
 
 def _deepspeed_config(model: nn.Module, config: EngineConfig) -> dict[str, Any]:
     size = sum(p.numel() for p in model.parameters())
-    bucket = min(max(size, 1000), 50_000_000)  # DeepSpeed would set aside 500 M elements for any model
+    # DeepSpeed would set aside 500 M elements for any model; it wants an even number of them.
+    bucket = min(max(size + size % 2, 1000), 50_000_000)
     return {
         "train_micro_batch_size_per_gpu": 1,  # the stream decides; DeepSpeed only counts with it
         "gradient_accumulation_steps": 1,

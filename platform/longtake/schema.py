@@ -47,7 +47,7 @@ class Column:
 COLUMNS: dict[str, dict[str, Column]] = {
     "runs": {
         "run": Column("text", "", "id, sortable by time"),
-        "kind": Column("text", "", "the verb: train, sweep, ..."),
+        "kind": Column("text", "", "train, autoencoder (a training of one), sweep, ..."),
         "name": Column("text", "", "name of the config"),
         "status": Column("text", "", "running, done, failed, stopped; read as lost after 60 s of silence"),
         "reason": Column("text", "", "why it failed or stopped"),
@@ -71,6 +71,7 @@ COLUMNS: dict[str, dict[str, Column]] = {
         "frames": Column("whole", "frames", "frames trained on in this step, all ranks"),
         "loss": Column("number", "", "training loss, mean over ranks"),
         "val_loss": Column("number", "", "loss on held-out clips at fixed noise; missing between validations"),
+        "val_psnr": Column("number", "dB", "of held-out frames, there and back through an autoencoder in training"),
         "step_s": Column("number", "s", "time of the step"),
         "frames_per_s": Column("number", "frames/s", "frames / step_s"),
         "data_wait": Column("number", "share", "of step_s spent waiting for data"),
@@ -79,7 +80,9 @@ COLUMNS: dict[str, dict[str, Column]] = {
         "run": Column("text", "", "id of the run; none for floors and oracle"),
         "checkpoint": Column("whole", "steps", "step of the checkpoint"),
         "task": Column("text", "", "what was asked"),
-        "system": Column("text", "", "model, model/wiped, floor or oracle"),
+        "system": Column(
+            "text", "", "model, model/wiped, model/reconstruction (its tokenizer alone: a ceiling), floor or oracle"
+        ),
         "protocol": Column("text", "", "hash of the eval's definition, kept in protocols/HASH.json"),
         "dataset": Column("text", "", "name of the dataset"),
         "split": Column("text", "", "val or test"),

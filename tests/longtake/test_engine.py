@@ -15,7 +15,7 @@ import torch.multiprocessing as mp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longtake.engine import Engine, EngineConfig, learning_rate
+from longtake.engine import Engine, EngineConfig, _deepspeed_config, learning_rate
 from longtake.errors import UserError
 from tests.longtake.toy_loop import Carried, backward_all, clip, segments
 
@@ -62,6 +62,13 @@ def test_decay_pulls_on_matrices_only(alone: None) -> None:
     engine = Engine(Carried(), config("torch", weight_decay=0.5), steps=5)
     groups = engine._backend.optimizer.param_groups  # type: ignore[attr-defined]
     assert [(g["weight_decay"], {p.ndim for p in g["params"]}) for g in groups] == [(0.5, {2}), (0.0, {1})]
+
+
+def test_deepspeed_takes_models_of_an_odd_size() -> None:
+    odd = torch.nn.Linear(1000, 3)
+    assert sum(p.numel() for p in odd.parameters()) == 3003
+    settings = _deepspeed_config(odd, config("zero1"))["zero_optimization"]
+    assert settings["allgather_bucket_size"] == 3004  # DeepSpeed refuses an odd one
 
 
 def test_weights_are_readable_without_us(alone: None, tmp_path: Path) -> None:
