@@ -240,6 +240,30 @@ def bench(
 
 
 @app.command()
+def profile(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="A size (tiny, small, ...) or a training config.")],
+    set_: Overrides = None,
+    store: StoreUri = STORE,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count only; measure and keep nothing.")] = False,
+    frames: Annotated[str, typer.Option("--frames", metavar="A,B", help="Lengths.")] = "8,32,128",
+    families: Annotated[str | None, typer.Option("--families", metavar="A,B", help="Rivals [default: all].")] = None,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="Limit of each measurement.")] = 10,
+    memory: Annotated[
+        float | None, typer.Option("--memory", metavar="GIB", min=0.01, help="To fit into [default: what is free].")
+    ] = None,
+    ceiling: Annotated[bool, typer.Option("--ceiling", help="Also try the longest clips that should fit.")] = False,
+    out: Annotated[
+        str | None, typer.Option("--out", metavar="FILE", help="The picture [default: profile-CONFIG.png].")
+    ] = None,
+) -> None:
+    """Where a model stops remembering, and what its rivals of the same size cost."""
+    from jobs import profile
+
+    limits = profile.Limits(seconds=seconds, memory_gib=memory, ceiling=ceiling)
+    profile.main(config, set_ or [], store, dry_run, frames, families, limits, out)
+
+
+@app.command()
 def demo(config: ConfigName = "demo", set_: Overrides = None, store: StoreUri = STORE, dry_run: DryRun = False) -> None:
     """All of it on this machine, within minutes."""
     from jobs import demo

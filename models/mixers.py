@@ -53,16 +53,21 @@ class BlockSSM(nn.Module):
         self.D = nn.Parameter(torch.ones(self.heads))
         self.norm = nn.RMSNorm(self.d_inner, eps=1e-5)
         self.out_proj = nn.Linear(self.d_inner, dim, bias=False)
-        self._init_time_scales()
+        self.draw_time_scales()
 
     @torch.no_grad()
-    def _init_time_scales(self) -> None:
+    def draw_time_scales(self) -> None:
         """Log-uniform step sizes; the smallest shrinks with the tokens per frame: memory is counted in frames."""
         tokens_per_frame = self.block[0] * self.block[1]
         low, high = math.log(1e-3 / tokens_per_frame), math.log(1e-1)
         dt = torch.exp(torch.rand(self.heads) * (high - low) + low)
         self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # inverse of softplus
         self.A_log.copy_(torch.empty(self.heads).uniform_(1, 16).log())
+
+    def half_lives(self) -> Tensor:
+        """Frames in which each head's state halves (h), at its step size without input."""
+        tokens = math.log(2) / (F.softplus(self.dt_bias.detach().float()) * self.A_log.detach().float().exp())
+        return tokens / (self.block[0] * self.block[1])
 
     def forward(self, x: Tensor, states: tuple[SSMState, ...]) -> tuple[Tensor, tuple[SSMState, ...]]:
         """x (b, t, N, D) → the same shape, and the states after the last frame.

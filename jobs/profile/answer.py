@@ -1,0 +1,175 @@
+"""A profile in words and tables: where does the model stop remembering, and what would attention cost?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from jobs.presets import in_words
+from jobs.profile.findings import FULL, Findings, What
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from models.cost import Costs
+
+HUGE = 256 * 10**6
+"""Bytes of scan states per clip above which a person should hear of it."""
+FADED = 3.32
+"""Half-lives after which a tenth is left."""
+
+
+def models_table(found: Findings) -> pd.DataFrame:
+    """One row per model: what it is, and what it carries after the longest of the lengths."""
+    import pandas as pd
+
+    longest = max(found.config.frames)
+    rows = []
+    for name, costs in found.costs.items():
+        carried = costs.carried(longest)
+        rows.append(
+            {
+                "model": name,
+                "layers": len(costs.config.stack),
+                "feed_forward": round(costs.config.feed_forward, 2),
+                "parameters": f"{costs.parameters:,}",
+                **{f"{part} MB": f"{size / 1e6:.3g}" for part, size in carried.items() if part != "total"},
+                f"MB at {longest}": f"{carried['total'] / 1e6:.3g}",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def lengths_table(found: Findings) -> pd.DataFrame:
+    """One row per model and length: counted, and measured where it was."""
+    import pandas as pd
+
+    rows = []
+    for name, costs in found.costs.items():
+        for frames in sorted({*found.config.frames, *(f for n, _, f in found.measured if n == name)}):
+            row = {
+                "model": name,
+                "frames": frames,
+                "step GFLOP": f"{costs.training_flops(frames) / 1e9:.3g}",
+                "frame GFLOP": f"{costs.frame_flops(frames, found.config.sampler) / 1e9:.3g}",
+                "carried MB": f"{costs.carried(frames)['total'] / 1e6:.3g}",
+            }
+            rows.append(row | _measured(found, name, frames))
+    return pd.DataFrame(rows).fillna("")
+
+
+def _measured(found: Findings, name: str, frames: int) -> dict[str, str]:
+    """The measured columns of a row, or the reason where there is nothing."""
+    columns = {}
+    kinds: tuple[tuple[What, str, str], ...] = (("train", "step", "s"), ("frame", "frame", "ms"))
+    for what, label, unit in kinds:
+        cell = found.measured.get((name, what, frames))
+        if cell is None:
+            continue
+        if cell.seconds is None or cell.peak_bytes is None:
+            columns[f"{label} {unit}"] = cell.reason
+            continue
+        columns[f"{label} {unit}"] = f"{cell.seconds * (1000 if unit == 'ms' else 1):.3g}"
+        columns[f"{label} peak MB"] = f"{cell.peak_bytes / 1e6:.0f}"
+    return columns
+
+
+def answer(found: Findings) -> list[str]:
+    """The findings as sentences."""
+    model = found.costs[found.own]
+    return [
+        f"{found.own}: {model.parameters:,} parameters, {in_words(model.config)}",
+        *_remembers(found),
+        *_attention(found),
+        *_fits(found),
+        *_warnings(found),
+        *found.left_out,
+    ]
+
+
+def _remembers(found: Findings) -> Iterator[str]:
+    horizon, config = found.horizon, found.costs[found.own].config
+    if not horizon.forgets:
+        yield "It attends to every frame, so it forgets nothing."
+        return
+    if horizon.longest is None:
+        yield f"It stops remembering after {horizon.window} frames, where its windows end (layer upon layer)."
+        return
+    layer, longest = horizon.longest
+    median = max(median for median, _ in horizon.half_lives.values())
+    rows, columns = config.layer_block(config.stack[layer])
+    yield (
+        f"Fresh, its slowest state (layer {layer}, block {rows}x{columns}) halves every {longest:.0f} frames, so a "
+        f"tenth is left after {FADED * longest:.0f}; the median state halves within {median:.1f} frames. Training "
+        "moves both."
+    )
+    yield f"Its windows reach back {horizon.window} frames, layer upon layer; beyond that only states remember."
+
+
+def _attention(found: Findings) -> Iterator[str]:
+    ours = next((name for name in (found.own, "block_ssm") if name != FULL and name in found.costs), None)
+    if ours is None or FULL not in found.costs:
+        return
+    longest, sampler = max(found.config.frames), found.config.sampler
+    one, other = found.costs[ours], found.costs[FULL]
+    flops = other.frame_flops(longest, sampler) / one.frame_flops(longest, sampler)
+    carried = other.carried(longest)["total"] / max(1, one.carried(longest)["total"])
+    yield (
+        f"Attention to every frame ({FULL}, as many parameters) forgets nothing. After {longest} frames one more frame "
+        f"costs it {flops:.3g} times the operations of {ours}{_time_ratio(found, ours, longest)}, and it carries "
+        f"{carried:.3g} times the bytes."
+    )
+    crossed = found.crossings(ours, FULL)
+    when = {what: "never" if frame is None else f"at frame {frame:,}" for what, frame in crossed.items()}
+    yield f"Its cost per frame passes that of {ours} {when['cost']}, its bytes {when['bytes']}."
+
+
+def _time_ratio(found: Findings, ours: str, frames: int) -> str:
+    one, other = (found.series(name, "frame").get(frames) for name in (ours, FULL))
+    if one is None or other is None or not one.seconds or other.seconds is None:
+        return ""
+    return f" ({other.seconds / one.seconds:.3g} times the time, measured)"
+
+
+def _fits(found: Findings) -> Iterator[str]:
+    if not found.memory:
+        return
+    told = [text for name in found.costs if (text := _ceiling(found, name))]
+    if told:
+        yield (
+            f"With {found.memory / 2**30:.1f} GiB, a training step on one clip (fp32, AdamW, nothing recomputed) fits "
+            "up to this many frames, worked out from the lengths measured: " + ", ".join(told) + "."
+        )
+
+
+def _ceiling(found: Findings, name: str) -> str:
+    frames = found.ceiling(name)
+    if frames is None:
+        return ""
+    ran = max(found.series(name, "train"))
+    failed = [f for (n, w, f), m in found.measured.items() if (n, w) == (name, "train") and "does not fit" in m.reason]
+    seen = f"{ran:,} ran" + (f", {min(failed):,} did not" if failed else "")
+    return f"{name} {frames:,} ({seen})"
+
+
+def _warnings(found: Findings) -> Iterator[str]:
+    for name, costs in found.costs.items():
+        state = costs.carried(1)["state"]
+        if state > HUGE:
+            yield (
+                f"warning: {name} carries {state / 1e6:,.0f} MB of scan states per clip or stream ({_largest(costs)}); "
+                "a batch carries as many times more. Larger spatial blocks or a smaller d_state carry less."
+            )
+
+
+def _largest(costs: Costs) -> str:
+    config = costs.config
+    rows, columns = config.grid
+    sizes = {}
+    for number, layer in enumerate(config.stack):
+        if layer.mixer == "ssm":
+            i, j = config.layer_block(layer)
+            sizes[number] = (rows // i) * (columns // j) * config.d_inner * config.d_state * 4
+    number = max(sizes, key=lambda key: sizes[key])
+    i, j = config.layer_block(config.stack[number])
+    return f"layer {number} with blocks of {i}x{j}: {sizes[number] / 1e6:,.0f} MB"
