@@ -4,15 +4,41 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import PydanticKnownError
 
 from evals.metrics import MetricName
 from models.config import SamplerConfig
 
 Positive = Annotated[int, Field(ge=1)]
-TaskName = Literal["retrieval", "rollout"]
+
+
+def _known(task: str) -> str:
+    from evals.tasks import TASKS
+
+    if task not in TASKS:
+        raise PydanticKnownError("literal_error", {"expected": " or ".join(repr(name) for name in TASKS)})
+    return task
+
+
+TaskName = Annotated[str, AfterValidator(_known)]
+"""A task of `evals/tasks/`."""
+OPTIONAL: dict[str, Any] = {"seen_within": {"reasoning"}, "limit": None}
+"""Fields that are left out of a definition, and of its hash, where they say nothing: of other tasks, or None."""
+
+
+def _of(name: str) -> str:
+    return ", ".join(sorted(OPTIONAL[name]))
 
 
 class Protocol(BaseModel):
@@ -40,11 +66,38 @@ class Protocol(BaseModel):
     sampler: SamplerConfig = SamplerConfig()
     metrics: Annotated[list[MetricName], Field(min_length=1)] = ["psnr", "ssim"]
     """What is measured (evals/metrics.py); the nets' take longer than the rest."""
+    seen_within: Annotated[float, Field(gt=0)] = 0.5
+    """Of reasoning: how near a context frame's pose must be for a place to count as seen, in cells."""
+    limit: Positive | None = None
+    """Only so many of the episodes are scored: a look, not a result, and comparable with none of other limits."""
 
     @property
     def frames(self) -> int:
         """Source frames that a clip needs."""
-        return self.context if self.task == "retrieval" else self.context + self.horizon
+        from evals.tasks import TASKS
+
+        return int(TASKS[self.task].path(self)[0].max()) + 1
+
+    @property
+    def scored(self) -> int:
+        """Episodes that are scored."""
+        return min(self.episodes, self.limit or self.episodes)
+
+    @model_validator(mode="after")
+    def _belong(self) -> Self:
+        strange = [name for name in sorted(self.model_fields_set) if not self._says(name) and OPTIONAL[name]]
+        if strange:
+            raise ValueError(*(f"{name}: {self.task} has no such field; it is of {_of(name)}" for name in strange))
+        return self
+
+    @model_serializer(mode="wrap")
+    def _definition(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = plain(self)
+        return {name: value for name, value in written.items() if self._says(name)}
+
+    def _says(self, name: str) -> bool:
+        tasks = OPTIONAL.get(name, {self.task})
+        return getattr(self, name) is not None if tasks is None else self.task in tasks
 
     @property
     def hash(self) -> str:

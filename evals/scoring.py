@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from evals.metrics import METRICS
 from evals.protocol import Protocol
 from evals.systems import System
-from evals.tasks import Question
+from evals.task import Clips, Question, Rows
+from evals.tasks import TASKS
 from models.conditions import Conditions
-
-Clips = NDArray[np.uint8]
-"""Frames of clips side by side (b, t, H, W, 3)."""
 
 
 def episode_seed(protocol: Protocol, episode: int) -> int:
@@ -42,9 +38,7 @@ def generate(system: System, frames: Tensor, conditions: Conditions, context: in
     return torch.cat([system.step(conditions.frames(t, min(t + system.stride, total))) for t in starts], 1)
 
 
-def score(
-    system: System, protocol: Protocol, questions: Sequence[Question], conditions: Conditions
-) -> list[dict[str, Any]]:
+def score(system: System, protocol: Protocol, questions: Sequence[Question], conditions: Conditions) -> Rows:
     """Show each clip's context to the system, generate the rest, compare it with the truth.
 
     Args:
@@ -52,7 +46,8 @@ def score(
         conditions: of all frames, (b, context + horizon, ...), pose relative to each clip's start.
 
     Returns:
-        Rows with episode, frame (index among the generated), distance, metric, value, better.
+        Rows with episode, frame (index among the generated), distance, metric, value, better, and stratum where
+        the task tells frames apart.
     """
     return compare(protocol, questions, answer(system, protocol, questions, conditions))
 
@@ -64,9 +59,10 @@ def answer(system: System, protocol: Protocol, questions: Sequence[Question], co
     return made
 
 
-def compare(protocol: Protocol, questions: Sequence[Question], made: Clips) -> list[dict[str, Any]]:
+def compare(protocol: Protocol, questions: Sequence[Question], made: Clips) -> Rows:
     """Rows of what was made (b, horizon, H, W, 3), by every metric of single frames: see `score`."""
     truth = np.stack([question.frames[protocol.context :] for question in questions])
+    truth, made = TASKS[protocol.task].pair(truth, made)
     values = {
         name: measure(truth.reshape(-1, *truth.shape[2:]), made.reshape(-1, *made.shape[2:])).reshape(made.shape[:2])
         for name in protocol.metrics
@@ -75,13 +71,14 @@ def compare(protocol: Protocol, questions: Sequence[Question], made: Clips) -> l
     return [
         {
             "episode": question.episode,
-            "frame": index,
+            "frame": protocol.horizon - made.shape[1] + index,
             "distance": int(question.distance[index]),
             "metric": metric,
             "value": float(found[clip, index]),
             "better": METRICS[metric].better,
+            **({} if question.stratum is None else {"stratum": question.stratum[index]}),
         }
-        for index in range(protocol.horizon)
+        for index in range(made.shape[1])
         for clip, question in enumerate(questions)
         for metric, found in values.items()
     ]

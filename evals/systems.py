@@ -114,6 +114,26 @@ class ModelSystem:
         return self.tokenizer.decode(frames)
 
 
+class StrangersContext:
+    """A system that is shown the frames of another clip in place of its own context, under its own conditions.
+
+    What it still gets right it does not have from the context: the difference to the system itself is memory.
+    """
+
+    def __init__(self, system: System, frames: Tensor) -> None:
+        """`frames`: the others' context (b, t, H, W, 3)."""
+        self.system, self.frames = system, frames
+        self.stride = system.stride
+
+    def observe(self, frames: Tensor, conditions: Conditions) -> None:
+        """Show the others' frames."""
+        self.system.observe(self.frames, conditions)
+
+    def step(self, conditions: Conditions) -> Tensor:
+        """Let the system go on."""
+        return self.system.step(conditions)
+
+
 class Reconstruction:
     """Ceiling of a model on latents: the truth through its tokenizer and back. No such model can be sharper."""
 

@@ -149,11 +149,15 @@ def evaluate(
     dry_run: DryRun = False,
     runs: Annotated[str, typer.Option("--runs", metavar="latest|ID,ID", help="Whose checkpoints.")] = "latest",
     tasks: Annotated[str | None, typer.Option("--tasks", metavar="A,B", help="Only these tasks of the config.")] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", min=1, metavar="N", help="Only N episodes: a look; kept apart from results."),
+    ] = None,
 ) -> None:
     """Score checkpoints on memory tasks; only what is not scored yet."""
     from jobs import evaluate
 
-    evaluate.main(config, set_ or [], store, dry_run, runs, tasks)
+    evaluate.main(config, set_ or [], store, dry_run, runs, tasks, limit)
 
 
 @app.command()

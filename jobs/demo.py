@@ -16,7 +16,7 @@ from pydantic import Field
 
 from jobs import collect, evaluate, train
 from jobs.evaluate import EvaluateConfig, Subject
-from jobs.train_config import PIXELS, WorldModelTraining
+from jobs.train_config import WorldModelTraining
 from longtake import checkpoints
 from longtake.config import Config, dump, load
 from longtake.schema import NO_RUN
@@ -98,7 +98,7 @@ def subject(store: Store, run: str, config: WorldModelTraining) -> Subject:
     """The finished checkpoint of a run."""
     step = checkpoints.newest(store, run)
     assert step == config.steps, f"run {run} ended at step {step} of {config.steps}"
-    return Subject(run, config.name, step, config.data.dataset, config.tokenizer != PIXELS)
+    return Subject.read(store, run, config.name, step, config.data.dataset)
 
 
 def demo_scores(store: Store, evaluation: EvaluateConfig, subjects: list[Subject]) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from evals.protocol import Protocol
 from jobs import fvd
+from jobs.protocol_check import beyond_training, protocol_problems, subject_problems
 from jobs.train_config import PIXELS
 from longtake import checkpoints
 from longtake.config import Config, dump, load
@@ -29,8 +30,10 @@ if TYPE_CHECKING:
     from longtake.episodes import Dataset
 
 CONFIGS = Path(__file__).parent / "configs" / "evaluate"
-Variant = Literal["whole", "wiped", "reconstruction"]
-"""What is scored of a checkpoint: the model, the same with its memory wiped, or its tokenizer alone: a ceiling."""
+ORACLE = "nearest_pose"
+Variant = Literal["whole", "wiped", "stranger", "reconstruction"]
+"""What is scored of a checkpoint: the model, the same with its memory wiped or filled by a stranger's context, or its
+tokenizer alone: a ceiling."""
 Positive = Annotated[int, Field(ge=1)]
 
 
@@ -40,6 +43,7 @@ class EvaluateConfig(Config):
     dataset: str | None = Field(None, description="the dataset that the run was trained on when not given")
     protocols: Annotated[list[Protocol], Field(min_length=1)]
     wiped: bool = Field(True, description="also score each model with its memory wiped before generation")
+    stranger: bool = Field(True, description="also score each model when it is shown another clip's context")
     clips_per_cell: Positive = Field(8, description="clips that run side by side in one cell")
 
 
@@ -53,6 +57,27 @@ class Subject:
     dataset: str
     latents: bool = False
     """Whether it lives on an autoencoder's latents, whose ceiling is scored too."""
+    chunk: int = 1
+    """Frames that it takes and makes at a time."""
+    trained_frames: int | None = None
+    """Frames of the longest clips that it was trained on."""
+
+    @staticmethod
+    def read(store: Store, run: str, name: str, step: int, dataset: str) -> Subject:
+        """With what the checkpoint says of itself.
+
+        Raises:
+            UserError: its config is missing or damaged.
+        """
+        where = f"{checkpoints.folder(run, step)}/config.json"
+        try:
+            told = json.loads(store.read_bytes(where))
+            chunk, trained = told["model"].get("chunk") or 1, told["trained_frames"]
+            return Subject(run, name, step, dataset, told["tokenizer"] != PIXELS, chunk, trained)
+        except FileNotFoundError:
+            raise UserError(f"run {run}: the checkpoint of step {step} has no config ({where} is missing)") from None
+        except (ValueError, KeyError) as error:
+            raise UserError(f"run {run}: {where} is damaged: {type(error).__name__}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -67,6 +92,8 @@ class ScoreCell:
     step: int
     variant: Variant
     episodes: tuple[int, ...]
+    strangers: tuple[int, ...] = ()
+    """Whose context the system is shown in place of each episode's own; empty: its own."""
 
     @property
     def label(self) -> dict[str, Any]:
@@ -80,6 +107,7 @@ class ScoreCell:
             "dataset": self.dataset,
             "split": self.protocol.split,
             "seed": self.protocol.seed,
+            **({"partial": self.protocol.limit} if self.protocol.limit else {}),
         }
 
     @property
@@ -93,12 +121,23 @@ class ScoreCell:
         return "-".join((self.run, f"{self.step:06d}", system, self.protocol.task, self.protocol.hash, share))
 
 
-def main(config: str, overrides: list[str], store: str, dry_run: bool, runs: str, tasks: str | None) -> None:
+def main(
+    config: str,
+    overrides: list[str],
+    store: str,
+    dry_run: bool,
+    runs: str,
+    tasks: str | None,
+    limit: int | None = None,
+) -> None:
     """The command: check, print the grid, score what is missing."""
     where = open_store(store)
-    settings = _only_tasks(load(EvaluateConfig, config, overrides, search=CONFIGS), tasks)
+    settings = limited(_only_tasks(load(EvaluateConfig, config, overrides, search=CONFIGS), tasks), limit)
     subjects = find_subjects(where, runs)
     cells = plan_cells(settings, where, subjects)
+    loud = beyond_training(settings.protocols, subjects)
+    if loud:
+        print(loud)
     if dry_run:
         print(dump(settings))
         print("\n".join(f"checkpoint  {s.name} {s.run} step {s.step} on {s.dataset}" for s in subjects))
@@ -122,126 +161,119 @@ def _only_tasks(config: EvaluateConfig, tasks: str | None) -> EvaluateConfig:
     return config.model_copy(update={"protocols": [p for p in config.protocols if p.task in asked]})
 
 
+def limited(config: EvaluateConfig, limit: int | None) -> EvaluateConfig:
+    """The config with protocols of fewer episodes, which are other protocols: their scores stand apart."""
+    if limit is None:
+        return config
+    return config.model_copy(update={"protocols": [p.model_copy(update={"limit": limit}) for p in config.protocols]})
+
+
 def find_subjects(store: Store, runs: str) -> list[Subject]:
     """The newest checkpoint of each named run: `latest`, or ids separated by commas.
 
     Raises:
-        UserError: no such run, or one without a checkpoint.
+        UserError: no such run, or one without a checkpoint or whose checkpoint has no config.
     """
     ids = select(store, runs)
     table = store.table("runs").set_index("run")
-    steps = {run: checkpoints.newest(store, run) for run in ids}
-    problems = [f"run {run}: it has no checkpoint yet" for run, step in steps.items() if step is None]
+    found, problems = [], []
+    for run in ids:
+        step = checkpoints.newest(store, run)
+        if step is None:
+            problems.append(f"run {run}: it has no checkpoint yet")
+            continue
+        try:
+            found.append(
+                Subject.read(store, run, str(table.loc[run, "name"]), step, str(table.loc[run, "dataset_name"]))
+            )
+        except UserError as error:
+            problems += error.lines
     if problems:
         raise UserError(*problems)
-    return [
-        Subject(
-            run, str(table.loc[run, "name"]), step, str(table.loc[run, "dataset_name"]), _on_latents(store, run, step)
-        )
-        for run, step in steps.items()
-        if step is not None
-    ]
-
-
-def _on_latents(store: Store, run: str, step: int) -> bool:
-    written = json.loads(store.read_bytes(f"{checkpoints.folder(run, step)}/config.json"))
-    return bool(written["tokenizer"] != PIXELS)
+    return found
 
 
 def plan_cells(config: EvaluateConfig, store: Store, subjects: Sequence[Subject]) -> list[Cell]:
-    """The grid: floors and oracle once per dataset and protocol, then every checkpoint: whole, wiped, and its ceiling.
+    """The grid: floors and oracle once per dataset and protocol, then every checkpoint with its controls and ceiling.
 
     Raises:
-        UserError: a task that the dataset cannot serve, too few or too short episodes.
+        UserError: a task that the dataset or a model cannot serve, too few or too short episodes.
     """
-    from evals.systems import FLOORS
-
     problems: list[str] = []
     cells: list[Cell] = []
     for name in dict.fromkeys(config.dataset or subject.dataset for subject in subjects):
         dataset = store.dataset(name)
+        own = [subject for subject in subjects if (config.dataset or subject.dataset) == name]
         for short in config.protocols:
             protocol = short.model_copy(update={"dataset": dataset.fingerprint})
             found = protocol_problems(protocol, dataset)
-            if found:
-                problems += found
-                continue
-            systems: list[tuple[str, str, int, Variant]] = [(floor, NO_RUN, 0, "whole") for floor in FLOORS]
-            for subject in subjects:
-                if (config.dataset or subject.dataset) == name:
-                    systems += _systems(subject, config.wiped)
-            for system, run, step, variant in systems:
-                for episodes in _shares(dataset, protocol, config.clips_per_cell):
-                    cell = ScoreCell(store.uri, name, protocol, system, run, step, variant, episodes)
-                    cells.append(Cell(cell.name(cell.share), cell))
+            found += [line for subject in own for line in subject_problems(protocol, subject, dataset, store)]
+            if config.stranger and protocol.scored < 2:
+                found.append(f"{protocol.task}.episodes: a stranger's context needs 2 at least, or set stranger: false")
+            problems += found
+            if not found:
+                cells += _protocol_cells(config, store, protocol, dataset, own)
     if problems:
         raise UserError(*problems)
     return cells
 
 
-def _systems(subject: Subject, wiped: bool) -> Iterator[tuple[str, str, int, Variant]]:
-    """What is scored of a checkpoint: name of the system, run, step, variant."""
-    yield subject.name, subject.run, subject.step, "whole"
-    if wiped:
-        yield f"{subject.name}/wiped", subject.run, subject.step, "wiped"
-    if subject.latents:
-        yield f"{subject.name}/reconstruction", subject.run, subject.step, "reconstruction"
+def _protocol_cells(
+    config: EvaluateConfig, store: Store, protocol: Protocol, dataset: Dataset, subjects: Sequence[Subject]
+) -> Iterator[Cell]:
+    systems = [*_floors(protocol, dataset)]
+    for subject in subjects:
+        systems += _systems(subject, config, protocol)
+    shares = _shares(dataset, protocol, config.clips_per_cell)
+    for system, run, step, variant in systems:
+        for episodes, others in shares:
+            strangers = others if variant == "stranger" else ()
+            cell = ScoreCell(store.uri, dataset.name, protocol, system, run, step, variant, episodes, strangers)
+            yield Cell(cell.name(cell.share), cell)
 
 
-def protocol_problems(protocol: Protocol, dataset: Dataset) -> list[str]:
-    """Why a dataset cannot serve a protocol: one line per reason."""
+Scored = tuple[str, str, int, Variant]
+"""Name of a system, run, step, variant."""
+
+
+def _floors(protocol: Protocol, dataset: Dataset) -> Iterator[Scored]:
+    """Floors and oracle, where the task has a use for them; the oracle needs a pose."""
+    from evals.systems import FLOORS
     from evals.tasks import TASKS
 
-    problems = []
-    try:
-        TASKS[protocol.task].path(protocol, has_pose=dataset.has_pose)
-    except ValueError as error:
-        problems.append(str(error))
-    there = dataset.episodes(protocol.split)
-    if len(there) < protocol.episodes:
-        problems.append(
-            f"{protocol.task}.episodes: {protocol.episodes} asked for, "
-            f"but split {protocol.split} of {dataset.name} has {len(there)}"
-        )
-    need = protocol.start + protocol.frames
-    short = there.head(protocol.episodes)
-    short = short[short.length < need]
-    if len(short):
-        problems.append(
-            f"{protocol.task}: needs {need} frames of an episode (start {protocol.start}, context {protocol.context}, "
-            f"horizon {protocol.horizon}), but {len(short)} of {dataset.name} are shorter, "
-            f"the shortest has {short.length.min()}"
-        )
-    metrics = _metric_problems(protocol, dataset.frame_shape[:2])
-    return problems + [f"{protocol.task}.metrics: {problem}" for problem in metrics]
+    if TASKS[protocol.task].beside == "nothing":
+        return
+    for floor in FLOORS:
+        if dataset.has_pose or floor != ORACLE:
+            yield floor, NO_RUN, 0, "whole"
 
 
-def _metric_problems(protocol: Protocol, size: Sequence[int]) -> Iterator[str]:
-    """Why metrics cannot be computed here: weights that are not installed, frames or clips that are too small."""
-    from evals.metrics import METRICS
+def _systems(subject: Subject, config: EvaluateConfig, protocol: Protocol) -> Iterator[Scored]:
+    """What is scored of a checkpoint: the model, its controls and its ceiling."""
+    from evals.tasks import TASKS
 
-    for name in protocol.metrics:
-        weights = METRICS[name].weights
-        if weights is None:
-            continue
-        from models.lpips import SMALLEST
-        from models.weights import MissingWeights, locate
-
-        try:
-            locate(weights)
-        except MissingWeights as error:
-            yield f"{name}: {error}"
-        if min(size) < SMALLEST.get(name, 0):
-            yield f"{name}: frames are {size[0]}x{size[1]}, at least {SMALLEST[name]} pixels a side are needed"
-    if fvd.METRIC in protocol.metrics:
-        yield from fvd.problems(protocol)
+    yield subject.name, subject.run, subject.step, "whole"
+    if TASKS[protocol.task].beside != "controls":
+        return
+    controls: dict[Variant, bool] = {
+        "wiped": config.wiped,
+        "stranger": config.stranger,
+        "reconstruction": subject.latents,
+    }
+    for variant, wanted in controls.items():
+        if wanted:
+            yield f"{subject.name}/{variant}", subject.run, subject.step, variant
 
 
-def _shares(dataset: Dataset, protocol: Protocol, size: int) -> Iterator[tuple[int, ...]]:
-    """The protocol's episodes in cells of a fixed size, so that the batch shapes never depend on the workers."""
-    episodes = [int(e) for e in dataset.episodes(protocol.split).episode.head(protocol.episodes)]
-    for first in range(0, len(episodes), size):
-        yield tuple(episodes[first : first + size])
+def _shares(dataset: Dataset, protocol: Protocol, size: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """The protocol's episodes in cells of a fixed size, so that the batch shapes never depend on the workers; and of
+    each the episode after it, round about: its stranger."""
+    episodes = [int(e) for e in dataset.episodes(protocol.split).episode.head(protocol.scored)]
+    others = [*episodes[1:], *episodes[:1]]
+    return [
+        (tuple(episodes[first : first + size]), tuple(others[first : first + size]))
+        for first in range(0, len(episodes), size)
+    ]
 
 
 def evaluate(cells: Sequence[Cell], store: Store) -> GridReport:

@@ -19,8 +19,7 @@ from longtake.store import Store
 
 if TYPE_CHECKING:
     from evals.protocol import Protocol
-    from evals.scoring import Clips
-    from evals.tasks import Question
+    from evals.task import Clips, Question
     from jobs.evaluate import ScoreCell
 
 METRIC = "fvd"
@@ -35,8 +34,8 @@ def problems(protocol: Protocol) -> Iterator[str]:
         yield f"fvd: clips of {length} frames (context {protocol.context}, horizon {protocol.horizon}), at least " + (
             f"{FEWEST_FRAMES} are needed"
         )
-    if protocol.episodes < 2:
-        yield f"fvd: episodes is {protocol.episodes}, at least 2 are needed, and hundreds for a useful figure"
+    if protocol.scored < 2:
+        yield f"fvd: episodes is {protocol.scored}, at least 2 are needed, and hundreds for a useful figure"
 
 
 def keep_features(store: Store, cell: ScoreCell, questions: Sequence[Question], made: Clips) -> None:

@@ -1,7 +1,8 @@
 """Plots: rows of the tables in, matplotlib figures out, and figures as files.
 
-Models are solid, the same models with their memory wiped dashed in the same colour, floors and oracle dotted
-grey. Bands are 95 % intervals over episodes. Sizes are CSS pixels; text is 12 px at any size of figure.
+Models are solid, the same with their memory wiped dashed, with a stranger's context dash-dotted, all in one colour;
+floors and oracle are dotted grey. Bands are 95 % intervals over episodes. Sizes are CSS pixels; text is 12 px at any
+size of figure.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 STYLE = Path(__file__).parent / "longtake.mplstyle"
 ORACLE = "nearest_pose"
 WIPED = "/wiped"
+STRANGER = "/stranger"
 CEILING = "/reconstruction"
 SERIES = ("#1f5fbf", "#b4530a", "#0b7265", "#7c3aed", "#be185d", "#4d6b0f")
 INKS = {
@@ -60,9 +62,9 @@ class Look:
 
     system: str
     name: str
-    kind: Literal["model", "wiped", "floor", "oracle", "ceiling"]
+    kind: Literal["model", "wiped", "stranger", "floor", "oracle", "ceiling"]
     color: str
-    dash: Literal["solid", "dashed", "dotted"]
+    dash: Literal["solid", "dashed", "dashdot", "dotted"]
 
     @property
     def ink(self) -> str:
@@ -93,10 +95,10 @@ def _with_run(system: str, run: str) -> str:
 
 
 def looks(scores: pd.DataFrame) -> dict[str, Look]:
-    """The look of each system: models by name, each before its wiped twin and ceiling, then floors, then oracle."""
+    """The look of each system: models by name, each before its controls and ceiling, then floors, then oracle."""
     ours = scores.run == NO_RUN
     made = scores.system[~ours].astype(str).unique()
-    models = sorted({name.removesuffix(WIPED).removesuffix(CEILING) for name in made})
+    models = sorted({name.partition("/")[0] for name in made})
     colors = model_colors(models)
     found = []
     for model in models:
@@ -104,6 +106,9 @@ def looks(scores: pd.DataFrame) -> dict[str, Look]:
             found.append(Look(model, model, "model", colors[model], "solid"))
         if model + WIPED in made:
             found.append(Look(model + WIPED, f"{model}, wiped", "wiped", colors[model], "dashed"))
+        if model + STRANGER in made:
+            look = Look(model + STRANGER, f"{model}, stranger's context", "stranger", colors[model], "dashdot")
+            found.append(look)
         if model + CEILING in made:
             found.append(Look(model + CEILING, f"{model}, tokenizer alone", "ceiling", colors[model], "dotted"))
     floors = scores.system[ours].astype(str).unique()

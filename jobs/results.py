@@ -125,15 +125,20 @@ PLOTS: dict[str, Callable[[pd.DataFrame], Figure]] = {
 }
 
 
+APART = ("stratum", "partial")
+"""What also keeps scores apart, where some row says it."""
+
+
 def summary(scores: pd.DataFrame, by: Sequence[str] = SUMMARY_BY) -> pd.DataFrame:
     """Mean and ci95 (half of the 95 % interval over episodes; missing for one) by `by`, protocol and metric."""
     from longtake.scores import summarise
 
-    keys = list(dict.fromkeys([*by, "metric", "protocol"]))
+    told = [name for name in APART if name in scores and scores[name].notna().any()]
+    keys = list(dict.fromkeys([*by, *told, "metric", "protocol"]))
     if scores.empty:
         return scores.reindex(columns=[*keys, "mean", "ci95", "episodes"])
     _require(scores, keys)
-    found = summarise(scores, by=by)
+    found = summarise(scores, by=[*by, *told])
     return found.assign(ci95=found.high - found["mean"])[[*keys, "mean", "ci95", "episodes"]]
 
 

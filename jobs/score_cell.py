@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -9,8 +12,9 @@ import numpy as np
 import torch
 
 from evals.scoring import answer, compare, episode_seed
-from evals.systems import FLOORS, ModelSystem, Reconstruction, System
-from evals.tasks import Question, build_question
+from evals.systems import FLOORS, ModelSystem, Reconstruction, StrangersContext, System
+from evals.task import Question, Rows
+from evals.tasks import TASKS, build_question
 from jobs import fvd
 from jobs.evaluate import ScoreCell
 from longtake import checkpoints
@@ -19,6 +23,7 @@ from longtake.store import open_store
 from longtake.stream import relative_pose
 from models.checkpoint import load_model, load_model_tokenizer
 from models.conditions import Conditions
+from models.rollout import LongContextWarning
 from models.tokenizer import Tokenizer
 from models.world_model import WorldModel
 
@@ -27,10 +32,37 @@ def score_cell(cell: ScoreCell) -> list[dict[str, Any]]:
     """Score one system on the cell's episodes; deterministic in the cell."""
     torch.set_num_threads(1)  # sums are bitwise repeatable for a fixed number
     questions = [read_question(cell, episode) for episode in cell.episodes]
-    made = answer(build_system(cell, questions), cell.protocol, questions, conditions_of(questions))
+    label = cell.label | beyond_training(cell)
+    with no_repeated_warnings():
+        return [{**label, **row} for row in _rows(cell, questions)]
+
+
+@contextmanager
+def no_repeated_warnings() -> Iterator[None]:
+    """Of streams beyond training the rows say so, and the evaluation has said it once."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LongContextWarning)
+        yield
+
+
+def _rows(cell: ScoreCell, questions: list[Question]) -> Rows:
+    conditions, measure = conditions_of(questions), TASKS[cell.protocol.task].measure
+    if measure is not None:
+        return measure(lambda: build_system(cell, questions), cell.protocol, questions, conditions)
+    made = answer(build_system(cell, questions), cell.protocol, questions, conditions)
     if fvd.METRIC in cell.protocol.metrics:
         fvd.keep_features(open_store(cell.store), cell, questions, made)
-    return [{**cell.label, **row} for row in compare(cell.protocol, questions, made)]
+    return compare(cell.protocol, questions, made)
+
+
+def beyond_training(cell: ScoreCell) -> dict[str, int]:
+    """How many frames the cell's streams are longer than the clips that its model was trained on, where known."""
+    if cell.run == NO_RUN:
+        return {}
+    trained = read_model(cell.store, cell.run, cell.step)[0].trained_frames
+    return (
+        {} if trained is None else {"beyond_training": max(0, cell.protocol.context + cell.protocol.horizon - trained)}
+    )
 
 
 def read_question(cell: ScoreCell, episode: int) -> Question:
@@ -59,7 +91,11 @@ def build_system(cell: ScoreCell, questions: list[Question]) -> System:
         truth = np.stack([question.frames[cell.protocol.context :] for question in questions])
         return Reconstruction(tokenizer, torch.from_numpy(truth))
     seeds = [episode_seed(cell.protocol, episode) for episode in cell.episodes]
-    return ModelSystem(model, tokenizer, cell.protocol.sampler, seeds, wiped=cell.variant == "wiped")
+    system = ModelSystem(model, tokenizer, cell.protocol.sampler, seeds, wiped=cell.variant == "wiped")
+    if cell.variant == "stranger":
+        others = [read_question(cell, episode).frames[: cell.protocol.context] for episode in cell.strangers]
+        return StrangersContext(system, torch.from_numpy(np.stack(others)))
+    return system
 
 
 @lru_cache(maxsize=4)

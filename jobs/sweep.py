@@ -27,7 +27,7 @@ from pydantic import Field, model_validator
 from evals.metrics import METRICS, MetricName
 from evals.protocol import Protocol
 from jobs import fvd, train
-from jobs.evaluate import protocol_problems
+from jobs.protocol_check import protocol_problems
 from jobs.train_config import WorldModelTraining
 from longtake.config import Config, differences, dump, load, revise
 from longtake.errors import UserError
@@ -209,7 +209,7 @@ def _objective_problems(config: SweepConfig, trial: WorldModelTraining, store: S
 def _beyond_problems(protocol: Protocol, beyond: int) -> list[str]:
     from evals.tasks import TASKS
 
-    _, distances = TASKS[protocol.task].path(protocol, has_pose=True)
+    _, distances = TASKS[protocol.task].path(protocol)
     if (distances > beyond).any():
         return []
     return [

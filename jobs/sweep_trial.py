@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -103,8 +103,9 @@ def score_checkpoint(
 ) -> float:
     """Score the checkpoint as `evaluate` would, write the rows, and return the mean beyond the window."""
     threads = torch.get_num_threads()
-    subject = Subject(context.run_id, config.name, step, config.data.dataset)  # no ceilings: the same for all trials
-    asked = EvaluateConfig(protocols=[protocol], wiped=False)
+    read = Subject.read(context.store, context.run_id, config.name, step, config.data.dataset)
+    subject = replace(read, latents=False)  # no ceilings: the same for all trials
+    asked = EvaluateConfig(protocols=[protocol], wiped=False, stranger=False)
     values: list[float] = []
     for cell in plan_cells(asked, context.store, [subject]):
         if cell.payload.run != context.run_id:

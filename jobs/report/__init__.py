@@ -102,17 +102,18 @@ def render(material: Material) -> str:
 def _task(material: Material, task: TaskScores) -> dict[str, Any]:
     """Everything that the page says about one task."""
     from jobs.plots import looks, psnr_curve
-    from jobs.report.findings import claims, reach, summary, verdict
+    from jobs.report.findings import claims, of_memory, reach, summary, verdict
     from jobs.report.strips import make_strips
 
     has_psnr = (task.scores.metric == "psnr").any()
+    about = of_memory(task.scores)
 
     def draw(width: int, labels: bool) -> Figure:
         height = 300 + width // 8
-        return psnr_curve(task.scores, "psnr", material.window, width=width, height=height, labels=labels)
+        return psnr_curve(about, "psnr", material.window, width=width, height=height, labels=labels)
 
-    found = claims(task.scores, material.window)
-    beyond = reach(task.scores, material.window)
+    found = claims(about, material.window)
+    beyond = reach(about, material.window)
     return {
         "name": task.task,
         "protocol": task.protocol,
@@ -122,6 +123,7 @@ def _task(material: Material, task: TaskScores) -> dict[str, Any]:
         "claims": found,
         "verdict": verdict(found, task.task, beyond) if found else None,
         "beyond": beyond,
+        "strata": len(about) < len(task.scores),
         "summary": summary(task.scores, material.window),
         "looks": list(looks(task.scores).values()),
         "curve": _sizes(draw, f"{task.task}-curve", f"{task.task}: PSNR against distance") if has_psnr else None,

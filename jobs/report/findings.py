@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from evals.metrics import METRICS
-from jobs.plots import WIPED, Look, looks
+from jobs.plots import STRANGER, WIPED, Look, looks
 from longtake.scores import Difference, paired_difference, summarise
 
 if TYPE_CHECKING:
     import pandas as pd
 
+SEEN = "seen"
 FLOORS = ("copy_last", "context_mean")
 CALLED = {"copy_last": "copying the last frame", "context_mean": "the mean of the context"}
 VERBS = {"better": "beats", "worse": "loses to", "undecided": "cannot be told apart from"}
@@ -30,13 +31,23 @@ class Claim:
     difference: Difference
 
 
+def strata(scores: pd.DataFrame) -> list[str]:
+    """The kinds of frames that the task tells apart; none for most."""
+    return sorted(scores.stratum.dropna().unique()) if "stratum" in scores else []
+
+
+def of_memory(scores: pd.DataFrame) -> pd.DataFrame:
+    """The rows that say something about memory: of places that the context showed, where the task tells them apart."""
+    return scores[scores.stratum == SEEN] if SEEN in strata(scores) else scores
+
+
 def reach(scores: pd.DataFrame, window: int) -> int:
     """Beyond which distance claims are made: the window, or 0 (all) where nothing lies beyond it."""
     return window if (scores.distance > window).any() else 0
 
 
 def claims(scores: pd.DataFrame, window: int) -> list[Claim]:
-    """The best model against itself wiped, every other model and the floors, in PSNR beyond the window.
+    """The best model against itself wiped and misled, every other model and the floors, in PSNR beyond the window.
 
     Pairs without two episodes in common are left out.
     """
@@ -47,7 +58,7 @@ def claims(scores: pd.DataFrame, window: int) -> list[Claim]:
         return []
     models = [look.system for look in styles.values() if look.kind == "model" and look.system != best]
     made = []
-    for other in (best + WIPED, *models, *FLOORS):
+    for other in (best + WIPED, best + STRANGER, *models, *FLOORS):
         if other not in styles:
             continue
         try:
@@ -70,7 +81,8 @@ def verdict(found: Sequence[Claim], task: str, beyond: int) -> str:
 
 
 def _claim(system: str, other: str, gap: Difference) -> Claim:
-    called = "itself with its memory wiped" if other == system + WIPED else CALLED.get(other, other)
+    controls = {system + WIPED: "itself with its memory wiped", system + STRANGER: "itself with a stranger's context"}
+    called = (CALLED | controls).get(other, other)
     facts = f"(95 % interval {number(gap.low)} to {number(gap.high)}, n = {gap.episodes})"
     facts = facts.replace(" %", "\N{NO-BREAK SPACE}%").replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")
     kind: Literal["better", "worse", "undecided"]
@@ -117,7 +129,8 @@ class SummaryRow:
 
 @dataclass(frozen=True)
 class Summary:
-    """The table of one task: per metric, all distances and (where there are such) those beyond the window."""
+    """The table of one task: per metric, all distances and (where there are such) those beyond the window, or the
+    kinds of frames that the task tells apart."""
 
     columns: list[tuple[str, str]]
     rows: list[SummaryRow]
@@ -128,11 +141,16 @@ def summary(scores: pd.DataFrame, window: int) -> Summary:
     ranges = {0: "all distances"}
     if window and reach(scores, window):
         ranges[window] = f"beyond {window} frames"
-    styles = looks(scores)
+    styles, kinds = looks(scores), strata(scores)
     titles, columns = [], []
     for metric in (name for name in METRICS if (scores.metric == name).any()):
         rows = scores[scores.metric == metric]
         of_clips = (rows.episode < 0).all()
+        if kinds and not of_clips:
+            for kind in kinds:
+                titles.append((METRICS[metric].heading, kind))
+                columns.append(_column(rows[rows.stratum == kind], metric, 0, styles))
+            continue
         for beyond, title in {0: f"of {int(rows.clips.max())} clips"}.items() if of_clips else ranges.items():
             titles.append((METRICS[metric].heading, title))
             columns.append(_column(rows, metric, beyond, styles))

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from evals.protocol import Protocol
     from longtake.store import Store
 
-TASK_ORDER = ("retrieval", "reasoning", "rollout")
+TASK_ORDER = ("retrieval", "reasoning", "rollout", "mirror")
+UNCURVED = ("cost",)
+"""Tasks whose rows are no frames: `longtake results scores` shows them."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +78,24 @@ def gather(store: Store, runs: Sequence[str]) -> Material:
     found = find_runs(store, runs)
     ids = [run.id for run in found]
     notes: list[str] = []
-    scores = store.table("scores", where=f"run in {[*ids, NO_RUN]!r}")
+    scores = _whole(store.table("scores", where=f"run in {[*ids, NO_RUN]!r}"), notes)
+    scores = scores[~scores.task.isin(UNCURVED)]
     tasks = choose_scores(store, scores, found, notes) if len(scores) else []
     if not tasks:
         command = f"longtake evaluate --runs {','.join(ids)} --store {store.uri}"
         notes.append(f"There are no scores to show yet: {command}")
     return Material(store, found, tasks, store.table("steps", where=f"run in {ids!r}"), notes)
+
+
+def _whole(scores: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    """The rows that are not of some of a protocol's episodes only."""
+    if "partial" not in scores or scores.partial.isna().all():
+        return scores
+    some = scores[scores.partial.notna()]
+    for task, group in some.groupby("task", observed=True):
+        count = int(group.partial.max())
+        notes.append(f"{task}: scores of {count} episodes only (--limit {count}) are a look, not a result: left out.")
+    return scores[scores.partial.isna()]
 
 
 def find_runs(store: Store, runs: Sequence[str]) -> list[Run]:

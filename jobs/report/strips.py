@@ -108,13 +108,13 @@ def pick_episodes(scores: pd.DataFrame, window: int) -> dict[int, str]:
 def _cells(
     material: Material, task: TaskScores, dataset: str, protocol: Protocol, episodes: tuple[int, ...]
 ) -> Iterator[tuple[Look, ScoreCell]]:
-    """Each system to show, as a cell of an evaluation; floors are left out, since they show nothing new."""
+    """Each system to show, as a cell of an evaluation; floors and strangers are left out: they show nothing new."""
     rows = task.scores.drop_duplicates("system")
     subjects = {s: (str(run), int(step)) for s, run, step in zip(rows.system, rows.run, rows.checkpoint, strict=True)}
     store = material.store
     for look in looks(task.scores).values():
         run, step = subjects[look.system]
-        if look.kind == "floor":
+        if look.kind in ("floor", "stranger"):
             continue
         if run != NO_RUN and step not in checkpoints.complete(store, run):
             material.notes.append(f"{look.name}: no pictures, since the checkpoint of step {step} is gone.")
@@ -148,14 +148,15 @@ def generate(cell: ScoreCell) -> Image:
     import torch
 
     from evals import scoring
-    from jobs.score_cell import build_system, conditions_of, read_question
+    from jobs.score_cell import build_system, conditions_of, no_repeated_warnings, read_question
 
     questions = [read_question(cell, episode) for episode in cell.episodes]
     conditions, context = conditions_of(questions), cell.protocol.context
     frames = torch.from_numpy(np.stack([question.frames[:context] for question in questions]))
-    made: Image = scoring.generate(
-        build_system(cell, questions), frames, conditions, context, cell.protocol.horizon
-    ).numpy()
+    with no_repeated_warnings():
+        made: Image = scoring.generate(
+            build_system(cell, questions), frames, conditions, context, cell.protocol.horizon
+        ).numpy()
     return made
 
 

@@ -81,7 +81,9 @@ COLUMNS: dict[str, dict[str, Column]] = {
         "checkpoint": Column("whole", "steps", "step of the checkpoint"),
         "task": Column("text", "", "what was asked"),
         "system": Column(
-            "text", "", "model, model/wiped, model/reconstruction (its tokenizer alone: a ceiling), floor or oracle"
+            "text",
+            "",
+            "model, model/wiped, model/stranger, model/reconstruction (the tokenizer: a ceiling), floor or oracle",
         ),
         "protocol": Column("text", "", "hash of the eval's definition, kept in protocols/HASH.json"),
         "dataset": Column("text", "", "name of the dataset"),
@@ -94,6 +96,13 @@ COLUMNS: dict[str, dict[str, Column]] = {
         "value": Column("number", "of the metric", "psnr in dB; others as their cards say"),
         "better": Column("text", "", "which way of the metric is good: higher, lower, or zero (the nearest to 0)"),
         "clips": Column("whole", "", "clips that a value of many is of, such as fvd; missing for values of one"),
+        "stratum": Column("text", "", "kind of frame, where a task tells kinds apart: seen or unseen of reasoning"),
+        "partial": Column(
+            "whole", "episodes", "scored of a protocol that asks for more (--limit); missing for whole ones"
+        ),
+        "beyond_training": Column(
+            "whole", "frames", "that the stream is longer than the clips the model was trained on; missing for floors"
+        ),
     },
     "bench": {
         "run": Column("text", "", "id of the benchmark's run"),

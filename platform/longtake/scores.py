@@ -225,7 +225,7 @@ def _newest(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _side(rows: pd.DataFrame, name: str) -> pd.DataFrame:
     """The rows that a name stands for: of a run its model with its memory, or of a system."""
-    of_run = rows[(rows.run == name) & (name != NO_RUN) & ~rows.system.str.endswith("/wiped")]
+    of_run = rows[(rows.run == name) & (name != NO_RUN) & ~rows.system.str.contains("/")]
     found = of_run if len(of_run) else rows[rows.system == name]
     if not len(found):
         there = {*rows.run[rows.run != NO_RUN].astype(str), *rows.system.astype(str)}

@@ -16,7 +16,8 @@ from evals.metrics import IDENTICAL_PSNR, METRICS, MetricName, psnr, sharpness, 
 from evals.protocol import Protocol
 from evals.scoring import episode_seed, score
 from evals.systems import FLOORS, ContextMean, CopyLast, ModelSystem, NearestPose, System
-from evals.tasks import Question, build_question
+from evals.task import Question
+from evals.tasks import build_question
 from models.conditions import Conditions
 from models.config import LayerConfig, ModelConfig, SamplerConfig
 from models.tokenizer import PIXELS

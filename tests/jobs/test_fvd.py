@@ -55,7 +55,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 
 def cells_of(store: Store, protocol: Protocol = ROLLOUT, size: int = 2) -> list[Cell]:
     """Those of two floors."""
-    config = EvaluateConfig(dataset="mazes", protocols=[protocol], clips_per_cell=size)
+    config = EvaluateConfig(dataset="mazes", protocols=[protocol], stranger=False, clips_per_cell=size)
     cells = plan_cells(config, store, [Subject("r", "model", 1, "mazes")])
     return [cell for cell in cells if cell.payload.system in ("copy_last", "context_mean")]
 

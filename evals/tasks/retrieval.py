@@ -3,27 +3,25 @@
 Paper: "Long-Context State-Space Video World Models" (2025), section 4. Shown: `context` frames of a static scene.
 Asked: the same path in reverse, given the pose of every frame; generated frame j equals context frame
 context - 1 - j, at distance 2j + 1. Needs a recorded pose, and no simulator. Read it with its floors: copy-last-frame,
-context-mean (blurry, and strong in PSNR for that), the same model with its memory wiped; and with its oracle, the
-context frame of the nearest pose, which here is the truth itself. Range and direction: those of the metric. Fewest
-episodes for a useful interval: about 24.
+context-mean (blurry, and strong in PSNR for that), the same model with its memory wiped or with a stranger's context;
+and with its oracle, the context frame of the nearest pose, which here is the truth itself. Range and direction: those
+of the metric. Fewest episodes for a useful interval: about 24.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from evals.protocol import Protocol
+from evals.task import Indices, Task
 
 
-def path(protocol: Protocol, has_pose: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices of the source frames in the order shown and asked, and the distance of each asked frame.
+def path(protocol: Protocol) -> tuple[Indices, Indices]:
+    """There and back.
 
     Raises:
-        ValueError: no pose was recorded (actions alone do not tell the way back), or a horizon beyond the context.
+        ValueError: a horizon beyond the context.
     """
-    if not has_pose:
-        raise ValueError("retrieval: this dataset has no pose; a way back cannot be told by actions alone")
     if protocol.horizon > protocol.context:
         raise ValueError(
             f"horizon: {protocol.horizon} is more than the {protocol.context} context frames that can be walked back"
@@ -31,3 +29,6 @@ def path(protocol: Protocol, has_pose: bool) -> tuple[NDArray[np.int64], NDArray
     there = np.arange(protocol.context)
     back = there[::-1][: protocol.horizon]
     return np.concatenate([there, back]), 2 * np.arange(protocol.horizon) + 1
+
+
+TASK = Task(path, why_pose="a way back cannot be told by actions alone")

@@ -1,0 +1,68 @@
+"""What a task is: where its clip lies in an episode, what is judged of it, and at which distance.
+
+A task is one file of `evals/tasks/` that holds a `TASK`; docs/adding-a-task.md shows how.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from evals.protocol import Protocol
+    from evals.systems import System
+    from models.conditions import Conditions
+
+Indices = NDArray[np.int64]
+Pose = NDArray[np.float32]
+"""(t, 3): x and y in cells, heading in radians, as recorded."""
+Clips = NDArray[np.uint8]
+"""Frames of clips side by side (b, t, H, W, 3)."""
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Question:
+    """One clip of a task: frames uint8 (t, H, W, 3), pose fp32 (t, P) as recorded, actions fp32 (t, A).
+
+    The first `context` frames are shown; the rest are asked, and the last of them, as many as `distance` (m,) int64
+    has, are judged. `distance` counts the frames between an asked frame and the one that the task compares it with.
+    `stratum` (m,) names what kind of frame each is, where a task tells kinds apart.
+    """
+
+    frames: NDArray[np.uint8]
+    pose: Pose | None
+    actions: NDArray[np.float32]
+    distance: Indices
+    episode: int
+    stratum: tuple[str, ...] | None = None
+
+
+def against_truth(truth: Clips, made: Clips) -> tuple[Clips, Clips]:
+    """What is compared with what, where a task does not say otherwise: all that was made with the truth."""
+    return truth, made
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a task asks."""
+
+    path: Callable[[Protocol], tuple[Indices, Indices]]
+    """Source frames in the order shown and asked, counted from the clip's start, and the distance of each judged one;
+    ValueError for a protocol that makes no sense."""
+    why_pose: str | None = None
+    """Why it cannot do without a recorded pose, where it cannot."""
+    places: Callable[[Protocol, Pose], tuple[Indices, tuple[str, ...]]] | None = None
+    """Distance and stratum of each judged frame, from the pose of all frames shown and asked."""
+    pair: Callable[[Clips, Clips], tuple[Clips, Clips]] = against_truth
+    """What is compared with what: from the truth and what was made, (b, horizon, H, W, 3) each, to two of one shape."""
+    beside: Literal["controls", "floors", "nothing"] = "controls"
+    """What is scored beside a model: floors and the model with its memory taken away, floors alone, or nothing."""
+    measure: Callable[[Callable[[], System], Protocol, Sequence[Question], Conditions], Rows] | None = None
+    """Rows of a task that measures in its own way; it is given what makes fresh systems."""
+    metrics: tuple[str, ...] | None = None
+    """What such a task measures; None: frames, by any metric of frames."""

@@ -1,0 +1,46 @@
+"""The tasks: one file each, whose docstring is its card. A file that is put here is a task from then on."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evals.protocol import Protocol
+from evals.task import Pose, Question, Task
+
+TASKS: dict[str, Task] = {
+    module.name: importlib.import_module(f"{__name__}.{module.name}").TASK for module in pkgutil.iter_modules(__path__)
+}
+
+
+def build_question(
+    protocol: Protocol, episode: int, frames: NDArray[np.uint8], pose: Pose | None, actions: NDArray[np.float32]
+) -> Question:
+    """Turn `protocol.frames` source frames of an episode into one clip of the task.
+
+    Raises:
+        ValueError: the stretch is shorter than the protocol needs, or the task lacks what it needs (a pose).
+    """
+    task = TASKS[protocol.task]
+    if task.why_pose and pose is None:
+        raise ValueError(f"{protocol.task}: this dataset has no pose; {task.why_pose}")
+    order, distance = task.path(protocol)
+    if len(frames) <= order.max():
+        raise ValueError(
+            f"episode {episode}: {len(frames)} frames, but {protocol.task} needs {protocol.frames} "
+            f"(context {protocol.context}, horizon {protocol.horizon})"
+        )
+    stratum = None
+    if task.places is not None and pose is not None:
+        distance, stratum = task.places(protocol, pose[order])
+    return Question(
+        frames=frames[order],
+        pose=None if pose is None else pose[order],
+        actions=actions[order],
+        distance=distance,
+        episode=episode,
+        stratum=stratum,
+    )

@@ -1,0 +1,41 @@
+"""Spatial reasoning: go on to places of which some were seen in the context and some were not.
+
+Paper: as retrieval's, section 4. Shown: `context` frames. Asked: the `horizon` frames that follow in the episode, given
+their conditions; the truth is the held-out tail of the same episode. The stratum of a frame is `seen` where some
+context frame was taken within `seen_within` of its pose (cells apart, plus half the chord of the turn, as for the
+nearest-pose oracle), else `unseen`: what was never seen says nothing about memory. The distance of a seen frame counts
+from the newest such context frame, that of an unseen one from the last frame shown. Read it with retrieval's controls,
+floors and oracle. Range and direction: those of the metric. Fewest episodes for a useful interval: about 24, more where
+few frames lead back.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evals.protocol import Protocol
+from evals.task import Indices, Pose, Task
+from evals.tasks.rollout import path
+
+SEEN, UNSEEN = "seen", "unseen"
+
+
+def places(protocol: Protocol, pose: Pose) -> tuple[Indices, tuple[str, ...]]:
+    """Distance and stratum of each asked frame."""
+    near = apart(pose[protocol.context :], pose[: protocol.context]) <= protocol.seen_within
+    seen = np.asarray(near.any(1))
+    newest = protocol.context - 1 - near[:, ::-1].argmax(1)
+    at = np.arange(protocol.context, len(pose))
+    distance = np.where(seen, at - newest, at - protocol.context + 1)
+    return distance, tuple(np.where(seen, SEEN, UNSEEN).tolist())
+
+
+def apart(a: Pose, b: Pose) -> NDArray[np.float64]:
+    """How far poses (n, 3) are from poses (m, 3): (n, m), cells apart plus half the chord of the turn."""
+    place = np.linalg.norm(a[:, None, :2].astype(np.float64) - b[None, :, :2], axis=-1)
+    turn = a[:, None, 2].astype(np.float64) - b[None, :, 2]
+    return np.asarray(place + np.abs(np.sin(turn / 2)))
+
+
+TASK = Task(path, why_pose="places seen cannot be told from places not seen", places=places)

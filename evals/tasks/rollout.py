@@ -1,0 +1,22 @@
+"""Rollout: go on from the context along the episode's own path, frame after frame, on the model's own frames.
+
+Shown: `context` frames. Asked: the `horizon` frames that follow in the episode, given their conditions. The distance
+of generated frame j is j + 1, to the last frame shown. Scores fall with distance for two reasons, drift and places
+never seen, so this task says how long a generation stays faithful, retrieval what is remembered, and reasoning tells
+the two apart. Range and direction: those of the metric. Fewest episodes for a useful interval: about 24.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from evals.protocol import Protocol
+from evals.task import Indices, Task
+
+
+def path(protocol: Protocol) -> tuple[Indices, Indices]:
+    """Straight on."""
+    return np.arange(protocol.context + protocol.horizon), np.arange(protocol.horizon) + 1
+
+
+TASK = Task(path)

@@ -1,0 +1,108 @@
+"""Why a protocol cannot be asked of a dataset or of a model: everything that is told before an evaluation starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from jobs import fvd
+
+if TYPE_CHECKING:
+    from evals.protocol import Protocol
+    from jobs.evaluate import Subject
+    from longtake.episodes import Dataset
+    from longtake.store import Store
+
+
+def protocol_problems(protocol: Protocol, dataset: Dataset) -> list[str]:
+    """Why a dataset cannot serve a protocol: one line per reason."""
+    from evals.tasks import TASKS
+
+    task, problems = TASKS[protocol.task], []
+    if task.why_pose and not dataset.has_pose:
+        problems.append(f"{protocol.task}: dataset {dataset.name} has no pose; {task.why_pose}")
+    try:
+        need = protocol.start + protocol.frames
+    except ValueError as error:
+        return [*problems, f"{protocol.task}.{error}"]
+    there = dataset.episodes(protocol.split)
+    if len(there) < protocol.episodes:
+        problems.append(
+            f"{protocol.task}.episodes: {protocol.episodes} asked for, "
+            f"but split {protocol.split} of {dataset.name} has {len(there)}"
+        )
+    short = there.head(protocol.scored)
+    short = short[short.length < need]
+    if len(short):
+        problems.append(
+            f"{protocol.task}: needs {need} frames of an episode (start {protocol.start}, context {protocol.context}, "
+            f"horizon {protocol.horizon}), but {len(short)} of {dataset.name} are shorter, "
+            f"the shortest, episode {short.sort_values('length').episode.iloc[0]}, has {short.length.min()}"
+        )
+    metrics = _metric_problems(protocol, dataset.frame_shape[:2])
+    return problems + [f"{protocol.task}.metrics: {problem}" for problem in metrics]
+
+
+def _metric_problems(protocol: Protocol, size: Sequence[int]) -> Iterator[str]:
+    """Why metrics cannot be computed here: weights that are not installed, frames or clips that are too small."""
+    from evals.metrics import METRICS
+
+    for name in protocol.metrics:
+        weights = METRICS[name].weights
+        if weights is None:
+            continue
+        from models.lpips import SMALLEST
+        from models.weights import MissingWeights, locate
+
+        try:
+            locate(weights)
+        except MissingWeights as error:
+            yield f"{name}: {error}"
+        if min(size) < SMALLEST.get(name, 0):
+            yield f"{name}: frames are {size[0]}x{size[1]}, at least {SMALLEST[name]} pixels a side are needed"
+    if fvd.METRIC in protocol.metrics:
+        yield from fvd.problems(protocol)
+
+
+def subject_problems(protocol: Protocol, subject: Subject, dataset: Dataset, store: Store) -> Iterator[str]:
+    """Why a checkpoint cannot be asked: it makes frames by the chunk, or was trained on what would be asked."""
+    chunk = subject.chunk
+    if protocol.context % chunk:
+        near = max(chunk, round(protocol.context / chunk) * chunk)
+        yield (
+            f"{protocol.task}.context: {protocol.context} is no multiple of {chunk}, the frames that "
+            f"{subject.name} (run {subject.run}) takes at a time (model.chunk); the nearest one is {near}"
+        )
+    known = trained_on(subject, dataset, store, protocol)
+    if known:
+        yield (
+            f"{protocol.task}: {subject.name} (run {subject.run}) was trained on {len(known)} of the episodes of "
+            f"{dataset.name} that would be asked, the first is {known[0]}: ask of {subject.dataset} instead"
+        )
+
+
+def trained_on(subject: Subject, dataset: Dataset, store: Store, protocol: Protocol) -> list[int]:
+    """Episodes that a protocol would ask and that are also in the training split of the subject's own dataset.
+
+    In one dataset the splits are disjoint; two may hold the same episode, and each decides for itself where it goes.
+    """
+    if subject.dataset == dataset.name or not store.exists(f"datasets/{subject.dataset}/manifest.json"):
+        return []
+    own = store.dataset(subject.dataset).index
+    learned = set(own.digest[own.split == "train"])
+    asked = dataset.index[dataset.index.split == protocol.split].head(protocol.scored)
+    return [int(episode) for episode in asked.episode[asked.digest.isin(learned)]]
+
+
+def beyond_training(protocols: Sequence[Protocol], subjects: Sequence[Subject]) -> str | None:
+    """One line on every model that is asked for streams longer than the clips it was trained on."""
+    told = [
+        f"{subject.name} (run {subject.run}) was trained on clips of {subject.trained_frames} frames, "
+        f"{protocol.task} asks for streams of {protocol.context + protocol.horizon}"
+        for subject in {subject.run: subject for subject in subjects}.values()
+        for protocol in protocols
+        if subject.trained_frames is not None and protocol.context + protocol.horizon > subject.trained_frames
+    ]
+    if not told:
+        return None
+    return f"BEYOND TRAINING: {'; '.join(told)}. Such scores are extrapolation; their rows say so (beyond_training)."

@@ -1,0 +1,241 @@
+"""What an evaluation plans, refuses before it starts, and writes into its rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from evals.protocol import Protocol
+from evals.scoring import answer
+from evals.systems import CopyLast, StrangersContext
+from jobs import evaluate, results
+from jobs.evaluate import EvaluateConfig, ScoreCell, Subject, find_subjects, limited, plan_cells
+from jobs.protocol_check import beyond_training
+from jobs.report.findings import of_memory, summary
+from jobs.report.gather import gather
+from jobs.score_cell import conditions_of, read_question, score_cell
+from longtake import checkpoints, tables
+from longtake.dataset_writer import DatasetWriter
+from longtake.episodes import Episode
+from longtake.errors import UserError
+from longtake.store import Store, open_store
+from models.config import ModelConfig, SamplerConfig
+from models.world_model import WorldModel
+
+RUN, STEP, LENGTH = "20261121-041233-k3f9", 30, 12
+SAMPLER = SamplerConfig(steps=1)
+RETRIEVAL = Protocol(task="retrieval", context=4, horizon=4, episodes=4, sampler=SAMPLER, metrics=["psnr"])
+REASONING = RETRIEVAL.model_copy(update={"task": "reasoning", "horizon": 6})
+
+
+def write_dataset(store: Store, name: str, episodes: list[Episode], pose: bool = True, **about: float) -> None:
+    names = ["x", "y", "yaw"] if pose else None
+    writer = DatasetWriter(store, name, recipe={}, fps=10.0, action_space={"turn": "degrees"}, pose=names, **about)
+    writer.write_shard(0, episodes)
+    writer.finalize(1)
+
+
+def episodes(count: int = 12, pose: bool = True) -> list[Episode]:
+    """Walks of three cells ahead and back again, and on."""
+    draw, made = np.random.default_rng(0), []
+    for _ in range(count):
+        ahead = np.abs(np.arange(LENGTH) - 3.0) + draw.normal(0, 0.01, LENGTH)
+        walk = np.stack([ahead, np.zeros(LENGTH), np.zeros(LENGTH)], 1).astype(np.float32)
+        frames = draw.integers(0, 256, (LENGTH, 16, 16, 3), dtype=np.uint8)
+        made.append(Episode(frames, np.zeros((LENGTH, 2), np.float32), walk if pose else None))
+    return made
+
+
+def write_run(store: Store, trained_frames: int = 6) -> None:
+    """A checkpoint of random weights."""
+    layers = [{"mixer": "ssm", "spatial_block": [1, 1]}, {"mixer": "ssm", "spatial_block": [1, 1]}]
+    told = {"height": 16, "width": 16, "patch": 8, "dim": 16, "heads": 2, "d_state": 8, "headdim": 8, "window": 2}
+    config = ModelConfig.model_validate_json(json.dumps(told | {"layers": layers}))
+    row = {"run": RUN, "kind": "train", "name": "block_ssm", "status": "done", "dataset_name": "mazes", "config": "{}"}
+    tables.append(store, "runs", [row], part=RUN)
+    torch.manual_seed(0)
+    weights = {name: torch.randn_like(tensor) * 0.1 for name, tensor in WorldModel(config).state_dict().items()}
+    with checkpoints.writing(store, RUN, STEP) as folder:
+        save_file(weights, folder / "model.safetensors")
+        written = {"model": config.model_dump(mode="json"), "trained_frames": trained_frames, "tokenizer": "pixels"}
+        (folder / "config.json").write_text(json.dumps(written))
+    checkpoints.seal(store, RUN, STEP, 1, {})
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store with a dataset of twelve walks and a run; tests only add to it."""
+    store = open_store(tmp_path_factory.mktemp("store"))
+    write_dataset(store, "mazes", episodes(), test=0.5)
+    write_run(store)
+    return store
+
+
+def plan(store: Store, *protocols: Protocol, subject: Subject | None = None, **more: object) -> list[ScoreCell]:
+    config = EvaluateConfig.model_validate({"protocols": list(protocols), "clips_per_cell": 2, **more})
+    return [cell.payload for cell in plan_cells(config, store, [subject] if subject else find_subjects(store, RUN))]
+
+
+def refused(store: Store, *protocols: Protocol, **more: object) -> list[str]:
+    with pytest.raises(UserError) as caught:
+        plan(store, *protocols, **more)
+    return list(caught.value.lines)
+
+
+def test_controls_are_planned_beside_the_model(store: Store) -> None:
+    cells = plan(store, RETRIEVAL)
+    controls = {"block_ssm", "block_ssm/wiped", "block_ssm/stranger"}
+    assert {cell.system for cell in cells} == controls | {"copy_last", "context_mean", "nearest_pose"}
+    strangers = [cell for cell in cells if cell.variant == "stranger"]
+    assert [cell.strangers for cell in cells if cell.variant != "stranger"] == [()] * (5 * 2)
+    asked = [episode for cell in strangers for episode in cell.episodes]
+    shown = [episode for cell in strangers for episode in cell.strangers]
+    assert shown == [*asked[1:], asked[0]]
+    coarse = plan(store, RETRIEVAL, clips_per_cell=4)
+    assert [cell.strangers for cell in coarse if cell.variant == "stranger"] == [tuple(shown)], "whatever the cells"
+    assert {cell.system for cell in plan(store, RETRIEVAL, stranger=False)} == {c.system for c in cells} - {
+        "block_ssm/stranger"
+    }
+
+
+def test_a_strangers_context_is_another_clips_under_own_conditions(store: Store) -> None:
+    cell = next(cell for cell in plan(store, RETRIEVAL) if cell.variant == "stranger")
+    own, other = ([read_question(cell, episode) for episode in of] for of in (cell.episodes, cell.strangers))
+    context = torch.from_numpy(np.stack([question.frames[:4] for question in other]))
+    made = answer(StrangersContext(CopyLast(), context), cell.protocol, own, conditions_of(own))
+    assert np.array_equal(made[:, 0], context[:, -1].numpy())
+    rows = {variant: pd.DataFrame(score_cell(cell_of(store, variant))) for variant in ("whole", "stranger", "wiped")}
+    assert not rows["stranger"].value.equals(rows["whole"].value)
+    assert not rows["stranger"].value.equals(rows["wiped"].value)
+    assert rows["stranger"].system.unique().tolist() == ["block_ssm/stranger"]
+
+
+def cell_of(store: Store, variant: str, protocol: Protocol = RETRIEVAL) -> ScoreCell:
+    return next(cell for cell in plan(store, protocol) if cell.variant == variant and cell.run == RUN)
+
+
+def test_what_a_model_cannot_be_asked_is_told_before_the_start(store: Store) -> None:
+    (subject,) = find_subjects(store, RUN)
+    chunked = Subject(RUN, "blocks", STEP, "mazes", chunk=3)
+    assert refused(store, RETRIEVAL, subject=chunked) == [
+        f"retrieval.context: 4 is no multiple of 3, the frames that blocks (run {RUN}) takes at a time (model.chunk); "
+        "the nearest one is 3"
+    ]
+    assert plan(store, RETRIEVAL.model_copy(update={"context": 6}), subject=chunked)
+    assert (subject.chunk, subject.trained_frames, subject.latents) == (1, 6, False)
+    assert refused(store, RETRIEVAL.model_copy(update={"episodes": 1})) == [
+        "retrieval.episodes: a stranger's context needs 2 at least, or set stranger: false"
+    ]
+
+
+def test_a_score_on_training_data_is_refused(store: Store) -> None:
+    mazes = store.dataset("mazes")
+    learned = [mazes.read(int(episode)) for episode in mazes.episodes("train").episode]
+    write_dataset(store, "other", learned[:3], test=0.3)
+    (line,) = refused(store, RETRIEVAL.model_copy(update={"episodes": 1}), dataset="other", stranger=False)
+    assert f"block_ssm (run {RUN}) was trained on 1 of the episodes of other that would be asked" in line
+    assert line.endswith("ask of mazes instead")
+
+
+def test_what_a_dataset_lacks_is_named(store: Store) -> None:
+    write_dataset(store, "blind", episodes(6, pose=False), test=0.6)
+    lines = refused(store, RETRIEVAL, REASONING, dataset="blind")
+    assert lines == [
+        "retrieval: dataset blind has no pose; a way back cannot be told by actions alone",
+        "reasoning: dataset blind has no pose; places seen cannot be told from places not seen",
+    ]
+    rollout = RETRIEVAL.model_copy(update={"task": "rollout"})
+    assert "nearest_pose" not in {cell.system for cell in plan(store, rollout, dataset="blind")}
+    (line,) = refused(store, REASONING.model_copy(update={"horizon": 9}))
+    assert "needs 13 frames of an episode (start 0, context 4, horizon 9)" in line
+    assert "the shortest, episode " in line and line.endswith(f"has {LENGTH}")
+
+
+def test_a_checkpoint_without_its_config_is_named(store: Store, tmp_path: Path) -> None:
+    copy = open_store(tmp_path)
+    store.download_dir("", tmp_path)
+    (tmp_path / checkpoints.folder(RUN, STEP) / "config.json").write_text("{}")
+    marker = tmp_path / checkpoints.folder(RUN, STEP) / checkpoints.MARKER
+    told = json.loads(marker.read_text())
+    told["files"] = {"model.safetensors": told["files"]["model.safetensors"]}
+    marker.write_text(json.dumps(told))
+    with pytest.raises(UserError, match=f"run {RUN}: .*config.json is damaged: KeyError: 'model'"):
+        find_subjects(copy, RUN)
+    (tmp_path / checkpoints.folder(RUN, STEP) / "config.json").unlink()
+    with pytest.raises(UserError, match="the checkpoint of step 30 has no config"):
+        find_subjects(copy, RUN)
+
+
+def test_rows_say_how_far_they_lie_beyond_training(store: Store) -> None:
+    """And no warning is repeated: what is an error in tests would be one here."""
+    rows = score_cell(cell_of(store, "whole"))
+    assert {row["beyond_training"] for row in rows} == {2}
+    assert {row.get("beyond_training") for row in score_cell(plan(store, RETRIEVAL)[0])} == {None}
+    (subject,) = find_subjects(store, RUN)
+    told = beyond_training([RETRIEVAL, REASONING], [subject])
+    assert told is not None and told.count("\n") == 0 and told.startswith("BEYOND TRAINING: block_ssm")
+    assert "clips of 6 frames, reasoning asks for streams of 10" in told
+    assert beyond_training([RETRIEVAL.model_copy(update={"context": 2, "horizon": 2})], [subject]) is None
+
+
+def test_reasoning_tells_places_seen_from_places_not_seen(store: Store) -> None:
+    """Three cells ahead in four frames, then back over them, then on: frames 4, 5, 6 were seen, 7 to 9 were not."""
+    cells = [cell for cell in plan(store, REASONING) if cell.system in ("nearest_pose", "copy_last")]
+    copy = open_store(Path(store.uri).parent / "reasoning")
+    for cell in cells:
+        tables.append(copy, "scores", score_cell(cell), part=cell.name(cell.share))
+    rows = copy.table("scores")
+    first = rows[rows.episode == rows.episode.min()].drop_duplicates("frame").sort_values("frame")
+    assert first.stratum.tolist() == ["seen"] * 3 + ["unseen"] * 3
+    assert first.distance.tolist() == [2, 4, 6, 4, 5, 6]
+    found = results.summary(rows)
+    assert found[["system", "stratum", "episodes"]].values.tolist() == [
+        ["copy_last", "seen", 4], ["copy_last", "unseen", 4],
+        ["nearest_pose", "seen", 4], ["nearest_pose", "unseen", 4],
+    ]  # fmt: skip
+    assert [title for _, title in summary(rows, window=2).columns] == ["seen", "unseen"]
+    assert set(of_memory(rows).stratum) == {"seen"}
+
+
+def test_what_is_limited_stands_apart(store: Store, tmp_path: Path) -> None:
+    config = limited(EvaluateConfig(protocols=[RETRIEVAL]), 2)
+    assert config.protocols[0].hash != RETRIEVAL.hash and limited(config, None) is config
+    copy = open_store(tmp_path)
+    store.download_dir("", tmp_path)
+    for chosen in (RETRIEVAL, config.protocols[0]):
+        for cell in plan(copy, chosen):
+            if cell.variant == "whole":
+                body = cell.protocol.model_dump_json().encode()
+                copy.write_bytes(f"protocols/{cell.protocol.hash}.json", body)
+                tables.append(copy, "scores", score_cell(cell), part=cell.name(cell.share))
+    found = results.summary(copy.table("scores", where="system == 'block_ssm'"))
+    assert found[["partial", "episodes"]].fillna(0).values.tolist() == [[2, 2], [0, 4]]
+    material = gather(copy, [RUN])
+    assert [task.scores.episode.nunique() for task in material.tasks] == [4]
+    assert any("scores of 2 episodes only (--limit 2)" in note for note in material.notes)
+    with pytest.raises(UserError, match=r"limit: (None|2) \(\w+\), (2|None)"):
+        results.main("scores", copy.uri, plot=str(tmp_path / "x.png"))
+
+
+def test_fields_of_other_tasks_are_refused() -> None:
+    with pytest.raises(ValueError, match="seen_within: rollout has no such field; it is of reasoning"):
+        Protocol(task="rollout", seen_within=2.0)
+    with pytest.raises(ValueError, match="'reasoning' or 'retrieval'"):
+        Protocol(task="reasonin")
+    plain, near = Protocol(task="reasoning"), Protocol(task="reasoning", seen_within=0.1)
+    assert plain.hash != near.hash
+    assert Protocol.model_validate_json(near.model_dump_json()) == near
+    assert "seen_within" not in Protocol(task="rollout").model_dump()
+
+
+def test_shipped_evaluations_can_be_read() -> None:
+    from longtake.config import load
+
+    for path in evaluate.CONFIGS.glob("*.yaml"):
+        assert load(EvaluateConfig, path.stem, [], search=evaluate.CONFIGS).protocols
