@@ -3,9 +3,10 @@
 Of retrieval's scores. At a distance the model is ahead where it beats copy-last-frame, context-mean and itself with its
 memory wiped: the lower end of the 95 % bootstrap interval of the paired difference over episodes is above `MARGIN_DB`,
 and LPIPS, where measured, is not worse (its interval does not lie wholly on the wrong side). The first distance where
-it no longer is ahead ends the horizon, which counts the frames before: 0 says that nothing is remembered, and the farthest
-distance measured that the end was not found. Copy-last is the truth itself one frame back and hard to beat while the
-place is still in view, so nearest distances where it alone leads are passed over until the model is first ahead.
+it no longer is ahead ends the horizon, which counts the frames before: 0 says that nothing is remembered, and the
+farthest distance measured that the end was not found. Copy-last is the truth itself one frame back and hard to beat
+while the place is still in view, so nearest distances where it alone leads are passed over until the model is first
+ahead.
 
 The interval is that of the horizons of resampled episodes, each by the same rule with the same widths.
 Letters: n episodes, d distances, r rivals, B resamples.

@@ -180,6 +180,9 @@ def results(
     plot: Annotated[
         str | None, typer.Option("--plot", metavar="FILE", help="Draw scores, steps or trials: .png, .svg or .pdf.")
     ] = None,
+    horizon: Annotated[
+        bool, typer.Option("--horizon", help="Of scores: for how many frames each model remembers.")
+    ] = False,
     store: StoreUri = STORE,
 ) -> None:
     """Print a table; scores as means unless --columns asks for rows.
@@ -188,7 +191,18 @@ def results(
     """
     from jobs import results
 
-    results.main(table, store, where=where, by=by, sort=sort, columns=columns, format=format_, out=out, plot=plot)
+    results.main(
+        table,
+        store,
+        where=where,
+        by=by,
+        sort=sort,
+        columns=columns,
+        format=format_,
+        out=out,
+        plot=plot,
+        horizon=horizon,
+    )
 
 
 @app.command()

@@ -34,9 +34,12 @@ def main(
     format: str | None = None,
     out: str | None = None,
     plot: str | None = None,
+    horizon: bool = False,
 ) -> None:
     """The command: read, condense, order, show; with `plot` also draw the rows."""
     check_output(format, out)
+    if horizon and (table != "scores" or by or columns):
+        raise UserError("--horizon is of scores, and makes its own columns: leave out --by and --columns")
     if plot and table in schema.KEYS and table not in PLOTS:
         raise UserError(f"--plot draws {', '.join(PLOTS)}; there is no plot of {table}")
     if by and columns:
@@ -47,11 +50,19 @@ def main(
     if rows.empty:
         say_empty(table, place, where)
     elif plot:
+        kept = rows[rows.task == "retrieval"] if horizon else rows
         if table == "scores":
-            require_alike(place, rows)
-        draw(table, rows, plot, plot_command(table, place, where, plot))
-    frame = order(condense(table, rows, _names(by), _names(columns)), _names(sort))
+            require_alike(place, kept)
+        drawn = HORIZON if horizon else table
+        draw(drawn, kept, plot, plot_command(drawn, place, where, plot))
+    frame = order(_horizons(rows) if horizon else condense(table, rows, _names(by), _names(columns)), _names(sort))
     show(frame, format, out)
+
+
+def _horizons(rows: pd.DataFrame) -> pd.DataFrame:
+    from jobs import horizons
+
+    return rows if rows.empty else horizons.table(rows)
 
 
 def condense(table: str, rows: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
@@ -69,14 +80,14 @@ def condense(table: str, rows: pd.DataFrame, by: Sequence[str], columns: Sequenc
 
 
 def draw(table: str, rows: pd.DataFrame, path: str, command: str) -> None:
-    """A picture of rows, and under it the command that draws it again.
+    """A picture of rows of a table, or of their horizons, and under it the command that draws it again.
 
     Raises UserError for what cannot share a plot or cannot be written.
     """
     from jobs import plots
 
     try:
-        figure = PLOTS[table](rows)
+        figure = (_plot_horizon if table == HORIZON else PLOTS[table])(rows)
         plots.write_under(figure, command)
         plots.save(figure, path)
     except (ValueError, OSError) as error:
@@ -86,7 +97,8 @@ def draw(table: str, rows: pd.DataFrame, path: str, command: str) -> None:
 def plot_command(table: str, store: Store, where: str | None, path: str) -> str:
     """What draws the same picture again, whatever the environment says."""
     chosen = ["--where", where] if where else []
-    return " ".join(map(_quote, ["longtake", "results", table, *chosen, "--plot", path, "--store", store.uri]))
+    what = ["scores", "--horizon"] if table == HORIZON else [table]
+    return " ".join(map(_quote, ["longtake", "results", *what, *chosen, "--plot", path, "--store", store.uri]))
 
 
 def _quote(argument: str) -> str:
@@ -118,6 +130,12 @@ def _plot_trials(rows: pd.DataFrame) -> Figure:
     return plots.trial_curve(rows)
 
 
+def _plot_horizon(rows: pd.DataFrame) -> Figure:
+    from jobs import horizons
+
+    return horizons.horizon_curve(rows)
+
+
 PLOTS: dict[str, Callable[[pd.DataFrame], Figure]] = {
     "scores": _plot_scores,
     "steps": _plot_steps,
@@ -125,6 +143,8 @@ PLOTS: dict[str, Callable[[pd.DataFrame], Figure]] = {
 }
 
 
+HORIZON = "horizon"
+"""The plot of scores that is not their curve."""
 APART = ("stratum", "partial")
 """What also keeps scores apart, where some row says it."""
 

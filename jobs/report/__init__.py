@@ -124,11 +124,26 @@ def _task(material: Material, task: TaskScores) -> dict[str, Any]:
         "verdict": verdict(found, task.task, beyond) if found else None,
         "beyond": beyond,
         "strata": len(about) < len(task.scores),
+        "horizons": _horizons(material, task),
         "summary": summary(task.scores, material.window),
         "looks": list(looks(task.scores).values()),
         "curve": _sizes(draw, f"{task.task}-curve", f"{task.task}: PSNR against distance") if has_psnr else None,
         "strips": make_strips(material, task) if task.task == PICTURED and has_psnr else [],
     }
+
+
+def _horizons(material: Material, task: TaskScores) -> list[tuple[str, str]]:
+    """How far back each model remembers, as a sentence; what keeps it from being known is told in the notes."""
+    from evals.horizon import TASK
+    from jobs.horizons import horizons, sentence
+
+    if task.task != TASK:
+        return []
+    try:
+        return [(found.system, sentence(found)) for found in horizons(task.scores)]
+    except ValueError as error:
+        material.notes.append(f"{task.task}: no memory horizon, since {error}.")
+        return []
 
 
 def _sizes(draw: Callable[[int, bool], Figure], name: str, title: str) -> dict[str, Markup]:

@@ -255,3 +255,32 @@ def test_one_run_is_shown(store: Store, capsys: pytest.CaptureFixture[str]) -> N
         runs.main(store.uri, "q")
     with pytest.raises(UserError, match="leave out"):
         runs.main(store.uri, "r", where="run == 'r'")
+
+
+def retrieved(store: Store) -> None:
+    """A model that is ahead of its rivals for four frames of six."""
+    rows = [
+        LABEL | {"run": run, "system": system, "episode": e, "seed": 0, "frame": d // 2, "distance": d}
+        | {"value": 20.0 + e + (d < 5) * (system == "m"), "better": "higher"}
+        for run, system in (("r", "m"), ("r", "m/wiped"), ("none", "copy_last"), ("none", "context_mean"))
+        for e in range(4)
+        for d in (1, 3, 5)
+    ]  # fmt: skip
+    tables.append(store, "scores", rows, "x")
+
+
+def test_horizons_are_a_table_and_a_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = open_store(tmp_path / "store")
+    retrieved(store)
+    main("scores", store.uri, horizon=True, format="csv", plot=str(tmp_path / "h.svg"))
+    assert capsys.readouterr().out.splitlines() == [
+        "system,run,checkpoint,protocol,horizon,low,high,reach,lost_to,episodes",
+        "m,r,1,p1,4,4,4,5,copy_last,4",
+    ]
+    assert "longtake results scores --horizon --plot" in html.unescape((tmp_path / "h.svg").read_text())
+    with pytest.raises(UserError, match="a horizon needs the PSNR of m/wiped too: longtake evaluate"):
+        main("scores", store.uri, horizon=True, where="system != 'm/wiped'")
+    with pytest.raises(UserError, match="no model is scored on it here"):
+        main("scores", store.uri, horizon=True, where="run == 'none'")
+    with pytest.raises(UserError, match="--horizon is of scores"):
+        main("steps", store.uri, horizon=True)

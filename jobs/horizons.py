@@ -1,0 +1,97 @@
+"""Memory horizons of the models in the `scores` table: as a table, as a plot, and as a sentence for a page."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from evals.horizon import MARGIN_DB, TASK, Horizon, memory_horizon
+from jobs.plots import distinct, looks, new_figure, styled
+from longtake.errors import UserError
+from longtake.schema import NO_RUN
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLUMNS = ("system", "run", "checkpoint", "protocol", "horizon", "low", "high", "reach", "lost_to", "episodes")
+PANEL_PX = 260
+
+
+def horizons(scores: pd.DataFrame) -> list[Horizon]:
+    """The horizon of every model among the scores of one protocol, by the newest checkpoint of each run.
+
+    Raises:
+        ValueError: see `memory_horizon`.
+    """
+    rows = distinct(scores[scores.task == TASK])
+    models = [look.system for look in looks(rows).values() if look.kind == "model"]
+    return [memory_horizon(rows, model) for model in models]
+
+
+def table(scores: pd.DataFrame) -> pd.DataFrame:
+    """A line per model and protocol: its horizon in frames, with the 95 % interval, and how far was measured.
+
+    Raises:
+        UserError: no scores of retrieval, or a model whose rivals were not scored.
+    """
+    import pandas as pd
+
+    rows = scores[scores.task == TASK]
+    if not len(rows[rows.run != NO_RUN]):
+        raise UserError(f"a memory horizon is of {TASK}, and no model is scored on it here: longtake evaluate")
+    lines = []
+    for protocol, group in rows.groupby("protocol", observed=True):
+        here = distinct(group)
+        about = here[here.run != NO_RUN].drop_duplicates("system").set_index("system")
+        for found in _told(group):
+            run, step = about.loc[found.system, "run"], about.loc[found.system, "checkpoint"]
+            ends = (found.frames, found.low, found.high, found.reach, found.lost_to or "none", found.episodes)
+            lines.append((found.system, run, step, protocol, *ends))
+    return pd.DataFrame(lines, columns=list(COLUMNS))
+
+
+def _told(scores: pd.DataFrame) -> list[Horizon]:
+    try:
+        return horizons(scores)
+    except ValueError as error:
+        raise UserError(f"{error}: longtake evaluate scores them all") from error
+
+
+def sentence(found: Horizon) -> str:
+    """What a reader may quote."""
+    facts = f"({found.reach} measured, 95 % interval {found.low} to {found.high}, n = {found.episodes})"
+    if found.lost_to is None:
+        return f"remembers for all of the {found.reach} frames {facts}"
+    if found.frames == 0:
+        return f"shows no memory: {found.lost_to} is as good from the start {facts}"
+    return f"remembers for {found.frames} frames, then {found.lost_to} is as good {facts}"
+
+
+def horizon_curve(scores: pd.DataFrame, *, width: int = 920, height: int = PANEL_PX) -> Figure:
+    """PSNR above the best rival against distance, one panel per model, its horizon marked.
+
+    Raises:
+        ValueError: scores of several protocols, or rivals that are missing.
+    """
+    found = horizons(scores)
+    styles = looks(distinct(scores[scores.task == TASK]))
+    with styled():
+        figure = new_figure(width, height * len(found))
+        for number, horizon in enumerate(found, 1):
+            axes = figure.add_subplot(len(found), 1, number)
+            _panel(axes, horizon, styles[horizon.system].color)
+    return figure
+
+
+def _panel(axes: Axes, horizon: Horizon, color: str) -> None:
+    axes.fill_between(horizon.distances, horizon.lead_low, horizon.lead_high, color=color, alpha=0.18, linewidth=0)
+    axes.plot(horizon.distances, horizon.lead, color=color, linewidth=2.4)
+    axes.axhline(MARGIN_DB, color="#56606c", linewidth=1)
+    axes.axvspan(horizon.low, horizon.high, color="#e4e7eb", alpha=0.7, linewidth=0, zorder=0)
+    axes.axvline(horizon.frames, color="#56606c", linewidth=1.6)
+    axes.set_xlim(0, horizon.reach)
+    axes.set_xlabel("distance (frames)")
+    told = f"{horizon.frames} frames [{horizon.low}, {horizon.high}]"
+    axes.set_title(f"{horizon.system}: PSNR (dB) above the best of copy last, context mean and itself wiped")
+    axes.set_title(f"horizon {told}", loc="right", color="#56606c")
