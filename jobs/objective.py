@@ -54,6 +54,10 @@ class Noised:
         at = slice(start, stop)
         return Noised(self.batch.between(start, stop), self.level[:, at], self.weight[:, at], self.noise[:, at])
 
+    def at(self, level: Tensor) -> Noised:
+        """The same frames and noise at given levels (b, t), with a plain mean over the noised ones as loss."""
+        return replace(self, level=level, weight=(level > 0) / (level > 0).sum())
+
     def unweighted(self) -> Noised:
         """The same frames, read without loss."""
         return replace(self, weight=torch.zeros_like(self.weight))

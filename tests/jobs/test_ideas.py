@@ -1,0 +1,140 @@
+"""Each training idea where it matters: what it changes is measured against the same training without it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from jobs.objective import Objective
+from jobs.train import TrainConfig
+from longtake.errors import UserError
+from models.conditions import Conditions
+from models.diffusion import add_noise, loss_weights, target
+from models.memory import Memory
+from models.state import state_statistics
+from models.world_model import WorldModel
+from tests.jobs.rings import config_of, held_out, learn, walk
+from tests.peak import PeakBytes
+
+
+def opened(config: TrainConfig) -> WorldModel:
+    """A fresh model whose closed branches are opened."""
+    torch.manual_seed(0)
+    model = WorldModel(config.model)
+    for parameter in model.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+def peak_bytes(config: TrainConfig, frames: int, clips: int = 2) -> int:
+    """Most bytes that one training step needs beside the model, its gradients and the clips."""
+    model = opened(config)
+    model.recompute = config.recompute
+    batch, objective = walk(clips, frames, 0), Objective(config, model, model)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    with PeakBytes() as count:
+        for part in objective.losses(batch, 0):
+            part.backward()  # type: ignore[no-untyped-call]
+    return count.peak
+
+
+def gradients(config: TrainConfig, frames: int = 16) -> list[torch.Tensor]:
+    model = opened(config)
+    model.recompute = config.recompute
+    for part in Objective(config, model, model).losses(walk(2, frames, 0), 0):
+        part.backward()  # type: ignore[no-untyped-call]
+    return [p.grad for p in model.parameters() if p.grad is not None]
+
+
+def test_recomputing_saves_memory_and_changes_no_gradient() -> None:
+    layers = [{"mixer": "ssm"}] * 6
+    plain, again = (config_of(recompute=recompute, model={"layers": layers}) for recompute in (False, True))
+    assert peak_bytes(again, 64) <= 0.6 * peak_bytes(plain, 64)
+    assert all(torch.equal(a, b) for a, b in zip(gradients(plain), gradients(again), strict=True))
+
+
+def test_truncation_makes_memory_flat_in_the_number_of_blocks() -> None:
+    cut, noise = config_of(temporal_block=8, bptt_blocks=1), walk(2, 128, 0).frames.nbytes
+    few, many = peak_bytes(cut, 32), peak_bytes(cut, 128)
+    assert many - few < 3 * noise  # the clip's noise, drawn whole, and nothing else
+    assert peak_bytes(config_of(), 128) > 3 * many
+
+
+def memory_after(**settings: int) -> Memory:
+    """What a model carries at the end of a clip read in blocks of 8 frames."""
+    config = config_of(temporal_block=8, memory=settings)
+    model, seen = opened(config), []
+
+    def forward(x: Tensor, level: Tensor, told: Conditions, memory: Memory | None) -> tuple[Tensor, Memory | None]:
+        y, after = model(x, level, told, memory)
+        seen.append(after)
+        return y, after
+
+    for _ in Objective(config, model, forward).losses(walk(8, 32, 0), 0):
+        pass
+    assert isinstance(seen[-1], Memory)
+    return seen[-1]
+
+
+def apart(one: Memory, other: Memory) -> float:
+    """Distance of two memories' states, relative to the second."""
+    pairs = list(zip(one.states, other.states, strict=True))
+    return max(float((a - b).norm() / b.norm()) for (_, a), (_, b) in pairs)
+
+
+def test_exact_carry_with_an_overlap_changes_nothing() -> None:
+    assert apart(memory_after(overlap=3), memory_after()) < 1e-5
+
+
+def test_an_overlap_mends_a_compressed_carry() -> None:
+    exact = memory_after()
+    compressed, mended = (apart(memory_after(carry_width=2, **more), exact) for more in ({}, {"overlap": 6}))
+    assert compressed > 0.05
+    assert mended < 0.9 * compressed
+
+
+def test_the_sigmoid_weighs_the_error_of_the_noise_whatever_is_predicted() -> None:
+    config = config_of(diffusion={"weighting": "sigmoid", "sigmoid_bias": -1.0}).diffusion
+    level = torch.tensor([[0.1, 0.4, 0.7, 0.95]])
+    clean, noise, miss = torch.randn(3, 1, 4, 1, 1, 1).unbind(0)
+    signal, sigma = (torch.pi / 2 * level).cos(), (torch.pi / 2 * level).sin()
+    noised = add_noise(clean, noise, level)
+    errors = []
+    for kind in ("v", "x0"):
+        wrong = clean + 0.1 * miss  # one and the same wrong idea of the clean frame, told in three languages
+        wrong_noise = (noised - signal[..., None, None, None] * wrong) / sigma[..., None, None, None]
+        gap = (target(kind, wrong, wrong_noise, level) - target(kind, clean, noise, level)).square().mean((2, 3, 4))
+        errors.append(loss_weights(config, kind, level) * gap)
+        of_noise = torch.sigmoid(-1 - 2 * (signal / sigma).log()) * (wrong_noise - noise).square().mean((2, 3, 4))
+        assert torch.allclose(errors[-1], of_noise, rtol=1e-4)
+    assert torch.allclose(*errors, rtol=1e-4)
+    assert (loss_weights(config, "v", torch.zeros(1, 3)) == 0).all()
+
+
+def test_a_state_that_blows_up_is_named() -> None:
+    config = config_of()
+    model = opened(config)
+    with torch.no_grad():
+        model.get_parameter("layers.1.ssm.dt_bias").fill_(float("nan"))
+    with pytest.raises(UserError, match=r"step 3: layers\.1\.ssm: the carried state reached nan after frame 16"):
+        next(Objective(config, model, model).losses(walk(2, 16, 0), 3))
+    model = opened(config)
+    with pytest.raises(UserError, match=r"layers\.0\.ssm: .* \(allowed: 1e-06\)"):
+        next(Objective(config_of(memory={"limit": 1e-6}), model, model).losses(walk(2, 16, 0), 0))
+
+
+@pytest.mark.slow
+def test_the_regularised_state_stays_in_its_band_at_ten_times_the_length() -> None:
+    plain, regular = (config_of(steps=600, memory={"regularise": weight}) for weight in (0.0, 0.003))
+    models = {"plain": learn(plain), "regular": learn(regular)}
+    losses, spreads = {}, {}
+    for name, model in models.items():
+        losses[name], memory = held_out(regular, model, frames=160, clips=32)
+        spreads[name] = [found.std for found in state_statistics(memory).values()]
+    print(losses, spreads)
+    assert all(1 / 3 < spread < 3 for spread in spreads["regular"])
+    assert not all(1 / 3 < spread < 3 for spread in spreads["plain"])
+    assert losses["regular"] <= 1.02 * losses["plain"]
