@@ -104,6 +104,10 @@ def _condition_problems(config: WorldModelTraining, dataset: Dataset) -> list[st
             f"model.action_dim: {model.action_dim}, but actions of {dataset.name} have {dataset.action_dim} numbers: "
             f"set model.action_dim={dataset.action_dim}"
         )
+    if model.conditions != "pose" and model.actions == "discrete" and dataset.manifest.action_classes is None:
+        problems.append(
+            f"model.actions: discrete, but actions of {dataset.name} are numbers: set model.actions=continuous"
+        )
     if not dataset.has_pose:
         if model.conditions != "actions":
             problems.append(

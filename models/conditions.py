@@ -26,8 +26,8 @@ HARMONICS = (1, 2, 3, 4)
 class Conditions:
     """Per-frame conditions; None where the source has none.
 
-    `pose` (b, t, 4) fp32. `actions` (b, t, A) fp32, or (b, t) int64 from 0 up with -1 for the null action. `dropped`
-    (b, t) bool: frames that are told nothing (classifier-free guidance).
+    `pose` (b, t, 4) fp32. `actions` (b, t, A) fp32: numbers, or one-hot where they are discrete, zeros for the null
+    action. `dropped` (b, t) bool: frames that are told nothing (classifier-free guidance).
     """
 
     pose: Tensor | None = None
@@ -121,15 +121,13 @@ class ConditionEmbedding(nn.Module):
 
 
 def _discrete(actions: Tensor, count: int) -> Tensor:
-    """Rows of the table for actions 0 .. count - 1; -1, the null action, is row 0."""
-    if actions.is_floating_point():
-        raise ValueError(f"conditions.actions: {actions.dtype}, but this model takes {count} discrete actions (int64)")
-    if not actions.is_cuda and actions.numel() and not -1 <= actions.min() <= actions.max() < count:
+    """Rows of the table for one-hot actions (b, t, count): row 0 for the null action, all zeros."""
+    if actions.shape[-1] != count or not ((actions == 0) | (actions == 1)).all() or (actions.sum(-1) > 1).any():
         raise ValueError(
-            f"conditions.actions: {int(actions.min())} to {int(actions.max())}, but this model has actions "
-            f"0 to {count - 1}, and -1 for none"
+            f"conditions.actions: {tuple(actions.shape)} of {actions.dtype}, but this model takes {count} discrete "
+            f"actions: one-hot vectors of {count} numbers, all zeros for none"
         )
-    return actions + 1
+    return torch.where(actions.any(-1), actions.argmax(-1) + 1, 0)
 
 
 class NoiseEmbedding(nn.Module):

@@ -67,7 +67,7 @@ class ModelConfig(_Frozen):
     conditions: Literal["pose", "actions", "both"] = "pose"
     actions: Literal["continuous", "discrete"] = "continuous"
     action_dim: Positive = 2
-    """Numbers of a continuous action, or how many discrete ones there are."""
+    """Numbers of an action: for discrete ones how many there are (they come one-hot)."""
     condition_input: Literal["norms", "norms_and_tokens"] = "norms"
     """Where conditions enter: the adaptive norms (the paper), or the tokens too (recall by pose is learned sooner)."""
     prediction: Literal["v", "x0"] = "v"

@@ -7,12 +7,13 @@ that is; so a place seen before can be told, and one never seen cannot.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import yaml
 
 from jobs.objective import Batch, Objective, seeded
-from jobs.train import TrainConfig
+from jobs.train_config import WorldModelTraining
 from models.conditions import Conditions
 from models.memory import Memory
 from models.world_model import WorldModel
@@ -39,12 +40,12 @@ diffusion: {clean_prefix: 1.0, clean_prefix_range: [0.5, 0.5], pure_noise: 0.7}
 """
 
 
-def config_of(**changes: object) -> TrainConfig:
+def config_of(**changes: object) -> WorldModelTraining:
     """A config for rings; `memory=...`, `diffusion=...` and `model=...` are merged into their sections."""
     settings = yaml.safe_load(CONFIG)
     for name, value in changes.items():
         settings[name] = {**settings.get(name, {}), **value} if isinstance(value, dict) else value
-    return TrainConfig.model_validate(settings)
+    return WorldModelTraining.model_validate(settings)
 
 
 def walk(clips: int, frames: int, seed: int) -> Batch:
@@ -61,8 +62,13 @@ def walk(clips: int, frames: int, seed: int) -> Batch:
     return Batch(images, Conditions(pose=pose))
 
 
-def learn(config: TrainConfig, clips: int = 16, frames: int = 16, lr: float = 5e-3) -> WorldModel:
-    """Train on rings by the objective that `longtake train` minimises."""
+def rings(step: int) -> Batch:
+    """The batch of a training step."""
+    return walk(16, 16, step)
+
+
+def learn(config: WorldModelTraining, batches: Callable[[int], Batch] = rings, lr: float = 5e-3) -> WorldModel:
+    """Train by the objective that `longtake train` minimises."""
     torch.manual_seed(0)
     model = WorldModel(config.model)
     objective = Objective(config, model, model)
@@ -71,7 +77,7 @@ def learn(config: TrainConfig, clips: int = 16, frames: int = 16, lr: float = 5e
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1, (step + 1) / 20) * (1 - step / config.steps)
         optimizer.zero_grad()
-        for part in objective.losses(walk(clips, frames, step), step):
+        for part in objective.losses(batches(step), step):
             part.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -79,7 +85,7 @@ def learn(config: TrainConfig, clips: int = 16, frames: int = 16, lr: float = 5e
 
 
 @torch.no_grad()
-def held_out(config: TrainConfig, model: WorldModel, frames: int = 16, clips: int = 128) -> tuple[float, Memory]:
+def held_out(config: WorldModelTraining, model: WorldModel, frames: int = 16, clips: int = 128) -> tuple[float, Memory]:
     """Loss on walks never trained on, the second half at pure noise, and the memory after them."""
     batch = walk(clips, frames, seed=10**6)
     objective = Objective(config, model, model)

@@ -76,16 +76,15 @@ def test_a_saved_memory_continues_the_same_rollout(family: str) -> None:
 def test_discrete_actions_have_a_null_and_are_checked() -> None:
     model = make(conditions="actions", actions="discrete", action_dim=3)
     x, level, _ = inputs(4)
-    actions = torch.tensor([[-1, 0, 1, 2]] * 2)
+    actions = torch.eye(4)[torch.tensor([[0, 1, 2, 3]] * 2)][..., 1:]  # none, then each of the three
     one = model(x, level, Conditions(actions=actions))[0]
     other = actions.clone()
-    other[:, 2] = 2
+    other[:, 2] = actions[:, 3]
     two = model(x, level, Conditions(actions=other))[0]
     assert torch.equal(one[:, :2], two[:, :2]) and not torch.equal(one[:, 2], two[:, 2])
-    with pytest.raises(ValueError, match="0 to 3, but this model has actions 0 to 2"):
-        model(x, level, Conditions(actions=actions + 1))
-    with pytest.raises(ValueError, match="3 discrete actions"):
-        model(x, level, Conditions(actions=torch.zeros(2, 4, 3)))
+    for wrong in (actions * 2, actions[..., :2], torch.ones(2, 4, 3)):
+        with pytest.raises(ValueError, match="3 discrete actions: one-hot"):
+            model(x, level, Conditions(actions=wrong))
 
 
 def test_dropped_conditions_tell_nothing_and_guidance_uses_them() -> None:
