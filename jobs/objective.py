@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from models.losses import Distance, Forward, diffusion_forcing_loss, weighted
 from models.memory import Memory
 from models.rollout import prefill, rollout
 from models.state import StateBlowUpError, require_sound, state_loss
-from models.world_model import WorldModel
+from models.world_model import Layer, WorldModel
 
 if TYPE_CHECKING:
     from jobs.train_config import TrainConfig, WorldModelTraining
@@ -157,12 +157,23 @@ class Objective:
         return loss
 
     def _start_memory(self, clips: int, step: int) -> Memory | None:
-        """Nothing remembered; with a nested state, in as many dimensions as this step is drawn to train."""
-        widths = self.config.memory.nested
+        """Nothing remembered; with a nested state, in as many dimensions as are drawn for each clip.
+
+        Half of the clips train the whole state: dimensions that are rarely there would learn to do nothing.
+        """
+        widths = sorted(self.config.memory.nested)
         if not widths:
             return None
-        drawn = torch.randint(len(widths), (), generator=seeded(self.config.seed, step, 0, 1)).item()
-        return self.model.empty_memory(clips, widths[int(drawn)])
+        drawn = []
+        for slot in self._slots(clips):
+            generator = seeded(self.config.seed, step, slot, 1)
+            whole = torch.rand((), generator=generator) < 0.5 or len(widths) == 1
+            drawn.append(widths[-1] if whole else widths[int(torch.randint(len(widths) - 1, (), generator=generator))])
+        of_clip = torch.tensor(drawn)
+        layers = [cast(Layer, layer) for layer in self.model.layers]
+        return self.model.empty_memory(
+            clips, [of_clip.repeat_interleave(layer.ssm.blocks if layer.ssm else 1) for layer in layers]
+        )
 
     def _block_loss(self, noised: Noised, memory: Memory | None, start: int, stop: int) -> tuple[Tensor, Memory | None]:
         """Loss of one temporal block, and the memory for the next one.

@@ -86,7 +86,7 @@ def memory_after(**settings: int) -> Memory:
 def apart(one: Memory, other: Memory) -> float:
     """Distance of two memories' states, relative to the second."""
     pairs = list(zip(one.states, other.states, strict=True))
-    return max(float((a - b).norm() / b.norm()) for (_, a), (_, b) in pairs)
+    return max(float((a - b).detach().norm() / b.detach().norm()) for (_, a), (_, b) in pairs)
 
 
 def test_exact_carry_with_an_overlap_changes_nothing() -> None:
@@ -132,7 +132,7 @@ def test_a_state_that_blows_up_is_named() -> None:
 
 @pytest.mark.slow
 def test_the_regularised_state_stays_in_its_band_at_ten_times_the_length() -> None:
-    plain, regular = (config_of(steps=300, memory={"regularise": weight}) for weight in (0.0, 0.003))
+    plain, regular = (config_of(steps=300, memory={"regularise": weight}) for weight in (0.0, 0.001))
     models = {"plain": learn(plain), "regular": learn(regular)}
     losses, spreads = {}, {}
     for name, model in models.items():
@@ -209,9 +209,9 @@ def test_guidance_follows_the_conditions_more() -> None:
 @pytest.mark.slow
 def test_state_goes_where_the_scene_moves() -> None:
     """Half of each frame is still. At equal bytes, choosing state by block beats giving every block the same."""
-    widths, model_config = [1, 3, 5], {"d_state": 5, "expand": 1, "dim": 48, "headdim": 48, "d_conv": 2}
+    widths, sizes = [2, 4, 6], {"d_state": 6, "expand": 1, "dim": 64, "headdim": 64, "d_conv": 2}
     layers = [{"mixer": "ssm", "local": "none"}] * 2
-    config = config_of(steps=1000, memory={"nested": widths}, model={**model_config, "layers": layers})
+    config = config_of(steps=900, memory={"nested": widths}, model={**sizes, "layers": layers})
 
     def recall(clips: int, frames: int, seed: int) -> Batch:
         """Random frames in order, then once more out of order; their left half never changes."""
@@ -225,17 +225,17 @@ def test_state_goes_where_the_scene_moves() -> None:
         return Batch(torch.stack([clip[i] for clip, i in zip(images, at, strict=True)]), Conditions(pose=pose))
 
     def harder(step: int) -> Batch:
-        return recall(16, min(8, 2 + step * 16 // config.steps), step)
+        return recall(16, min(6, 2 + step * 12 // config.steps), step)
 
-    model = learn(config, batches=harder, lr=6e-3)
-    batch = recall(256, 8, 10**6)
+    model = learn(config, batches=harder, lr=5e-3)
+    batch = recall(256, 6, 10**6)
     noised = Objective(config, model, model).draw(batch, 0)
     level = torch.zeros_like(noised.level)
-    level[:, 8:] = 1.0
+    level[:, 6:] = 1.0
     noised = noised.at(level)
-    chosen = choose_widths(complexity(batch.frames[:, :8], config.model), config.model, widths, budget=3)
+    chosen = choose_widths(complexity(batch.frames[:, :6], config.model), config.model, widths, budget=4)
     found = {}
-    for name, given in {"uniform": 3, "chosen": chosen, "all": 5}.items():
+    for name, given in {"uniform": 4, "chosen": chosen, "all": 6}.items():
         memory = model.empty_memory(256, given)
         with torch.no_grad():
             loss, after = Objective(config, model, model).clip_loss(noised, memory)
@@ -243,4 +243,4 @@ def test_state_goes_where_the_scene_moves() -> None:
         found[name] = (loss.item(), after.nbytes["state"])
     print(found)
     assert found["chosen"][1] == found["uniform"][1] < found["all"][1]
-    assert found["chosen"][0] < 0.97 * found["uniform"][0]
+    assert found["chosen"][0] < 0.95 * found["uniform"][0]
