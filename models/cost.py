@@ -67,6 +67,8 @@ class Costs:
         return self._sampled[context]
 
     def _memory(self, context: int) -> Memory:
+        chunk = self.config.chunk or 1
+        context = chunk * -(-context // chunk)
         with torch.device("meta"):
             return grown(self._full, context) if context >= self._full.frames else remembered(self._model, context)
 

@@ -92,7 +92,11 @@ def _report(pipe: Connection, cell: Cell, seconds: float, memory: int) -> None:
     except (MemoryError, RuntimeError) as error:  # torch's allocator raises RuntimeError
         if "allocate memory" not in str(error) and not isinstance(error, MemoryError):
             raise
-        pipe.send(Measured(reason=f"does not fit into {memory / 2**30:.1f} GiB"))
+        pipe.send(Measured(reason=_too_large(memory)))
+
+
+def _too_large(memory: int) -> str:
+    return f"does not fit into {memory / 2**30:.2g} GiB"
 
 
 def _measure(cell: Cell, seconds: float, memory: int) -> Measured:
@@ -106,9 +110,12 @@ def _measure(cell: Cell, seconds: float, memory: int) -> Measured:
         start = time.monotonic()
         call()
         times.append(time.monotonic() - start)
+    peak = max(0, _peak() - before)
+    if peak > memory:  # the limit above does not see what was free in the heap
+        return Measured(reason=_too_large(memory))
     kept = times[1:] or times
     frames = (cell.config.chunk or 1) if cell.what == "frame" else 1
-    return Measured(statistics.median(kept) / frames, len(kept), max(0, _peak() - before))
+    return Measured(statistics.median(kept) / frames, len(kept), peak)
 
 
 def _training_step(cell: Cell) -> Callable[[], object]:

@@ -93,6 +93,13 @@ def test_where_two_costs_cross() -> None:
     assert crossing(lambda n: 1.0, lambda n: 2.0) == 1
 
 
+def test_in_chunks_a_context_is_of_whole_ones() -> None:
+    costs = Costs(config_of("causal_full", chunk=3, layers=[LayerConfig(mixer="attention")]))
+    assert costs.carried(31) == costs.carried(33) != costs.carried(34)
+    assert costs.frame_flops(31, SamplerConfig()) < costs.frame_flops(33, SamplerConfig())  # linear from two of them
+    assert costs.frame_flops(4, SamplerConfig()) == costs.frame_flops(6, SamplerConfig())
+
+
 def test_what_carries_no_memory_has_no_such_costs() -> None:
     with pytest.raises(ValueError, match="causal: false"):
         Costs(config_of("mamba", causal=False))
