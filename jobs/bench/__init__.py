@@ -28,7 +28,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "bench"
-BENCHMARKS = {"scan": "jobs.bench.scan", "rollout": "jobs.bench.rollout", "tables": "jobs.bench.table_load"}
+BENCHMARKS = {
+    "scan": "jobs.bench.scan",
+    "nested": "jobs.bench.nested",
+    "rollout": "jobs.bench.rollout",
+    "tables": "jobs.bench.table_load",
+}
 """Name to module; the order is that of a run of all."""
 
 SHOWN = ("name", "case", "metric", "value", "unit", "repetitions")
