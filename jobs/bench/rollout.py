@@ -5,7 +5,7 @@ two in alternation. `ratio` is the median over pairs of later / earlier in CPU s
 one-sided 95 % bootstrap bound; the bar is 1.05. `memory growth` is in bytes, and must be 0. causal_full, matched in
 parameters, is the contrast; its cache repeats a few frames, for only its size matters here. `passes` is the frame from
 which on causal_full costs more: in operations and bytes as counted, in time by the line through its two medians.
-About three minutes.
+About four minutes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Settings(Config):
     early: Positive = Field(100, description="frames remembered")
     late: Positive = Field(1000, description="frames remembered")
     pairs: Positive = Field(200, description="frames generated from each memory")
-    contrast_pairs: Positive = Field(20, description="the same for causal_full")
+    contrast_pairs: Positive = Field(10, description="the same for causal_full")
     sampler: SamplerConfig = SamplerConfig()
 
     @model_validator(mode="after")
