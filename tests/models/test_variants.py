@@ -196,3 +196,17 @@ def test_all_state_dimensions_are_the_model_without_nesting() -> None:
     for one, two in zip(memory.layers, again.layers, strict=True):
         assert torch.equal(one.ssm[0].state[..., :4], two.ssm[0].state[..., :4])
         assert not two.ssm[0].state[..., 4:].any()
+
+
+@pytest.mark.parametrize("family", CAUSAL)
+def test_low_precision_stays_close_and_the_state_stays_fp32(family: str) -> None:
+    model = make(family)
+    x, level, conditions = inputs(6)
+    with torch.no_grad():
+        exact, _ = model(x, level, conditions)
+        with torch.autocast("cpu", torch.bfloat16):
+            _, memory = model(x[:, :3], level[:, :3], conditions.frames(0, 3))
+            rough, memory = model(x[:, 3:], level[:, 3:], conditions.frames(3, 6), memory)
+    assert memory is not None
+    assert (rough - exact[:, 3:]).abs().max() < 0.1 * exact.abs().max()
+    assert all(state.dtype == torch.float32 for _, state in memory.states)
