@@ -9,6 +9,7 @@ They are two measures: figures of one say nothing about the other.
 sharpness: dB, best at 0. Variance of the Laplacian (Pech-Pacheco et al., 2000) of the grey frame over that of the
 truth: below 0 is blurrier than the truth, which PSNR forgives; above 0 is noisier.
 fvd: the distance between sets of whole clips, context included, lower is better (evals/fvd.py).
+prefill_ms, step_ms, memory_bytes: what a frame shown, a frame made and the memory cost (evals/tasks/cost.py).
 
 Letters: n frames, H and W pixels.
 """
@@ -32,7 +33,9 @@ Frames = NDArray[np.uint8]
 """Frames (n, H, W, 3)."""
 Values = NDArray[np.float64]
 """One value per frame (n,)."""
-MetricName = Literal["psnr", "ssim", "lpips_alex", "lpips_vgg", "sharpness", "fvd"]
+MetricName = Literal[
+    "psnr", "ssim", "lpips_alex", "lpips_vgg", "sharpness", "fvd", "prefill_ms", "step_ms", "memory_bytes"
+]
 IDENTICAL_PSNR = 100.0
 LPIPS_BATCH = 32  # images that go through a net at once
 ROUNDING = 20 / 12
@@ -114,7 +117,8 @@ def _each(measure: Callable[[Frame, Frame], float]) -> Callable[[Frames, Frames]
 
 @dataclass(frozen=True)
 class Metric:
-    """What a metric is called and which way it points; `measure` takes truth and made, and is None for fvd."""
+    """What a metric is called and which way it points; `measure` takes truth and made, and is None for what is not of
+    single frames: fvd, and what only one task measures."""
 
     title: str
     better: Literal["higher", "lower", "zero"]
@@ -123,6 +127,8 @@ class Metric:
     measure: Callable[[Frames, Frames], Values] | None
     weights: str | None = None
     """What it needs of `models.weights.FILES`."""
+    task: str | None = None
+    """The one task that measures it."""
 
     @property
     def heading(self) -> str:
@@ -143,5 +149,8 @@ METRICS: dict[str, Metric] = {
     "lpips_vgg": Metric("LPIPS (VGG16)", "lower", 3, lambda truth, made: lpips("lpips_vgg", truth, made), "lpips_vgg"),
     "sharpness": Metric("Sharpness (dB)", "zero", 2, _each(sharpness)),
     "fvd": Metric("FVD", "lower", 1, None, "i3d"),
+    "prefill_ms": Metric("Time per frame shown (ms)", "lower", 2, None, task="cost"),
+    "step_ms": Metric("Time per frame made (ms)", "lower", 1, None, task="cost"),
+    "memory_bytes": Metric("Memory (bytes)", "lower", 0, None, task="cost"),
 }
 """All metrics, in the order in which they are shown."""

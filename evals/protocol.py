@@ -17,7 +17,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticKnownError
 
-from evals.metrics import MetricName
+from evals.metrics import METRICS, MetricName
 from models.config import SamplerConfig
 
 Positive = Annotated[int, Field(ge=1)]
@@ -83,11 +83,28 @@ class Protocol(BaseModel):
         """Episodes that are scored."""
         return min(self.episodes, self.limit or self.episodes)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _own_metrics(cls, given: Any) -> Any:
+        """A task that measures in its own way does so unless told otherwise."""
+        from evals.tasks import TASKS
+
+        own = TASKS[given["task"]].metrics if isinstance(given, dict) and given.get("task") in TASKS else None
+        return {"metrics": list(own), **given} if own else given
+
     @model_validator(mode="after")
     def _belong(self) -> Self:
+        """Raises ValueError for fields and metrics of other tasks."""
+        from evals.tasks import TASKS
+
         strange = [name for name in sorted(self.model_fields_set) if not self._says(name) and OPTIONAL[name]]
-        if strange:
-            raise ValueError(*(f"{name}: {self.task} has no such field; it is of {_of(name)}" for name in strange))
+        problems = [f"{name}: {self.task} has no such field; it is of {_of(name)}" for name in strange]
+        own = TASKS[self.task].metrics
+        allowed = own or tuple(name for name, metric in METRICS.items() if metric.task is None)
+        wrong = [name for name in self.metrics if name not in allowed]
+        problems += [f"metrics: {self.task} has no {name}; it has {', '.join(allowed)}" for name in wrong]
+        if problems:
+            raise ValueError(*problems)
         return self
 
     @model_serializer(mode="wrap")

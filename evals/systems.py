@@ -106,6 +106,11 @@ class ModelSystem:
             None if self.wiped else prefill(self.model, self.tokenizer.encode(frames), conditions, self.memory)
         )
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it carries, for all clips together."""
+        return 0 if self.memory is None else self.memory.nbytes["total"]
+
     def step(self, conditions: Conditions) -> Tensor:
         """Generate frames and remember them."""
         frames, self.memory = rollout(

@@ -47,6 +47,9 @@ def against_truth(truth: Clips, made: Clips) -> tuple[Clips, Clips]:
     return truth, made
 
 
+Build = Callable[[Sequence[Question]], "System"]
+
+
 @dataclass(frozen=True)
 class Task:
     """What a task asks."""
@@ -62,7 +65,7 @@ class Task:
     """What is compared with what: from the truth and what was made, (b, horizon, H, W, 3) each, to two of one shape."""
     beside: Literal["controls", "floors", "nothing"] = "controls"
     """What is scored beside a model: floors and the model with its memory taken away, floors alone, or nothing."""
-    measure: Callable[[Callable[[], System], Protocol, Sequence[Question], Conditions], Rows] | None = None
-    """Rows of a task that measures in its own way; it is given what makes fresh systems."""
+    measure: Callable[[Build, Protocol, Sequence[Question], Conditions], Rows] | None = None
+    """Rows of a task that measures in its own way; it is given what makes a fresh system for some of its clips."""
     metrics: tuple[str, ...] | None = None
     """What such a task measures; None: frames, by any metric of frames."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
@@ -48,7 +48,7 @@ def no_repeated_warnings() -> Iterator[None]:
 def _rows(cell: ScoreCell, questions: list[Question]) -> Rows:
     conditions, measure = conditions_of(questions), TASKS[cell.protocol.task].measure
     if measure is not None:
-        return measure(lambda: build_system(cell, questions), cell.protocol, questions, conditions)
+        return measure(lambda some: build_system(cell, some), cell.protocol, questions, conditions)
     made = answer(build_system(cell, questions), cell.protocol, questions, conditions)
     if fvd.METRIC in cell.protocol.metrics:
         fvd.keep_features(open_store(cell.store), cell, questions, made)
@@ -82,7 +82,7 @@ def conditions_of(questions: list[Question]) -> Conditions:
     )
 
 
-def build_system(cell: ScoreCell, questions: list[Question]) -> System:
+def build_system(cell: ScoreCell, questions: Sequence[Question]) -> System:
     """A floor by its name, the model of the cell's checkpoint, or its tokenizer, which is shown the truth."""
     if cell.run == NO_RUN:
         return FLOORS[cell.system]()
@@ -90,7 +90,7 @@ def build_system(cell: ScoreCell, questions: list[Question]) -> System:
     if cell.variant == "reconstruction":
         truth = np.stack([question.frames[cell.protocol.context :] for question in questions])
         return Reconstruction(tokenizer, torch.from_numpy(truth))
-    seeds = [episode_seed(cell.protocol, episode) for episode in cell.episodes]
+    seeds = [episode_seed(cell.protocol, question.episode) for question in questions]
     system = ModelSystem(model, tokenizer, cell.protocol.sampler, seeds, wiped=cell.variant == "wiped")
     if cell.variant == "stranger":
         others = [read_question(cell, episode).frames[: cell.protocol.context] for episode in cell.strangers]

@@ -1,5 +1,6 @@
 """Tasks ask what their cards say, and planted systems score what they must."""
 
+import importlib
 from collections.abc import Sequence
 from typing import get_args
 
@@ -17,7 +18,8 @@ from evals.protocol import Protocol
 from evals.scoring import episode_seed, score
 from evals.systems import FLOORS, ContextMean, CopyLast, ModelSystem, NearestPose, System
 from evals.task import Question
-from evals.tasks import build_question
+from evals.tasks import TASKS, build_question
+from evals.tasks.cost import lengths
 from models.conditions import Conditions
 from models.config import LayerConfig, ModelConfig, SamplerConfig
 from models.tokenizer import PIXELS
@@ -200,3 +202,86 @@ def test_metrics_are_those_of_the_field() -> None:
     assert psnr(truth, truth) == IDENTICAL_PSNR
     assert ssim(truth, truth) == pytest.approx(1)
     assert 0.9 < ssim(truth, off) < 1
+
+
+MIRROR = Protocol(task="mirror", context=3, horizon=6, episodes=2, metrics=["psnr"])
+
+
+class Counter:
+    """Makes frames of one value each, counted up, or the truth of its own way where it remembers it."""
+
+    stride = 1
+
+    def __init__(self, remembers: int) -> None:
+        self.made: list[int] = []
+        self.remembers = remembers
+
+    def observe(self, frames: Tensor, conditions: Conditions) -> None:
+        self.clips = frames.shape[0]
+
+    def step(self, conditions: Conditions) -> Tensor:
+        back = len(self.made) - 3
+        self.made.append(self.made[2 - back] if 0 <= back < self.remembers else 40 * len(self.made))
+        return torch.full((self.clips, 1, 16, 16, 3), self.made[-1], dtype=torch.uint8)
+
+
+def test_mirror_asks_a_model_for_what_it_made_itself() -> None:
+    made, conditions = questions(MIRROR)
+    assert made[0].frames.shape[0] == 3 + 6 and np.array_equal(made[0].frames[3:6], made[0].frames[6:][::-1])
+    rows = pd.DataFrame(score(Counter(remembers=2), MIRROR, made, conditions))
+    assert rows.drop_duplicates("frame")[["frame", "distance"]].values.tolist() == [[3, 1], [4, 3], [5, 5]]
+    assert (rows.value == IDENTICAL_PSNR).groupby(rows.distance).all().tolist() == [True, True, False]
+    with pytest.raises(ValueError, match="horizon: 5 is odd"):
+        build_question(
+            MIRROR.model_copy(update={"horizon": 5}),
+            7,
+            np.zeros((9, 8, 8, 3), np.uint8),
+            np.zeros((9, 3), np.float32),
+            np.zeros((9, 2), np.float32),
+        )
+
+
+def test_teco_judges_the_156_frames_after_144_of_300() -> None:
+    protocol = Protocol(task="teco", context=144, horizon=156, episodes=2, metrics=["ssim", "psnr", "lpips_alex"])
+    frames = np.random.default_rng(0).integers(0, 256, (300, 32, 32, 3), dtype=np.uint8)
+    question = build_question(protocol, 3, frames, None, np.zeros((300, 2), np.float32))
+    conditions = Conditions(actions=torch.zeros(1, 300, 2))
+    rows = pd.DataFrame(score(CopyLast(), protocol, [question], conditions))
+    assert protocol.frames == 300 and np.array_equal(question.frames, frames)
+    assert rows.groupby("metric").frame.agg(["min", "max", "count"]).values.tolist() == [[0, 155, 156]] * 3
+    expected = [psnr(frames[144 + j], frames[143]) for j in range(156)]
+    assert rows[rows.metric == "psnr"].value.tolist() == pytest.approx(expected)
+    wrong = Protocol(task="teco_clips", context=36, horizon=100, metrics=["fvd"])
+    with pytest.raises(ValueError, match="horizon: context 36 and horizon 100 are not the 300 frames.*set it to 264"):
+        assert wrong.frames
+
+
+def test_cost_grows_with_the_context_only_where_memory_does(model: WorldModel) -> None:
+    protocol = Protocol(task="cost", context=16, horizon=2, episodes=2)
+    made, conditions = questions(protocol)
+
+    def build(some: Sequence[Question]) -> System:
+        return ModelSystem(model, PIXELS, SamplerConfig(steps=1), [0] * len(some))
+
+    measure = TASKS["cost"].measure
+    assert measure is not None and protocol.metrics == ["prefill_ms", "step_ms", "memory_bytes"]
+    rows = pd.DataFrame(measure(build, protocol, made, conditions))
+    assert rows.groupby(["episode", "metric"]).distance.apply(list).tolist() == [[4, 8, 16]] * 6
+    assert rows[rows.metric == "memory_bytes"].value.nunique() == 1, "a state and a window are all that it carries"
+    assert (rows.value > 0).all() and (rows.frame == rows.distance).all()
+    assert lengths(18, 6) == [6, 12, 18] and lengths(2, 1) == [2]
+    floor = measure(lambda some: CopyLast(), protocol, made[:1], conditions)
+    assert {row["metric"] for row in floor} == {"prefill_ms", "step_ms"}, "what a system does not tell is left out"
+
+
+def test_a_task_refuses_the_metrics_of_others() -> None:
+    with pytest.raises(ValueError, match="metrics: cost has no psnr; it has prefill_ms, step_ms, memory_bytes"):
+        Protocol(task="cost", metrics=["psnr"])
+    with pytest.raises(ValueError, match="metrics: rollout has no step_ms"):
+        Protocol(task="rollout", metrics=["psnr", "step_ms"])
+
+
+def test_every_task_has_its_card() -> None:
+    for name in TASKS:
+        card = importlib.import_module(f"evals.tasks.{name}").__doc__
+        assert card and len(card) > 200, name

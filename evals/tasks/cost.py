@@ -1,0 +1,98 @@
+"""Cost: what a frame takes after so many others, in time and in bytes carried. It asks nothing of memory's content.
+
+Shown: the last 4, 8, ... up to `context` frames of the context (multiples of what the system takes at a time). Asked:
+the `horizon` frames that follow. Per clip, alone, and per length: `prefill_ms`, the time per frame shown; `step_ms`,
+the median time per frame made; `memory_bytes`, what is carried after the context, where a system tells. Rows have the
+length as `distance` and as `frame`. Lower is better. One thread; times are of the machine that the run's row names, and
+no two runs give the same ones, so compare them within one evaluation on an idle machine. 4 episodes are enough.
+Shown by: longtake results scores --where "task == 'cost'" --by system,distance
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from evals.protocol import Protocol
+from evals.task import Build, Question, Rows, Task
+from evals.tasks.rollout import path
+from models.conditions import Conditions
+
+if TYPE_CHECKING:
+    from evals.systems import System
+
+SHORTEST = 4
+METRICS = ("prefill_ms", "step_ms", "memory_bytes")
+
+
+def measure(
+    build: Build,
+    protocol: Protocol,
+    questions: Sequence[Question],
+    conditions: Conditions,
+) -> Rows:
+    """Rows of every clip, one after another, each length with a fresh system."""
+    rows: Rows = []
+    for clip, question in enumerate(questions):
+        own = _of_clip(conditions, clip)
+        _timed(build([question]), protocol, question, own, SHORTEST)  # what is made or loaded at first use
+        for length in lengths(protocol.context, build([question]).stride):
+            found = _timed(build([question]), protocol, question, own, length)
+            label = {"episode": question.episode, "frame": length, "distance": length}
+            rows += [
+                {**label, "metric": name, "value": found[name], "better": "lower"}
+                for name in protocol.metrics
+                if name in found
+            ]
+    return rows
+
+
+def lengths(context: int, stride: int) -> list[int]:
+    """Powers of two up to the context, and the context, as multiples of the stride; ascending."""
+    found = {context}
+    length = SHORTEST
+    while length < context:
+        found.add(max(stride, length // stride * stride))
+        length *= 2
+    return sorted(found)
+
+
+def _timed(
+    system: System, protocol: Protocol, question: Question, conditions: Conditions, length: int
+) -> dict[str, float]:
+    """What the last `length` context frames and each frame after them take."""
+    context, total = protocol.context, protocol.context + protocol.horizon
+    length = min(context, max(system.stride, length))
+    frames = torch.from_numpy(question.frames[context - length : context])[None]
+    began = time.perf_counter()
+    system.observe(frames, conditions.frames(context - length, context))
+    found = {"prefill_ms": (time.perf_counter() - began) * 1e3 / length}
+    carried = getattr(system, "nbytes", None)
+    if carried is not None:
+        found["memory_bytes"] = float(carried)
+    made = _steps(system, conditions, range(context, total, system.stride), total)
+    return {**found, "step_ms": statistics.median(made)}
+
+
+def _steps(system: System, conditions: Conditions, starts: range, total: int) -> Iterator[float]:
+    for start in starts:
+        stop = min(start + system.stride, total)
+        began = time.perf_counter()
+        system.step(conditions.frames(start, stop))
+        yield (time.perf_counter() - began) * 1e3 / (stop - start)
+
+
+def _of_clip(conditions: Conditions, clip: int) -> Conditions:
+    """The conditions of one clip of several."""
+
+    def one(part: Any) -> Any:
+        return None if part is None else part[clip : clip + 1]
+
+    return Conditions(one(conditions.pose), one(conditions.actions), one(conditions.dropped))
+
+
+TASK = Task(path, beside="nothing", measure=measure, metrics=METRICS)

@@ -1,0 +1,33 @@
+"""TECO: 300-frame clips of DMLab (64x64) or Minecraft (128x128), 144 frames shown, the 156 that follow judged.
+
+Paper: Yan et al., "Temporally Consistent Transformers for Video Generation" (2023). SSIM (Gaussian window 11, sigma
+1.5), PSNR, and LPIPS by AlexNet on inputs in [-1, 1], over 256 clips; the field's other papers also print LPIPS by VGG,
+which is another measure. FVD is asked apart, of the same clips with 36 frames shown: teco_clips. Published on DMLab
+(SSIM / PSNR / LPIPS / FVD): TECO 0.381 / 15.4 / 0.340 / 116, FAR-M-Long 0.448 / 16.9 / 0.251 / 39. The distance of
+generated frame j is j + 1, to the last frame shown. Controls are left out, as in the papers; floors are not.
+"""
+
+from __future__ import annotations
+
+from evals.protocol import Protocol
+from evals.task import Indices, Task
+from evals.tasks import rollout
+
+FRAMES = 300
+
+
+def path(protocol: Protocol) -> tuple[Indices, Indices]:
+    """Straight on, to the end of a clip.
+
+    Raises:
+        ValueError: clips of another length.
+    """
+    if protocol.context + protocol.horizon != FRAMES:
+        raise ValueError(
+            f"horizon: context {protocol.context} and horizon {protocol.horizon} are not the {FRAMES} frames of TECO's "
+            f"clips; set it to {FRAMES - protocol.context}"
+        )
+    return rollout.path(protocol)
+
+
+TASK = Task(path, beside="floors")

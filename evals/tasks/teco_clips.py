@@ -1,0 +1,12 @@
+"""TECO's FVD: of whole 300-frame clips, 36 frames shown; the made clip's first 36 frames are the real ones.
+
+The other half of teco, which see: FVD is a distance between sets of clips (evals/fvd.py), here of 256, and comparable
+at equal numbers of clips only.
+"""
+
+from __future__ import annotations
+
+from evals.task import Task
+from evals.tasks.teco import path
+
+TASK = Task(path, beside="floors")
