@@ -1,7 +1,7 @@
 """`longtake results`: print a table, or means of it, for people or for programs.
 
-Scores are shown as means with 95 % intervals over episodes, one line per protocol: scores of different
-protocols are never averaged.
+Scores are shown as means with standard error and 95 % intervals over episodes (Student's t, and bootstrap), one line
+per protocol: scores of different protocols are never averaged.
 """
 
 from __future__ import annotations
@@ -145,21 +145,29 @@ PLOTS: dict[str, Callable[[pd.DataFrame], Figure]] = {
 
 HORIZON = "horizon"
 """The plot of scores that is not their curve."""
+SPREAD = ("mean", "se", "ci95", "low", "high", "episodes")
 APART = ("stratum", "partial")
 """What also keeps scores apart, where some row says it."""
 
 
 def summary(scores: pd.DataFrame, by: Sequence[str] = SUMMARY_BY) -> pd.DataFrame:
-    """Mean and ci95 (half of the 95 % interval over episodes; missing for one) by `by`, protocol and metric."""
-    from longtake.scores import summarise
+    """Means over episodes by `by`, protocol and metric: mean, se (standard error), ci95 (half of the 95 % interval of
+    Student's t), low and high (95 % bootstrap), episodes; of a single value only the mean."""
+    from evals.intervals import bootstrap_interval
+    from longtake.scores import per_episode, summarise
 
     told = [name for name in APART if name in scores and scores[name].notna().any()]
     keys = list(dict.fromkeys([*by, *told, "metric", "protocol"]))
     if scores.empty:
-        return scores.reindex(columns=[*keys, "mean", "ci95", "episodes"])
+        return scores.reindex(columns=[*keys, *SPREAD])
     _require(scores, keys)
-    found = summarise(scores, by=[*by, *told])
-    return found.assign(ci95=found.high - found["mean"])[[*keys, "mean", "ci95", "episodes"]]
+    by = [*by, *told]
+    found = summarise(scores, by=by)
+    values = per_episode(scores, by=by).value.groupby(level=keys, dropna=False)
+    ends = [bootstrap_interval(group.to_numpy(dtype=float)) for _, group in values]
+    lows, highs = zip(*ends, strict=True)
+    half = found.high - found["mean"]
+    return found.assign(se=values.sem().to_numpy(), ci95=half, low=lows, high=highs)[[*keys, *SPREAD]]
 
 
 def means(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:

@@ -75,21 +75,26 @@ def summarise(scores: pd.DataFrame, beyond: int = 0, by: Sequence[str] = SUMMARY
     from scipy.stats import t
 
     keys = list(dict.fromkeys([*by, "metric", "protocol"]))
-    # An episode number means something within its dataset only.
-    episode = [name for name in ("dataset", "episode") if name in scores and name not in keys]
-    rows = scores[scores.distance > beyond] if beyond else scores
-    clips = rows.clips.astype("float").fillna(1) if "clips" in rows else 1
-    per_episode = (
-        rows.assign(clips=clips)
-        .groupby([*keys, *episode], dropna=False, observed=True)
-        .agg(value=("value", "mean"), clips=("clips", "max"))
-    )
-    groups = per_episode.groupby(level=keys, dropna=False)
+    groups = per_episode(scores, beyond, by).groupby(level=keys, dropna=False)
     found = groups.value.agg(["mean", "sem", "count"]).assign(episodes=groups.clips.sum().astype(int)).reset_index()
     freedom = found["count"].to_numpy() - 1
     half = np.where(freedom > 0, found["sem"].to_numpy(dtype=float) * t.ppf(0.975, np.maximum(freedom, 1)), np.nan)
     found = found.assign(low=found["mean"] - half, high=found["mean"] + half)
     return found[[*keys, "mean", "low", "high", "episodes"]]
+
+
+def per_episode(scores: pd.DataFrame, beyond: int = 0, by: Sequence[str] = SUMMARY_BY) -> pd.DataFrame:
+    """Each episode's mean `value`, and the `clips` it is of, indexed by `by`, metric, protocol and episode."""
+    keys = list(dict.fromkeys([*by, "metric", "protocol"]))
+    # An episode number means something within its dataset only.
+    episode = [name for name in ("dataset", "episode") if name in scores and name not in keys]
+    rows = scores[scores.distance > beyond] if beyond else scores
+    clips = rows.clips.astype("float").fillna(1) if "clips" in rows else 1
+    return (
+        rows.assign(clips=clips)
+        .groupby([*keys, *episode], dropna=False, observed=True)
+        .agg(value=("value", "mean"), clips=("clips", "max"))
+    )
 
 
 # --- straight from a store -----------------------------------------------------------------------------------

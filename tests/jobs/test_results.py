@@ -54,6 +54,8 @@ def test_the_interval_is_students_t_over_episodes(values: list[float], frames: i
     assert line["episodes"] == len(values)
     assert line["mean"] == pytest.approx(np.mean(values), abs=1e-9)
     assert line["ci95"] == pytest.approx(half, abs=1e-9)
+    assert line["se"] == pytest.approx(stats.sem(values), abs=1e-9)
+    assert min(values) - 1e-9 <= line["low"] <= line["high"] <= max(values) + 1e-9
 
 
 def test_episodes_count_alike_however_long_they_are() -> None:
@@ -123,9 +125,9 @@ def test_sorting_rises_and_falls() -> None:
 def test_the_plain_table_lines_up(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     main("scores", store.uri, by="system", sort="-mean")
     assert capsys.readouterr().out.splitlines() == [
-        "system  metric  protocol  mean   ci95  episodes",
-        "a       psnr    p1          15  63.53         2",
-        "b       psnr    p1           5      0         2",
+        "system  metric  protocol  mean  se   ci95  low  high  episodes",
+        "a       psnr    p1          15   5  63.53   10    20         2",
+        "b       psnr    p1           5   0      0    5     5         2",
     ]
 
 
@@ -148,7 +150,7 @@ def test_programs_read_it_back(store: Store, tmp_path: Path, capsys: pytest.Capt
 
 def test_where_comes_before_the_means(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     main("scores", store.uri, where="episode == 1 and system == 'a'", format="csv")
-    assert capsys.readouterr().out.splitlines()[1:] == ["retrieval,a,r,1,psnr,p1,20.0,,1"]
+    assert capsys.readouterr().out.splitlines()[1:] == ["retrieval,a,r,1,psnr,p1,20.0,,,,,1"]
 
 
 def test_a_terminal_gets_a_table_with_no_markup(
@@ -247,7 +249,7 @@ def test_one_run_is_shown(store: Store, capsys: pytest.CaptureFixture[str]) -> N
     out = capsys.readouterr().out
     lines = {line.split("  ")[0]: line.split()[-1] for line in out.splitlines() if line}
     assert (lines["run"], lines["status"], lines["seed"], lines["last step"]) == ("r", "done", "5", "2")
-    assert "retrieval  a                1  psnr    p1          15  63.53         2" in out
+    assert "retrieval  a                1  psnr    p1          15   5  63.53   10    20         2" in out
     assert out.endswith("config\nsteps: 3\n")
     runs.main(store.uri, "r", format="json")
     assert json.loads(capsys.readouterr().out)[0]["config"] == "steps: 3\n"
