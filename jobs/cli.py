@@ -153,11 +153,14 @@ def evaluate(
         int | None,
         typer.Option("--limit", min=1, metavar="N", help="Only N episodes: a look; kept apart from results."),
     ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Score checkpoints as they appear, until the runs end.")
+    ] = False,
 ) -> None:
     """Score checkpoints on memory tasks; only what is not scored yet."""
     from jobs import evaluate
 
-    evaluate.main(config, set_ or [], store, dry_run, runs, tasks, limit)
+    evaluate.main(config, set_ or [], store, dry_run, runs, tasks, limit, follow)
 
 
 @app.command()

@@ -72,6 +72,8 @@ class Subject:
         where = f"{checkpoints.folder(run, step)}/config.json"
         try:
             told = json.loads(store.read_bytes(where))
+            if told["model"].get("kind") == "autoencoder":
+                raise UserError(f"run {run}: it trained a tokenizer; what is scored here are world models")
             chunk, trained = told["model"].get("chunk") or 1, told["trained_frames"]
             return Subject(run, name, step, dataset, told["tokenizer"] != PIXELS, chunk, trained)
         except FileNotFoundError:
@@ -129,10 +131,15 @@ def main(
     runs: str,
     tasks: str | None,
     limit: int | None = None,
+    follow: bool = False,
 ) -> None:
     """The command: check, print the grid, score what is missing."""
     where = open_store(store)
     settings = limited(_only_tasks(load(EvaluateConfig, config, overrides, search=CONFIGS), tasks), limit)
+    if follow and not dry_run:
+        from jobs import follow as beside
+
+        raise SystemExit(1 if beside.follow(settings, where, runs) else 0)
     subjects = find_subjects(where, runs)
     cells = plan_cells(settings, where, subjects)
     loud = beyond_training(settings.protocols, subjects)

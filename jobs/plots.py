@@ -184,7 +184,7 @@ def _curves(axes: Axes, scores: pd.DataFrame, metric: str, window: int | None) -
     axes.set_ylim(low - room, high + room)
     axes.set_xlim(0, shown.distance.max())
     axes.set_xlabel("distance (frames)")
-    if window:
+    if window and window < shown.distance.max():
         _mark_window(axes, window)
     ends = []
     for look in reversed(styles.values()):

@@ -54,8 +54,8 @@ def verb(monkeypatch: pytest.MonkeyPatch) -> Any:
         ("collect", "collect m --set a=1 --set b.c=2 --dry-run", ("m", ["a=1", "b.c=2"], "store", True)),
         ("train", "train maze --store s3://b/p", ("maze", [], "s3://b/p", False, None)),
         ("train", "train maze --resume R", ("maze", [], "store", False, "R")),
-        ("evaluate", "evaluate", ("default", [], "store", False, "latest", None, None)),
-        ("evaluate", "evaluate x --runs A,B --tasks c,d --limit 3", ("x", [], "store", False, "A,B", "c,d", 3)),
+        ("evaluate", "evaluate", ("default", [], "store", False, "latest", None, None, False)),
+        ("evaluate", "evaluate x --runs A,B --limit 3 --follow", ("x", [], "store", False, "A,B", None, 3, True)),
         ("inspect", "inspect mazes --sheet a.png", ("mazes", "store", "a.png", None)),
         ("ingest", "ingest teco p --name n --set a=1 --dry-run", ("teco", "p", "n", ["a=1"], "store", True)),
         ("compact", "compact scores steps", (["scores", "steps"], "store")),
@@ -151,6 +151,6 @@ def test_an_empty_table_is_told_beside_the_output(store: Store, capsys: pytest.C
     tables.append(store, "steps", [], "x")
     assert run("results", "scores", "--store", store.uri, "--format", "csv") == 0
     out, err = capsys.readouterr()
-    assert out == "task,system,run,checkpoint,metric,protocol,mean,ci95,episodes\n"
+    assert out == "task,system,run,checkpoint,metric,protocol,mean,se,ci95,low,high,episodes\n"
     assert "has no rows yet" in err
     assert run("runs", "--store", store.uri) == 0

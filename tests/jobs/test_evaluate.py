@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,7 @@ from evals.scoring import answer
 from evals.systems import CopyLast, StrangersContext
 from jobs import evaluate, results
 from jobs.evaluate import EvaluateConfig, ScoreCell, Subject, find_subjects, limited, plan_cells
+from jobs.follow import follow
 from jobs.protocol_check import beyond_training
 from jobs.report.findings import of_memory, summary
 from jobs.report.gather import gather
@@ -24,6 +28,7 @@ from longtake import checkpoints, tables
 from longtake.dataset_writer import DatasetWriter
 from longtake.episodes import Episode
 from longtake.errors import UserError
+from longtake.grid import Cell, GridReport
 from longtake.store import Store, open_store
 from models.config import ModelConfig, SamplerConfig
 from models.world_model import WorldModel
@@ -239,3 +244,51 @@ def test_shipped_evaluations_can_be_read() -> None:
 
     for path in evaluate.CONFIGS.glob("*.yaml"):
         assert load(EvaluateConfig, path.stem, [], search=evaluate.CONFIGS).protocols
+
+
+class Training:
+    """A run that writes two more checkpoints, prunes one before its turn, and ends, while it is followed."""
+
+    def __init__(self, store: Store, folder: Path) -> None:
+        self.store, self.folder, self.scored = store, folder, list[int]()
+        self.say("running")
+
+    def say(self, status: str) -> None:
+        row = {"run": RUN, "kind": "train", "name": "block_ssm", "status": status, "dataset_name": "mazes"}
+        tables.append(self.store, "runs", [row | {"config": "{}"}], part=RUN)
+
+    def copy(self, step: int) -> None:
+        shutil.copytree(self.at(STEP), self.at(step))
+
+    def at(self, step: int) -> Path:
+        return self.folder / checkpoints.folder(RUN, step)
+
+    def work(self, cells: Sequence[Cell], store: Store) -> GridReport:
+        """In place of the grid: what happens beside the scoring of each checkpoint."""
+        (step,) = {cell.payload.step for cell in cells if cell.payload.run == RUN}
+        self.scored.append(step)
+        if step == STEP:
+            self.copy(40)
+            self.copy(50)
+        if step == 40:
+            shutil.rmtree(self.at(40))
+            return GridReport(failed={"x": "FileNotFoundError: gone"})
+        if step == 50:
+            self.say("done")
+            return GridReport(ran=1, failed={"y": "CorruptData: shard 3"})
+        return GridReport(ran=len(cells))
+
+
+def test_a_run_is_followed_until_it_ends(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = open_store(tmp_path)
+    store.download_dir("", tmp_path)
+    training = Training(copy, tmp_path)
+    monkeypatch.setattr("longtake.cluster.launch", contextlib.nullcontext)
+    failed = follow(EvaluateConfig(protocols=[RETRIEVAL]), copy, RUN, poll_s=0.01, work=training.work)
+    assert training.scored == [STEP, 40, 50]
+    assert failed == ["y"], "a checkpoint that was pruned is no failure; a damaged shard is"
+    told = capsys.readouterr().out
+    assert "the checkpoint of step 40 was pruned before it was scored" in told
+    assert f"{RUN} step {STEP}: " in told

@@ -158,3 +158,9 @@ def test_names_keep_their_distance(values: list[float], step: float) -> None:
     assert len(places) == len(values)
     assert all(b - a >= step * 0.999 for a, b in pairwise(places))
     assert all(-1e-9 <= place <= 10 + 1e-9 for place in places)
+
+
+def test_a_window_beyond_all_distances_is_not_drawn() -> None:
+    figure = psnr_curve(make_scores(horizon=2), window=9)
+    figure.draw_without_rendering()
+    assert not [text for axes in figure.axes for text in axes.texts if "window, 9" in text.get_text()]

@@ -1,0 +1,72 @@
+"""`longtake evaluate --follow`: scores checkpoints of runs as they appear, beside the training, until the runs end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from jobs.evaluate import Subject, evaluate, plan_cells
+from longtake import checkpoints, tables
+from longtake.errors import UserError
+from longtake.runs import select
+
+if TYPE_CHECKING:
+    from jobs.evaluate import EvaluateConfig
+    from longtake.grid import Cell, GridReport
+    from longtake.store import Store
+
+POLL_S = 5.0
+Evaluate = Callable[[Sequence["Cell"], "Store"], "GridReport"]
+
+
+def follow(
+    settings: EvaluateConfig, store: Store, runs: str, poll_s: float = POLL_S, work: Evaluate = evaluate
+) -> list[str]:
+    """Score every checkpoint of the runs once, oldest first, until no run goes on and none is left.
+
+    A checkpoint that the training prunes before its turn is told and passed over.
+
+    Returns:
+        The parts that could not be scored.
+
+    Raises:
+        UserError: no such run, or a protocol that a dataset or model cannot serve.
+    """
+    from longtake.cluster import launch
+
+    ids, done, failed = select(store, runs), set[tuple[str, int]](), list[str]()
+    with launch():
+        while True:
+            alive = _alive(store, ids)  # before looking, so that a run's last checkpoint is not missed
+            new = [(run, step) for run in ids for step in checkpoints.complete(store, run) if (run, step) not in done]
+            for run, step in new:
+                failed += _score(settings, store, run, step, work)
+            done.update(new)
+            if not new and not alive:
+                return failed
+            if not new:
+                time.sleep(poll_s)
+
+
+def _score(settings: EvaluateConfig, store: Store, run: str, step: int, work: Evaluate) -> list[str]:
+    """Score one checkpoint; the parts that failed while it was there."""
+    row = tables.read(store, "runs", where=f"run == {run!r}").iloc[0]
+    try:
+        subject = Subject.read(store, run, str(row["name"]), step, str(row["dataset_name"]))
+        report = work(plan_cells(settings, store, [subject]), store)
+    except UserError:
+        if step in checkpoints.complete(store, run):
+            raise
+        report = None
+    if step not in checkpoints.complete(store, run) and (report is None or report.failed):
+        print(f"{run}: the checkpoint of step {step} was pruned before it was scored; train with a larger `keep`")
+        return []
+    assert report is not None
+    print(f"{run} step {step}: {report.ran} cells scored, {report.reused} were there already", flush=True)
+    return list(report.failed)
+
+
+def _alive(store: Store, ids: Sequence[str]) -> bool:
+    rows = tables.read(store, "runs", where=f"run in {list(ids)!r}")
+    return bool((rows["status"] == "running").any())
