@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from jobs import initial
 from jobs.objective import distance_of, seeded
 from jobs.train import build_plan
 from jobs.train_config import AutoencoderTraining
@@ -36,11 +37,13 @@ def autoencoder_loop(context: Context, config: AutoencoderTraining) -> None:
     """Train one rank from the newest checkpoint (or from the start) to the last step."""
     dataset = context.store.dataset(config.data.dataset)
     torch.manual_seed(config.seed)
-    model = Autoencoder(config.model)
-    engine = Engine(model, config.engine, steps=config.steps, device=context.device)
-    distance = distance_of(config, model)
     with context.resume() as folder:
+        model = Autoencoder(config.model)
+        if folder is None:
+            initial.fill(model, config, context.store)
+        engine = Engine(model, config.engine, steps=config.steps, device=context.device)
         start = engine.load(folder)["step"] if folder else 0
+    distance = distance_of(config, model)
     log = StepLog(context, start)
     validate = make_validation(context, config, dataset, model)
     for step, clips, waited in timed(stream(context, config, dataset, start)):

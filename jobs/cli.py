@@ -114,11 +114,27 @@ def train(
         str | None,
         typer.Option("--resume", metavar="RUN", help="Go on with this run from its last checkpoint."),
     ] = None,
+    fork: Annotated[
+        bool, typer.Option("--fork", help="With --resume: go on as a new run, whose settings may be others.")
+    ] = False,
 ) -> None:
     """Train a world model; a run that was interrupted goes on."""
     from jobs import train
 
-    train.main(config, set_ or [], store, dry_run, resume)
+    train.main(config, set_ or [], store, dry_run, resume, fork)
+
+
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's id or name, or latest.")],
+    out: Annotated[str, typer.Argument(metavar="FOLDER", help="A new folder.")],
+    step: Annotated[int | None, typer.Option("--step", metavar="N", help="Of the checkpoint [default: last].")] = None,
+    store: StoreUri = STORE,
+) -> None:
+    """Write a trained model as a folder: safetensors and a config, no Ray or DeepSpeed needed to read it."""
+    from jobs import export
+
+    export.main(run, out, step, store)
 
 
 @app.command()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from jobs import tokenizers
 from jobs.presets import in_words
 from jobs.train_config import PIXELS, AutoencoderTraining, TrainConfig, WorldModelTraining
+from longtake import checkpoints
 from longtake.config import config_hash, differences, dump, load
 from longtake.errors import UserError
 from longtake.runs import select
@@ -32,8 +33,12 @@ LATENT_REACH = 4.0
 """Standard deviations of latents that a sampler must be able to reach."""
 
 
-def main(config: str, overrides: list[str], store: str, dry_run: bool, resume: str | None = None) -> None:
+def main(
+    config: str, overrides: list[str], store: str, dry_run: bool, resume: str | None = None, fork: bool = False
+) -> None:
     """The command: check, then train; with `dry_run` print the plan and touch nothing."""
+    if fork and resume is None:
+        raise UserError("--fork: of which run? name it with --resume RUN")
     where = open_store(store)
     settings = load(TrainConfig, config, overrides, search=CONFIGS)
     check(settings, where)
@@ -41,7 +46,7 @@ def main(config: str, overrides: list[str], store: str, dry_run: bool, resume: s
         print(dump(settings) + "\n" + describe(settings, where))
         return
     where.require_writable()
-    run = train(settings, where, resume=resume)
+    run = train(settings, where, resume=resume, fork=fork)
     print(f"run {run} is done: {_what_next(settings, where, run)}")
 
 
@@ -60,8 +65,9 @@ def check(config: TrainConfig, store: Store) -> None:
     """
     dataset = store.dataset(config.data.dataset)
     problems = [*_shape_problems(config, dataset, store), *_batch_problems(config), *_perceptual_problems(config)]
+    problems += _init_problems(config, store)
     if isinstance(config, WorldModelTraining):
-        problems += [*_condition_problems(config, dataset), *_init_problems(config), *_memory_problems(config)]
+        problems += [*_condition_problems(config, dataset), *_memory_problems(config)]
     if not problems:
         try:
             build_plan(config, dataset, "train")
@@ -166,16 +172,12 @@ def _memory_problems(config: WorldModelTraining) -> list[str]:
     return problems
 
 
-def _init_problems(config: WorldModelTraining) -> list[str]:
+def _init_problems(config: TrainConfig, store: Store) -> list[str]:
     if config.init is None:
         return []
-    from models.pretrained import check_mamba2
+    from jobs import initial  # which needs torch
 
-    try:
-        check_mamba2(config.model, Path(config.init.mamba2_lm))
-    except (FileNotFoundError, ValueError) as error:
-        return [f"init.mamba2_lm: {line}" for line in error.args]
-    return []
+    return initial.problems(config, store)
 
 
 def _perceptual_problems(config: TrainConfig) -> list[str]:
@@ -264,32 +266,49 @@ def _model_in_words(config: TrainConfig) -> str:
     return in_words(config.model) + on
 
 
-def train(config: TrainConfig, store: Store, *, resume: str | None = None, reuse: bool = False) -> str:
+def train(
+    config: TrainConfig, store: Store, *, resume: str | None = None, fork: bool = False, reuse: bool = False
+) -> str:
     """Run it to its end and return the run's id.
 
     Args:
         resume: go on with this run; its config must be the same.
+        fork: go on from its newest checkpoint as a new run, whose config may be another.
         reuse: go on with (or return) the newest run of this very config and dataset, where there is one.
 
     Raises:
         UserError: an unknown run, or one of another config or dataset.
     """
-    from jobs.progress import training_bar
-    from longtake.cluster import Demand, launch
     from longtake.provenance import new_run_id
-    from longtake.training import fit
 
     config = _settled(config, store)
     dataset = store.dataset(config.data.dataset)
+    if resume and fork:
+        return _train(config, store, new_run_id(), forked_from=_forked(store, resume, config, dataset))
     earlier = _named(store, resume, config, dataset) if resume else _same(store, config, dataset) if reuse else None
     if earlier is not None and earlier["status"] == "done":
         print(f"{config.name}: run {earlier['run']} has done this already: reused", flush=True)
         return str(earlier["run"])
-    run = str(earlier["run"]) if earlier is not None else new_run_id()
+    if earlier is None:
+        return _train(config, store, new_run_id())
+    origin = earlier.get("forked_from")
+    return _train(config, store, str(earlier["run"]), forked_from=origin if isinstance(origin, str) else None)
+
+
+def _train(config: TrainConfig, store: Store, run: str, forked_from: str | None = None) -> str:
+    """Begin or go on with a run, and stay with it to its end."""
+    from jobs.progress import training_bar
+    from longtake.cluster import Demand, launch
+    from longtake.training import fit
+
     need = Demand(config.workers, gpus_per_worker=config.gpus_per_worker)
     with launch(need) if config.workers else nullcontext():  # what does not fit leaves no run behind
-        record = start_record(config, store, run)
-        print(f"{config.name}: {'going on with ' if earlier is not None else ''}run {run}", flush=True)
+        if forked_from is not None and checkpoints.newest(store, run) is None:
+            source, _, step = forked_from.partition("@")
+            checkpoints.copy(store, source, int(step), run)
+        record = start_record(config, store, run, forked_from=forked_from or "")
+        start = checkpoints.newest(store, run)
+        print(f"{config.name}: run {run}" + (f" goes on from step {start}" if start is not None else ""), flush=True)
         with record, training_bar(config.name, config.steps) as bar:
             fit(
                 _loop(config),
@@ -306,10 +325,15 @@ def train(config: TrainConfig, store: Store, *, resume: str | None = None, reuse
 
 
 def _settled(config: TrainConfig, store: Store) -> TrainConfig:
-    """The config with its tokenizer by the run's id: a name may mean another run tomorrow."""
-    if not isinstance(config, WorldModelTraining):
-        return config
-    return config.model_copy(update={"tokenizer": tokenizers.settled(store, config.tokenizer)})
+    """The config with the runs that it names by their ids: a name may mean another run tomorrow."""
+    changes: dict[str, Any] = {}
+    if isinstance(config, WorldModelTraining):
+        changes["tokenizer"] = tokenizers.settled(store, config.tokenizer)
+    if config.init is not None:
+        from jobs import initial  # which needs torch
+
+        changes["init"] = initial.settled(store, config.init)
+    return config.model_copy(update=changes)
 
 
 def _loop(config: TrainConfig) -> Callable[[Context, Any], None]:
@@ -357,6 +381,35 @@ def _same(store: Store, config: TrainConfig, dataset: Dataset) -> dict[str, Any]
 
 def _named(store: Store, run: str, config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
     """The row of a run to go on with, if its config and data are these."""
+    row, found = _compared(store, run, config, dataset)
+    if found:
+        told = (f"resume: run {row['run']} was started otherwise: {line}" for line in found)
+        raise UserError(*told, "resume: add --fork to go on as a new run with what is set now")
+    return row
+
+
+def _forked(store: Store, run: str, config: TrainConfig, dataset: Dataset) -> str:
+    """RUN@STEP of the checkpoint that a new run goes on from; tells what the new run changes."""
+    from jobs import initial  # which needs torch
+
+    row, found = _compared(store, run, config, dataset)
+    run = str(row["run"])
+    step = checkpoints.newest(store, run)
+    if step is None:
+        raise UserError(f"fork: run {run} has no checkpoint yet")
+    problems = [f"{line}: its checkpoint carries its own" for line in found if line.startswith("tokenizer:")]
+    if config.steps <= step:
+        problems.append(f"steps: {config.steps}, but run {run} has come to step {step}: set steps to more")
+    with checkpoints.opened(store, run, step) as folder:
+        problems += initial.misfits(config, folder)
+    if problems:
+        raise UserError(*(f"fork: {line}" for line in problems))
+    print(f"forking run {run} at step {step}: " + ("; ".join(found) or "nothing is changed"), flush=True)
+    return f"{run}@{step}"
+
+
+def _compared(store: Store, run: str, config: TrainConfig, dataset: Dataset) -> tuple[dict[str, Any], list[str]]:
+    """The row of a run, and a line per difference of its config and data from these."""
     import yaml
 
     (run,) = select(store, run, kind=config.run_kind)
@@ -364,6 +417,4 @@ def _named(store: Store, run: str, config: TrainConfig, dataset: Dataset) -> dic
     found = differences(yaml.safe_load(row["config"]), config.model_dump(mode="json"))
     if row["dataset"] != dataset.fingerprint:
         found.append(f"dataset {dataset.name}: its content changed ({row['dataset']} then, {dataset.fingerprint} now)")
-    if found:
-        raise UserError(*(f"resume: run {run} was started otherwise: {line}" for line in found))
-    return {str(k): v for k, v in row.items()}
+    return {str(k): v for k, v in row.items()}, found

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from longtake.config import Config
 from longtake.engine import EngineConfig
@@ -87,12 +87,25 @@ class MemoryConfig(Config):
 
 
 class InitConfig(Config):
-    """Weights to begin with."""
+    """Weights to begin with: of `run`, or of `mamba2_lm`."""
 
-    mamba2_lm: str = Field(
-        description="checkpoint of a Mamba-2 language model (a file or a folder that every worker can read): its first "
-        "mixers become ours, and are heard from the first step"
+    run: str | None = Field(
+        None, description="a training by its id or name, or the path of a folder that `longtake export` wrote"
     )
+    step: Positive | None = Field(None, description="of that run's checkpoint; none: the newest")
+    mamba2_lm: str | None = Field(
+        None,
+        description="checkpoint of a Mamba-2 language model (a file or a folder that every worker can read): its first "
+        "mixers become ours, and are heard from the first step",
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.run is None) == (self.mamba2_lm is None):
+            raise ValueError("give one of run and mamba2_lm")
+        if self.step is not None and (self.run is None or "/" in self.run):
+            raise ValueError(f"step: {self.step}, but only a run has steps: set run to its id or name")
+        return self
 
 
 class PerceptualConfig(Config):
@@ -128,6 +141,7 @@ class TrainConfig(Config):
     data: DataConfig
     engine: EngineConfig = EngineConfig()
     validation: HeldOutConfig
+    init: InitConfig | None = None
     perceptual: PerceptualConfig | None = None
     model: ModelConfig | AutoencoderConfig
 
@@ -162,7 +176,6 @@ class WorldModelTraining(TrainConfig):
         description="pixels, or the autoencoder on whose latents it lives: a run's id or name, or a folder's path",
     )
     model: ModelConfig
-    init: InitConfig | None = None
     memory: MemoryConfig = MemoryConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
     validation: ValidationConfig = ValidationConfig()

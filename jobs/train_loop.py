@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 
-from jobs import tokenizers
+from jobs import initial, tokenizers
 from jobs.objective import Batch, Noised, Objective, seeded
 from jobs.train import build_plan
 from jobs.train_config import TrainConfig, WorldModelTraining
@@ -25,7 +25,6 @@ from longtake.engine import Engine
 from longtake.stream import batches, cut, load_clips, local_batches
 from models.checkpoint import TOKENIZER
 from models.conditions import Conditions
-from models.pretrained import initialise_from_mamba2
 from models.state import state_statistics
 from models.tokenizer import Tokenizer
 from models.world_model import WorldModel
@@ -42,7 +41,10 @@ def train_loop(context: Context, config: WorldModelTraining) -> None:
     dataset = context.store.dataset(config.data.dataset)
     torch.manual_seed(config.seed)
     with context.resume() as folder:
-        model = build(config, fresh=folder is None)
+        model = WorldModel(config.model)
+        model.recompute = config.recompute
+        if folder is None:
+            initial.fill(model, config, context.store)
         engine = Engine(model, config.engine, steps=config.steps, device=context.device)
         start = engine.load(folder)["step"] if folder else 0
         tokenizer = tokenizers.of_training(context, config, folder)
@@ -64,15 +66,6 @@ def train_loop(context: Context, config: WorldModelTraining) -> None:
         if done % config.checkpoint_every == 0 or done == config.steps:
             log.flush()
             context.save(done, writer(context, engine, config, tokenizer, done), {"loss": log.latest["loss"]})
-
-
-def build(config: WorldModelTraining, *, fresh: bool) -> WorldModel:
-    """The model; one that no checkpoint will fill begins with the weights that the config names."""
-    model = WorldModel(config.model)
-    model.recompute = config.recompute
-    if fresh and config.init is not None:
-        initialise_from_mamba2(model, Path(config.init.mamba2_lm))
-    return model
 
 
 def stream(context: Context, config: TrainConfig, dataset: Dataset, start: int) -> Iterator[tuple[int, Any]]:

@@ -13,6 +13,7 @@ from models.config import ModelConfig
 from models.tokenizer import PIXELS, Tokenizer, load_tokenizer
 from models.world_model import WorldModel
 
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
 TOKENIZER = "tokenizer"
 """The folder of the tokenizer in a checkpoint."""
 
@@ -26,15 +27,13 @@ def load_model(folder: Path) -> WorldModel:
     """
     from safetensors.torch import load_file
 
-    written = json.loads((folder / "config.json").read_text())
+    written = json.loads((folder / CONFIG).read_text())
     model = WorldModel(ModelConfig.model_validate_json(json.dumps(written["model"])))
     model.trained_frames = written["trained_frames"]
     try:
-        model.load_state_dict(load_file(folder / "model.safetensors"))
+        model.load_state_dict(load_file(folder / WEIGHTS))
     except RuntimeError as error:
-        raise ValueError(
-            f"{folder / 'model.safetensors'}: these weights do not fit {folder / 'config.json'}: {error}"
-        ) from error
+        raise ValueError(f"{folder / WEIGHTS}: these weights do not fit {folder / CONFIG}: {error}") from error
     return model.eval()
 
 
@@ -45,5 +44,5 @@ def load_model_tokenizer(folder: Path, device: str = "cpu") -> Tokenizer:
         FileNotFoundError: a file is missing.
         ValueError: the folder's tokenizer is damaged, or needs a package that is missing.
     """
-    kind = json.loads((folder / "config.json").read_text())["tokenizer"]
+    kind = json.loads((folder / CONFIG).read_text())["tokenizer"]
     return PIXELS if kind == PIXELS.kind else load_tokenizer(folder / TOKENIZER, device)

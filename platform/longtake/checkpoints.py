@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -101,6 +102,14 @@ def seal(store: Store, run: str, step: int, world: int, metrics: dict[str, float
         "files": _sizes(store, run, step),
     }
     store.write_bytes(f"{folder(run, step)}/{MARKER}", json.dumps(marker, indent=1).encode())
+
+
+def copy(store: Store, run: str, step: int, to: str) -> None:
+    """Give another run a finished checkpoint of this one."""
+    told = manifest(store, run, step)
+    with opened(store, run, step) as source, writing(store, to, step) as folder:
+        shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MARKER))
+    seal(store, to, step, told["world"], told["metrics"])
 
 
 def prune(store: Store, run: str, keep: int) -> None:

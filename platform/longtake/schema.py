@@ -56,6 +56,7 @@ COLUMNS: dict[str, dict[str, Column]] = {
         "sessions": Column("whole", "", "how often it was started"),
         "seed": Column("whole", "", "seed of the config"),
         "dataset": Column("text", "", "fingerprint of the data"),
+        "forked_from": Column("text", "", "RUN@STEP of the checkpoint that it went on from; empty without one"),
         "dataset_name": Column("text", "", "name of the dataset in the store"),
         "config_hash": Column("text", "", "over every field of the config"),
         "config": Column("text", "YAML", "the whole config"),

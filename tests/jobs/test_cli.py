@@ -52,8 +52,10 @@ def verb(monkeypatch: pytest.MonkeyPatch) -> Any:
     [
         ("collect", "collect doom-maze", ("doom-maze", [], "store", False)),
         ("collect", "collect m --set a=1 --set b.c=2 --dry-run", ("m", ["a=1", "b.c=2"], "store", True)),
-        ("train", "train maze --store s3://b/p", ("maze", [], "s3://b/p", False, None)),
-        ("train", "train maze --resume R", ("maze", [], "store", False, "R")),
+        ("train", "train maze --store s3://b/p", ("maze", [], "s3://b/p", False, None, False)),
+        ("train", "train maze --resume R", ("maze", [], "store", False, "R", False)),
+        ("train", "train maze --resume R --fork", ("maze", [], "store", False, "R", True)),
+        ("export", "export R out --step 3", ("R", "out", 3, "store")),
         ("evaluate", "evaluate", ("default", [], "store", False, "latest", None, None, False)),
         ("evaluate", "evaluate x --runs A,B --limit 3 --follow", ("x", [], "store", False, "A,B", None, 3, True)),
         ("inspect", "inspect mazes --sheet a.png", ("mazes", "store", "a.png", None)),

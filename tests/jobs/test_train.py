@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from jobs import train
+from jobs import export, train
 from jobs.objective import Objective
 from jobs.train_config import WorldModelTraining
 from jobs.train_loop import to_batch, train_loop
@@ -89,6 +89,77 @@ def test_a_language_model_gives_the_first_weights(place: Path) -> None:
     with pytest.raises(UserError) as caught:
         train.check(config_of(place, *begin), store)
     assert f"init.mamba2_lm: {lm}: no checkpoint here" in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def trained(place: Path) -> str:
+    """A run of two steps."""
+    return train.train(config_of(place, "steps=2", "seed=11"), open_store(place / "store"))
+
+
+def test_an_exported_run_is_read_and_trained_on(place: Path, trained: str, tmp_path: Path) -> None:
+    store, out = open_store(place / "store"), tmp_path / "out"
+    export.main(trained, str(out), None, str(place / "store"))
+    with checkpoints.opened(store, trained, 2) as folder:
+        weights = load_file(folder / "model.safetensors")
+    assert sorted(path.name for path in out.iterdir()) == ["config.json", "model.safetensors"]
+    assert apart(dict(load_model(out).state_dict()), weights) == 0
+    for named in (trained, str(out)):
+        begin = config_of(place, "steps=1", f"init.run={named}", "engine.lr=1e-9", "engine.weight_decay=0")
+        train.check(begin, store)
+        assert apart(run(store, f"from-{len(named)}", begin), weights) < 1e-6
+    settled = train._settled(config_of(place, "init.run=toy", "seed=11"), store)
+    assert settled.init is not None and settled.init.step is not None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["init.run=toyy"], "init: unknown run 'toyy' (did you mean toy?)"),
+        (["init.run=TRAINED", "init.step=1"], "has no checkpoint of step 1; it has 2"),
+        (["init.run=TRAINED", "model.dim=32"], "init.run: its weights do not fit this model: model.dim: 16 then, 32"),
+        (["init.run=./nowhere"], "init: ./nowhere has no model.safetensors and no config.json"),
+    ],
+)
+def test_weights_that_cannot_begin_a_run_are_refused(
+    place: Path, trained: str, overrides: list[str], told: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        train.check(config_of(place, *(o.replace("TRAINED", trained) for o in overrides)), open_store(place / "store"))
+    assert told in str(caught.value)
+
+
+def test_weights_have_one_source(place: Path) -> None:
+    with pytest.raises(UserError, match="init: give one of run and mamba2_lm"):
+        config_of(place, "init.run=a", "init.mamba2_lm=b")
+
+
+def test_export_refuses_what_is_there_and_what_is_not(place: Path, trained: str, tmp_path: Path) -> None:
+    store = str(place / "store")
+    with pytest.raises(UserError, match="is there already"):
+        export.main(trained, str(place), None, store)
+    with pytest.raises(UserError, match=f"run {trained} has no checkpoint of step 1; it has 2"):
+        export.main(trained, str(tmp_path / "out"), 1, store)
+    with pytest.raises(UserError, match="unknown run 'nobody'"):
+        export.main("nobody", str(tmp_path / "out"), None, store)
+
+
+def test_a_fork_goes_on_as_another_run(place: Path, trained: str, capsys: pytest.CaptureFixture[str]) -> None:
+    store, config = open_store(place / "store"), config_of(place, "steps=4", "seed=11")
+    with pytest.raises(UserError, match=r"steps: 2 then, 4 now\n.*--fork"):
+        train.train(config, store, resume=trained)
+    forked = train.train(config, store, resume=trained, fork=True)
+    assert f"forking run {trained} at step 2: steps: 2 then, 4 now" in capsys.readouterr().out
+    row = store.table("runs").set_index("run").loc[forked]
+    assert (row.forked_from, row.status) == (f"{trained}@2", "done")
+    assert list(store.table("steps", where=f"run == '{forked}'").step) == [2, 3]
+    assert checkpoints.complete(store, trained) == [2]
+    for overrides, told in (
+        (["steps=2"], "fork: steps: 2, but run .* has come to step 2"),
+        (["steps=4", "model.dim=32"], "fork: its weights do not fit this model: model.dim: 16 then, 32 now"),
+    ):
+        with pytest.raises(UserError, match=told):
+            train.train(config_of(place, *overrides), store, resume=trained, fork=True)
 
 
 def apart(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:

@@ -1,0 +1,90 @@
+"""`longtake export RUN FOLDER`: a checkpoint as what others can load: weights in one file, and the config beside it.
+
+    model.safetensors   weights, fp32, by parameter name
+    config.json         the model's config, and the run and step that it is from
+    tokenizer/          where a world model lives on latents: its autoencoder, whole
+
+`models.checkpoint.load_model` reads it with no Ray and no DeepSpeed; `init.run: FOLDER` begins a training with it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from longtake import checkpoints
+from longtake.errors import UserError, unknown
+from longtake.store import Store, open_store
+from models.checkpoint import CONFIG, TOKENIZER, WEIGHTS
+
+KINDS = ("train", "autoencoder")
+"""The runs that have checkpoints."""
+
+
+def main(run: str, out: str, step: int | None, store: str) -> None:
+    """The command: write the folder and say what can be done with it."""
+    where = open_store(store, check=True)
+    row = find(where, run)
+    step = checkpoint_of(where, row["run"], step)
+    export(where, row, step, Path(out))
+    print(f"{out}: {row['name']}, run {row['run']}, step {step}; train on from it with --set init.run={_as_path(out)}")
+
+
+def find(store: Store, run: str) -> dict[str, Any]:
+    """The row of a training: by its id, or the newest of that name, or of all for `latest`.
+
+    Raises:
+        UserError: there is none.
+    """
+    runs = store.table("runs")
+    if len(runs):
+        runs = runs[runs.kind.isin(KINDS)].sort_values("run")
+    if len(runs):
+        named = runs if run == "latest" else runs[(runs.run == run) | (runs.name == run)]
+        if len(named):
+            return {str(k): v for k, v in named.to_dict("records")[-1].items()}
+    raise UserError(unknown("run", run, ["latest", *map(str, runs.run), *map(str, runs.get("name", []))]))
+
+
+def checkpoint_of(store: Store, run: str, step: int | None) -> int:
+    """The step of a run's checkpoint: the one asked for, else the newest that is whole.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    if step is None:
+        newest = checkpoints.newest(store, run)
+        if newest is None:
+            raise UserError(f"run {run} has no checkpoint yet")
+        return newest
+    there = checkpoints.complete(store, run)
+    if step not in there:
+        raise UserError(f"run {run} has no checkpoint of step {step}; it has {', '.join(map(str, there)) or 'none'}")
+    if problems := checkpoints.damage(store, run, step):
+        raise UserError(*(f"damaged checkpoint: {line}" for line in problems))
+    return step
+
+
+def export(store: Store, row: dict[str, Any], step: int, out: Path) -> None:
+    """Copy what a reader needs of a checkpoint into a new folder.
+
+    Raises:
+        UserError: something else is there already.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: is there already; name a new folder")
+    with checkpoints.opened(store, row["run"], step) as folder:
+        out.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / WEIGHTS, out / WEIGHTS)
+        if (folder / TOKENIZER).is_dir():
+            shutil.copytree(folder / TOKENIZER, out / TOKENIZER)
+        written = json.loads((folder / CONFIG).read_text())
+    origin = {name: row[name] for name in ("run", "name", "dataset_name", "code_version")} | {"step": step}
+    (out / CONFIG).write_text(json.dumps(written | {"from": origin}, indent=1))
+
+
+def _as_path(out: str) -> str:
+    """How a folder is told from a run: by the slash in it."""
+    return out if "/" in out else f"./{out}"

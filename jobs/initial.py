@@ -1,0 +1,123 @@
+"""The weights that a training begins with: those of another run, of an exported folder, or of a language model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jobs.export import checkpoint_of, find
+from jobs.train_config import AutoencoderTraining, InitConfig, TrainConfig, WorldModelTraining
+from longtake import checkpoints
+from longtake.config import differences
+from longtake.errors import UserError
+from models.checkpoint import CONFIG, WEIGHTS
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from longtake.store import Store
+
+
+def settled(store: Store, init: InitConfig) -> InitConfig:
+    """The same weights by the run's id and step: the newest ones may be others tomorrow.
+
+    Raises:
+        UserError: no such run or checkpoint.
+    """
+    if init.run is None or _is_path(init.run):
+        return init
+    run = find(store, init.run)["run"]
+    return init.model_copy(update={"run": run, "step": checkpoint_of(store, run, init.step)})
+
+
+def problems(config: TrainConfig, store: Store) -> list[str]:
+    """Why a training cannot begin with the weights that its config names."""
+    init = config.init
+    if init is None:
+        return []
+    try:
+        if init.mamba2_lm is not None:
+            return _problems_of_language_model(config, init.mamba2_lm)
+        with _opened(store, init) as folder:
+            return [f"init.run: {line}" for line in misfits(config, folder)]
+    except UserError as error:
+        return [f"init: {line}" for line in error.lines]
+
+
+def misfits(config: TrainConfig, folder: Path) -> list[str]:
+    """Why a checkpoint's weights are none for the model of a config; names and shapes only are compared."""
+    import torch
+    from safetensors import safe_open
+
+    with safe_open(folder / WEIGHTS, "pt") as file:
+        there = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  # it is no dict
+    with torch.device("meta"):
+        here = {name: list(tensor.shape) for name, tensor in _model(config).state_dict().items()}
+    if there == here:
+        return []
+    written = json.loads((folder / CONFIG).read_text())["model"]
+    told = differences(written, config.model.model_dump(mode="json"), "model")
+    return [f"its weights do not fit this model: {line}" for line in told]
+
+
+def fill(model: nn.Module, config: TrainConfig, store: Store) -> None:
+    """Give a fresh model the weights that its config names; without any it keeps its own."""
+    from safetensors.torch import load_file
+
+    init = config.init
+    if init is None:
+        return
+    if init.mamba2_lm is not None:
+        from models.pretrained import initialise_from_mamba2
+        from models.world_model import WorldModel
+
+        assert isinstance(model, WorldModel)
+        initialise_from_mamba2(model, Path(init.mamba2_lm))
+        return
+    with _opened(store, init) as folder:
+        model.load_state_dict(load_file(folder / WEIGHTS))
+
+
+def _problems_of_language_model(config: TrainConfig, path: str) -> list[str]:
+    from models.pretrained import check_mamba2
+
+    if not isinstance(config, WorldModelTraining):
+        return ["init.mamba2_lm: an autoencoder has no mixers to fill"]
+    try:
+        check_mamba2(config.model, Path(path))
+    except (FileNotFoundError, ValueError) as error:
+        return [f"init.mamba2_lm: {line}" for line in error.args]
+    return []
+
+
+@contextmanager
+def _opened(store: Store, init: InitConfig) -> Iterator[Path]:
+    assert init.run is not None
+    if not _is_path(init.run):
+        run = find(store, init.run)["run"]
+        with checkpoints.opened(store, run, checkpoint_of(store, run, init.step)) as folder:
+            yield folder
+        return
+    folder = Path(init.run).expanduser()
+    missing = [name for name in (WEIGHTS, CONFIG) if not (folder / name).is_file()]
+    if missing:
+        raise UserError(f"{init.run} has no {' and no '.join(missing)}: `longtake export` writes such a folder")
+    yield folder
+
+
+def _model(config: TrainConfig) -> Any:
+    if isinstance(config, AutoencoderTraining):
+        from models.autoencoder import Autoencoder
+
+        return Autoencoder(config.model)
+    from models.world_model import WorldModel
+
+    assert isinstance(config, WorldModelTraining)
+    return WorldModel(config.model)
+
+
+def _is_path(named: str) -> bool:
+    return "/" in named
