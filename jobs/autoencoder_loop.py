@@ -17,16 +17,17 @@ from jobs import initial
 from jobs.objective import distance_of, seeded
 from jobs.train import build_plan
 from jobs.train_config import AutoencoderTraining
-from jobs.train_loop import StepLog, stream, timed
+from jobs.train_loop import StepLog, of_clips, stream, timed
 from longtake.engine import Engine
 from longtake.errors import UserError
-from longtake.stream import cut, load_clips
+from longtake.mixture import Data, open_data
+from longtake.plan import cut
+from longtake.stream import load_clips
 from models.autoencoder import Autoencoder
 from models.losses import Distance, reconstruction_loss
 from models.tokenizer import PIXELS, AutoencoderTokenizer
 
 if TYPE_CHECKING:
-    from longtake.episodes import Dataset
     from longtake.training import Context
 
 IDENTICAL_PSNR = 100.0
@@ -35,7 +36,7 @@ IDENTICAL_PSNR = 100.0
 
 def autoencoder_loop(context: Context, config: AutoencoderTraining) -> None:
     """Train one rank from the newest checkpoint (or from the start) to the last step."""
-    dataset = context.store.dataset(config.data.dataset)
+    dataset = open_data(context.store, config.data.dataset)
     torch.manual_seed(config.seed)
     with context.resume() as folder:
         model = Autoencoder(config.model)
@@ -53,7 +54,7 @@ def autoencoder_loop(context: Context, config: AutoencoderTraining) -> None:
         engine.backward(loss)
         lr, norm = engine.lr, engine.step()
         done = step + 1
-        numbers = {"loss": loss.item(), "grad_norm": norm, "lr": lr, "data_wait": waited}
+        numbers = {"loss": loss.item(), "grad_norm": norm, "lr": lr, "data_wait": waited, **of_clips(clips, dataset)}
         log.add(step, numbers, frames=config.data.frames_per_step)
         if done % config.validation.every == 0 or done == config.steps:
             log.note(**validate())
@@ -95,7 +96,7 @@ def images_of(clips: dict[str, Any], device: str) -> Tensor:
 
 
 def make_validation(
-    context: Context, config: AutoencoderTraining, dataset: Dataset, model: Autoencoder
+    context: Context, config: AutoencoderTraining, dataset: Data, model: Autoencoder
 ) -> Callable[[], dict[str, float]]:
     """A function that measures held-out frames, always the same ones of the `val` split, after encoding and decoding.
 

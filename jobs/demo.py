@@ -98,7 +98,7 @@ def subject(store: Store, run: str, config: WorldModelTraining) -> Subject:
     """The finished checkpoint of a run."""
     step = checkpoints.newest(store, run)
     assert step == config.steps, f"run {run} ended at step {step} of {config.steps}"
-    return Subject.read(store, run, config.name, step, config.data.dataset)
+    return Subject.read(store, run, config.name, step, config.data.first)
 
 
 def demo_scores(store: Store, evaluation: EvaluateConfig, subjects: list[Subject]) -> pd.DataFrame:

@@ -31,6 +31,7 @@ from jobs.protocol_check import protocol_problems
 from jobs.train_config import WorldModelTraining
 from longtake.config import Config, differences, dump, load, revise
 from longtake.errors import UserError
+from longtake.mixture import open_data
 from longtake.runs import RunRecord, select
 from longtake.search import Pruning, Sampling
 from longtake.space import Axis, Label, corners, settings, size
@@ -201,7 +202,7 @@ def _objective_problems(config: SweepConfig, trial: WorldModelTraining, store: S
             f"every {trial.checkpoint_every}: set change.checkpoint_every to a multiple of {trial.validation.every}"
         )
     if objective.protocol is not None:
-        dataset = store.dataset(trial.data.dataset)
+        dataset = store.dataset(trial.data.first)
         problems += [f"objective.protocol: {line}" for line in protocol_problems(objective.protocol, dataset)]
     return problems
 
@@ -273,7 +274,7 @@ def _record(sweep: Sweep, store: Store) -> RunRecord:
     """The sweep's row in `runs`, after its configs: what the table shows can be resumed."""
     store.write_bytes(f"sweeps/{sweep.id}/sweep.yaml", dump(sweep.config).encode())
     store.write_bytes(f"sweeps/{sweep.id}/train.yaml", dump(sweep.base).encode())
-    dataset = store.dataset(sweep.base.data.dataset)
+    dataset = open_data(store, sweep.base.data.dataset)
     return RunRecord.start(
         store,
         sweep.id,
@@ -282,7 +283,7 @@ def _record(sweep: Sweep, store: Store) -> RunRecord:
         config=sweep.config,
         dataset=dataset.fingerprint,
         seed=sweep.config.sampling.seed,
-        dataset_name=dataset.name,
+        dataset_name=sweep.base.data.first,
     )
 
 

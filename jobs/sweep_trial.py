@@ -103,7 +103,7 @@ def score_checkpoint(
 ) -> float:
     """Score the checkpoint as `evaluate` would, write the rows, and return the mean beyond the window."""
     threads = torch.get_num_threads()
-    read = Subject.read(context.store, context.run_id, config.name, step, config.data.dataset)
+    read = Subject.read(context.store, context.run_id, config.name, step, config.data.first)
     subject = replace(read, latents=False)  # no ceilings: the same for all trials
     asked = EvaluateConfig(protocols=[protocol], wiped=False, stranger=False)
     values: list[float] = []

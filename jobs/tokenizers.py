@@ -19,7 +19,7 @@ from models.config import read_tokenizer_config
 
 if TYPE_CHECKING:
     from jobs.train_config import WorldModelTraining
-    from longtake.episodes import Dataset
+    from longtake.mixture import Data
     from longtake.training import Context
     from models.tokenizer import Tokenizer
 
@@ -65,7 +65,7 @@ def opened(store: Store, named: str) -> Iterator[Path]:
         yield folder
 
 
-def latent_shape(store: Store, named: str, dataset: Dataset) -> tuple[int, int, int]:
+def latent_shape(store: Store, named: str, dataset: Data) -> tuple[int, int, int]:
     """Height, width and channels of an autoencoder's latents of a dataset's frames.
 
     Raises:

@@ -17,15 +17,16 @@ from jobs.train_config import PIXELS, AutoencoderTraining, TrainConfig, WorldMod
 from longtake import checkpoints
 from longtake.config import config_hash, differences, dump, load
 from longtake.errors import UserError
+from longtake.mixture import Mixture, open_data
 from longtake.runs import select
 from longtake.store import open_store
 from models.config import AutoencoderConfig
 
 if TYPE_CHECKING:
-    from longtake.episodes import Dataset
+    from longtake.mixture import Data
+    from longtake.plan import Plan
     from longtake.runs import RunRecord
     from longtake.store import Store
-    from longtake.stream import Plan
     from longtake.training import Context
 
 CONFIGS = Path(__file__).parent / "configs" / "train"
@@ -63,7 +64,7 @@ def check(config: TrainConfig, store: Store) -> None:
         UserError: no such dataset or tokenizer, frames of another shape, no pose, clips longer than episodes, uneven
             batches.
     """
-    dataset = store.dataset(config.data.dataset)
+    dataset = open_data(store, config.data.dataset)
     problems = [*_shape_problems(config, dataset, store), *_batch_problems(config), *_perceptual_problems(config)]
     problems += _init_problems(config, store)
     if isinstance(config, WorldModelTraining):
@@ -78,7 +79,7 @@ def check(config: TrainConfig, store: Store) -> None:
         raise UserError(*problems)
 
 
-def _shape_problems(config: TrainConfig, dataset: Dataset, store: Store) -> list[str]:
+def _shape_problems(config: TrainConfig, dataset: Data, store: Store) -> list[str]:
     model, problems, what = config.model, [], f"frames of {dataset.name}"
     height, width, channels = dataset.frame_shape
     if _on_latents(config):
@@ -103,12 +104,14 @@ def _on_latents(config: TrainConfig) -> TypeGuard[WorldModelTraining]:
     return isinstance(config, WorldModelTraining) and config.tokenizer != PIXELS
 
 
-def _condition_problems(config: WorldModelTraining, dataset: Dataset) -> list[str]:
+def _condition_problems(config: WorldModelTraining, dataset: Data) -> list[str]:
     model, problems = config.model, []
-    if model.conditions != "pose" and model.action_dim != dataset.action_dim:
+    numbers, stride = dataset.action_dim * config.data.stride, config.data.stride
+    if model.conditions != "pose" and model.action_dim != numbers:
+        stacked = f", {stride} of them stacked" if stride > 1 else ""
         problems.append(
-            f"model.action_dim: {model.action_dim}, but actions of {dataset.name} have {dataset.action_dim} numbers: "
-            f"set model.action_dim={dataset.action_dim}"
+            f"model.action_dim: {model.action_dim}, but actions of {dataset.name} have {dataset.action_dim} numbers"
+            f"{stacked}: set model.action_dim={numbers}"
         )
     if model.conditions != "pose" and model.actions == "discrete" and dataset.manifest.action_classes is None:
         problems.append(
@@ -213,9 +216,9 @@ def _batch_problems(config: TrainConfig) -> list[str]:
     return problems
 
 
-def build_plan(config: TrainConfig, dataset: Dataset, split: str) -> Plan:
+def build_plan(config: TrainConfig, dataset: Data, split: str) -> Plan:
     """The run's clips; of the validation split, one batch of `validation.clips` clips as long as the last stage's."""
-    from longtake.stream import Plan
+    from longtake.plan import Plan
 
     data = config.data
     stages = [(stage.until, stage.frames) for stage in data.curriculum]
@@ -231,6 +234,8 @@ def build_plan(config: TrainConfig, dataset: Dataset, split: str) -> Plan:
         base_segment=data.base_segment,
         seed=config.seed if split == "train" else 0,
         palindrome=data.clip == "palindrome",
+        stride=data.stride,
+        random_start=data.random_start,
     )
 
 
@@ -238,8 +243,8 @@ def describe(config: TrainConfig, store: Store) -> str:
     """The plan in words: data, steps, workers and what they ask of the machine."""
     from longtake.cluster import Demand, machine_cpus
 
-    dataset = store.dataset(config.data.dataset)
-    epoch = build_plan(config, dataset, "train").steps_per_epoch
+    dataset = open_data(store, config.data.dataset)
+    plan = build_plan(config, dataset, "train")
     need = Demand(config.workers, gpus_per_worker=config.gpus_per_worker)
     each = need.cpus_per_worker + need.data_cpus_per_worker
     lengths = ", then ".join(
@@ -249,14 +254,32 @@ def describe(config: TrainConfig, store: Store) -> str:
     return "\n".join(
         [
             f"dataset   {dataset.name} ({dataset.fingerprint}), {len(dataset.episodes('train'))} episodes to train on",
-            f"clips     {config.data.clip}, {lengths}; {config.data.frames_per_step} frames a step",
+            *_drawn(config, dataset, plan),
+            f"clips     {_clips_in_words(config)}, {lengths}; {config.data.frames_per_step} frames a step",
             f"model     {_model_in_words(config)}",
-            f"steps     {config.steps}, an epoch is {epoch:.0f}; a checkpoint every {config.checkpoint_every}",
+            f"steps     {config.steps}, an epoch is {plan.steps_per_epoch:.0f}; "
+            f"a checkpoint every {config.checkpoint_every}",
             f"workers   {config.workers} x {each:g} CPUs of {machine_cpus()}"
             + (f", {config.workers * config.gpus_per_worker:g} GPUs" if config.gpus_per_worker else ""),
             f"config    {config_hash(config)}",
         ]
     )
+
+
+def _drawn(config: TrainConfig, dataset: Data, plan: Plan) -> list[str]:
+    """What each dataset of a mixture gives."""
+    if not isinstance(dataset, Mixture):
+        return []
+    return [
+        f"          {one.name}: {share:.1%} of the clips, gone through {epochs:.2f} times"
+        for one, (share, epochs) in zip(dataset.datasets, plan.epochs(config.steps), strict=True)
+    ]
+
+
+def _clips_in_words(config: TrainConfig) -> str:
+    data = config.data
+    every = f", every {data.stride}. frame" if data.stride > 1 else ""
+    return data.clip + every + ", starts drawn anew in every epoch" * data.random_start
 
 
 def _model_in_words(config: TrainConfig) -> str:
@@ -282,7 +305,7 @@ def train(
     from longtake.provenance import new_run_id
 
     config = _settled(config, store)
-    dataset = store.dataset(config.data.dataset)
+    dataset = open_data(store, config.data.dataset)
     if resume and fork:
         return _train(config, store, new_run_id(), forked_from=_forked(store, resume, config, dataset))
     earlier = _named(store, resume, config, dataset) if resume else _same(store, config, dataset) if reuse else None
@@ -351,7 +374,7 @@ def start_record(config: TrainConfig, store: Store, run: str, **more: Any) -> Ru
     """The run's record in `runs`, as it begins; `more` are further columns."""
     from longtake.runs import RunRecord
 
-    dataset = store.dataset(config.data.dataset)
+    dataset = open_data(store, config.data.dataset)
     return RunRecord.start(
         store,
         run,
@@ -360,12 +383,12 @@ def start_record(config: TrainConfig, store: Store, run: str, **more: Any) -> Ru
         config=config,
         dataset=dataset.fingerprint,
         seed=config.seed,
-        dataset_name=dataset.name,
+        dataset_name=config.data.first,
         **more,
     )
 
 
-def _same(store: Store, config: TrainConfig, dataset: Dataset) -> dict[str, Any] | None:
+def _same(store: Store, config: TrainConfig, dataset: Data) -> dict[str, Any] | None:
     """The newest training of this config on this very data."""
     runs = store.table("runs")
     if not len(runs):
@@ -379,7 +402,7 @@ def _same(store: Store, config: TrainConfig, dataset: Dataset) -> dict[str, Any]
     return {str(k): v for k, v in rows[-1].items()} if rows else None
 
 
-def _named(store: Store, run: str, config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
+def _named(store: Store, run: str, config: TrainConfig, dataset: Data) -> dict[str, Any]:
     """The row of a run to go on with, if its config and data are these."""
     row, found = _compared(store, run, config, dataset)
     if found:
@@ -388,7 +411,7 @@ def _named(store: Store, run: str, config: TrainConfig, dataset: Dataset) -> dic
     return row
 
 
-def _forked(store: Store, run: str, config: TrainConfig, dataset: Dataset) -> str:
+def _forked(store: Store, run: str, config: TrainConfig, dataset: Data) -> str:
     """RUN@STEP of the checkpoint that a new run goes on from; tells what the new run changes."""
     from jobs import initial  # which needs torch
 
@@ -408,7 +431,7 @@ def _forked(store: Store, run: str, config: TrainConfig, dataset: Dataset) -> st
     return f"{run}@{step}"
 
 
-def _compared(store: Store, run: str, config: TrainConfig, dataset: Dataset) -> tuple[dict[str, Any], list[str]]:
+def _compared(store: Store, run: str, config: TrainConfig, dataset: Data) -> tuple[dict[str, Any], list[str]]:
     """The row of a run, and a line per difference of its config and data from these."""
     import yaml
 

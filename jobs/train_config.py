@@ -26,13 +26,25 @@ class Stage(Config):
 class DataConfig(Config):
     """Which clips the model sees."""
 
-    dataset: str
+    dataset: str | Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)] = Field(
+        description="a dataset, or several with how often each is drawn from: {mazes: 2, atari: 1}"
+    )
     clip: Literal["forward", "palindrome"] = Field(
         "palindrome", description="as recorded, or half a clip walked forward and then back (needs a pose)"
     )
     frames_per_step: Positive = Field(256, description="frames in a batch, all workers together, at any length")
     curriculum: Annotated[list[Stage], Field(min_length=1)] = [Stage(until=None, frames=64)]
     base_segment: Positive = Field(32, description="source frames of the segments that an epoch permutes")
+    stride: Positive = Field(1, description="source frames from one frame of a clip to the next; actions are stacked")
+    random_start: bool = Field(False, description="clips begin elsewhere in every epoch, not always on the same frames")
+    max_replaced: float = Field(
+        0.01, ge=0, le=1, description="share of the clips that may be unreadable, and replaced, before the run fails"
+    )
+
+    @property
+    def first(self) -> str:
+        """The dataset, or the first of several: the one that scores are of."""
+        return self.dataset if isinstance(self.dataset, str) else next(iter(self.dataset))
 
 
 class FrameDataConfig(DataConfig):

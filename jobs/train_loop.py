@@ -22,7 +22,9 @@ from jobs.train import build_plan
 from jobs.train_config import TrainConfig, WorldModelTraining
 from longtake import tables
 from longtake.engine import Engine
-from longtake.stream import batches, cut, load_clips, local_batches
+from longtake.mixture import Data, Mixture, open_data
+from longtake.plan import cut
+from longtake.stream import batches, few_replaced, load_clips, local_batches
 from models.checkpoint import TOKENIZER
 from models.conditions import Conditions
 from models.state import state_statistics
@@ -30,7 +32,6 @@ from models.tokenizer import Tokenizer
 from models.world_model import WorldModel
 
 if TYPE_CHECKING:
-    from longtake.episodes import Dataset
     from longtake.training import Context
 
 Item = TypeVar("Item")
@@ -38,7 +39,7 @@ Item = TypeVar("Item")
 
 def train_loop(context: Context, config: WorldModelTraining) -> None:
     """Train one rank from the newest checkpoint (or from the start) to the last step."""
-    dataset = context.store.dataset(config.data.dataset)
+    dataset = open_data(context.store, config.data.dataset)
     torch.manual_seed(config.seed)
     with context.resume() as folder:
         model = WorldModel(config.model)
@@ -58,7 +59,7 @@ def train_loop(context: Context, config: WorldModelTraining) -> None:
             loss += part.item()
         lr, norm = engine.lr, engine.step()
         done = step + 1
-        numbers = {"loss": loss, "grad_norm": norm, "lr": lr, "data_wait": waited}
+        numbers = {"loss": loss, "grad_norm": norm, "lr": lr, "data_wait": waited, **of_clips(clips, dataset)}
         log.add(step, numbers, frames=config.data.frames_per_step)
         if done % config.validation.every == 0 or done == config.steps:
             log.note(**validate())
@@ -68,11 +69,12 @@ def train_loop(context: Context, config: WorldModelTraining) -> None:
             context.save(done, writer(context, engine, config, tokenizer, done), {"loss": log.latest["loss"]})
 
 
-def stream(context: Context, config: TrainConfig, dataset: Dataset, start: int) -> Iterator[tuple[int, Any]]:
+def stream(context: Context, config: TrainConfig, dataset: Data, start: int) -> Iterator[tuple[int, Any]]:
     """This rank's clips of every step to come, through Ray Data, or without it where there is no Ray."""
     plan = build_plan(config, dataset, "train")
     source = batches if config.workers else local_batches
-    return source(dataset, plan, context.rank, context.world, start, config.steps)
+    found = source(dataset, plan, context.rank, context.world, start, config.steps)
+    return few_replaced(found, plan, context.world, config.data.max_replaced)
 
 
 def to_batch(clips: dict[str, Any], device: str, tokenizer: Tokenizer) -> Batch:
@@ -87,8 +89,17 @@ def to_batch(clips: dict[str, Any], device: str, tokenizer: Tokenizer) -> Batch:
     )
 
 
+def of_clips(clips: dict[str, Any], data: Data) -> dict[str, float]:
+    """What a step's row says of its clips: the share that was replaced, and that of each dataset of a mixture."""
+    numbers = {"replaced": float((clips["replaced"] > 0).mean())}
+    if isinstance(data, Mixture):
+        part = data.part_of(clips["episode"])
+        numbers |= {f"drawn.{one.name}": float((part == number).mean()) for number, one in enumerate(data.datasets)}
+    return numbers
+
+
 def make_validation(
-    context: Context, config: WorldModelTraining, dataset: Dataset, objective: Objective, tokenizer: Tokenizer
+    context: Context, config: WorldModelTraining, dataset: Data, objective: Objective, tokenizer: Tokenizer
 ) -> Callable[[], dict[str, float]]:
     """A function that measures the held-out loss, and the state of each layer after the clips.
 

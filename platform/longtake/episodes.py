@@ -209,6 +209,18 @@ class Dataset:
         return self._spec("frames").shape
 
     @property
+    def frame_dtype(self) -> str:
+        """Of the frames, as NumPy writes it."""
+        return self._spec("frames").dtype
+
+    weights = (1,)
+    """Of a mixture of this dataset alone."""
+
+    def part_of(self, episodes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Which dataset of a mixture these episodes are of: it is alone."""
+        return np.zeros_like(episodes)
+
+    @property
     def action_dim(self) -> int:
         """Numbers in an action as a model sees it, see `action_vectors`."""
         return self.manifest.action_classes or self._spec("actions").shape[0]

@@ -76,6 +76,7 @@ COLUMNS: dict[str, dict[str, Column]] = {
         "step_s": Column("number", "s", "time of the step"),
         "frames_per_s": Column("number", "frames/s", "frames / step_s"),
         "data_wait": Column("number", "share", "of step_s spent waiting for data"),
+        "replaced": Column("number", "share", "of the clips, taken in place of unreadable ones"),
     },
     "scores": {
         "run": Column("text", "", "id of the run; none for floors and oracle"),

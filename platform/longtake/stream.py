@@ -1,12 +1,4 @@
-"""Plan → clips → batches: which frames every step of a training sees, as a pure function of the step.
-
-Words: a *clip* of T frames is made of S *source frames*, S = T, or T/2 in a palindrome (forward, then the
-same reversed). A *segment* is `base_segment` source frames at a fixed place of an episode; a *unit* is the
-shortest run of segments that every stage cuts evenly. An epoch is a permutation of all units; laid end to end
-they are one long line of source frames, of which step s owns the same number as every other: so the step is
-the only position there is. Resume is arithmetic, another number of workers cuts the same batch differently,
-and a stage of the clip-length curriculum moves nothing.
-"""
+"""Clips and batches: what a plan names is read, cut into clips, and handed to a rank through Ray Data."""
 
 from __future__ import annotations
 
@@ -16,7 +8,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -24,187 +16,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from longtake.episodes import CorruptData, Dataset, Episode
+from longtake.episodes import CorruptData, Episode
 from longtake.errors import UserError
+from longtake.mixture import Data
+from longtake.plan import GlobalBatch, Plan, cut
 
 log = logging.getLogger(__name__)
 
-Ints = NDArray[np.int64]
 Batch = dict[str, NDArray[Any]]
-Stage = tuple[int | None, int]
 Replace = Callable[[int, int, int], tuple[int, int]]
 
 WINDOW = 512  # steps handed to Ray Data at a time, at most
 TASK_BYTES = 4 * 2**20  # what one data task loads: few tasks, since each costs the rank 20 ms of CPU
 PAUSE_S = 0.02  # of Ray Data's executor between two rounds
 ATTEMPTS = 100  # clips tried in place of one that cannot be read
-
-
-@dataclass(frozen=True)
-class GlobalBatch:
-    """Clips of `frames` frames (from `source` source frames) at frame start[i] of episode[i].
-
-    slot[i] is a clip's place in the whole batch of `size` clips.
-    """
-
-    step: int
-    frames: int
-    source: int
-    size: int
-    episode: Ints
-    start: Ints
-    slot: Ints
-
-
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """The whole training as arithmetic.
-
-    lengths: frames of each episode. numbers: their numbers in the dataset (default: 0, 1, ...).
-    stages: (until this step, frames T of a clip); the last one until None.
-    frames_per_step: clips x T, the same in every stage. Frames at an episode's end that fill no
-        whole unit are unused.
-    Raises UserError with every problem.
-    """
-
-    lengths: Ints
-    stages: Sequence[Stage]
-    frames_per_step: int
-    base_segment: int
-    seed: int
-    palindrome: bool = False
-    numbers: Ints | None = None
-
-    @classmethod
-    def of(
-        cls,
-        dataset: Dataset,
-        split: str,
-        *,
-        stages: Sequence[Stage],
-        frames_per_step: int,
-        base_segment: int,
-        seed: int,
-        palindrome: bool = False,
-    ) -> Plan:
-        """The plan over one split of a dataset."""
-        chosen = dataset.episodes(split)
-        lengths, numbers = chosen["length"].to_numpy(np.int64), chosen["episode"].to_numpy(np.int64)
-        return cls(lengths, tuple(stages), frames_per_step, base_segment, seed, palindrome, numbers)
-
-    def __post_init__(self) -> None:
-        problems = [*self._stage_problems(), *self._length_problems()]
-        if not problems and not self.units:
-            problems = [
-                f"no episode is long enough: a unit is {self.unit} frames (the least common multiple of "
-                f"base_segment={self.base_segment} and the clips), the longest episode has "
-                f"{max(self.lengths, default=0)}"
-            ]
-        if problems:
-            raise UserError(*problems)
-
-    def _stage_problems(self) -> list[str]:
-        ends = [until for until, _ in self.stages]
-        if not ends or ends[-1] is not None or None in ends[:-1]:
-            return ["stages: the last stage, and only the last, goes on until null"]
-        steps = [0, *(end for end in ends if end is not None)]
-        if any(a >= b for a, b in itertools.pairwise(steps)):
-            return [f"stages: the steps must rise, not {steps[1:]}"]
-        return []
-
-    def _length_problems(self) -> list[str]:
-        problems = []
-        for _, frames in self.stages:
-            if frames < 1 or (self.palindrome and frames % 2):
-                problems.append(f"stages: a clip of {frames} frames: take a positive{' even' * self.palindrome} number")
-                continue
-            source = self._source(frames)
-            if source % self.base_segment and self.base_segment % source:
-                problems.append(
-                    f"stages: a clip of {frames} frames has {source} source frames, which neither divide nor "
-                    f"are a multiple of base_segment={self.base_segment}; valid clips: {self._valid_clips()}"
-                )
-            if self.frames_per_step < 1 or self.frames_per_step % frames:
-                problems.append(
-                    f"frames_per_step={self.frames_per_step} is not a multiple of the clip's {frames} frames"
-                )
-        return problems
-
-    def _valid_clips(self) -> str:
-        base, fold = self.base_segment, 1 + self.palindrome
-        divisors = [d * fold for d in range(1, base) if base % d == 0]
-        return ", ".join(map(str, [*divisors, *(k * base * fold for k in range(1, 5))])) + ", ..."
-
-    def _source(self, frames: int) -> int:
-        return frames // 2 if self.palindrome else frames
-
-    @functools.cached_property
-    def unit(self) -> int:
-        """Source frames of a unit."""
-        return math.lcm(self.base_segment, *(self._source(frames) for _, frames in self.stages))
-
-    @functools.cached_property
-    def _ends(self) -> Ints:
-        """For each episode, the number of units up to and with it."""
-        return np.cumsum(np.asarray(self.lengths, dtype=np.int64) // self.unit)
-
-    @property
-    def units(self) -> int:
-        """Units of an epoch."""
-        return int(self._ends[-1]) if len(self._ends) else 0
-
-    @property
-    def steps_per_epoch(self) -> float:
-        """Steps in which every unit is seen once."""
-        return self.units * self.unit / self._source(self.frames_per_step)
-
-    def frames_at(self, step: int) -> int:
-        """T, the length of a clip, at a step."""
-        return next(frames for until, frames in self.stages if until is None or step < until)
-
-    def batch(self, step: int) -> GlobalBatch:
-        """The clips of a step. Pure."""
-        frames = self.frames_at(step)
-        source, size = self._source(frames), self.frames_per_step // frames
-        slot = np.arange(size, dtype=np.int64)
-        position = step * self._source(self.frames_per_step) + slot * source
-        epoch, rest = np.divmod(position, self.units * self.unit)
-        place, offset = np.divmod(rest, self.unit)
-        unit = np.empty(size, dtype=np.int64)
-        for e in np.unique(epoch):
-            unit[epoch == e] = _permutation(self.units, self.seed, int(e))[place[epoch == e]]
-        episode, start = self._locate(unit)
-        return GlobalBatch(step, frames, source, size, episode, start + offset, slot)
-
-    def replacement(self, step: int, slot: int, attempt: int) -> tuple[int, int]:
-        """(episode, start) of the clip to try for one that cannot be read. Pure, whatever the world size."""
-        rng = np.random.default_rng([self.seed, step, slot, attempt, 1])
-        source = self._source(self.frames_at(step))
-        episode, start = self._locate(rng.integers(self.units, size=1))
-        return int(episode[0]), int(start[0]) + source * int(rng.integers(self.unit // source))
-
-    def _locate(self, unit: Ints) -> tuple[Ints, Ints]:
-        """Episode number and first frame of units."""
-        row = np.searchsorted(self._ends, unit, side="right")
-        before = np.where(row > 0, self._ends[row - 1], 0)
-        numbers = row if self.numbers is None else np.asarray(self.numbers, dtype=np.int64)[row]
-        return numbers.astype(np.int64), (unit - before) * self.unit
-
-
-@functools.lru_cache(maxsize=4)
-def _permutation(units: int, seed: int, epoch: int) -> Ints:
-    return np.random.default_rng([seed, epoch]).permutation(units)
-
-
-def cut(batch: GlobalBatch, rank: int, world: int) -> GlobalBatch:
-    """The share of one rank. Shares differ by at most one clip: weigh losses by the loaded `weight`."""
-    if batch.size < world:
-        raise UserError(
-            f"{batch.size} clips a step cannot feed {world} workers: raise frames_per_step or lower workers"
-        )
-    part = slice(rank * batch.size // world, (rank + 1) * batch.size // world)
-    share = (batch.episode[part], batch.start[part], batch.slot[part])
-    return GlobalBatch(batch.step, batch.frames, batch.source, batch.size, *share)
+READERS = 16  # clips of a batch that are read from an object storage at the same time
 
 
 # --- clips --------------------------------------------------------------------------------------------------
@@ -219,25 +45,33 @@ def relative_pose(pose: NDArray[Any]) -> NDArray[np.float32]:
     return np.stack(columns, axis=1).astype(np.float32)
 
 
-def load_clips(dataset: Dataset, batch: GlobalBatch, palindrome: bool = False, replace: Replace | None = None) -> Batch:
+def load_clips(dataset: Data, batch: GlobalBatch, palindrome: bool = False, replace: Replace | None = None) -> Batch:
     """Read the clips of a batch.
 
-    Returns frames uint8 (B, T, H, W, 3), actions float32 (B, T, A), pose float32 (B, T, 4) where there is
-    one, and of each clip episode, start, slot and `replaced` (clips tried before it), int64 (B,); weight
+    Returns frames uint8 (B, T, H, W, 3), actions float32 (B, T, stride x A), pose float32 (B, T, 4) where there
+    is one, and of each clip episode, start, slot and `replaced` (clips tried before it), int64 (B,); weight
     float64 (1,): this share of the whole batch. A clip's first action is the null action, and so is every
-    action on the way back of a palindrome: what was recorded on the way there does not lead back.
+    action on the way back of a palindrome: what was recorded on the way there does not lead back. With a stride, the
+    action of a frame is all those that led to it from the frame before, the oldest first.
     `replace(step, slot, attempt)` names the clip to take for a corrupt one; without it CorruptData is
     raised.
     """
-    clips: list[dict[str, Any]] = []
-    for episode, start, slot in zip(batch.episode, batch.start, batch.slot, strict=True):
-        clips.append(_load(dataset, batch, int(episode), int(start), int(slot), palindrome, replace))
+
+    def load(place: tuple[int, int, int]) -> dict[str, Any]:
+        return _load(dataset, batch, *place, palindrome, replace)
+
+    places = list(zip(batch.episode.tolist(), batch.start.tolist(), batch.slot.tolist(), strict=True))
+    if dataset.store.is_folder:
+        clips = list(map(load, places))
+    else:  # each waits for an answer, most of the time
+        with ThreadPoolExecutor(READERS, thread_name_prefix="clips") as pool:
+            clips = list(pool.map(load, places))
     stacked = {name: np.stack([clip[name] for clip in clips]) for name in clips[0]}
     return {**stacked, "weight": np.array([len(clips) / batch.size])}
 
 
 def _load(
-    dataset: Dataset,
+    dataset: Data,
     batch: GlobalBatch,
     episode: int,
     start: int,
@@ -256,31 +90,58 @@ def _load(
             episode, start = replace(batch.step, slot, attempt)
         else:
             place = {"episode": episode, "start": start, "slot": slot, "replaced": attempt}
-            clip = _clip(source, dataset.action_vectors(source.actions), palindrome)
+            clip = _clip(source, dataset.action_vectors(source.actions), batch.stride, palindrome)
             return {**clip, **{k: np.int64(v) for k, v in place.items()}}
     raise AssertionError("unreachable")
 
 
-def _clip(source: Episode, actions: NDArray[np.float32], palindrome: bool) -> Batch:
-    actions = actions.copy()
-    actions[0] = 0
-    clip = {"frames": source.frames, "actions": actions}
+def _clip(source: Episode, actions: NDArray[np.float32], stride: int, palindrome: bool) -> Batch:
+    actions = _stacked(actions, stride)
+    clip = {"frames": source.frames[::stride], "actions": actions}
     if source.pose is not None:
-        clip["pose"] = relative_pose(source.pose)
+        clip["pose"] = relative_pose(source.pose[::stride])
     if not palindrome:
         return clip
     back = {name: array[::-1] for name, array in clip.items()} | {"actions": np.zeros_like(actions)}
     return {name: np.concatenate([array, back[name]]) for name, array in clip.items()}
 
 
+def _stacked(actions: NDArray[np.float32], stride: int) -> NDArray[np.float32]:
+    """(T x stride, A) → (T, stride x A): what led to every stride-th frame; nothing to the first."""
+    frames = len(actions) // stride
+    led = np.zeros((frames, stride, actions.shape[1]), np.float32)
+    led[1:] = actions[1 : 1 + (frames - 1) * stride].reshape(frames - 1, stride, -1)
+    return led.reshape(frames, -1)
+
+
 # --- batches ------------------------------------------------------------------------------------------------
+
+
+def few_replaced(
+    source: Iterable[tuple[int, Batch]], plan: Plan, world: int, share: float
+) -> Iterator[tuple[int, Batch]]:
+    """The same batches, until more than `share` of a rank's clips were replaced, or of an epoch's if that is more.
+
+    Raises UserError then: data that damaged is to be made again.
+    """
+    clips = replaced = 0
+    for step, batch in source:
+        clips += len(batch["replaced"])
+        replaced += int((batch["replaced"] > 0).sum())
+        in_epoch = plan.steps_per_epoch * plan.frames_per_step / batch["frames"].shape[1] / world
+        if replaced > share * max(clips, in_epoch):
+            raise UserError(
+                f"step {step}: {replaced} of {clips} clips could not be read and were replaced, more than "
+                f"data.max_replaced={share:g} allows: the log names them; see `longtake verify`, make the data again"
+            )
+        yield step, batch
 
 
 @dataclass(frozen=True)
 class _Loader:
     """Step → its loaded share; picklable, for a Ray Data task."""
 
-    dataset: Dataset
+    dataset: Data
     plan: Plan
     rank: int
     world: int
@@ -294,7 +155,7 @@ class _Loader:
 
 
 def local_batches(
-    dataset: Dataset, plan: Plan, rank: int, world: int, start_step: int, stop_step: int, ahead: int = 2
+    dataset: Data, plan: Plan, rank: int, world: int, start_step: int, stop_step: int, ahead: int = 2
 ) -> Iterator[tuple[int, Batch]]:
     """(step, batch) for steps [start, stop), loaded by a thread up to `ahead` steps early; no Ray."""
     loader = _Loader(dataset, plan, rank, world)
@@ -314,7 +175,7 @@ def local_batches(
 
 
 def batches(
-    dataset: Dataset,
+    dataset: Data,
     plan: Plan,
     rank: int,
     world: int,
@@ -332,7 +193,7 @@ def batches(
     alone while the clips are trained on.
     """
     loader = _Loader(dataset, plan, rank, world)
-    step_bytes = plan.frames_per_step * math.prod(dataset.frame_shape) // world
+    step_bytes = max(1, plan.frames_per_step * math.prod(dataset.frame_shape) // world)
     window = max(1, min(WINDOW, memory_mb * 2**20 // step_bytes))
     per_task = max(1, min(window // 2, TASK_BYTES // step_bytes))
     _configure_ray_data(cpus, 4 * window * step_bytes)

@@ -166,6 +166,26 @@ def apart(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     return max(float((a[name] - b[name]).abs().max()) for name in a)
 
 
+def test_a_mixture_trains_and_tells_what_it_drew(place: Path) -> None:
+    store = open_store(place / "store")
+    mixed = config_of(
+        place,
+        "data.dataset={mazes: 1, blind: 3}",
+        "data.clip=forward",
+        "model.conditions=actions",
+        "model.action_dim=2",
+    )
+    train.check(mixed, store)
+    told = train.describe(mixed, store)
+    assert "mazes: 25.0% of the clips" in told and "blind: 75.0% of the clips" in told
+    run(store, "mixed", mixed)
+    steps = store.table("steps", where="run == 'mixed'")
+    assert steps["drawn.mazes"].mean() == 0.25 and steps["replaced"].max() == 0
+    with pytest.raises(UserError, match="set model.action_dim=4"):
+        train.check(config_of(place, "model.conditions=both", "model.action_dim=2", "data.stride=2"), store)
+    run(store, "stride", config_of(place, "data.stride=2", "data.random_start=true", "data.frames_per_step=8"))
+
+
 class Killed(Exception):
     """Stands for a process that dies after a checkpoint."""
 

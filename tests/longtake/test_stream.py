@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 from collections import Counter
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from hypothesis import strategies as st
 from longtake.dataset_writer import DatasetWriter
 from longtake.episodes import CorruptData, Dataset, Episode
 from longtake.errors import UserError
+from longtake.mixture import Mixture, open_data, whole_weights
+from longtake.plan import Plan, cut
 from longtake.store import open_store
-from longtake.stream import Plan, batches, cut, load_clips, local_batches, relative_pose
+from longtake.stream import batches, few_replaced, load_clips, local_batches, relative_pose
 
 
 def plan_of(lengths: list[int], stages: list[tuple[int | None, int]], per_step: int, base: int, **more: bool) -> Plan:
@@ -115,10 +118,10 @@ def test_relative_pose_is_in_the_first_frame_s_axes() -> None:
     np.testing.assert_allclose(relative_pose(pose), expected, atol=1e-6)
 
 
-def numbered(store_path: Path, episodes: int = 10, length: int = 64) -> Dataset:
+def numbered(store_path: Path, episodes: int = 10, length: int = 64, name: str = "numbered") -> Dataset:
     """A dataset whose frames say where they are from: (episode's own number, frame)."""
     making = DatasetWriter(
-        open_store(store_path), "numbered", recipe={}, fps=1, action_space={}, pose=["x", "y", "yaw"], chunk=8
+        open_store(store_path), name, recipe={}, fps=1, action_space={}, pose=["x", "y", "yaw"], chunk=8
     )
     for shard in range(2):
         made = []
@@ -203,6 +206,64 @@ def test_a_corrupt_clip_is_replaced_by_the_same_one_in_any_world(
     for name in ("frames", "replaced", "episode", "start"):
         np.testing.assert_array_equal(whole[name], np.concatenate([half[name] for half in halves]))
     assert whole["replaced"].any() and (whole["episode"] >= 5).all()
+
+
+def test_too_many_replaced_clips_end_the_training(tmp_path: Path) -> None:
+    data = numbered(tmp_path)
+    plan = train_plan(data)
+    path = tmp_path / "datasets/numbered/shards/00000.shard"
+    path.write_bytes(path.read_bytes()[:8])
+    clips = dict(local_batches(data, plan, 0, 1, 0, 6))
+    hit = sum(int((batch["replaced"] > 0).sum()) for batch in clips.values())
+    assert len(list(few_replaced(clips.items(), plan, 1, share=1.0))) == 6 and hit > 2
+    with pytest.raises(UserError, match=r"clips could not be read and were replaced, more than data.max_replaced=0.05"):
+        list(few_replaced(clips.items(), plan, 1, share=0.05))
+
+
+def test_a_stride_stacks_the_actions_between_its_frames(tmp_path: Path) -> None:
+    data = numbered(tmp_path)
+    plan = Plan.of(data, "train", stages=[(None, 8)], frames_per_step=24, base_segment=8, seed=0, stride=3)
+    batch = plan.batch(1)
+    clips = load_clips(data, batch)
+    assert clips["frames"].shape[:2] == (3, 8) and clips["actions"].shape == (3, 8, 3)
+    np.testing.assert_array_equal(clips["frames"][:, :, 0, 0, 1], batch.start[:, None] + 3 * np.arange(8))
+    for actions, start in zip(clips["actions"], batch.start, strict=True):
+        assert not actions[0].any()
+        # Action t of `numbered` is t + 1, and leads into frame t.
+        np.testing.assert_array_equal(actions[1], [start + 2, start + 3, start + 4])
+        np.testing.assert_array_equal(actions[7], start + 2 + 18 + np.arange(3))
+
+
+def test_a_mixture_reads_from_each_by_weight(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    parts = [numbered(tmp_path, name="one"), numbered(tmp_path, episodes=20, name="other")]
+    data = open_data(store, {"one": 3, "other": 1.5})
+    plan = Plan.of(data, "train", stages=[(None, 8)], frames_per_step=24, base_segment=8, seed=0)
+    assert isinstance(data, Mixture) and data.weights == (2, 1)
+    batch = plan.batch(3)
+    clips = load_clips(data, batch)
+    part = data.part_of(batch.episode)
+    assert part.tolist() == [0, 0, 1]
+    for n, (of, episode) in enumerate(zip(part, batch.episode, strict=True)):
+        own = parts[of].read(int(episode - 10 * of), int(batch.start[n]), int(batch.start[n]) + 8)
+        np.testing.assert_array_equal(clips["frames"][n], own.frames)
+    again = pickle.loads(pickle.dumps(data))
+    assert again.fingerprint == data.fingerprint != parts[0].fingerprint
+
+
+def test_datasets_of_different_kinds_do_not_mix(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    numbered(tmp_path, name="one")
+    making = DatasetWriter(store, "big", recipe={}, fps=1.0, action_space={"a": "any"}, pose=None)
+    making.write_shard(0, [Episode(np.zeros((8, 4, 4, 3), np.uint8), np.arange(8), meta={"n": n}) for n in range(4)])
+    making.finalize(1)
+    with pytest.raises(UserError) as caught:
+        open_data(store, {"one": 1, "big": 1})
+    assert "big cannot be mixed with one: frames" in str(caught.value) and "discrete actions 8" in str(caught.value)
+    with pytest.raises(UserError, match="did you mean one"):
+        open_data(store, {"one": 1, "onr": 1})
+    with pytest.raises(UserError, match="leave it out"):
+        whole_weights([1, 1e-6])
 
 
 def test_closing_early_ends_the_thread(tmp_path: Path) -> None:
