@@ -6,7 +6,7 @@ Letters: b clips side by side, t frames. All frames are uint8 (b, t, H, W, 3).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -137,6 +137,24 @@ class StrangersContext:
     def step(self, conditions: Conditions) -> Tensor:
         """Let the system go on."""
         return self.system.step(conditions)
+
+
+class Forgetful:
+    """A system of others that forgets its context between the last frame shown and the first one made."""
+
+    def __init__(self, system: Any) -> None:
+        """`system` has `forget()` beside the face of a System."""
+        self.system, self.stride = system, system.stride
+
+    def observe(self, frames: Tensor, conditions: Conditions) -> None:
+        """Show it the context and take it away again."""
+        self.system.observe(frames, conditions)
+        self.system.forget()
+
+    def step(self, conditions: Conditions) -> Tensor:
+        """Let the system go on."""
+        made: Tensor = self.system.step(conditions)
+        return made
 
 
 class Reconstruction:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from evals.protocol import Protocol
-from jobs import fvd
+from jobs import foreign, fvd
+from jobs.foreign import Foreign, Maker
 from jobs.protocol_check import beyond_training, protocol_problems, subject_problems
 from jobs.train_config import PIXELS
 from longtake import checkpoints
@@ -44,6 +45,7 @@ class EvaluateConfig(Config):
     protocols: Annotated[list[Protocol], Field(min_length=1)]
     wiped: bool = Field(True, description="also score each model with its memory wiped before generation")
     stranger: bool = Field(True, description="also score each model when it is shown another clip's context")
+    systems: dict[str, str] = Field({}, description="models that are not ours: name to FILE.py:MAKER")
     clips_per_cell: Positive = Field(8, description="clips that run side by side in one cell")
 
 
@@ -96,6 +98,8 @@ class ScoreCell:
     episodes: tuple[int, ...]
     strangers: tuple[int, ...] = ()
     """Whose context the system is shown in place of each episode's own; empty: its own."""
+    make: Maker | None = None
+    """What makes the system, where it is not ours."""
 
     @property
     def label(self) -> dict[str, Any]:
@@ -176,12 +180,12 @@ def limited(config: EvaluateConfig, limit: int | None) -> EvaluateConfig:
 
 
 def find_subjects(store: Store, runs: str) -> list[Subject]:
-    """The newest checkpoint of each named run: `latest`, or ids separated by commas.
+    """The newest checkpoint of each named run: `latest`, `none`, or ids separated by commas.
 
     Raises:
         UserError: no such run, or one without a checkpoint or whose checkpoint has no config.
     """
-    ids = select(store, runs)
+    ids = select(store, runs) if runs != "none" else []
     table = store.table("runs").set_index("run")
     found, problems = [], []
     for run in ids:
@@ -208,7 +212,11 @@ def plan_cells(config: EvaluateConfig, store: Store, subjects: Sequence[Subject]
     """
     problems: list[str] = []
     cells: list[Cell] = []
-    for name in dict.fromkeys(config.dataset or subject.dataset for subject in subjects):
+    others = foreign.read(config.systems)
+    names = [config.dataset] if config.dataset else list(dict.fromkeys(subject.dataset for subject in subjects))
+    if not names:
+        raise UserError("dataset: name one; there is no run whose dataset could be taken")
+    for name in names:
         dataset = store.dataset(name)
         own = [subject for subject in subjects if (config.dataset or subject.dataset) == name]
         for short in config.protocols:
@@ -219,24 +227,45 @@ def plan_cells(config: EvaluateConfig, store: Store, subjects: Sequence[Subject]
                 found.append(f"{protocol.task}.episodes: a stranger's context needs 2 at least, or set stranger: false")
             problems += found
             if not found:
-                cells += _protocol_cells(config, store, protocol, dataset, own)
+                cells += _protocol_cells(config, store, protocol, dataset, own, others)
     if problems:
         raise UserError(*problems)
     return cells
 
 
 def _protocol_cells(
-    config: EvaluateConfig, store: Store, protocol: Protocol, dataset: Dataset, subjects: Sequence[Subject]
+    config: EvaluateConfig,
+    store: Store,
+    protocol: Protocol,
+    dataset: Dataset,
+    subjects: Sequence[Subject],
+    others: Sequence[Foreign],
 ) -> Iterator[Cell]:
     systems = [*_floors(protocol, dataset)]
     for subject in subjects:
         systems += _systems(subject, config, protocol)
+    for other in others:
+        systems += _foreign(other, config, protocol)
+    makers = {(other.name, other.run): other.make for other in others}
     shares = _shares(dataset, protocol, config.clips_per_cell)
     for system, run, step, variant in systems:
-        for episodes, others in shares:
-            strangers = others if variant == "stranger" else ()
-            cell = ScoreCell(store.uri, dataset.name, protocol, system, run, step, variant, episodes, strangers)
+        make = makers.get((system.partition("/")[0], run))
+        for episodes, after in shares:
+            strangers = after if variant == "stranger" else ()
+            cell = ScoreCell(store.uri, dataset.name, protocol, system, run, step, variant, episodes, strangers, make)
             yield Cell(cell.name(cell.share), cell)
+
+
+def _foreign(other: Foreign, config: EvaluateConfig, protocol: Protocol) -> Iterator[Scored]:
+    """What is scored of a model that is not ours; its memory can be wiped where it has `forget`."""
+    from evals.tasks import TASKS
+
+    yield other.name, other.run, 0, "whole"
+    if TASKS[protocol.task].beside == "controls":
+        if config.wiped and other.forgets:
+            yield f"{other.name}/wiped", other.run, 0, "wiped"
+        if config.stranger:
+            yield f"{other.name}/stranger", other.run, 0, "stranger"
 
 
 Scored = tuple[str, str, int, Variant]
@@ -295,6 +324,7 @@ def evaluate(cells: Sequence[Cell], store: Store) -> GridReport:
     for protocol in {cell.payload.protocol.hash: cell.payload.protocol for cell in cells}.values():
         store.write_bytes(f"protocols/{protocol.hash}.json", protocol.model_dump_json(indent=1).encode())
     with launch(), grid_bar("evaluate") as bar:
+        foreign.travel(cell.payload.make for cell in cells)
         report = run_grid(store, "scores", cells, score_cell, on_done=bar)
     for part, reason in report.failed.items():
         print(f"failed: {part}: {reason}")

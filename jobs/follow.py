@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from jobs.evaluate import Subject, evaluate, plan_cells
+from jobs.protocol_check import beyond_training
 from longtake import checkpoints, tables
 from longtake.errors import UserError
 from longtake.runs import select
@@ -41,19 +42,23 @@ def follow(
             alive = _alive(store, ids)  # before looking, so that a run's last checkpoint is not missed
             new = [(run, step) for run in ids for step in checkpoints.complete(store, run) if (run, step) not in done]
             for run, step in new:
-                failed += _score(settings, store, run, step, work)
-            done.update(new)
+                told = run in {before for before, _ in done}
+                failed += _score(settings, store, run, step, work, told)
+                done.add((run, step))
             if not new and not alive:
                 return failed
             if not new:
                 time.sleep(poll_s)
 
 
-def _score(settings: EvaluateConfig, store: Store, run: str, step: int, work: Evaluate) -> list[str]:
-    """Score one checkpoint; the parts that failed while it was there."""
+def _score(settings: EvaluateConfig, store: Store, run: str, step: int, work: Evaluate, told: bool) -> list[str]:
+    """Score one checkpoint; the parts that failed while it was there. `told`: the run was warned of already."""
     row = tables.read(store, "runs", where=f"run == {run!r}").iloc[0]
     try:
         subject = Subject.read(store, run, str(row["name"]), step, str(row["dataset_name"]))
+        loud = beyond_training(settings.protocols, [subject])
+        if loud and not told:
+            print(loud)
         report = work(plan_cells(settings, store, [subject]), store)
     except UserError:
         if step in checkpoints.complete(store, run):

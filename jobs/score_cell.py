@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from evals.scoring import answer, compare, episode_seed
-from evals.systems import FLOORS, ModelSystem, Reconstruction, StrangersContext, System
+from evals.systems import FLOORS, Forgetful, ModelSystem, Reconstruction, StrangersContext, System
 from evals.task import Question, Rows
 from evals.tasks import TASKS, build_question
 from jobs import fvd
@@ -57,7 +57,7 @@ def _rows(cell: ScoreCell, questions: list[Question]) -> Rows:
 
 def beyond_training(cell: ScoreCell) -> dict[str, int]:
     """How many frames the cell's streams are longer than the clips that its model was trained on, where known."""
-    if cell.run == NO_RUN:
+    if cell.run == NO_RUN or cell.make is not None:
         return {}
     trained = read_model(cell.store, cell.run, cell.step)[0].trained_frames
     return (
@@ -86,12 +86,17 @@ def build_system(cell: ScoreCell, questions: Sequence[Question]) -> System:
     """A floor by its name, the model of the cell's checkpoint, or its tokenizer, which is shown the truth."""
     if cell.run == NO_RUN:
         return FLOORS[cell.system]()
-    model, tokenizer = read_model(cell.store, cell.run, cell.step)
-    if cell.variant == "reconstruction":
-        truth = np.stack([question.frames[cell.protocol.context :] for question in questions])
-        return Reconstruction(tokenizer, torch.from_numpy(truth))
     seeds = [episode_seed(cell.protocol, question.episode) for question in questions]
-    system = ModelSystem(model, tokenizer, cell.protocol.sampler, seeds, wiped=cell.variant == "wiped")
+    system: System
+    if cell.make is not None:
+        made = cell.make(seeds)
+        system = Forgetful(made) if cell.variant == "wiped" else made
+    else:
+        model, tokenizer = read_model(cell.store, cell.run, cell.step)
+        if cell.variant == "reconstruction":
+            truth = np.stack([question.frames[cell.protocol.context :] for question in questions])
+            return Reconstruction(tokenizer, torch.from_numpy(truth))
+        system = ModelSystem(model, tokenizer, cell.protocol.sampler, seeds, wiped=cell.variant == "wiped")
     if cell.variant == "stranger":
         others = [read_question(cell, episode).frames[: cell.protocol.context] for episode in cell.strangers]
         return StrangersContext(system, torch.from_numpy(np.stack(others)))

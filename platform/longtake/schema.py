@@ -79,7 +79,7 @@ COLUMNS: dict[str, dict[str, Column]] = {
         "replaced": Column("number", "share", "of the clips, taken in place of unreadable ones"),
     },
     "scores": {
-        "run": Column("text", "", "id of the run; none for floors and oracle"),
+        "run": Column("text", "", "id of the run; none for floors and oracle, foreign-HASH for models of others"),
         "checkpoint": Column("whole", "steps", "step of the checkpoint"),
         "task": Column("text", "", "what was asked"),
         "system": Column(

@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,6 +30,7 @@ from longtake.dataset_writer import DatasetWriter
 from longtake.episodes import Episode
 from longtake.errors import UserError
 from longtake.grid import Cell, GridReport
+from longtake.shards import CorruptData
 from longtake.store import Store, open_store
 from models.config import ModelConfig, SamplerConfig
 from models.world_model import WorldModel
@@ -291,4 +293,38 @@ def test_a_run_is_followed_until_it_ends(
     assert failed == ["y"], "a checkpoint that was pruned is no failure; a damaged shard is"
     told = capsys.readouterr().out
     assert "the checkpoint of step 40 was pruned before it was scored" in told
-    assert f"{RUN} step {STEP}: " in told
+    assert f"{RUN} step {STEP}: " in told and told.count("BEYOND TRAINING") == 1
+
+
+def test_a_damaged_episode_is_named_and_the_exit_code_says_so(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The grid, which is tested elsewhere, records what a cell raises and goes on; here it runs in this process."""
+    copy = open_store(tmp_path)
+    store.download_dir("", tmp_path)
+    shard = tmp_path / "datasets" / "mazes" / "shards" / "00000.shard"
+    broken = plan(copy, RETRIEVAL)[0].episodes[0]
+    offset = int(copy.dataset("mazes").index.frames_offset[broken][0])
+    data = bytearray(shard.read_bytes())
+    data[offset : offset + 8] = b"damaged!"
+    shard.write_bytes(data)
+
+    def in_turn(store: Store, table: str, cells: Sequence[Cell], work: Any, on_done: Any) -> GridReport:
+        report = GridReport()
+        for cell in cells:
+            try:
+                tables.append(store, table, work(cell.payload), part=cell.part)
+                report.ran += 1
+            except CorruptData as error:
+                report.failed[cell.part] = f"CorruptData: {error}"
+        return report
+
+    monkeypatch.setattr("jobs.evaluate.run_grid", in_turn)
+    monkeypatch.setattr("longtake.cluster.launch", contextlib.nullcontext)
+    (tmp_path / "mine.yaml").write_text(f"clips_per_cell: 2\nprotocols: [{RETRIEVAL.model_dump_json()}]\n")
+    with pytest.raises(SystemExit) as left:
+        evaluate.main(str(tmp_path / "mine.yaml"), ["stranger=false"], copy.uri, False, RUN, None)
+    assert left.value.code == 1
+    told = capsys.readouterr().out
+    assert f"episode {broken}, frames" in told and told.count("failed: ") == 5
+    assert copy.table("scores").episode.nunique() == 2, "the other cell was scored"
