@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -100,11 +100,13 @@ class ScoreCell:
     """Whose context the system is shown in place of each episode's own; empty: its own."""
     make: Maker | None = None
     """What makes the system, where it is not ours."""
+    trained_frames: int | None = None
+    """Frames of the longest clips that its model was trained on, where known."""
 
     @property
     def label(self) -> dict[str, Any]:
         """What all rows of the cell say."""
-        return {
+        label: dict[str, Any] = {
             "run": self.run,
             "checkpoint": self.step,
             "task": self.protocol.task,
@@ -113,8 +115,12 @@ class ScoreCell:
             "dataset": self.dataset,
             "split": self.protocol.split,
             "seed": self.protocol.seed,
-            **({"partial": self.protocol.limit} if self.protocol.limit else {}),
         }
+        if self.protocol.limit:
+            label["partial"] = self.protocol.limit
+        if self.trained_frames is not None:
+            label["beyond_training"] = max(0, self.protocol.context + self.protocol.horizon - self.trained_frames)
+        return label
 
     @property
     def share(self) -> str:
@@ -176,7 +182,8 @@ def limited(config: EvaluateConfig, limit: int | None) -> EvaluateConfig:
     """The config with protocols of fewer episodes, which are other protocols: their scores stand apart."""
     if limit is None:
         return config
-    return config.model_copy(update={"protocols": [p.model_copy(update={"limit": limit}) for p in config.protocols]})
+    fewer = [p.model_copy(update={"limit": limit}) if limit < p.episodes else p for p in config.protocols]
+    return config.model_copy(update={"protocols": fewer})
 
 
 def find_subjects(store: Store, runs: str) -> list[Subject]:
@@ -246,13 +253,15 @@ def _protocol_cells(
         systems += _systems(subject, config, protocol)
     for other in others:
         systems += _foreign(other, config, protocol)
+    trained = {subject.run: subject.trained_frames for subject in subjects}
     makers = {(other.name, other.run): other.make for other in others}
     shares = _shares(dataset, protocol, config.clips_per_cell)
     for system, run, step, variant in systems:
         make = makers.get((system.partition("/")[0], run))
         for episodes, after in shares:
             strangers = after if variant == "stranger" else ()
-            cell = ScoreCell(store.uri, dataset.name, protocol, system, run, step, variant, episodes, strangers, make)
+            asked = ScoreCell(store.uri, dataset.name, protocol, system, run, step, variant, episodes, strangers)
+            cell = replace(asked, make=make, trained_frames=trained.get(run))
             yield Cell(cell.name(cell.share), cell)
 
 

@@ -26,9 +26,9 @@ def protocol_problems(protocol: Protocol, dataset: Dataset) -> list[str]:
     except ValueError as error:
         return [*problems, f"{protocol.task}.{error}"]
     there = dataset.episodes(protocol.split)
-    if len(there) < protocol.episodes:
+    if len(there) < protocol.scored:
         problems.append(
-            f"{protocol.task}.episodes: {protocol.episodes} asked for, "
+            f"{protocol.task}.episodes: {protocol.scored} asked for, "
             f"but split {protocol.split} of {dataset.name} has {len(there)}"
         )
     short = there.head(protocol.scored)

@@ -32,9 +32,8 @@ def score_cell(cell: ScoreCell) -> list[dict[str, Any]]:
     """Score one system on the cell's episodes; deterministic in the cell."""
     torch.set_num_threads(1)  # sums are bitwise repeatable for a fixed number
     questions = [read_question(cell, episode) for episode in cell.episodes]
-    label = cell.label | beyond_training(cell)
     with no_repeated_warnings():
-        return [{**label, **row} for row in _rows(cell, questions)]
+        return [{**cell.label, **row} for row in _rows(cell, questions)]
 
 
 @contextmanager
@@ -53,16 +52,6 @@ def _rows(cell: ScoreCell, questions: list[Question]) -> Rows:
     if fvd.METRIC in cell.protocol.metrics:
         fvd.keep_features(open_store(cell.store), cell, questions, made)
     return compare(cell.protocol, questions, made)
-
-
-def beyond_training(cell: ScoreCell) -> dict[str, int]:
-    """How many frames the cell's streams are longer than the clips that its model was trained on, where known."""
-    if cell.run == NO_RUN or cell.make is not None:
-        return {}
-    trained = read_model(cell.store, cell.run, cell.step)[0].trained_frames
-    return (
-        {} if trained is None else {"beyond_training": max(0, cell.protocol.context + cell.protocol.horizon - trained)}
-    )
 
 
 def read_question(cell: ScoreCell, episode: int) -> Question:

@@ -213,6 +213,7 @@ def test_reasoning_tells_places_seen_from_places_not_seen(store: Store) -> None:
 def test_what_is_limited_stands_apart(store: Store, tmp_path: Path) -> None:
     config = limited(EvaluateConfig(protocols=[RETRIEVAL]), 2)
     assert config.protocols[0].hash != RETRIEVAL.hash and limited(config, None) is config
+    assert limited(config, RETRIEVAL.episodes).protocols == config.protocols, "all of them are no look"
     copy = open_store(tmp_path)
     store.download_dir("", tmp_path)
     for chosen in (RETRIEVAL, config.protocols[0]):
