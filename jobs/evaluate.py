@@ -76,6 +76,8 @@ class Subject:
             told = json.loads(store.read_bytes(where))
             if told["model"].get("kind") == "autoencoder":
                 raise UserError(f"run {run}: it trained a tokenizer; what is scored here are world models")
+            if not told["model"]["causal"]:
+                raise UserError(f"run {run}: its model is not causal (causal: false): it cannot go on from a context")
             chunk, trained = told["model"].get("chunk") or 1, told["trained_frames"]
             return Subject(run, name, step, dataset, told["tokenizer"] != PIXELS, chunk, trained)
         except FileNotFoundError:
