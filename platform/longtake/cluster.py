@@ -132,7 +132,7 @@ def _start_local(need: Demand | None, cpus: int, dashboard: bool, object_store_m
 def _attach(address: str, quiet: bool) -> None:
     import ray
 
-    passed = {k: v for k, v in os.environ.items() if k.startswith("AWS_") and k not in LOCAL_ONLY}
+    passed = {k: v for k, v in os.environ.items() if k.startswith(("AWS_", "LONGTAKE_S3_")) and k not in LOCAL_ONLY}
     passed |= {name: os.environ.get(name, ENVIRONMENT[name]) for name in ON_A_CLUSTER}
     handed_on = _variables_of_the_job()
     try:

@@ -79,7 +79,9 @@ class Store:
             from fsspec.implementations.local import LocalFileSystem
 
             return LocalFileSystem(auto_mkdir=True)
-        return _s3()
+        from longtake import s3
+
+        return s3.client()
 
     def path(self, *parts: str) -> str:
         """The path of a name for `fs`."""
@@ -245,7 +247,8 @@ class Store:
                 raise UserError(f"no store at {self.uri}: the folder does not exist; give --store or LONGTAKE_STORE")
             return
         try:
-            self.fs.call_s3("head_bucket", Bucket=self._root.split("/")[0])
+            with self.fs.at_once():
+                self.fs.call_s3("head_bucket", Bucket=self._root.split("/")[0])
         except Exception as error:
             self._explain(error)
 
@@ -283,12 +286,7 @@ class Store:
             raise UserError(f"store {self.uri} cannot be written: {_reason(error)}") from error
         if not self.is_folder and isinstance(error, FileNotFoundError):
             raise UserError(f"store {self.uri}: no such bucket; make it first or mend the name") from error
-        if name in (
-            "NoCredentialsError",
-            "EndpointConnectionError",
-            "ConnectTimeoutError",
-            "InvalidRegionError",
-        ):
+        if name in ("NoCredentialsError", "InvalidRegionError"):
             raise UserError(f"store {self.uri} cannot be reached: {error}") from error
         raise error
 
@@ -306,20 +304,6 @@ def _normal(uri: str) -> str:
     if path.exists() and not path.is_dir():
         raise UserError(f"store {path} is a file; expected a folder or s3://BUCKET/PREFIX")
     return str(path)
-
-
-def _s3() -> Any:
-    """The one S3 client. AWS_ENDPOINT_URL leads to look-alikes, whose checksums differ from Amazon's."""
-    os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
-    os.environ.setdefault("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required")
-    from s3fs import S3FileSystem
-
-    # Listings are never cached: other processes write too.
-    return S3FileSystem(
-        endpoint_url=os.environ.get("AWS_ENDPOINT_URL"),
-        use_listings_cache=False,
-        config_kwargs={"retries": {"max_attempts": 8, "mode": "standard"}},
-    )
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -118,7 +118,7 @@ def test_relative_pose_is_in_the_first_frame_s_axes() -> None:
     np.testing.assert_allclose(relative_pose(pose), expected, atol=1e-6)
 
 
-def numbered(store_path: Path, episodes: int = 10, length: int = 64, name: str = "numbered") -> Dataset:
+def numbered(store_path: str | Path, episodes: int = 10, length: int = 64, name: str = "numbered") -> Dataset:
     """A dataset whose frames say where they are from: (episode's own number, frame)."""
     making = DatasetWriter(
         open_store(store_path), name, recipe={}, fps=1, action_space={}, pose=["x", "y", "yaw"], chunk=8

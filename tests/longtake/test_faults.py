@@ -1,0 +1,99 @@
+"""Datasets on an object storage that answers 503, breaks off, cuts short, and goes away."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from longtake.episodes import Dataset
+from longtake.errors import UserError
+from longtake.plan import Plan
+from longtake.store import open_store
+from longtake.stream import local_batches
+from tests.fault_proxy import Proxy, proxy
+from tests.longtake.test_stream import numbered
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
+
+
+@pytest.fixture
+def faulty(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """A proxy before the bucket, and the environment that leads through it."""
+    with proxy(int(os.environ["AWS_ENDPOINT_URL"].rpartition(":")[2])) as made:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", made.url)
+        yield made
+
+
+def plan_of(data: Dataset) -> Plan:
+    return Plan.of(data, "train", stages=[(None, 16)], frames_per_step=64, base_segment=16, seed=0)
+
+
+def test_an_epoch_through_a_bad_line_has_the_same_bytes(bucket: str, faulty: Proxy, tmp_path: Path) -> None:
+    stored = numbered(f"{bucket}/line")
+    kept = numbered(tmp_path)
+    plan = plan_of(kept)
+    steps = int(np.ceil(plan.steps_per_epoch))
+    faulty.busy, faulty.reset, faulty.cut = 0.2, 0.1, 0.1
+    there = Dataset(open_store(f"{bucket}/line"), stored.name)
+    assert there.fingerprint == kept.fingerprint
+    for (_, far), (_, near) in zip(
+        local_batches(there, plan_of(there), 0, 1, 0, steps), local_batches(kept, plan, 0, 1, 0, steps), strict=True
+    ):
+        assert far.keys() == near.keys() and not far["replaced"].any()
+        for name in far:
+            np.testing.assert_array_equal(far[name], near[name])
+    assert min(faulty.counts[fault] for fault in ("busy", "reset", "cut")) > 0
+
+
+def test_a_server_that_comes_back_is_waited_for(bucket: str, faulty: Proxy) -> None:
+    store = open_store(f"{bucket}/gone")
+    store.write_bytes("x", b"1234")
+    faulty.go()
+    began = time.monotonic()
+    back = threading.Timer(2, faulty.come)
+    back.start()
+    assert store.read_range("x", 1, 2) == b"23"
+    assert 1.9 < time.monotonic() - began < 10
+    back.join()
+
+
+def test_a_server_that_is_gone_for_good_is_named(bucket: str, faulty: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LONGTAKE_S3_PATIENCE_S", "1.5")
+    store = open_store(f"{bucket}/gone")
+    store.write_bytes("x", b"1234")
+    faulty.go()
+    for call in (
+        lambda: store.read_bytes("x"),
+        lambda: store.read_range("x", 1, 2),
+        lambda: store.write_bytes("y", b""),
+        lambda: store.find(""),
+    ):
+        began = time.monotonic()
+        with pytest.raises(UserError, match=rf"storage at {faulty.url} did not answer for 1.5 s .LONGTAKE_S3_PATIENCE"):
+            call()
+        assert time.monotonic() - began < 2.5
+    with pytest.raises(UserError, match="did not answer when asked"):
+        store.require_writable()
+    faulty.come()
+
+
+def test_a_server_that_hangs_is_named(bucket: str, faulty: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LONGTAKE_S3_PATIENCE_S", "0.5")
+    monkeypatch.setenv("LONGTAKE_S3_TIMEOUT_S", "0.2")
+    store = open_store(f"{bucket}/hangs")
+    store.write_bytes("x", b"1234")
+    faulty.latency_s = 30
+    with pytest.raises(UserError, match="did not answer for 0.5 s"):
+        store.read_bytes("x")
+
+
+def test_settings_that_are_no_seconds_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LONGTAKE_S3_PATIENCE_S", "long")
+    with pytest.raises(UserError, match="LONGTAKE_S3_PATIENCE_S: 'long' is no number of seconds"):
+        _ = open_store("s3://bucket").fs
