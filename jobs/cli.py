@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from jobs import cluster
 from longtake import __version__
 from longtake.errors import UserError
 
@@ -348,6 +349,9 @@ def stop(job: JobId, address: Address = None) -> None:
     from jobs import submit
 
     submit.stop(job, address)
+
+
+app.add_typer(cluster.app, name="cluster")
 
 
 @app.callback(invoke_without_command=True)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from longtake.cluster import Demand
     from longtake.submission import Head, Job
 
-HERE_ONLY = ("submit", "jobs", "logs", "stop")
-"""Commands that speak to a cluster themselves."""
+HERE_ONLY = ("submit", "jobs", "logs", "stop", "cluster")
+"""Commands that are about clusters, and not for one."""
 
 
 @dataclass(frozen=True)

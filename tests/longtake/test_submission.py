@@ -46,7 +46,7 @@ def test_the_wheel_requires_nothing_and_holds_the_rooms(tmp_path: Path) -> None:
         names = archive.namelist()
         metadata = next(archive.read(name).decode() for name in names if name.endswith("/METADATA"))
     assert "Requires-Dist" not in metadata
-    assert {"longtake/store.py", "models/ssd.py", "evals/tasks.py", "jobs/__main__.py"} <= set(names)
+    assert {"longtake/store.py", "models/ssd.py", "evals/tasks/__init__.py", "jobs/__main__.py"} <= set(names)
     assert "jobs/configs/train/tiny.yaml" in names
     assert not [name for name in names if name.startswith(("platform/", "tests/"))]
 
