@@ -10,6 +10,7 @@ sharpness: dB, best at 0. Variance of the Laplacian (Pech-Pacheco et al., 2000) 
 truth: below 0 is blurrier than the truth, which PSNR forgives; above 0 is noisier.
 fvd: the distance between sets of whole clips, context included, lower is better (evals/fvd.py).
 prefill_ms, step_ms, memory_bytes: what a frame shown, a frame made and the memory cost (evals/tasks/cost.py).
+accuracy: 1 for a question about an earlier frame that is answered correctly, else 0 (evals/tasks/questions.py).
 
 Letters: n frames, H and W pixels.
 """
@@ -34,7 +35,7 @@ Frames = NDArray[np.uint8]
 Values = NDArray[np.float64]
 """One value per frame (n,)."""
 MetricName = Literal[
-    "psnr", "ssim", "lpips_alex", "lpips_vgg", "sharpness", "fvd", "prefill_ms", "step_ms", "memory_bytes"
+    "psnr", "ssim", "lpips_alex", "lpips_vgg", "sharpness", "fvd", "prefill_ms", "step_ms", "memory_bytes", "accuracy"
 ]
 IDENTICAL_PSNR = 100.0
 LPIPS_BATCH = 32  # images that go through a net at once
@@ -152,5 +153,6 @@ METRICS: dict[str, Metric] = {
     "prefill_ms": Metric("Time per frame shown (ms)", "lower", 2, None, task="cost"),
     "step_ms": Metric("Time per frame made (ms)", "lower", 1, None, task="cost"),
     "memory_bytes": Metric("Memory (bytes)", "lower", 0, None, task="cost"),
+    "accuracy": Metric("Accuracy", "higher", 2, None, task="questions"),
 }
 """All metrics, in the order in which they are shown."""

@@ -33,7 +33,7 @@ def _known(task: str) -> str:
 
 TaskName = Annotated[str, AfterValidator(_known)]
 """A task of `evals/tasks/`."""
-OPTIONAL: dict[str, Any] = {"seen_within": {"reasoning"}, "limit": None}
+OPTIONAL: dict[str, Any] = {"seen_within": {"reasoning"}, "label": {"questions"}, "limit": None}
 """Fields that are left out of a definition, and of its hash, where they say nothing: of other tasks, or None."""
 
 
@@ -68,6 +68,8 @@ class Protocol(BaseModel):
     """What is measured (evals/metrics.py); the nets' take longer than the rest."""
     seen_within: Annotated[float, Field(gt=0)] = 0.5
     """Of reasoning: how near a context frame's pose must be for a place to count as seen, in cells."""
+    label: str = "warmth"
+    """Of questions: what is asked of a frame, `warmth` or a whole-number label of the dataset."""
     limit: Positive | None = None
     """Only so many of the episodes are scored: a look, not a result, and comparable with none of other limits."""
 
@@ -77,6 +79,13 @@ class Protocol(BaseModel):
         from evals.tasks import TASKS
 
         return int(TASKS[self.task].path(self)[0].max()) + 1
+
+    @property
+    def stream(self) -> int:
+        """Frames shown and generated in all."""
+        from evals.tasks import TASKS
+
+        return len(TASKS[self.task].path(self)[0])
 
     @property
     def scored(self) -> int:

@@ -111,6 +111,19 @@ class ModelSystem:
         """Bytes that it carries, for all clips together."""
         return 0 if self.memory is None else self.memory.nbytes["total"]
 
+    def carried(self) -> Tensor:
+        """All numbers of the memory, (b, F) fp32: what a probe may read."""
+        if self.memory is None:
+            return torch.zeros(len(self.generators), 1)
+        parts: list[Tensor] = []
+
+        def keep(values: Tensor) -> Tensor:
+            parts.append(values)
+            return values
+
+        self.memory.map(keep)
+        return torch.cat([part.float().reshape(len(self.generators), -1) for part in parts], 1)
+
     def step(self, conditions: Conditions) -> Tensor:
         """Generate frames and remember them."""
         frames, self.memory = rollout(
@@ -134,6 +147,11 @@ class StrangersContext:
         """Show the others' frames."""
         self.system.observe(self.frames, conditions)
 
+    def carried(self) -> Tensor:
+        """What the system carries, where it tells."""
+        told: Tensor = self.system.carried()  # type: ignore[attr-defined]
+        return told
+
     def step(self, conditions: Conditions) -> Tensor:
         """Let the system go on."""
         return self.system.step(conditions)
@@ -150,6 +168,11 @@ class Forgetful:
         """Show it the context and take it away again."""
         self.system.observe(frames, conditions)
         self.system.forget()
+
+    def carried(self) -> Tensor:
+        """What is left, where the system tells."""
+        left: Tensor = self.system.carried()
+        return left
 
     def step(self, conditions: Conditions) -> Tensor:
         """Let the system go on."""
@@ -183,3 +206,42 @@ FLOORS: dict[str, Callable[[], System]] = {
     "nearest_pose": NearestPose,
 }
 """Systems that need no training: two floors and, last, the oracle."""
+
+
+class Chance:
+    """Floor of a probe: it carries nothing."""
+
+    stride = 1
+
+    def observe(self, frames: Tensor, conditions: Conditions) -> None:
+        """Keep the shape of a frame."""
+        self.frame = torch.zeros_like(frames[:, :1])
+
+    def carried(self) -> Tensor:
+        """One number that is the same for all."""
+        return torch.zeros(len(self.frame), 1)
+
+    def step(self, conditions: Conditions) -> Tensor:
+        """Return black."""
+        return self.frame
+
+
+class RawFrames(Chance):
+    """Ceiling of a probe: all frames shown, made small."""
+
+    SIDE = 8
+
+    def observe(self, frames: Tensor, conditions: Conditions) -> None:
+        """Keep them at 8 x 8."""
+        super().observe(frames, conditions)
+        images = frames.flatten(0, 1).movedim(-1, 1).float() / 255
+        small = torch.nn.functional.adaptive_avg_pool2d(images, self.SIDE)
+        self.small = small.reshape(len(frames), -1)
+
+    def carried(self) -> Tensor:
+        """All of them."""
+        return self.small
+
+
+PROBED: dict[str, Callable[[], System]] = {"chance": Chance, "raw_frames": RawFrames}
+"""Systems of which only what they carry is asked."""

@@ -40,6 +40,8 @@ class Question:
     distance: Indices
     episode: int
     stratum: tuple[str, ...] | None = None
+    answers: Indices | None = None
+    """(t,) of the dataset's label, where the task asks for one."""
 
 
 def against_truth(truth: Clips, made: Clips) -> tuple[Clips, Clips]:
@@ -65,7 +67,11 @@ class Task:
     """What is compared with what: from the truth and what was made, (b, horizon, H, W, 3) each, to two of one shape."""
     beside: Literal["controls", "floors", "nothing"] = "controls"
     """What is scored beside a model: floors and the model with its memory taken away, floors alone, or nothing."""
+    floors: tuple[str, ...] = ("copy_last", "context_mean", "nearest_pose")
+    """Systems that need no training, of evals/systems.py, that are scored beside a model."""
     measure: Callable[[Build, Protocol, Sequence[Question], Conditions], Rows] | None = None
     """Rows of a task that measures in its own way; it is given what makes a fresh system for some of its clips."""
     metrics: tuple[str, ...] | None = None
     """What such a task measures; None: frames, by any metric of frames."""
+    together: bool = False
+    """Whether it needs all clips at once."""

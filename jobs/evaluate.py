@@ -121,7 +121,7 @@ class ScoreCell:
         if self.protocol.limit:
             label["partial"] = self.protocol.limit
         if self.trained_frames is not None:
-            label["beyond_training"] = max(0, self.protocol.context + self.protocol.horizon - self.trained_frames)
+            label["beyond_training"] = max(0, self.protocol.stream - self.trained_frames)
         return label
 
     @property
@@ -250,6 +250,8 @@ def _protocol_cells(
     subjects: Sequence[Subject],
     others: Sequence[Foreign],
 ) -> Iterator[Cell]:
+    from evals.tasks import TASKS
+
     systems = [*_floors(protocol, dataset)]
     for subject in subjects:
         systems += _systems(subject, config, protocol)
@@ -257,7 +259,8 @@ def _protocol_cells(
         systems += _foreign(other, config, protocol)
     trained = {subject.run: subject.trained_frames for subject in subjects}
     makers = {(other.name, other.run): other.make for other in others}
-    shares = _shares(dataset, protocol, config.clips_per_cell)
+    whole = TASKS[protocol.task].together
+    shares = _shares(dataset, protocol, protocol.scored if whole else config.clips_per_cell)
     for system, run, step, variant in systems:
         make = makers.get((system.partition("/")[0], run))
         for episodes, after in shares:
@@ -285,12 +288,11 @@ Scored = tuple[str, str, int, Variant]
 
 def _floors(protocol: Protocol, dataset: Dataset) -> Iterator[Scored]:
     """Floors and oracle, where the task has a use for them; the oracle needs a pose."""
-    from evals.systems import FLOORS
     from evals.tasks import TASKS
 
     if TASKS[protocol.task].beside == "nothing":
         return
-    for floor in FLOORS:
+    for floor in TASKS[protocol.task].floors:
         if dataset.has_pose or floor != ORACLE:
             yield floor, NO_RUN, 0, "whole"
 
@@ -302,10 +304,11 @@ def _systems(subject: Subject, config: EvaluateConfig, protocol: Protocol) -> It
     yield subject.name, subject.run, subject.step, "whole"
     if TASKS[protocol.task].beside != "controls":
         return
+    frames = TASKS[protocol.task].metrics is None
     controls: dict[Variant, bool] = {
         "wiped": config.wiped,
         "stranger": config.stranger,
-        "reconstruction": subject.latents,
+        "reconstruction": subject.latents and frames,
     }
     for variant, wanted in controls.items():
         if wanted:

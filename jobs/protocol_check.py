@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from jobs import fvd
+from longtake.episodes import LABEL
+from longtake.errors import unknown
 
 if TYPE_CHECKING:
     from evals.protocol import Protocol
@@ -25,6 +29,7 @@ def protocol_problems(protocol: Protocol, dataset: Dataset) -> list[str]:
         need = protocol.start + protocol.frames
     except ValueError as error:
         return [*problems, f"{protocol.task}.{error}"]
+    problems += _label_problems(protocol, dataset)
     there = dataset.episodes(protocol.split)
     if len(there) < protocol.scored:
         problems.append(
@@ -41,6 +46,19 @@ def protocol_problems(protocol: Protocol, dataset: Dataset) -> list[str]:
         )
     metrics = _metric_problems(protocol, dataset.frame_shape[:2])
     return problems + [f"{protocol.task}.metrics: {problem}" for problem in metrics]
+
+
+def _label_problems(protocol: Protocol, dataset: Dataset) -> Iterator[str]:
+    """Why the asked label cannot be had of a dataset."""
+    from evals.tasks.questions import WARMTH
+
+    if protocol.task != "questions" or protocol.label == WARMTH:
+        return
+    labels = {spec.name.removeprefix(LABEL): spec for spec in dataset.manifest.arrays if spec.name.startswith(LABEL)}
+    if protocol.label not in labels:
+        yield f"questions.label: {unknown(f'label of {dataset.name}', protocol.label, [WARMTH, *labels])}"
+    elif labels[protocol.label].shape or np.dtype(labels[protocol.label].dtype).kind not in "biu":
+        yield f"questions.label: {protocol.label} of {dataset.name} is no whole number per frame"
 
 
 def _metric_problems(protocol: Protocol, size: Sequence[int]) -> Iterator[str]:
@@ -98,10 +116,10 @@ def beyond_training(protocols: Sequence[Protocol], subjects: Sequence[Subject]) 
     """One line on every model that is asked for streams longer than the clips it was trained on."""
     told = [
         f"{subject.name} (run {subject.run}) was trained on clips of {subject.trained_frames} frames, "
-        f"{protocol.task} asks for streams of {protocol.context + protocol.horizon}"
+        f"{protocol.task} asks for streams of {protocol.stream}"
         for subject in {subject.run: subject for subject in subjects}.values()
         for protocol in protocols
-        if subject.trained_frames is not None and protocol.context + protocol.horizon > subject.trained_frames
+        if subject.trained_frames is not None and protocol.stream > subject.trained_frames
     ]
     if not told:
         return None

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from evals.scoring import answer, compare, episode_seed
-from evals.systems import FLOORS, Forgetful, ModelSystem, Reconstruction, StrangersContext, System
+from evals.systems import FLOORS, PROBED, Forgetful, ModelSystem, Reconstruction, StrangersContext, System
 from evals.task import Question, Rows
 from evals.tasks import TASKS, build_question
 from jobs import fvd
@@ -58,8 +58,9 @@ def read_question(cell: ScoreCell, episode: int) -> Question:
     """The clip of one episode."""
     first = cell.protocol.start
     dataset = open_store(cell.store).dataset(cell.dataset)
-    piece = dataset.read(episode, first, first + cell.protocol.frames)
-    return build_question(cell.protocol, episode, piece.frames, piece.pose, dataset.action_vectors(piece.actions))
+    piece = dataset.read(episode, first, first + cell.protocol.frames, labels=cell.protocol.task == "questions")
+    actions, answers = dataset.action_vectors(piece.actions), piece.labels.get(cell.protocol.label)
+    return build_question(cell.protocol, episode, piece.frames, piece.pose, actions, answers)
 
 
 def conditions_of(questions: list[Question]) -> Conditions:
@@ -74,7 +75,7 @@ def conditions_of(questions: list[Question]) -> Conditions:
 def build_system(cell: ScoreCell, questions: Sequence[Question]) -> System:
     """A floor by its name, the model of the cell's checkpoint, or its tokenizer, which is shown the truth."""
     if cell.run == NO_RUN:
-        return FLOORS[cell.system]()
+        return {**FLOORS, **PROBED}[cell.system]()
     seeds = [episode_seed(cell.protocol, question.episode) for question in questions]
     system: System
     if cell.make is not None:
@@ -87,7 +88,8 @@ def build_system(cell: ScoreCell, questions: Sequence[Question]) -> System:
             return Reconstruction(tokenizer, torch.from_numpy(truth))
         system = ModelSystem(model, tokenizer, cell.protocol.sampler, seeds, wiped=cell.variant == "wiped")
     if cell.variant == "stranger":
-        others = [read_question(cell, episode).frames[: cell.protocol.context] for episode in cell.strangers]
+        after = dict(zip(cell.episodes, cell.strangers, strict=True))
+        others = [read_question(cell, after[q.episode]).frames[: cell.protocol.context] for q in questions]
         return StrangersContext(system, torch.from_numpy(np.stack(others)))
     return system
 

@@ -43,6 +43,10 @@ class Conditions:
         """The conditions of frames start..stop-1."""
         return self._map(lambda values: values[:, start:stop])
 
+    def clips(self, start: int, stop: int) -> Conditions:
+        """The conditions of clips start..stop-1."""
+        return self._map(lambda values: values[start:stop])
+
     def to(self, device: torch.device | str) -> Conditions:
         """The same conditions on another device."""
         return self._map(lambda values: values.to(device))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evals.protocol import Protocol
-from evals.task import Pose, Question, Task
+from evals.task import Indices, Pose, Question, Task
 
 TASKS: dict[str, Task] = {
     module.name: importlib.import_module(f"{__name__}.{module.name}").TASK for module in pkgutil.iter_modules(__path__)
@@ -17,7 +17,12 @@ TASKS: dict[str, Task] = {
 
 
 def build_question(
-    protocol: Protocol, episode: int, frames: NDArray[np.uint8], pose: Pose | None, actions: NDArray[np.float32]
+    protocol: Protocol,
+    episode: int,
+    frames: NDArray[np.uint8],
+    pose: Pose | None,
+    actions: NDArray[np.float32],
+    answers: Indices | None = None,
 ) -> Question:
     """Turn `protocol.frames` source frames of an episode into one clip of the task.
 
@@ -43,4 +48,5 @@ def build_question(
         distance=distance,
         episode=episode,
         stratum=stratum,
+        answers=None if answers is None else answers[order],
     )

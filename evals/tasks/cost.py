@@ -13,7 +13,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -38,7 +38,7 @@ def measure(
     """Rows of every clip, one after another, each length with a fresh system."""
     rows: Rows = []
     for clip, question in enumerate(questions):
-        own = _of_clip(conditions, clip)
+        own = conditions.clips(clip, clip + 1)
         _timed(build([question]), protocol, question, own, SHORTEST)  # what is made or loaded at first use
         for length in lengths(protocol.context, build([question]).stride):
             found = _timed(build([question]), protocol, question, own, length)
@@ -84,15 +84,6 @@ def _steps(system: System, conditions: Conditions, starts: range, total: int) ->
         began = time.perf_counter()
         system.step(conditions.frames(start, stop))
         yield (time.perf_counter() - began) * 1e3 / (stop - start)
-
-
-def _of_clip(conditions: Conditions, clip: int) -> Conditions:
-    """The conditions of one clip of several."""
-
-    def one(part: Any) -> Any:
-        return None if part is None else part[clip : clip + 1]
-
-    return Conditions(one(conditions.pose), one(conditions.actions), one(conditions.dropped))
 
 
 TASK = Task(path, beside="nothing", measure=measure, metrics=METRICS)

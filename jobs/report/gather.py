@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from longtake.store import Store
 
 TASK_ORDER = ("retrieval", "reasoning", "rollout", "mirror")
-UNCURVED = ("cost",)
+UNCURVED = ("cost", "questions")
 """Tasks whose rows are no frames: `longtake results scores` shows them."""
 
 

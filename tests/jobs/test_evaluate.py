@@ -6,6 +6,7 @@ import contextlib
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,25 @@ def test_what_a_dataset_lacks_is_named(store: Store) -> None:
     (line,) = refused(store, REASONING.model_copy(update={"horizon": 9}))
     assert "needs 13 frames of an episode (start 0, context 4, horizon 9)" in line
     assert "the shortest, episode " in line and line.endswith(f"has {LENGTH}")
+
+
+def test_questions_are_asked_of_all_clips_at_once(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    marked = [replace(episode, labels={"room": np.arange(LENGTH) // 6}) for episode in episodes(24)]
+    write_dataset(store, "mazes", marked, test=0.5)
+    write_run(store)
+    protocol = Protocol(task="questions", context=6, horizon=2, episodes=12)
+    cells = plan(store, protocol)
+    systems = ["chance", "raw_frames", "block_ssm", "block_ssm/wiped", "block_ssm/stranger"]
+    assert [cell.system for cell in cells] == systems and {len(cell.episodes) for cell in cells} == {12}
+    rows = {cell.system: pd.DataFrame(score_cell(cell)) for cell in cells}
+    assert all(len(found) == 24 and set(found.distance) == {6, 5} for found in rows.values())
+    assert rows["block_ssm/wiped"].value.tolist() == rows["chance"].value.tolist()
+    assert rows["block_ssm"].beyond_training.unique().tolist() == [0]
+    room = plan(store, protocol.model_copy(update={"label": "room"}))
+    assert pd.DataFrame(score_cell(room[0])).value.mean() == 1, "all clips are in the first room"
+    (line,) = refused(store, protocol.model_copy(update={"label": "rom"}))
+    assert line == "questions.label: unknown label of mazes 'rom' (did you mean room?); there are: room, warmth"
 
 
 def test_a_checkpoint_without_its_config_is_named(store: Store, tmp_path: Path) -> None:
