@@ -19,8 +19,9 @@ import io
 import json
 import zlib
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -28,6 +29,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from longtake.errors import Damaged, UserError, unknown
+from longtake.index import Index
 from longtake.shards import Array, ArraySpec, Chunk, CorruptData, decode
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ SPLITS = ("train", "val", "test")
 SPLIT_RULE = "episodes in the order of the SHA-256 of their arrays: first test, then val, the rest train"
 LABEL = "label."  # what the stored name of a label begins with
 CACHED_EPISODES = 4096  # whose small arrays (actions, pose) a reader keeps
+OPENED = 8  # datasets that a process keeps open for those who send them
 
 
 @dataclass(frozen=True)
@@ -155,24 +158,24 @@ def dataset_names(store: Store) -> list[str]:
 
 
 class Dataset:
-    """A finished dataset: read any span of any episode. Small to pickle: index and cache stay behind."""
+    """A finished dataset: read any span of any episode, from several threads if need be.
+
+    Small to pickle: index and cache stay behind, and a process that is sent it often opens it once.
+    """
 
     def __init__(self, store: Store, name: str) -> None:
         self.store, self.name, self.root = store, name, f"datasets/{name}"
-        self._load()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"store": self.store, "name": self.name, "root": self.root}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._load()
-
-    def _load(self) -> None:
         self.manifest = self._read_manifest()
-        self.index = self._read_index()
-        self._rows: list[dict[Any, Any]] = self.index.to_dict("records")
+        self._index = Index(store, f"{self.root}/index.parquet", self.manifest.index_crc)
         self._small: OrderedDict[int, dict[str, Array]] = OrderedDict()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _opened, (self.store, self.name, self.manifest.seal)
+
+    @property
+    def index(self) -> pd.DataFrame:
+        """A row per episode, with everything that is known of it; read anew at each call."""
+        return self._index.frame()
 
     def _read_manifest(self) -> Manifest:
         path = f"{self.root}/manifest.json"
@@ -187,16 +190,6 @@ class Dataset:
         if not manifest.is_whole():
             raise Damaged(f"{path}: damaged, its checksum does not match; make the dataset again")
         return manifest
-
-    def _read_index(self) -> pd.DataFrame:
-        path = f"{self.root}/index.parquet"
-        try:
-            data = self.store.read_bytes(path)
-        except FileNotFoundError:
-            raise Damaged(f"{path}: the file is gone; make the dataset again") from None
-        if zlib.crc32(data) != self.manifest.index_crc:
-            raise Damaged(f"{path}: damaged, its checksum does not match; make the dataset again")
-        return from_parquet(data)
 
     @property
     def fingerprint(self) -> str:
@@ -241,59 +234,80 @@ class Dataset:
         """(episode, length) of a split, or of all. Raises UserError for an unknown split."""
         if split is not None and split not in SPLITS:
             raise UserError(unknown("split", split, SPLITS))
-        chosen = self.index if split is None else self.index[self.index["split"] == split]
-        return chosen[["episode", "length"]].reset_index(drop=True)
+        import pandas as pd
+
+        chosen = self._index.of_split(split)
+        return pd.DataFrame({"episode": self._index.numbers[chosen], "length": self._index.lengths[chosen]})
 
     def read(self, episode: int, start: int = 0, stop: int | None = None, *, labels: bool = False) -> Episode:
         """Frames [start, stop) of an episode, by one ranged read of their chunks; labels only where asked for.
 
         Raises IndexError for frames that do not exist, CorruptData for bytes that are not what was written.
         """
-        row = self._rows[episode]
-        stop = row["length"] if stop is None else stop
-        if not 0 <= start < stop <= row["length"]:
-            raise IndexError(f"episode {episode} has {row['length']} frames, not [{start}, {stop})")
+        if not 0 <= episode < len(self._index.lengths):
+            raise IndexError(f"dataset {self.name} has no episode {episode}")
+        length = int(self._index.lengths[episode])
+        stop = length if stop is None else stop
+        if not 0 <= start < stop <= length:
+            raise IndexError(f"episode {episode} has {length} frames, not [{start}, {stop})")
         frames = self._read_span(self._spec("frames"), episode, start, stop)
         small = {name: array[start:stop] for name, array in self._read_small(episode).items()}
         named = [spec for spec in self.manifest.arrays if labels and spec.name.startswith(LABEL)]
         known = {spec.name.removeprefix(LABEL): self._read_span(spec, episode, start, stop) for spec in named}
-        return Episode(frames, small["actions"], small.get("pose"), json.loads(row["meta"]), known)
+        return Episode(frames, small["actions"], small.get("pose"), json.loads(self._index.meta(episode)), known)
 
     def _spec(self, name: str) -> ArraySpec:
         return next(spec for spec in self.manifest.arrays if spec.name == name)
 
     def _read_small(self, episode: int) -> dict[str, Array]:
-        """Actions and pose of an episode, from the cache or the shard."""
-        if episode not in self._small:
+        """Actions and pose of an episode, which lie side by side, from the cache or by one read."""
+        found = self._small.get(episode)
+        if found is None:
             specs = [spec for spec in self.manifest.arrays if spec.name in ("actions", "pose")]
-            length = self._rows[episode]["length"]
-            self._small[episode] = {spec.name: self._read_span(spec, episode, 0, length) for spec in specs}
+            length = int(self._index.lengths[episode])
+            found = self._small[episode] = self._decode(
+                episode, {spec: range(len(spec.spans(length))) for spec in specs}
+            )
             if len(self._small) > CACHED_EPISODES:
                 self._small.popitem(last=False)
-        return self._small[episode]
+        return found
 
     def _read_span(self, spec: ArraySpec, episode: int, start: int, stop: int) -> Array:
-        row = self._rows[episode]
-        spans = spec.spans(row["length"])
+        spans = spec.spans(int(self._index.lengths[episode]))
         wanted = [i for i, (a, b) in enumerate(spans) if a < stop and b > start]
-        chunks = chunks_of(row, spec)
-        base, end = chunks[wanted[0]].offset, chunks[wanted[-1]].offset + chunks[wanted[-1]].size
-        shard = f"{self.root}/shards/{row['shard']:05d}.shard"
-        data = self._bytes(shard, base, end - base)
-        pieces = []
-        for i in wanted:
-            part = data[chunks[i].offset - base :][: chunks[i].size]
-            where = f"{shard}: episode {episode}, {spec.name}, chunk {i}"
-            pieces.append(decode(spec, part, chunks[i].crc, spans[i][1] - spans[i][0], where))
+        joined = self._decode(episode, {spec: wanted})[spec.name]
         first = spans[wanted[0]][0]
-        joined = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
         return joined[start - first : stop - first]
+
+    def _decode(self, episode: int, wanted: Mapping[ArraySpec, Sequence[int]]) -> dict[str, Array]:
+        """These chunks of these arrays, by one read from the first to the last byte of them."""
+        chunks = {spec: self._index.chunks(episode, spec.name) for spec in wanted}
+        ends = [(chunks[spec][i].offset, chunks[spec][i].size) for spec, numbers in wanted.items() for i in numbers]
+        base, end = min(offset for offset, _ in ends), max(offset + size for offset, size in ends)
+        shard = f"{self.root}/shards/{self._index.shards[episode]:05d}.shard"
+        data = self._bytes(shard, base, end - base)
+        found = {}
+        for spec, numbers in wanted.items():
+            spans, pieces = spec.spans(int(self._index.lengths[episode])), []
+            for i in numbers:
+                chunk = chunks[spec][i]
+                where = f"{shard}: episode {episode}, {spec.name}, chunk {i}"
+                part = data[chunk.offset - base :][: chunk.size]
+                pieces.append(decode(spec, part, chunk.crc, spans[i][1] - spans[i][0], where))
+            found[spec.name] = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        return found
 
     def _bytes(self, shard: str, offset: int, size: int) -> bytes:
         try:
-            return bytes(self.store.read_range(shard, offset, size))
+            return self.store.read_range(shard, offset, size)
         except FileNotFoundError:
             raise CorruptData(f"{shard}: the file is gone") from None
+
+
+@lru_cache(maxsize=OPENED)
+def _opened(store: Store, name: str, seal: int) -> Dataset:
+    """A dataset as another process knew it, by the seal of its manifest."""
+    return Dataset(store, name)
 
 
 def chunks_of(row: Mapping[Any, Any], spec: ArraySpec) -> list[Chunk]:
