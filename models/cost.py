@@ -124,10 +124,7 @@ def show(model: WorldModel, frames: int, memory: Memory | None = None, streams: 
 
 def conditions_for(config: ModelConfig, frames: int, streams: int = 1) -> Conditions:
     """Some conditions of the right kind: a pose at the origin, and no action."""
-    discrete = config.actions == "discrete"
-    shape = (streams, frames) if discrete else (streams, frames, config.action_dim)
-    actions = torch.zeros(shape, dtype=torch.int64 if discrete else torch.float32)
-    return Conditions(pose=torch.zeros(streams, frames, 4), actions=actions)
+    return Conditions(torch.zeros(streams, frames, 4), torch.zeros(streams, frames, config.action_dim))
 
 
 def crossing(ours: Callable[[int], float], theirs: Callable[[int], float], limit: int = 10**7) -> int | None:

@@ -112,7 +112,9 @@ def rollout(
         stop = min(start + chunk, frames)
 
         def draw(count: int = stop - start) -> Tensor:
-            return torch.stack([torch.randn(count, *shape, generator=g) for g in generators]).to(device)
+            return torch.stack([torch.randn(count, *shape, generator=g, device=g.device) for g in generators]).to(
+                device
+            )
 
         condition = conditions.frames(start, stop)
         piece = denoise(model, draw(), condition, memory, sampler)
@@ -137,7 +139,7 @@ def fill_in(
 ) -> Tensor:
     """Frames (b, t, C, H, W) with those that are not `known` (b, t) generated, all together: the task of a model that
     is not causal. The known ones are shown clean in every call and come back as they are."""
-    draws = [torch.randn(frames.shape[1:], generator=g) for g in generators]
+    draws = [torch.randn(frames.shape[1:], generator=g, device=g.device) for g in generators]
     x = torch.stack(draws).to(frames.device)
     keep = known[..., None, None, None]
     levels = sampler_levels(sampler.steps)

@@ -11,15 +11,18 @@ What makes it fast on a CPU:
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+Step = TypeVar("Step", bound=Callable[..., Any])
 
 CHUNK = 64  # fastest on CPUs among 16..256
 TILE = 1 << 17  # numbers per tile and tensor: what fits a core's cache, and is worth the call of an operation
@@ -75,8 +78,20 @@ class _Tile(NamedTuple):
     decays: _Decays
 
 
+def _exact(function: Step) -> Step:
+    """A step of the scan outside of any autocast: its inputs are as wide as they must be, and the state stays fp32."""
+
+    @functools.wraps(function)
+    def run(ctx: Any, first: Tensor, *rest: Any) -> Any:
+        with torch.autocast(first.device.type, enabled=False):
+            return function(ctx, first, *rest)
+
+    return cast(Step, run)
+
+
 class _ChunkedScan(torch.autograd.Function):
     @staticmethod
+    @_exact
     def forward(
         ctx: Any, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor, chunk: int
     ) -> tuple[Tensor, Tensor]:
@@ -99,6 +114,7 @@ class _ChunkedScan(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @_exact
     def backward(ctx: Any, dy: Tensor, dstate: Tensor) -> tuple[Tensor | None, ...]:
         x, dt, A, B, C, states = ctx.saved_tensors
         groups, chunk = B.shape[2], ctx.chunk

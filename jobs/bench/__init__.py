@@ -31,6 +31,7 @@ CONFIGS = Path(__file__).parents[1] / "configs" / "bench"
 BENCHMARKS = {
     "scan": "jobs.bench.scan",
     "nested": "jobs.bench.nested",
+    "step": "jobs.bench.step",
     "rollout": "jobs.bench.rollout",
     "tables": "jobs.bench.table_load",
 }

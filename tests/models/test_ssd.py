@@ -52,6 +52,14 @@ def worst(found: Tensor, expected: Tensor) -> float:
 # --- the chunked form -------------------------------------------------------------------------------------
 
 
+def test_autocast_does_not_reach_into_the_scan() -> None:
+    """Its state and its sums stay fp32, whether the backward is called inside of the context or outside."""
+    exact = outputs_and_gradients(scan, problem(100, 1, 0.1, torch.float32))
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = outputs_and_gradients(scan, problem(100, 1, 0.1, torch.float32))
+    assert all(torch.equal(one, other) for one, other in zip(inside, exact, strict=True))
+
+
 @pytest.mark.parametrize("length", [1, 63, 500, 1000])
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("decay", [0.001, 0.01, 1.0, 4.0])  # half-lives of 300 tokens to a tenth of one
