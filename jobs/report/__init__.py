@@ -107,6 +107,7 @@ def _task(material: Material, task: TaskScores) -> dict[str, Any]:
 
     has_psnr = (task.scores.metric == "psnr").any()
     about = of_memory(task.scores)
+    has_curve = has_psnr and about.distance[about.metric == "psnr"].nunique() > 1
 
     def draw(width: int, labels: bool) -> Figure:
         height = 300 + width // 8
@@ -127,7 +128,7 @@ def _task(material: Material, task: TaskScores) -> dict[str, Any]:
         "horizons": _horizons(material, task),
         "summary": summary(task.scores, material.window),
         "looks": list(looks(task.scores).values()),
-        "curve": _sizes(draw, f"{task.task}-curve", f"{task.task}: PSNR against distance") if has_psnr else None,
+        "curve": _sizes(draw, f"{task.task}-curve", f"{task.task}: PSNR against distance") if has_curve else None,
         "strips": make_strips(material, task) if task.task == PICTURED and has_psnr else [],
     }
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from evals.protocol import Protocol
     from longtake.store import Store
 
-TASK_ORDER = ("retrieval", "reasoning", "rollout", "mirror")
+TASK_ORDER = ("retrieval", "reasoning", "cuts", "rollout", "mirror")
 UNCURVED = ("cost", "questions")
 """Tasks whose rows are no frames: `longtake results scores` shows them."""
 

@@ -285,3 +285,16 @@ def test_every_task_has_its_card() -> None:
     for name in TASKS:
         card = importlib.import_module(f"evals.tasks.{name}").__doc__
         assert card and len(card) > 200, name
+
+
+def test_cuts_lead_away_and_back_to_where_the_path_began() -> None:
+    protocol = Protocol(task="cuts", context=6, horizon=2, episodes=2, metrics=["psnr"])
+    assert protocol.frames == 9 and protocol.stream == 8
+    made, conditions = questions(protocol)
+    order, distance = TASKS["cuts"].path(protocol)
+    assert order.tolist() == [0, 1, 2, 6, 7, 8, 0, 1] and distance.tolist() == [6, 6]
+    assert mean(score(NearestPose(), protocol, made, conditions)) == IDENTICAL_PSNR
+    assert mean(score(CopyLast(), protocol, made, conditions)) < 15
+    for change, told in (({"context": 7}, "context: 7 is odd"), ({"horizon": 4}, "more than the 3 frames before")):
+        with pytest.raises(ValueError, match=told):
+            assert protocol.model_copy(update=change).frames
