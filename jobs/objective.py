@@ -69,8 +69,10 @@ class Objective:
     `forward` is the call of `model`, or that of an engine around it, through which gradients flow.
     """
 
-    def __init__(self, config: WorldModelTraining, model: WorldModel, forward: Forward, rank: int = 0) -> None:
-        self.config, self.model, self.forward, self.rank = config, model, forward, rank
+    def __init__(
+        self, config: WorldModelTraining, model: WorldModel, forward: Forward, rank: int = 0, world: int = 1
+    ) -> None:
+        self.config, self.model, self.forward, self.rank, self.world = config, model, forward, rank, world
         self._distance = distance_of(config, model)
 
     def losses(self, batch: Batch, step: int) -> Iterator[Tensor]:
@@ -106,18 +108,22 @@ class Objective:
         """Noise levels, noise, weights and dropped conditions of the rank's clips."""
         config = self.config
         b, t = batch.frames.shape[:2]
-        levels, noises, dropped = [], [], []
+        noises, dropped = [], []
+        generators = {slot: seeded(config.seed, step, slot) for slot in range(self.world * b)}
+        # Those of all ranks: the mean over the batch weighs its frames together, however ranks share them.
+        drawn = [draw_noise_levels(config.diffusion, 1, t, generator)[0] for generator in generators.values()]
         for slot in self._slots(b):
-            generator = seeded(config.seed, step, slot)
-            levels.append(draw_noise_levels(config.diffusion, 1, t, generator)[0])
+            generator = generators[slot]
             noises.append(torch.randn(batch.frames.shape[1:], generator=generator))
             dropped.append(draw_dropped(config.diffusion, 1, t, generator)[0])
         device = batch.frames.device
-        level = torch.stack(levels).to(device)
-        weight = loss_weights(config.diffusion, config.model.prediction, level)
+        levels = torch.stack(drawn)
+        weights = loss_weights(config.diffusion, config.model.prediction, levels)
+        mine = slice(self.rank * b, (self.rank + 1) * b)
+        level, weight = levels[mine].to(device), (weights[mine] * self.world / weights.sum()).to(device)
         conditions = batch.conditions.drop(torch.stack(dropped).to(device))
         noise = torch.stack(noises).to(device)
-        return Noised(Batch(batch.frames, conditions), level, weight / weight.sum(), noise)
+        return Noised(Batch(batch.frames, conditions), level, weight, noise)
 
     def clip_loss(self, noised: Noised, memory: Memory | None) -> tuple[Tensor, Memory | None]:
         """Loss of some frames after those in the memory, and the memory after them."""

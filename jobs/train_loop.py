@@ -50,7 +50,7 @@ def train_loop(context: Context, config: WorldModelTraining) -> None:
         start = engine.load(folder)["step"] if folder else 0
         tokenizer = tokenizers.of_training(context, config, folder)
     log = StepLog(context, start)
-    objective = Objective(config, model, engine, context.rank)
+    objective = Objective(config, model, engine, context.rank, context.world)
     validate = make_validation(context, config, dataset, Objective(config, model, model, context.rank), tokenizer)
     for step, clips, waited in timed(stream(context, config, dataset, start)):
         loss = 0.0

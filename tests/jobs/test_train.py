@@ -19,7 +19,7 @@ from longtake.dataset_writer import DatasetWriter
 from longtake.episodes import Episode
 from longtake.errors import UserError
 from longtake.store import Store, open_store
-from longtake.stream import load_clips
+from longtake.stream import cut, load_clips
 from longtake.training import LocalContext
 from models.checkpoint import load_model
 from models.tokenizer import PIXELS
@@ -230,6 +230,27 @@ def gradients(place: Path, *overrides: str) -> dict[str, torch.Tensor]:
     for part in Objective(config, model, model).losses(to_batch(clips, "cpu", PIXELS), 0):
         part.backward()  # type: ignore[no-untyped-call]
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def test_two_ranks_have_the_gradients_of_one(place: Path) -> None:
+    store, config = open_store(place / "store"), config_of(place, "diffusion.weighting=sigmoid")
+    torch.manual_seed(0)
+    model = WorldModel(config.model)
+    for parameter in model.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.2)
+    plan = train.build_plan(config, store.dataset("mazes"), "train")
+
+    def found(world: int) -> dict[str, torch.Tensor]:
+        model.zero_grad()
+        for rank in range(world):
+            clips = load_clips(store.dataset("mazes"), cut(plan.batch(0), rank, world), palindrome=True)
+            for part in Objective(config, model, model, rank, world).losses(to_batch(clips, "cpu", PIXELS), 0):
+                (part / world).backward()  # type: ignore[no-untyped-call]
+        return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    one, two = found(1), found(2)
+    assert apart(one, two) < 1e-5 * max(float(g.abs().max()) for g in one.values())
 
 
 def test_temporal_blocks_change_cost_and_truncation_changes_gradients(place: Path) -> None:
