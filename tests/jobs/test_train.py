@@ -208,6 +208,18 @@ def test_a_killed_run_ends_with_the_same_weights_and_rows(place: Path) -> None:
     assert len(steps["killed"]) == config.steps
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["{precision: autocast}", "{backend: deepspeed, zero: 3, precision: bf16}"])
+def test_less_precision_learns_the_same(place: Path, engine: str) -> None:
+    store, name = open_store(place / "store"), f"less-{len(engine)}"
+    run(store, "full", config_of(place))
+    weights = run(store, name, config_of(place, f"engine={engine}", "engine.warmup=1", "engine.lr=1e-2"))
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+    losses = store.table("steps").groupby("run").val_loss.last()
+    assert losses[name] == pytest.approx(losses["full"], rel=5e-3)
+    assert losses[name] != losses["full"]
+
+
 def test_a_checkpoint_is_a_model_by_itself(place: Path) -> None:
     store, config = open_store(place / "store"), config_of(place)
     weights = run(store, "alone", config)
@@ -272,6 +284,8 @@ def test_temporal_blocks_change_cost_and_truncation_changes_gradients(place: Pat
         (["data.frames_per_step=20"], "data.frames_per_step: 20 frames are not the same whole number of clips of 8"),
         (["workers=2", "validation.clips=3"], "validation.clips: 3 cannot be shared evenly by 2 workers"),
         (["data.curriculum=[{frames: 64}]", "data.frames_per_step=64"], "no episode is long enough"),
+        (["engine.precision=bf16"], "engine: precision: bf16 parameters need fp32 ones"),
+        (["engine.offload=true"], "engine: offload: ZeRO does it: set backend to deepspeed"),
         (["bptt_blocks=2"], "bptt_blocks: 2 blocks of what length? set temporal_block too"),
     ],
 )
