@@ -55,7 +55,7 @@ def autoencoder_loop(context: Context, config: AutoencoderTraining) -> None:
         lr, norm = engine.lr, engine.step()
         done = step + 1
         numbers = {"loss": loss.item(), "grad_norm": norm, "lr": lr, "data_wait": waited, **of_clips(clips, dataset)}
-        log.add(step, numbers, frames=config.data.frames_per_step)
+        log.add(step, numbers, frames=config.data.frames_per_step, clip_frames=clips["frames"].shape[1])
         if done % config.validation.every == 0 or done == config.steps:
             log.note(**validate())
         context.progress(done, config.steps, **log.latest)

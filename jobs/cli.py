@@ -198,7 +198,16 @@ def results(
     format_: Format = None,
     out: Out = None,
     plot: Annotated[
-        str | None, typer.Option("--plot", metavar="FILE", help="Draw scores, steps or trials: .png, .svg or .pdf.")
+        str | None,
+        typer.Option("--plot", metavar="FILE", help="Draw scores, steps, trials or bench: .png, .svg or .pdf."),
+    ] = None,
+    draw: Annotated[
+        str | None,
+        typer.Option(
+            "--draw",
+            metavar="PLOT",
+            help="Which plot: of steps losses or state, of trials history, space, importances or price.",
+        ),
     ] = None,
     horizon: Annotated[
         bool, typer.Option("--horizon", help="Of scores: for how many frames each model remembers.")
@@ -221,6 +230,7 @@ def results(
         format=format_,
         out=out,
         plot=plot,
+        draw=draw,
         horizon=horizon,
     )
 
@@ -252,11 +262,13 @@ def compact(
 
 @app.command()
 def report(
-    run: Annotated[list[str], typer.Argument(metavar="RUN...", help="Ids of runs; `longtake runs` lists them.")],
+    run: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Ids of runs, or of a sweep; `longtake runs` lists them.")
+    ],
     out: Annotated[str | None, typer.Option("--out", metavar="HTML", help="The page to write.")] = None,
     store: StoreUri = STORE,
 ) -> None:
-    """Write a page about runs: tables, curves, picture strips."""
+    """Write a page about runs or a sweep: tables, curves, films, picture strips."""
     from jobs import report
 
     report.main(run, store, out)

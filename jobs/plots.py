@@ -47,13 +47,9 @@ SYSTEM_NAMES = {
 }
 OFF_SCALE = {"psnr": 6.0, "ssim": 0.15}
 """An oracle further than this above everything else is named, not drawn: it would flatten the rest."""
-LOSSES = {"loss": "training loss", "val_loss": "held-out loss, fixed noise"}
 CODE_PX, CODE_LINE_PX = 7, 17  # a letter and a line of the command under a plot
-TRIAL_MARKS = {"done": ("o", SERIES[0]), "pruned": ("v", FLOOR_INK), "failed": ("x", SERIES[1])}
 LINE_PX = 16  # between two names
 NARROW_PX = 600
-MARKED = 40  # curves with fewer points show them
-BINS = 300  # of a training curve: more points than pixels say nothing
 
 
 @dataclass(frozen=True)
@@ -160,7 +156,7 @@ def psnr_curve(
             name = METRICS[metric].heading
             axes.set_title(f"{name}, {task}" if len(tasks) > 1 else name)
         if labels:
-            _label_ends(figure, ends)
+            label_ends(figure, ends)
     return figure
 
 
@@ -230,7 +226,7 @@ def _mark_window(axes: Axes, window: int) -> None:
     )  # fmt: skip
 
 
-def _label_ends(figure: Figure, panels: Mapping[Axes, list[End]]) -> None:
+def label_ends(figure: Figure, panels: Mapping[Axes, list[End]]) -> None:
     """Names at the right ends of the lines, pushed apart until none covers another."""
     figure.draw_without_rendering()  # the layout says how high a panel is; names change only its width
     for axes, ends in panels.items():
@@ -267,82 +263,6 @@ def _first(group: list[float], step: float, low: float, high: float) -> float:
     """Where the first of a group of neighbours goes, so that all are as near to their values as can be."""
     total, members = group
     return max(low, min(total / members, high - (members - 1) * step))
-
-
-def training_curve(
-    steps: pd.DataFrame, runs: Mapping[str, str], *, width: int = 920, height: int = 300, labels: bool = True
-) -> Figure:
-    """Training loss and held-out loss against step, side by side (one above the other below 600 px).
-
-    Args:
-        steps: rows of the `steps` table.
-        runs: run id → the name to show.
-
-    Raises:
-        ValueError: none of the runs has a step.
-    """
-    rows = steps[steps.run.isin(list(runs))]
-    if not len(rows):
-        raise ValueError(f"steps: no row of {', '.join(runs)}")
-    colors = model_colors(list(runs.values()))
-    found = {run: Look(run, name, "model", colors[name], "solid") for run, name in runs.items()}
-    narrow = width < NARROW_PX
-    with styled():
-        figure = new_figure(width, height * (2 if narrow else 1))
-        ends = {}
-        for number, (column, title) in enumerate(LOSSES.items(), 1):
-            axes = figure.add_subplot(*((2, 1) if narrow else (1, 2)), number, title=title, xlabel="step")
-            ends[axes] = _losses(axes, rows, column, found)
-            axes.set_xlim(0, rows.step.max())
-            axes.margins(y=0.08)
-        if labels:
-            _label_ends(figure, ends)
-    return figure
-
-
-def _losses(axes: Axes, rows: pd.DataFrame, column: str, runs: Mapping[str, Look]) -> list[End]:
-    """Draw one column of every run; returns where the lines end."""
-    ends = []
-    for run, look in runs.items():
-        line = _binned(rows[rows.run == run], column)
-        if len(line):
-            marker = "o" if len(line) < MARKED else ""
-            axes.plot(line.step, line[column], color=look.color, linewidth=1.8, marker=marker, markersize=4)
-            ends.append((float(line[column].iloc[-1]), look))
-    return ends
-
-
-def _binned(rows: pd.DataFrame, column: str) -> pd.DataFrame:
-    """The curve of one column as means over at most `BINS` stretches of steps."""
-    there = rows[["step", column]].dropna().sort_values("step")
-    if len(there) <= BINS:
-        return there
-    place = np.arange(len(there)) * BINS // len(there)
-    return there.groupby(place).mean()
-
-
-def trial_curve(trials: pd.DataFrame, *, width: int = 920, height: int = 300) -> Figure:
-    """The objective of every trial that has one, in the order of their numbers; one panel per sweep.
-
-    Raises:
-        ValueError: no trial has an objective.
-    """
-    from matplotlib.ticker import MaxNLocator
-
-    rows = trials[trials.objective.notna()]
-    if not len(rows):
-        raise ValueError("objective: no trial has told one")
-    sweeps = sorted(rows.sweep.unique())
-    with styled():
-        figure = new_figure(width, height * len(sweeps))
-        for number, sweep in enumerate(sweeps, 1):
-            axes = figure.add_subplot(len(sweeps), 1, number, title=f"objective, sweep {sweep}", xlabel="trial")
-            for state, group in rows[rows.sweep == sweep].groupby("state"):
-                marker, color = TRIAL_MARKS.get(str(state), ("D", FLOOR_INK))
-                axes.plot(group.trial, group.objective, marker, color=color, fillstyle="none", label=str(state))
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-            axes.legend()
-    return figure
 
 
 @contextmanager

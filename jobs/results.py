@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    Plot = Callable[[pd.DataFrame], Figure]
+
 
 def main(
     table: str,
@@ -34,14 +36,19 @@ def main(
     format: str | None = None,
     out: str | None = None,
     plot: str | None = None,
+    draw: str | None = None,
     horizon: bool = False,
 ) -> None:
-    """The command: read, condense, order, show; with `plot` also draw the rows."""
+    """The command: read, condense, order, show; with `plot` also draw the rows, by the plot that `draw` names."""
     check_output(format, out)
     if horizon and (table != "scores" or by or columns):
         raise UserError("--horizon is of scores, and makes its own columns: leave out --by and --columns")
     if plot and table in schema.KEYS and table not in PLOTS:
         raise UserError(f"--plot draws {', '.join(PLOTS)}; there is no plot of {table}")
+    if draw and (horizon or not plot):
+        raise UserError(f"--draw {draw}: it names a plot of --plot FILE, and --horizon has one of its own")
+    if draw and draw not in PLOTS.get(table, {}):
+        raise UserError(f"--draw: {unknown(f'plot of {table}', draw, PLOTS.get(table, {}))}")
     if by and columns:
         raise UserError("--by and --columns exclude each other: --by makes its own columns")
     place = open_store(store)
@@ -53,8 +60,7 @@ def main(
         kept = rows[rows.task == "retrieval"] if horizon else rows
         if table == "scores":
             require_alike(place, kept)
-        drawn = HORIZON if horizon else table
-        draw(drawn, kept, plot, plot_command(drawn, place, where, plot))
+        picture(_plot(table, draw, horizon), kept, plot, plot_command(table, place, where, plot, draw, horizon))
     frame = order(_horizons(rows) if horizon else condense(table, rows, _names(by), _names(columns)), _names(sort))
     show(frame, format, out)
 
@@ -79,26 +85,35 @@ def condense(table: str, rows: pd.DataFrame, by: Sequence[str], columns: Sequenc
     return means(rows, by) if by else rows
 
 
-def draw(table: str, rows: pd.DataFrame, path: str, command: str) -> None:
-    """A picture of rows of a table, or of their horizons, and under it the command that draws it again.
+def picture(plot: Plot, rows: pd.DataFrame, path: str, command: str) -> None:
+    """A plot of some rows as a file, and under it the command that draws it again.
 
     Raises UserError for what cannot share a plot or cannot be written.
     """
     from jobs import plots
 
     try:
-        figure = (_plot_horizon if table == HORIZON else PLOTS[table])(rows)
+        figure = plot(rows)
         plots.write_under(figure, command)
         plots.save(figure, path)
     except (ValueError, OSError) as error:
         raise UserError(f"--plot {path}: {error}; choose rows with --where") from error
 
 
-def plot_command(table: str, store: Store, where: str | None, path: str) -> str:
+def _plot(table: str, draw: str | None, horizon: bool) -> Plot:
+    if horizon:
+        return _plot_horizon
+    return PLOTS[table][draw] if draw else next(iter(PLOTS[table].values()))
+
+
+def plot_command(
+    table: str, store: Store, where: str | None, path: str, draw: str | None = None, horizon: bool = False
+) -> str:
     """What draws the same picture again, whatever the environment says."""
     chosen = ["--where", where] if where else []
-    what = ["scores", "--horizon"] if table == HORIZON else [table]
-    return " ".join(map(_quote, ["longtake", "results", *what, *chosen, "--plot", path, "--store", store.uri]))
+    named = ["--draw", draw] if draw else []
+    what = [table, "--horizon"] if horizon else [table]
+    return " ".join(map(_quote, ["longtake", "results", *what, *chosen, "--plot", path, *named, "--store", store.uri]))
 
 
 def _quote(argument: str) -> str:
@@ -118,33 +133,69 @@ def _plot_scores(rows: pd.DataFrame) -> Figure:
     return plots.psnr_curve(rows, metrics[0] if len(metrics) == 1 else "psnr")
 
 
-def _plot_steps(rows: pd.DataFrame) -> Figure:
-    from jobs import plots
-
-    return plots.training_curve(rows, {str(run): str(run) for run in rows["run"].unique()})
-
-
-def _plot_trials(rows: pd.DataFrame) -> Figure:
-    from jobs import plots
-
-    return plots.trial_curve(rows)
-
-
 def _plot_horizon(rows: pd.DataFrame) -> Figure:
     from jobs import horizons
 
     return horizons.horizon_curve(rows)
 
 
-PLOTS: dict[str, Callable[[pd.DataFrame], Figure]] = {
-    "scores": _plot_scores,
-    "steps": _plot_steps,
-    "trials": _plot_trials,
+def _plot_losses(rows: pd.DataFrame) -> Figure:
+    from jobs import step_plots
+
+    return step_plots.training_curve(rows, {str(run): str(run) for run in rows["run"].unique()})
+
+
+def _plot_state(rows: pd.DataFrame) -> Figure:
+    from jobs import step_plots
+
+    return step_plots.drift_curve(rows, {str(run): str(run) for run in rows["run"].unique()})
+
+
+def _plot_history(rows: pd.DataFrame) -> Figure:
+    from jobs import sweep_plots
+
+    return sweep_plots.history_curve(rows)
+
+
+def _plot_space(rows: pd.DataFrame) -> Figure:
+    from jobs import sweep_plots
+
+    return sweep_plots.space_curve(rows)
+
+
+def _plot_importances(rows: pd.DataFrame) -> Figure:
+    from jobs import sweep_plots
+
+    return sweep_plots.importance_bars(rows)
+
+
+def _plot_price(rows: pd.DataFrame) -> Figure:
+    from jobs import sweep_plots
+
+    return sweep_plots.price_curve(rows)
+
+
+def _plot_bench(rows: pd.DataFrame) -> Figure:
+    """Cost against frames of a profile alone, bars of what else there is."""
+    from jobs import bench_plots
+
+    return bench_plots.costs_curve(rows) if set(rows["name"]) == {bench_plots.PROFILE} else bench_plots.bench_bars(rows)
+
+
+PLOTS: dict[str, dict[str, Plot]] = {
+    "scores": {"distance": _plot_scores},
+    "steps": {"losses": _plot_losses, "state": _plot_state},
+    "trials": {
+        "history": _plot_history,
+        "space": _plot_space,
+        "importances": _plot_importances,
+        "price": _plot_price,
+    },
+    "bench": {"costs": _plot_bench},
 }
+"""The plots of each table by their names; the first is drawn where none is named."""
 
 
-HORIZON = "horizon"
-"""The plot of scores that is not their curve."""
 SPREAD = ("mean", "se", "ci95", "low", "high", "episodes")
 APART = ("stratum", "partial")
 """What also keeps scores apart, where some row says it."""

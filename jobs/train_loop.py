@@ -60,7 +60,7 @@ def train_loop(context: Context, config: WorldModelTraining) -> None:
         lr, norm = engine.lr, engine.step()
         done = step + 1
         numbers = {"loss": loss, "grad_norm": norm, "lr": lr, "data_wait": waited, **of_clips(clips, dataset)}
-        log.add(step, numbers, frames=config.data.frames_per_step)
+        log.add(step, numbers, frames=config.data.frames_per_step, clip_frames=clips["frames"].shape[1])
         if done % config.validation.every == 0 or done == config.steps:
             log.note(**validate())
         context.progress(done, config.steps, **log.latest)
@@ -153,16 +153,15 @@ class StepLog:
         self._since = time.monotonic()
         self.latest: dict[str, float] = {}
 
-    def add(self, step: int, numbers: dict[str, float], *, frames: int) -> None:
+    def add(self, step: int, numbers: dict[str, float], *, frames: int, clip_frames: int) -> None:
         """One step's numbers, `frames` being those of all ranks together."""
         now = time.monotonic()
         seconds, self._since = now - self._since, now
         numbers = self._context.mean(**numbers, step_s=seconds)
         wait = numbers.pop("data_wait") / max(numbers["step_s"], 1e-9)
         self.latest = {**numbers, "frames_per_s": frames / max(numbers["step_s"], 1e-9), "data_wait": wait}
-        self._rows.append(
-            {"run": self._context.run_id, "step": step, "frames": frames, **self.latest, "val_loss": np.nan}
-        )
+        where = {"run": self._context.run_id, "step": step, "frames": frames, "clip_frames": clip_frames}
+        self._rows.append({**where, **self.latest, "val_loss": np.nan})
 
     def note(self, **numbers: float) -> None:
         """Add numbers to the last step's row."""

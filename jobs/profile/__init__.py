@@ -175,8 +175,11 @@ def _print(found: Findings) -> None:
 
 def _keep(store: Store, config: ProfileConfig, found: Findings, picture: str) -> None:
     """A run with its rows in `bench`, and the picture."""
-    from jobs.plots import save
-    from jobs.profile.picture import costs_figure
+    import pandas as pd
+
+    from jobs.bench_plots import costs_curve
+    from jobs.plots import save, write_under
+    from jobs.results import plot_command
     from longtake import tables
     from longtake.provenance import new_run_id
     from longtake.runs import RunRecord
@@ -184,7 +187,9 @@ def _keep(store: Store, config: ProfileConfig, found: Findings, picture: str) ->
     with RunRecord.start(store, new_run_id(), kind="profile", name=config.name, config=config) as record:
         rows = [{"run": record.run, "name": "profile", **row} for row in found.rows()]
         tables.append(store, "bench", rows, part=record.run)
-    print(f"picture: {save(costs_figure(found), picture)}")
+    figure = costs_curve(pd.DataFrame(rows))
+    write_under(figure, plot_command("bench", store, f"run == '{record.run}'", picture))
+    print(f"picture: {save(figure, picture)}")
     print(f"kept: longtake results bench --where \"run == '{record.run}'\" --store {store.uri}")
 
 

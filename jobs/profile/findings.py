@@ -19,6 +19,8 @@ Key = tuple[str, What, int]
 FULL = "causal_full"
 NEAR = (0.9, 1.1)
 """Around the ceiling that was worked out, where `--ceiling` looks."""
+BEYOND = 8
+"""Times the longest length, up to where counted costs are kept."""
 
 
 @dataclass
@@ -85,13 +87,20 @@ class Findings:
             "bytes": crossing(lambda n: one.carried(n)["total"], lambda n: other.carried(n)["total"]),
         }
 
+    @property
+    def counted(self) -> list[int]:
+        """The lengths that costs are kept of: those asked for, and doubled ones up to `BEYOND` times the longest."""
+        longest = max(self.config.frames)
+        doubled = [longest * 2**i for i in range(1, BEYOND.bit_length())]
+        return [*self.config.frames, *doubled]
+
     def rows(self) -> Iterator[dict[str, Any]]:
         """Rows of the table `bench`: case, metric, value, unit, repetitions."""
         for name, costs in self.costs.items():
             yield _row(f"{name}", "parameters", costs.parameters, "", 1)
             if (ceiling := self.ceiling(name)) is not None:
                 yield _row(f"{name}", "ceiling", ceiling, "frames", 1)
-            for frames in self.config.frames:
+            for frames in self.counted:
                 case = f"{name}, {frames} frames"
                 yield _row(case, "step operations", costs.training_flops(frames) / 1e9, "GFLOP", 1)
                 yield _row(case, "frame operations", costs.frame_flops(frames, self.config.sampler) / 1e9, "GFLOP", 1)

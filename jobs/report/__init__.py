@@ -3,6 +3,7 @@
 gather.py    which runs, and of each task which scores may stand side by side
 findings.py  a sentence per claim, and the table
 strips.py    truth beside generation, made again from the checkpoints
+film.py      the same, moving
 svg.py       plots that follow the page's theme
 page.html    the page
 """
@@ -13,6 +14,7 @@ import datetime
 import json
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +23,11 @@ from longtake.schema import NO_RUN
 from longtake.store import Store, open_store
 
 if TYPE_CHECKING:
+    import pandas as pd
     from markupsafe import Markup
     from matplotlib.figure import Figure
 
-    from jobs.report.gather import Material, Run, TaskScores
+    from jobs.report.gather import Material, Profile, Run, SweepTrials, TaskScores
 
 WIDTHS = {
     "wide": 960,
@@ -62,7 +65,8 @@ def build(store: Store, runs: Sequence[str], out: Path | None = None) -> Path:
     material = gather(store, runs)
     text = render(material)
     if out is None:
-        name = "_".join(run.id for run in material.runs[:3]) + (f"_{len(material.runs)}" if material.runs[3:] else "")
+        ids = [sweep.id for sweep in material.sweeps] or [run.id for run in material.runs]
+        name = "_".join(ids[:3]) + (f"_{len(ids)}" if ids[3:] else "")
         out = Path(store.path("reports", f"{name}.html")) if store.is_folder else Path("report.html")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -85,16 +89,18 @@ def render(material: Material) -> str:
     template = environment.from_string((Path(__file__).parent / "page.html").read_text(encoding="utf-8"))
     tasks = [_task(material, task) for task in material.tasks]
     return template.render(
-        title=", ".join(run.name for run in material.runs),
+        title=", ".join([f"sweep {s.name}" for s in material.sweeps] or [run.name for run in material.runs]),
         made=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         window=material.window,
         tasks=tasks,
+        sweeps=[_sweep(material, sweep) for sweep in material.sweeps],
+        profiles=[_profile(material, profile) for profile in material.profiles],
         training=_training(material),
+        drift=_drift(material),
         provenance=[_provenance(run) for run in material.runs],
         datasets=_datasets(material),
         commands=_commands(material),
         store=material.store.uri,
-        runs=[*(run.id for run in material.runs), NO_RUN],
         notes=material.notes,  # last: drawing adds to them
     )
 
@@ -102,8 +108,10 @@ def render(material: Material) -> str:
 def _task(material: Material, task: TaskScores) -> dict[str, Any]:
     """Everything that the page says about one task."""
     from jobs.plots import looks, psnr_curve
+    from jobs.report.film import make_film
     from jobs.report.findings import claims, of_memory, reach, summary, verdict
-    from jobs.report.strips import make_strips
+    from jobs.report.strips import make_strips, show
+    from jobs.results import plot_command
 
     has_psnr = (task.scores.metric == "psnr").any()
     about = of_memory(task.scores)
@@ -113,6 +121,8 @@ def _task(material: Material, task: TaskScores) -> dict[str, Any]:
         height = 300 + width // 8
         return psnr_curve(about, "psnr", material.window, width=width, height=height, labels=labels)
 
+    shown = show(material, task) if task.task == PICTURED and has_psnr else None
+    rows = f"protocol == '{task.protocol}' and run in {[*(run.id for run in material.runs), NO_RUN]}"
     found = claims(about, material.window)
     beyond = reach(about, material.window)
     return {
@@ -129,7 +139,10 @@ def _task(material: Material, task: TaskScores) -> dict[str, Any]:
         "summary": summary(task.scores, material.window),
         "looks": list(looks(task.scores).values()),
         "curve": _sizes(draw, f"{task.task}-curve", f"{task.task}: PSNR against distance") if has_curve else None,
-        "strips": make_strips(material, task) if task.task == PICTURED and has_psnr else [],
+        "command": plot_command("scores", material.store, rows, f"{task.task}.png"),
+        "horizon_command": plot_command("scores", material.store, rows, "horizon.png", horizon=True),
+        "strips": make_strips(shown) if shown else [],
+        "film": make_film(shown) if shown else None,
     }
 
 
@@ -154,9 +167,81 @@ def _sizes(draw: Callable[[int, bool], Figure], name: str, title: str) -> dict[s
     return {size: inline(draw(width, size != "narrow"), f"{name}-{size}", title) for size, width in WIDTHS.items()}
 
 
+def _sweep(material: Material, sweep: SweepTrials) -> dict[str, Any]:
+    """The plots of a sweep and its best trials; a plot that its trials do not suffice for is told in the notes."""
+    from jobs import sweep_plots
+    from jobs.results import plot_command
+
+    kinds: dict[str, tuple[Callable[..., Figure], str]] = {
+        "history": (sweep_plots.history_curve, "Objective of every trial"),
+        "space": (sweep_plots.space_curve, "Settings of every trial"),
+        "importances": (sweep_plots.importance_bars, "What decided whether a trial was good"),
+        "price": (sweep_plots.price_curve, "Objective against seconds of training"),
+    }
+    plots = []
+    for kind, (draw, title) in kinds.items():
+        try:
+            curve = _sizes(partial(_trials_figure, draw, sweep.trials), f"{sweep.id}-{kind}", title)
+        except ValueError as error:
+            material.notes.append(f"sweep {sweep.name}: no plot of its {kind}: {error}.")
+            continue
+        command = plot_command("trials", material.store, f"sweep == '{sweep.id}'", f"{kind}.png", kind)
+        plots.append({"kind": kind, "curve": curve, "command": command})
+    states = sweep.trials.state.value_counts().to_dict() if len(sweep.trials) else {}
+    told = ", ".join(f"{count} {state}" for state, count in states.items()) or "no trial yet"
+    return {"id": sweep.id, "name": sweep.name, "told": told, "shown": sweep.shown, "plots": plots}
+
+
+def _trials_figure(draw: Callable[..., Figure], trials: pd.DataFrame, width: int, labels: bool) -> Figure:
+    """A plot of trials at a width: none of them needs a key."""
+    return draw(trials, width=width)
+
+
+def _profile(material: Material, profile: Profile) -> dict[str, Any]:
+    """Cost against frames, from a profile."""
+    from jobs.bench_plots import costs_curve, profiled
+    from jobs.plots import INKS, model_colors
+    from jobs.results import plot_command
+
+    def draw(width: int, labels: bool) -> Figure:
+        return costs_curve(profile.bench, width=width, height=240, labels=labels)
+
+    colors = model_colors(profiled(profile.bench))
+    return {
+        "runs": profile.runs,
+        "curve": _sizes(draw, profile.id, "Cost against frames"),
+        "key": [{"name": name, "ink": INKS[color]} for name, color in colors.items()],
+        "command": plot_command("bench", material.store, f"run == '{profile.id}'", "costs.png"),
+    }
+
+
+def _drift(material: Material) -> dict[str, Any] | None:
+    """The state of each layer during training, where runs noted it."""
+    from jobs.plots import INKS
+    from jobs.results import plot_command
+    from jobs.step_plots import drift_curve, layer_looks, state_layers
+
+    steps = material.steps
+    names = {run.id: run.name for run in material.runs if state_layers(steps[steps.run == run.id])}
+    if not names:
+        return None
+
+    def draw(width: int, labels: bool) -> Figure:
+        return drift_curve(steps, names, width=width, height=230, labels=labels)
+
+    layers = {look.name: look for run in names for look in layer_looks(state_layers(steps[steps.run == run])).values()}
+    return {
+        "curve": _sizes(draw, "drift", "State of each layer against step"),
+        "key": [{"name": name, "ink": INKS[look.color]} for name, look in layers.items()],
+        "command": plot_command("steps", material.store, f"run in {list(names)}", "state.png", "state"),
+    }
+
+
 def _training(material: Material) -> dict[str, Any] | None:
     """The curves, and a line of numbers per run."""
-    from jobs.plots import INKS, model_colors, training_curve
+    from jobs.plots import INKS, model_colors
+    from jobs.results import plot_command
+    from jobs.step_plots import training_curve
 
     steps = material.steps
     names = {run.id: run.name for run in material.runs if (steps.run == run.id).any()}
@@ -183,7 +268,12 @@ def _training(material: Material) -> dict[str, Any] | None:
                 "wait": float(rows.data_wait.median()) if "data_wait" in rows else None,
             }
         )
-    return {"curve": _sizes(draw, "training", "Training and held-out loss against step"), "lines": lines}
+    return {
+        "curve": _sizes(draw, "training", "Training and held-out loss against step"),
+        "lines": lines,
+        "stages": "clip_frames" in steps and bool((steps.groupby("run").clip_frames.nunique() > 1).any()),
+        "command": plot_command("steps", material.store, f"run in {list(names)}", "training.png"),
+    }
 
 
 def _provenance(run: Run) -> dict[str, Any]:
@@ -230,16 +320,15 @@ def _commands(material: Material) -> list[tuple[str, str]]:
     store = f" --store {material.store.uri}"
     ids = [run.id for run in material.runs]
     found = []
+    profiled = {name for profile in material.profiles for name in profile.runs}
     for run in material.runs:
         file = f"{run.row['name']}.yaml"
-        found.append(
-            (
-                f"train {run.name} again, with its config (below) saved as {file}",
-                f"longtake train {file}{store}",
-            )
-        )
+        why = f"train {run.name} again, with its config (below) saved as {file}"
+        found.append((why, f"longtake train {file}{store}"))
+        if run.name not in profiled and run.row["kind"] == "train":
+            found.append((f"show on this page what {run.name} costs against frames", f"longtake profile {file}{store}"))
     for config in dict.fromkeys(task.config for task in material.tasks):
         tasks = ",".join(task.task for task in material.tasks if task.config == config)
         command = f"longtake evaluate {config or 'CONFIG'} --runs {','.join(ids)} --tasks {tasks}{store}"
         found.append((f"score {tasks.replace(',', ' and ')} again", command))
-    return [*found, ("write this page again", f"longtake report {' '.join(ids)}{store}")]
+    return [*found, ("write this page again", f"longtake report {' '.join(material.asked)}{store}")]

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from evals.protocol import Protocol
     from longtake.store import Store
 
+TRAININGS = ("train", "autoencoder")
+"""The kinds of runs that a page is about, beside sweeps."""
+BEST_TRIALS = 3
+"""Of a sweep, whose runs the page shows as it shows those that were asked for."""
 TASK_ORDER = ("retrieval", "reasoning", "cuts", "rollout", "mirror")
 UNCURVED = ("cost", "questions")
 """Tasks whose rows are no frames: `longtake results scores` shows them."""
@@ -54,6 +58,25 @@ class TaskScores:
 
 
 @dataclass(frozen=True)
+class SweepTrials:
+    """A sweep, how the page calls it, its rows of the table `trials`, and how many of its runs the page is about."""
+
+    id: str
+    name: str
+    trials: pd.DataFrame
+    shown: int
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A profile of the model of some of the runs: its rows of the table `bench`, and the names of those runs."""
+
+    id: str
+    runs: list[str]
+    bench: pd.DataFrame
+
+
+@dataclass(frozen=True)
 class Material:
     """Everything a report shows, before it is drawn."""
 
@@ -61,12 +84,15 @@ class Material:
     runs: list[Run]
     tasks: list[TaskScores]
     steps: pd.DataFrame
+    sweeps: list[SweepTrials] = field(default_factory=list)
+    profiles: list[Profile] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
     def window(self) -> int:
         """The widest window among the runs: beyond it, none of them can look anything up."""
-        return max(run.window for run in self.runs)
+        return max((run.window for run in self.runs), default=0)
 
 
 def gather(store: Store, runs: Sequence[str]) -> Material:
@@ -75,16 +101,19 @@ def gather(store: Store, runs: Sequence[str]) -> Material:
     Raises:
         UserError: an unknown run, or runs that were scored on a task under different protocols only.
     """
-    found = find_runs(store, runs)
-    ids = [run.id for run in found]
     notes: list[str] = []
+    sweeps, asked = open_sweeps(store, runs)
+    found = find_runs(store, asked) if asked or not sweeps else []
+    ids = [run.id for run in found]
     scores = _whole(store.table("scores", where=f"run in {[*ids, NO_RUN]!r}"), notes)
     scores = scores[~scores.task.isin(UNCURVED)]
     tasks = choose_scores(store, scores, found, notes) if len(scores) else []
-    if not tasks:
+    if not tasks and not sweeps:
         command = f"longtake evaluate --runs {','.join(ids)} --store {store.uri}"
         notes.append(f"There are no scores to show yet: {command}")
-    return Material(store, found, tasks, store.table("steps", where=f"run in {ids!r}"), notes)
+    steps = store.table("steps", where=f"run in {ids!r}")
+    named = list(runs) if sweeps else ids
+    return Material(store, found, tasks, steps, sweeps, find_profiles(store, found), named, notes)
 
 
 def _whole(scores: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
@@ -98,12 +127,55 @@ def _whole(scores: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     return scores[scores.partial.isna()]
 
 
+def open_sweeps(store: Store, runs: Sequence[str]) -> tuple[list[SweepTrials], list[str]]:
+    """The sweeps among the asked runs; and what to show of all: in a sweep's place the runs of its best trials."""
+    table = store.table("runs")
+    sweeps = dict(table[["run", "name"]][table.kind == "sweep"].to_numpy().tolist()) if len(table) else {}
+    opened, asked = [], []
+    for run in runs:
+        if run not in sweeps:
+            asked.append(run)
+            continue
+        trials = store.table("trials", where=f"sweep == {run!r}")
+        best = _best_trials(trials, set(table.run))
+        opened.append(SweepTrials(run, sweeps[run], trials, len(best)))
+        asked += best
+    return opened, asked
+
+
+def _best_trials(trials: pd.DataFrame, known: set[str]) -> list[str]:
+    """The runs of the best done trials, the best first."""
+    if not len(trials):
+        return []
+    done = trials[(trials.state == "done") & trials.run.isin(known)]
+    ranked = done.sort_values("objective", ascending=bool((done.better != "higher").all()), kind="stable")
+    return [str(run) for run in ranked.run.head(BEST_TRIALS)]
+
+
+def find_profiles(store: Store, runs: Sequence[Run]) -> list[Profile]:
+    """The newest profile of the model of each run, where there is one."""
+    bench = store.table("bench", columns=["run"])
+    if not len(bench):
+        return []
+    table = store.table("runs", where=f"kind == 'profile' and run in {sorted(set(bench.run))!r}")
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        for row in table.sort_values("run", ascending=False).itertuples():
+            if yaml.safe_load(str(row.config)).get("model") == run.config.get("model"):
+                found.setdefault(str(row.run), []).append(run.name)
+                break
+    rows = store.table("bench", where=f"run in {list(found)!r}") if found else None
+    return [] if rows is None else [Profile(run, names, rows[rows.run == run]) for run, names in found.items()]
+
+
 def find_runs(store: Store, runs: Sequence[str]) -> list[Run]:
     """The rows of the asked runs, each once; `latest` is the newest one that trains."""
     table = store.table("runs")
     if not len(table):
         raise UserError(f"runs: there is no run in {store.uri} yet: start with `longtake train CONFIG`")
-    trained = table[table.kind != "evaluate"]
+    trained = table[table.kind.isin(TRAININGS)]
+    if not len(trained):
+        raise UserError(f"runs: no training in {store.uri} yet: start with `longtake train CONFIG`")
     newest = str(trained.run.max())
     ids = list(dict.fromkeys(newest if run == "latest" else run for run in runs)) or [newest]
     problems = [unknown("run", run, [*trained.run, "latest"]) for run in ids if run not in set(trained.run)]

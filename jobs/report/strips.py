@@ -69,7 +69,24 @@ class Generated:
     frames: Image
 
 
-def make_strips(material: Material, task: TaskScores) -> list[Strip]:
+@dataclass(frozen=True)
+class Shown:
+    """Some episodes of a task with what every system made of them: `truth` (b, context + horizon, H, W, 3)."""
+
+    task: TaskScores
+    protocol: Protocol
+    episodes: dict[int, str]
+    truth: Image
+    made: list[Generated]
+    fps: float
+
+    def distances(self, episode: int) -> pd.Series[int]:
+        """Of every generated frame of an episode, to the context frame that shows the same place."""
+        rows = self.task.scores[self.task.scores.episode == episode]
+        return rows[rows.frame >= 0].drop_duplicates("frame").set_index("frame").distance.sort_index()
+
+
+def show(material: Material, task: TaskScores) -> Shown | None:
     """Three episodes of a task: a hard, a middling and an easy one for the best model.
 
     What cannot be shown (a checkpoint or dataset that is gone) is told in the material's notes.
@@ -79,18 +96,24 @@ def make_strips(material: Material, task: TaskScores) -> list[Strip]:
     if protocol is None or not material.store.exists(f"datasets/{name}/manifest.json"):
         what = f"the definition of protocol {task.protocol}" if protocol is None else f"dataset {name}"
         material.notes.append(f"{task.task}: no pictures, since {what} is not in this store.")
-        return []
-    if material.store.dataset(name).fingerprint != protocol.dataset:
+        return None
+    dataset = material.store.dataset(name)
+    if dataset.fingerprint != protocol.dataset:
         material.notes.append(f"{task.task}: no pictures, since dataset {name} is not the one that was scored.")
-        return []
+        return None
     chosen = pick_episodes(task.scores, material.window)
     cells = list(_cells(material, task, name, protocol, tuple(chosen)))
     if not cells:
-        return []
+        return None
     with one_thread():
         truth = _truth(cells[0][1])
         made = [Generated(look, generate(cell)) for look, cell in cells]
-    return [_strip(protocol, task, truth[i], made, i, episode, chosen[episode]) for i, episode in enumerate(chosen)]
+    return Shown(task, protocol, chosen, truth, made, dataset.manifest.fps)
+
+
+def make_strips(shown: Shown) -> list[Strip]:
+    """A strip per episode."""
+    return [_strip(shown, clip, episode) for clip, episode in enumerate(shown.episodes)]
 
 
 def pick_episodes(scores: pd.DataFrame, window: int) -> dict[int, str]:
@@ -160,45 +183,41 @@ def generate(cell: ScoreCell) -> Image:
     return made
 
 
-def _strip(
-    protocol: Protocol,
-    task: TaskScores,
-    truth: Image,
-    made: Sequence[Generated],
-    clip: int,
-    episode: int,
-    note: str,
-) -> Strip:
-    """Lay out one episode: the truth first, then every system; `truth` (t, H, W, 3)."""
-    shown = even(protocol.context, SHOWN_CONTEXT)
+def _strip(shown: Shown, clip: int, episode: int) -> Strip:
+    """Lay out one episode: the truth first, then every system."""
+    protocol, truth = shown.protocol, shown.truth[clip]
+    given = even(protocol.context, SHOWN_CONTEXT)
     asked = even(protocol.horizon, SHOWN_MADE)
-    context = [truth[t] for t in shown]
+    context = [truth[t] for t in given]
     grid: list[list[Image | None]] = [[*context, *(truth[protocol.context + j] for j in asked)]]
     rows = [Row("truth", "ink", None)]
-    here = task.scores[(task.scores.episode == episode) & (task.scores.metric == "psnr")]
-    means = here.groupby("system").value.mean()
-    for one in made:
+    scores = shown.task.scores
+    means = scores[(scores.episode == episode) & (scores.metric == "psnr")].groupby("system").value.mean()
+    for one in shown.made:
         told: Sequence[Image | None] = [None] * len(context) if one.look.kind == "wiped" else context
         grid.append([*told, *(one.frames[clip, j] for j in asked)])
-        # A wiped model stands below the model, in its colour.
-        name = "memory wiped" if one.look.kind == "wiped" else one.look.name
-        rows.append(Row(name, one.look.ink, float(means[one.look.system])))
+        rows.append(Row(called(one.look), one.look.ink, float(means[one.look.system])))
     image = mosaic(grid, len(context))
     height, width = truth.shape[1:3]
     scale = max(1, round(TILE_PX / width))
-    distances = here.drop_duplicates("frame").set_index("frame").distance
+    distances = shown.distances(episode)
     return Strip(
         episode=episode,
-        note=note,
+        note=shown.episodes[episode],
         uri=data_uri(image),
         width=image.shape[1] * scale,
         height=image.shape[0] * scale,
-        context=[f"{t - protocol.context}".replace("-", "\N{MINUS SIGN}") for t in shown],
+        context=[f"{t - protocol.context}".replace("-", "\N{MINUS SIGN}") for t in given],
         distances=[int(distances[j]) for j in asked],
         context_width=(len(context) * (width + gap_px(width)) - gap_px(width)) * scale,
         made_width=(len(asked) * (width + gap_px(width)) - gap_px(width)) * scale,
         rows=rows,
     )
+
+
+def called(look: Look) -> str:
+    """A wiped model stands below the model, in its colour."""
+    return "memory wiped" if look.kind == "wiped" else look.name
 
 
 def even(count: int, shown: int) -> list[int]:

@@ -192,6 +192,7 @@ class Study:
             "state": STATES[trial.state.name],
             "reason": attributes.get("reason", ""),
             "objective": _value(trial),
+            "better": "higher" if self.direction == "maximize" else "lower",
             "step": attributes.get("step", 0),
             "frames": attributes.get("frames", 0),
             "seconds": float(attributes.get("seconds", 0.0)),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Frames = NDArray[np.uint8]
 
 CRF = 18  # x264's constant quality: 0 is the best, 51 the worst
+SOUGHT = 12  # frames between two keyframes of an mp4 for people
 UNEVEN = 0.1  # of the time between two frames: how far a frame may lie from its even place
 
 
@@ -107,13 +108,14 @@ def read_image(data: bytes) -> Frames:
     return pictures[0]
 
 
-def write(file: str, frames: Frames, fps: float) -> None:
-    """An mp4 for people to look at; a row or column at an odd edge is cut."""
+def write(file: str | IO[bytes], frames: Frames, fps: float) -> None:
+    """An mp4 for people to look at, that can be sought in; a row or column at an odd edge is cut."""
     import av
 
     height, width = (size // 2 * 2 for size in frames.shape[1:3])
     with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
+        stream.gop_size = SOUGHT
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
         for frame in frames:
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame[:height, :width]), format="rgb24")

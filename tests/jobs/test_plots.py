@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.plots import BINS, INKS, distinct, looks, psnr_curve, save, spread, training_curve
+from jobs.plots import INKS, distinct, looks, psnr_curve, save, spread
 from jobs.report.svg import inline
+from jobs.step_plots import BINS, drift_curve, state_layers, training_curve
+from jobs.sweep_plots import history_curve, importances, space_curve, unbeaten
 
 SYSTEMS = {
     "block_ssm": 22.0,
@@ -134,6 +136,72 @@ def test_training_curves_are_thinned() -> None:
     loss, held = figure.axes
     assert [len(line.get_xdata()) for line in loss.lines] == [BINS, BINS]
     assert [len(line.get_xdata()) for line in held.lines] == [100, 100]
+
+
+def test_stages_of_the_curriculum_are_marked() -> None:
+    steps = make_steps(100)
+    runs = {run: name for name, run in RUNS.items()}
+    one = training_curve(steps.assign(clip_frames=16), runs)
+    assert not [text for axes in one.axes for text in axes.texts if text.get_text().endswith("frames")]
+    staged = training_curve(steps.assign(clip_frames=np.where(steps.step < 40, 16, 64)), runs)
+    for axes in staged.axes:
+        marks = {text.get_text(): text.xy[0] for text in axes.texts if text.get_text().endswith("frames")}
+        assert marks == {"16 frames": 0, "64 frames": 40}
+
+
+def test_state_is_drawn_by_layer() -> None:
+    steps = make_steps(50).assign(
+        **{f"state_{kind}.layers.{layer}.ssm": 1.0 * layer for kind in ("std", "rank") for layer in range(14)}
+    )
+    alone = {RUNS["block_ssm"]: "block_ssm"}
+    assert state_layers(steps) == [f"layers.{layer}.ssm" for layer in (0, 3, 5, 8, 10, 13)]
+    spread_, rank = drift_curve(steps, alone).axes
+    assert [float(line.get_ydata()[0]) for line in spread_.lines] == [0, 3, 5, 8, 10, 13]
+    assert len(rank.lines) == 6 and "layer 13" in [text.get_text() for text in rank.texts]
+    with pytest.raises(ValueError, match="only layers that scan"):
+        drift_curve(make_steps(5), alone)
+
+
+def make_trials(count: int = 12, better: str = "lower") -> pd.DataFrame:
+    """Rows as a sweep writes them: the rate decides, the other setting does not."""
+    random = np.random.default_rng(1)
+    rate = 10.0 ** -random.uniform(1, 5, count)
+    return pd.DataFrame(
+        {
+            "sweep": "s", "trial": range(count), "run": "r", "state": "done", "reason": "", "better": better,
+            "objective": np.abs(np.log10(rate) + 3), "step": 8, "frames": 64, "seconds": random.uniform(1, 9, count),
+            "rate": rate, "colour": ["red", "blue"] * (count // 2),
+        }
+    )  # fmt: skip
+
+
+def test_what_decided_is_found() -> None:
+    found = importances(make_trials(40))
+    assert found["rate"] > 0.8 and sum(found.values()) == pytest.approx(1)
+    with pytest.raises(ValueError, match="2 done trials"):
+        importances(make_trials(2))
+
+
+@pytest.mark.parametrize("better", ["lower", "higher"])
+def test_the_front_is_unbeaten(better: str) -> None:
+    trials = make_trials(30, better)
+    front = set(unbeaten(trials, better).trial)
+    sign = 1 if better == "higher" else -1
+    for one in trials.itertuples():
+        beaten = ((trials.seconds < one.seconds) & (sign * trials.objective > sign * one.objective)).any()
+        assert (one.trial in front) != beaten
+
+
+def test_sweeps_are_drawn_with_their_best() -> None:
+    trials = make_trials(12)
+    best, points = history_curve(trials).axes[0].lines
+    assert list(best.get_ydata()) == list(trials.objective.cummin()) and len(points.get_xdata()) == 12
+    axes = space_curve(trials).axes[0]
+    lines = [line for line in axes.lines if len(line.get_xdata()) == 3]
+    assert len(lines) == 12 and sum(line.get_linewidth() == 2 for line in lines) == 3
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["rate", "colour", "objective"]
+    with pytest.raises(ValueError, match="no setting differs"):
+        space_curve(trials.drop(columns=["rate", "colour"]))
 
 
 def test_files(tmp_path: Path) -> None:

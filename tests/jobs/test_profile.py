@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
+from jobs.bench_plots import costs_curve
 from jobs.cli import main as cli
 from jobs.plots import save
 from jobs.presets import in_family, size
@@ -14,7 +16,6 @@ from jobs.profile import Limits, ProfileConfig, profile, read_model, subjects
 from jobs.profile.answer import answer, lengths_table, models_table
 from jobs.profile.findings import Findings
 from jobs.profile.measure import Cell, Measured, Meter
-from jobs.profile.picture import costs_figure
 from longtake.store import open_store
 from models.config import SamplerConfig
 from models.cost import Costs
@@ -150,7 +151,14 @@ def test_tables_rows_and_picture(found: Findings, tmp_path: Path) -> None:
     assert rows["block_ssm, 64 frames", "step time"]["value"] == 0.64
     assert ("causal_full, 64 frames", "step time") not in rows
     assert rows["block_ssm", "parameters"]["value"] == 102_596
-    assert save(costs_figure(found), tmp_path / "profile.png").stat().st_size > 10_000
+    assert rows["block_ssm, 512 frames", "frame operations"]["value"] > 0  # counted beyond what is measured
+    kept = pd.DataFrame([{"run": "r", "name": "profile", **row} for row in rows.values()])
+    figure = costs_curve(kept)
+    (times,) = (axes for axes in figure.axes if axes.get_title("left") == "training step, s (measured)")
+    assert list(times.lines[0].get_ydata())[-1] == 0.64
+    assert save(figure, tmp_path / "profile.png").stat().st_size > 10_000
+    with pytest.raises(ValueError, match="rows of 2 of them"):
+        costs_curve(pd.concat([kept, kept.assign(run="s")]))
 
 
 @pytest.mark.slow

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,11 +19,12 @@ from safetensors.torch import save_file
 from evals.protocol import Protocol
 from jobs import report
 from jobs.evaluate import ScoreCell
+from jobs.report.film import EDGE_PX, SCREEN, SHOWN, make_film
 from jobs.report.findings import best_model, claims, reach, summary, verdict
 from jobs.report.gather import Run, find_runs, gather
-from jobs.report.strips import even, generate, make_strips, mosaic, pick_episodes
+from jobs.report.strips import even, generate, make_strips, mosaic, pick_episodes, show
 from jobs.score_cell import score_cell
-from longtake import checkpoints, tables
+from longtake import checkpoints, tables, video
 from longtake.dataset_writer import DatasetWriter
 from longtake.episodes import Episode
 from longtake.errors import UserError
@@ -75,7 +79,8 @@ def write_run(store: Store, run: str, config: ModelConfig) -> None:
     steps = [
         {
             "run": run, "step": i, "loss": 1 / (1 + i), "val_loss": 0.5 if i % 5 == 4 else np.nan,
-            "frames_per_s": 900.0, "data_wait": 0.02,
+            "frames_per_s": 900.0, "data_wait": 0.02, "clip_frames": 8 if i < 10 else 16,
+            **{f"state_{name}.layers.{layer}.ssm": 0.1 * layer + i for name in ("std", "rank") for layer in (0, 1)},
         }
         for i in range(20)
     ]  # fmt: skip
@@ -115,16 +120,58 @@ def make_protocol(task: str, dataset: str, **more: object) -> Protocol:
     return Protocol.model_validate_json(json.dumps({**plain, **more}))
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A store after two trainings and an evaluation; tests only read it."""
-    made = open_store(tmp_path_factory.mktemp("store"))
+def write_sweep(store: Store, runs: list[str]) -> str:
+    """A sweep of these runs and of some that left nothing else; returns its id."""
+    sweep = "20261121-050000-swee"
+    tables.append(store, "runs", [{"run": sweep, "kind": "sweep", "name": "rates", "status": "done"}], part=sweep)
+    rows = [
+        {
+            "sweep": sweep, "trial": i, "run": runs[i] if i < len(runs) else f"20261121-05000{i}-gone",
+            "state": "pruned" if i in (4, 6) else "done", "objective": 0.1 + 0.02 * i, "better": "lower", "step": 8,
+            "frames": 64, "seconds": 9.0 - 2 * i if i < 4 else 3.0 + i, "engine.lr": 10.0 ** -(i % 4),
+            "model.window": 2 + i % 3, "model.layers": "mixed" if i % 2 else "plain",
+        }
+        for i in range(9)
+    ]  # fmt: skip
+    tables.append(store, "trials", rows, part=sweep)
+    return sweep
+
+
+def write_profile(store: Store, run: str) -> str:
+    """A profile of the model of a run, beside a rival; returns its id."""
+    profile = "20261121-060000-prof"
+    (row,) = store.table("runs", where=f"run == '{run}'").config
+    config = json.dumps({"name": "small", "model": json.loads(row)["model"]})
+    about = {"run": profile, "kind": "profile", "name": "small", "status": "done", "config": config}
+    tables.append(store, "runs", [about], part=profile)
+    rows = [
+        {
+            "run": profile, "name": "profile", "case": f"{name}, {frames} frames", "metric": metric,
+            "value": rise * frames, "unit": "s", "repetitions": 3,
+        }
+        for name, rise in {"block_ssm": 0.01, "causal_full": 0.03}.items()
+        for frames in (4, 16, 64)
+        for metric in ("frame operations", "carried total", "step time", "step memory")
+    ]  # fmt: skip
+    tables.append(store, "bench", rows, part=profile)
+    return profile
+
+
+def make_store(folder: Path) -> Store:
+    """A store after two trainings and an evaluation."""
+    made = open_store(folder)
     fingerprint = write_dataset(made)
     write_run(made, BLOCK, small_model("ssm"))
     write_run(made, WINDOW, small_model("none"))
     for task in ("retrieval", "rollout"):
         score_all(made, make_protocol(task, fingerprint, metrics=["psnr"]))
     return made
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Tests only read it."""
+    return make_store(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +182,7 @@ def page(store: Store, tmp_path_factory: pytest.TempPathFactory) -> str:
 class Balance(HTMLParser):
     """Tags that are opened and closed in order, and everything that would be loaded."""
 
-    VOID = {"meta", "link", "img", "br", "wbr"}
+    VOID = {"meta", "link", "img", "br", "wbr", "input"}
 
     def __init__(self) -> None:
         super().__init__()
@@ -164,14 +211,15 @@ def test_the_page_is_whole_and_needs_no_network(page: str) -> None:
     reader.feed(page)
     assert reader.open == []
     assert all(target.startswith(("data:", "#")) for target in reader.loads)
-    assert "@import" not in page and "<script" not in page
+    assert "@import" not in page and page.count("<script") == page.count("<script>") == 1
     assert len(reader.ids) == len(set(reader.ids))
     assert set(re.findall(r"url\(#([^)]+)\)", page)) <= set(reader.ids)
 
 
 def test_the_page_shows_everything_asked_for(page: str) -> None:
     assert page.count('class="strip"') == 3
-    assert page.count("<svg") == 9  # two tasks and the training, each at three widths
+    assert page.count("<video") == 1
+    assert page.count("<svg") == 12  # two tasks, training and state, each at three widths
     for word in (
         BLOCK,
         WINDOW,
@@ -200,7 +248,9 @@ def test_pictures_are_the_frames_that_were_scored(store: Store) -> None:
     material = gather(store, [BLOCK])
     task = material.tasks[0]
     assert task.task == "retrieval" and task.definition is not None
-    strips = make_strips(material, task)
+    shown = show(material, task)
+    assert shown is not None
+    strips = make_strips(shown)
     assert [[row.name for row in strip.rows] for strip in strips] == [
         ["truth", "block_ssm", "memory wiped", "nearest pose (oracle)"]
     ] * 3
@@ -219,8 +269,84 @@ def test_a_checkpoint_that_is_gone_is_told(store: Store, tmp_path: Path) -> None
     store.download_dir("", tmp_path)
     checkpoints._delete(copy, BLOCK, STEP)
     material = gather(copy, [BLOCK])
-    assert [len(strip.rows) for strip in make_strips(material, material.tasks[0])] == [2, 2, 2]
+    shown = show(material, material.tasks[0])
+    assert shown is not None and [len(strip.rows) for strip in make_strips(shown)] == [2, 2, 2]
     assert any("block_ssm: no pictures" in note for note in material.notes)
+
+
+def test_the_film_is_what_was_asked_and_what_was_made(store: Store) -> None:
+    """Every frame of every episode at its time: those of the context with an edge, a wiped one's grey."""
+    material = gather(store, [BLOCK])
+    shown = show(material, material.tasks[0])
+    assert shown is not None
+    film = make_film(shown)
+    moving = video.read(io.BytesIO(base64.b64decode(film.uri.partition(",")[2])))
+    assert moving.frames.shape == (12, film.height, film.width, 3) and moving.fps == pytest.approx(film.fps)
+    assert film.moments[:2] == ["context, frame 1 of 6", "context, frame 2 of 6"]
+    assert film.moments[6:8] == ["generated, distance 1", "generated, distance 3"] and film.context == 6
+    assert [row.name for row in film.rows] == ["truth", "block_ssm", "memory wiped", "nearest pose (oracle)"]
+    side = 160 + 2 * EDGE_PX
+    for t in (0, 5, 6, 11):
+        for clip in range(3):
+            tile = moving.frames[t, :side, clip * (side + EDGE_PX) :][:, :side].astype(int)
+            inside = tile[EDGE_PX:-EDGE_PX, EDGE_PX:-EDGE_PX].reshape(16, 10, 16, 10, 3).mean((1, 3))
+            assert np.abs(inside - shown.truth[clip, t]).mean() < 12
+            assert np.abs(tile[1, 40:120] - (SHOWN if t < 6 else SCREEN)).mean() < 25
+    wiped = moving.frames[2, 2 * (side + EDGE_PX) + 40 : 3 * side, 40:120]
+    assert np.abs(wiped.astype(int) - 127).max() < 12
+
+
+@pytest.mark.slow
+def test_a_sweep_has_a_page_with_its_best_runs(store: Store, tmp_path: Path) -> None:
+    copy = open_store(tmp_path)
+    store.download_dir("", tmp_path)
+    sweep = write_sweep(copy, [WINDOW, BLOCK])
+    made = report.build(copy, [sweep])
+    text = made.read_text()
+    assert made.name == f"{sweep}.html"
+    assert [run.id for run in gather(copy, [sweep]).runs] == [WINDOW, BLOCK]  # the best first; the rest have no run
+    for plot in ("history", "space", "importances", "price"):
+        assert f'id="sweep-{sweep}-{plot}"' in text
+        assert f"--plot {plot}.png --draw {plot} --store" in text
+    assert "Trials: 7 done, 2 pruned" in text and f"longtake report {sweep} --store" in text
+
+
+def test_a_sweep_without_trials_says_so(store: Store, tmp_path: Path) -> None:
+    copy = open_store(tmp_path)
+    tables.append(copy, "runs", [{"run": "s", "kind": "sweep", "name": "rates"}], part="s")
+    text = report.build(copy, ["s"]).read_text()
+    assert "Trials: no trial yet" in text and "no plot of its history" in text
+
+
+def test_costs_are_shown_where_the_model_was_profiled(store: Store, tmp_path: Path) -> None:
+    copy = open_store(tmp_path)
+    store.download_dir("tables", tmp_path / "tables")
+    profile = write_profile(copy, BLOCK)
+    assert [(found.id, found.runs) for found in gather(copy, [BLOCK, WINDOW]).profiles] == [(profile, ["block_ssm"])]
+    assert gather(copy, [WINDOW]).profiles == []
+
+
+@pytest.mark.slow
+def test_the_page_of_a_long_run_is_quick_and_small(store: Store, tmp_path: Path) -> None:
+    """100,000 steps and 20 scored checkpoints: under 20 s and 15 MB."""
+    copy = open_store(tmp_path)
+    store.download_dir("", tmp_path)
+    count = 100_000
+    random = np.random.default_rng(0)
+    steps = pd.DataFrame({"run": BLOCK, "step": np.arange(count), "frames": 256, "frames_per_s": 900.0})
+    steps["loss"] = random.normal(0.2, 0.01, count)
+    steps["clip_frames"] = np.where(steps.step < 50_000, 16, 64)
+    held = steps.step % 500 == 499
+    for name in ("val_loss", *(f"state_{kind}.layers.{layer}.ssm" for kind in ("std", "rank") for layer in range(12))):
+        steps[name] = np.where(held, random.normal(1, 0.1, count), np.nan)
+    tables.append(copy, "steps", steps, part=f"{BLOCK}-long")
+    rows = copy.table("scores", where=f"run == '{BLOCK}'").drop(columns="event_time")
+    for number in range(19):
+        tables.append(copy, "scores", rows.assign(checkpoint=number * 20), part=f"eval-{number}")
+    began = time.monotonic()
+    page = report.build(copy, [BLOCK])
+    assert time.monotonic() - began < 20
+    assert page.stat().st_size < 15e6
 
 
 def test_unknown_runs_are_named(store: Store) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import io
 import json
+import re
 import shlex
 import subprocess
 from pathlib import Path
@@ -182,12 +183,32 @@ def test_every_table_that_can_be_drawn_is(store: Store, tmp_path: Path) -> None:
     tables.append(
         store, "steps", [{"run": "r", "step": s, "loss": 1.0 / (s + 1), "val_loss": 1.0} for s in (0, 1)], "x"
     )
-    trials = [{"sweep": "s", "trial": t, "state": "done", "objective": float(t)} for t in range(3)]
+    state = {f"state_{name}.layers.0.ssm": 1.0 for name in ("std", "rank")}
+    tables.append(store, "steps", [{"run": "r", "step": 2, "loss": 0.3, "val_loss": 1.0, **state}], "y")
+    trials = [
+        {
+            "sweep": "s",
+            "trial": t,
+            "state": "done",
+            "objective": float(t),
+            "better": "higher",
+            "seconds": 1.0,
+            "rate": t,
+        }
+        for t in range(8)
+    ]
     tables.append(store, "trials", trials, "x")
-    for table in PLOTS:
-        main(table, store.uri, plot=str(tmp_path / f"{table}.svg"), format="csv")
-        drawn = (tmp_path / f"{table}.svg").read_text()
-        assert f"longtake results {table} --plot" in html.unescape(drawn)
+    bench = [{"run": "b", "name": "scan", "case": c, "metric": "forward", "value": 0.5, "unit": "s"} for c in "ab"]
+    tables.append(store, "bench", bench, "x")
+    for table, kinds in PLOTS.items():
+        for kind in kinds:
+            main(table, store.uri, plot=str(tmp_path / f"{kind}.svg"), draw=kind, format="csv")
+            text = " ".join(re.sub(r"<[^>]*>|\\", " ", html.unescape((tmp_path / f"{kind}.svg").read_text())).split())
+            assert text.find(f"--draw {kind} --store") > text.find(f"longtake results {table} --plot") > 0
+    with pytest.raises(UserError, match="unknown plot of steps 'stat'.*did you mean state"):
+        main("steps", store.uri, plot="x.png", draw="stat")
+    with pytest.raises(UserError, match="it names a plot of --plot FILE"):
+        main("steps", store.uri, draw="state")
     with pytest.raises(UserError, match="there is no plot of runs"):
         main("runs", store.uri, plot="x.png")
 
