@@ -79,11 +79,17 @@ class _Tile(NamedTuple):
 
 
 def _exact(function: Step) -> Step:
-    """A step of the scan outside of any autocast: its inputs are as wide as they must be, and the state stays fp32."""
+    """A step of the scan outside of any autocast: its inputs are as wide as they must be, and the state stays fp32.
+
+    On devices that have no autocast, such as meta, where costs are counted, there is none to leave.
+    """
 
     @functools.wraps(function)
     def run(ctx: Any, first: Tensor, *rest: Any) -> Any:
-        with torch.autocast(first.device.type, enabled=False):
+        kind = first.device.type
+        if not torch.amp.is_autocast_available(kind):
+            return function(ctx, first, *rest)
+        with torch.autocast(kind, enabled=False):
             return function(ctx, first, *rest)
 
     return cast(Step, run)
