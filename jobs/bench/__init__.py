@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 CONFIGS = Path(__file__).parents[1] / "configs" / "bench"
 BENCHMARKS = {
     "scan": "jobs.bench.scan",
+    "stream": "jobs.bench.stream",
     "nested": "jobs.bench.nested",
     "step": "jobs.bench.step",
     "rollout": "jobs.bench.rollout",

@@ -189,16 +189,15 @@ def batches(
 
     cpus: of this rank's data tasks. memory_mb: how much they may have ready in the object store.
 
-    Steps go to Ray Data in windows that fit into `memory_mb` whole, so that its executor can finish and leave the rank
-    alone while the clips are trained on.
+    Steps go to Ray Data in windows. One that fits into `memory_mb` whole lets its executor finish, and leaves the rank
+    alone while the clips are trained on; of a longer one the executor waits, with pauses, for clips to be taken.
     """
     loader = _Loader(dataset, plan, rank, world)
     step_bytes = max(1, plan.frames_per_step * math.prod(dataset.frame_shape) // world)
-    window = max(1, min(WINDOW, memory_mb * 2**20 // step_bytes))
-    per_task = max(1, min(window // 2, TASK_BYTES // step_bytes))
-    _configure_ray_data(cpus, 4 * window * step_bytes)
-    for start in range(start_step, stop_step, window):
-        yield from _window(loader, range(start, min(start + window, stop_step)), per_task, cpus)
+    per_task = max(1, TASK_BYTES // step_bytes)
+    _configure_ray_data(cpus, max(memory_mb * 2**20, 4 * per_task * step_bytes))
+    for start in range(start_step, stop_step, WINDOW):
+        yield from _window(loader, range(start, min(start + WINDOW, stop_step)), per_task, cpus)
 
 
 def _window(loader: _Loader, steps: range, per_task: int, cpus: float) -> Iterator[tuple[int, Batch]]:

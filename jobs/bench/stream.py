@@ -1,0 +1,236 @@
+"""Clips per second, bytes and memory of the stream, beside a plain torch DataLoader on the same shards and decoder.
+
+Random episodes are written below `place` (a folder, or s3://BUCKET/PREFIX to measure an object storage). Each round
+takes `steps` batches from the platform, through Ray Data, and then from a DataLoader of two worker processes that reads
+and cuts one clip per item, both running and warm; wall-clock seconds. `speedup` is the median over rounds, the bar 1.0.
+`bytes read` counts what is asked of the storage over what the clips' frames, actions and poses take there, bar 1.3.
+`memory` is the proportional set of all processes of the job, shared memory included, above that of an idle Ray: its
+peaks in the first and in the last third of `stream_gb` of frames, which are to be the same, and 1.2 GB at most.
+About three minutes, and as much again for every ten GB.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import numpy as np
+import psutil
+from pydantic import Field
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from jobs.bench.measure import Row
+from longtake.cluster import Demand, launch
+from longtake.config import Config
+from longtake.dataset_writer import DatasetWriter
+from longtake.episodes import Dataset, Episode
+from longtake.plan import GlobalBatch, Plan
+from longtake.provenance import new_run_id
+from longtake.shards import Codec
+from longtake.store import Store, open_store
+from longtake.stream import Batch, batches, load_clips
+
+Positive = Annotated[int, Field(ge=1)]
+OURS, THEIRS = "longtake", "DataLoader, 2 workers"
+SAMPLE_S = 0.25  # between two looks at memory
+
+
+class Settings(Config):
+    """Which data, which clips, how often."""
+
+    place: str = Field("", description="a folder or s3://BUCKET/PREFIX to work below; a temporary folder if empty")
+    episodes: Positive = 64
+    frames: Positive = Field(1000, description="per episode")
+    edge: Positive = Field(64, description="height and width, in pixels")
+    codec: Codec = "zstd"
+    clip: Positive = Field(64, description="frames per clip")
+    clips: Positive = Field(16, description="per batch")
+    steps: Positive = Field(100, description="batches per round")
+    rounds: Positive = 5
+    stream_gb: float = Field(2.0, ge=0, description="of frames, for the peaks of memory; 0 leaves them out")
+
+
+def run(settings: Settings) -> list[Row]:
+    """Measure everything on one dataset."""
+    with _place(settings.place) as store, launch(Demand(1), object_store_mb=400):
+        data = written(store, settings)
+        case = f"{settings.edge}x{settings.edge} {settings.codec}, {'folder' if store.is_folder else 's3'}"
+        idle = footprint()
+        plan = plan_of(data, settings)
+        rows = [Row(case, "bytes read", bytes_read_over_used(data, plan, steps=8), "times", 1)]
+        rows += _speed(case, data, plan, settings)
+        if settings.stream_gb:
+            rows += _memory(case, data, plan, settings, idle)
+        return rows
+
+
+@contextmanager
+def _place(given: str) -> Iterator[Store]:
+    if given:
+        yield open_store(f"{given.rstrip('/')}/bench-stream-{new_run_id()}")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield open_store(folder)
+
+
+def written(store: Store, settings: Settings) -> Dataset:
+    """Episodes that compress about as far as those of a maze: drifting blocks of colour with a little noise."""
+    making = DatasetWriter(
+        store, "stream", recipe={}, fps=10.0, action_space={"a": "any"}, pose=["x", "y", "yaw"], codec=settings.codec
+    )
+    per_shard, shape = 8, (settings.frames, settings.edge, settings.edge, 3)
+    for first in range(0, settings.episodes, per_shard):
+        made = []
+        for number in range(first, min(first + per_shard, settings.episodes)):
+            random = np.random.default_rng(number)
+            walk = np.cumsum(random.normal(size=(settings.frames, 3)), 0).astype(np.float32)
+            made.append(Episode(_pictures(shape, random), walk[:, :2].copy(), walk))
+        making.write_shard(first // per_shard, made)
+    return making.finalize(-(-settings.episodes // per_shard))
+
+
+def _pictures(shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    frames, edge = shape[0], shape[1]
+    wide = random.integers(0, 224, (edge // 8, 4 * edge // 8, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+    noise = random.integers(0, 8, (edge, 4 * edge, 3), dtype=np.uint8)
+    shifts = np.cumsum(random.integers(-3, 4, frames)) % (3 * edge)
+    wide = wide + noise
+    return np.stack([wide[:, shift : shift + edge] for shift in shifts])
+
+
+def plan_of(data: Dataset, settings: Settings) -> Plan:
+    """Clips of a training on this data."""
+    stages = [(None, settings.clip)]
+    per_step = settings.clip * settings.clips
+    return Plan.of(data, "train", stages=stages, frames_per_step=per_step, base_segment=settings.clip, seed=0)
+
+
+# --- speed --------------------------------------------------------------------------------------------------
+
+
+class Clips(TorchDataset[Batch]):
+    """Item i is clip i of the plan's line: what anyone would write for a DataLoader."""
+
+    def __init__(self, data: Dataset, plan: Plan, count: int) -> None:
+        self.data, self.plan, self.count = data, plan, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, item: int) -> Batch:
+        size = self.plan.frames_per_step // self.plan.frames_at(0)
+        step, slot = divmod(item, size)
+        whole = self.plan.batch(step)
+        one = slice(slot, slot + 1)
+        clip = GlobalBatch(step, whole.frames, whole.source, 1, whole.episode[one], whole.start[one], whole.slot[one])
+        return load_clips(self.data, clip)
+
+
+def _collate(clips: Sequence[Batch]) -> Batch:
+    return {name: np.concatenate([clip[name] for clip in clips]) for name in clips[0]}
+
+
+def _loader(data: Dataset, plan: Plan, settings: Settings) -> Iterator[Any]:
+    count = settings.clips * (settings.rounds + 1) * (settings.steps + 8)
+    clips = Clips(data, plan, count)
+    # A process that holds Ray must not be forked.
+    loader = DataLoader(clips, settings.clips, num_workers=2, collate_fn=_collate, multiprocessing_context="spawn")
+    return iter(loader)
+
+
+def _speed(case: str, data: Dataset, plan: Plan, settings: Settings) -> Iterator[Row]:
+    endless = 10**9
+    sources = {OURS: batches(data, plan, 0, 1, 0, endless), THEIRS: _loader(data, plan, settings)}
+    rates: dict[str, list[float]] = {name: [] for name in sources}
+    for number in range(settings.rounds + 1):
+        for name, source in sources.items():
+            seconds = _seconds(source, settings.steps)
+            if number:
+                rates[name].append(settings.steps * settings.clips / seconds)
+    sources[OURS].close()  # type: ignore[attr-defined]
+    for name, found in rates.items():
+        yield Row(f"{case}: {name}", "clips", statistics.median(found), "1/s", settings.rounds)
+    ratios = [ours / theirs for ours, theirs in zip(rates[OURS], rates[THEIRS], strict=True)]
+    yield Row(f"{case}: {OURS} over {THEIRS}", "speedup", statistics.median(ratios), "times", settings.rounds)
+
+
+def _seconds(source: Iterator[Any], steps: int) -> float:
+    """For so many batches; what was made ready while the other one was measured is taken first, and not counted."""
+    for _ in itertools.islice(source, 8):
+        pass
+    began = time.perf_counter()
+    for _ in itertools.islice(source, steps):
+        pass
+    return time.perf_counter() - began
+
+
+# --- bytes --------------------------------------------------------------------------------------------------
+
+
+class _Counting(Store):
+    """A store that counts the bytes it is asked for."""
+
+    asked = 0
+
+    def read_range(self, rel: str, offset: int, size: int) -> bytes:
+        self.asked += size
+        return super().read_range(rel, offset, size)
+
+
+def bytes_read_over_used(data: Dataset, plan: Plan, steps: int) -> float:
+    """Of the clips of some steps, read by a process that has read nothing before."""
+    store = _Counting(data.store.uri)
+    fresh, used = Dataset(store, data.name), 0.0
+    stored = {int(row["episode"]): _bytes_per_frame(data, row) for row in data.index.to_dict("records")}
+    for step in range(steps):
+        batch = plan.batch(step)
+        load_clips(fresh, batch)
+        used += sum(stored[episode] * batch.source for episode in batch.episode.tolist())
+    return store.asked / used
+
+
+def _bytes_per_frame(data: Dataset, row: dict[Any, Any]) -> float:
+    return float(sum(int(np.sum(row[f"{spec.name}_size"])) for spec in data.manifest.arrays) / row["length"])
+
+
+# --- memory -------------------------------------------------------------------------------------------------
+
+
+def footprint() -> int:
+    """Bytes of this process and all below it, pages that several share counted once."""
+    total, me = 0, psutil.Process()
+    for process in [me, *me.children(recursive=True)]:
+        try:
+            total += process.memory_full_info().pss
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return total
+
+
+def _memory(case: str, data: Dataset, plan: Plan, settings: Settings, idle: int) -> Iterator[Row]:
+    step_bytes = plan.frames_per_step * int(np.prod(data.frame_shape))
+    steps = max(3, round(settings.stream_gb * 1e9 / step_bytes))
+    seen = [[idle], [idle], [idle]]
+    now, ended = 0, threading.Event()
+
+    def look() -> None:
+        while not ended.wait(SAMPLE_S):
+            seen[min(2, 3 * now // steps)].append(footprint())
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        for now, _ in batches(data, plan, 0, 1, 0, steps):  # noqa: B007
+            pass
+    finally:
+        ended.set()
+        watcher.join()
+    for name, third in (("first third", seen[0]), ("last third", seen[2])):
+        yield Row(f"{case}, {steps * step_bytes / 1e9:.1f} GB", f"memory, {name}", (max(third) - idle) / 1e6, "MB", 1)
