@@ -35,8 +35,21 @@ ENVIRONMENT = {
 }
 # What a running cluster is asked to keep of these: the rest is settled when its nodes start.
 ON_A_CLUSTER = ("OMP_NUM_THREADS", "RAY_DATA_DISABLE_PROGRESS_BARS", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S")
-# These name files of this machine, which the nodes of a cluster do not have.
-LOCAL_ONLY = {"AWS_CA_BUNDLE", "AWS_CONFIG_FILE", "AWS_PROFILE", "AWS_SHARED_CREDENTIALS_FILE"}
+# How a bucket is reached, which workers on a cluster must know too. No key and no token: Ray writes what a job gives
+# to its workers into logs, tables and the dashboard. Nodes have theirs from a profile, ~/.aws or their own environment.
+TOLD_TO_WORKERS = (
+    "AWS_DEFAULT_REGION",
+    "AWS_EC2_METADATA_DISABLED",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_MAX_ATTEMPTS",
+    "AWS_REGION",
+    "AWS_REQUEST_CHECKSUM_CALCULATION",
+    "AWS_RESPONSE_CHECKSUM_VALIDATION",
+    "AWS_RETRY_MODE",
+    "LONGTAKE_S3_PATIENCE_S",
+    "LONGTAKE_S3_TIMEOUT_S",
+)
 
 
 @dataclass(frozen=True)
@@ -132,7 +145,7 @@ def _start_local(need: Demand | None, cpus: int, dashboard: bool, object_store_m
 def _attach(address: str, quiet: bool) -> None:
     import ray
 
-    passed = {k: v for k, v in os.environ.items() if k.startswith(("AWS_", "LONGTAKE_S3_")) and k not in LOCAL_ONLY}
+    passed = {name: os.environ[name] for name in TOLD_TO_WORKERS if name in os.environ}
     passed |= {name: os.environ.get(name, ENVIRONMENT[name]) for name in ON_A_CLUSTER}
     handed_on = _variables_of_the_job()
     try:

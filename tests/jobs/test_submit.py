@@ -29,6 +29,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).resolve().parents[2]
 Longtake = Callable[..., subprocess.CompletedProcess[str]]
+KEYS = {
+    "AWS_ACCESS_KEY_ID": "AKIA" + "PLANTED7" * 2,
+    "AWS_SECRET_ACCESS_KEY": "planted-secret-" + "s" * 25,
+    "AWS_SESSION_TOKEN": "planted-session-" + "t" * 60,
+}
+"""In the environment of the head, of its jobs and of the commands; they must be nowhere else."""
 
 
 def free_ports(count: int) -> list[int]:
@@ -80,14 +86,21 @@ def environment() -> Iterator[dict[str, str]]:
         "OMP_NUM_THREADS": "1",
         "PIP_NO_INDEX": "1",
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        **KEYS,
     }
     shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
-def head(environment: dict[str, str]) -> Iterator[str]:
+def ports() -> list[int]:
+    """Of the head: Ray itself, dashboard, client, agent."""
+    return free_ports(4)
+
+
+@pytest.fixture(scope="module")
+def head(environment: dict[str, str], ports: list[int]) -> Iterator[str]:
     """The address of a head of two CPUs that wants the token."""
-    port, dashboard, client, agent = free_ports(4)
+    port, dashboard, client, agent = ports
     command = [
         *("ray", "start", "--head", "--block", "--disable-usage-stats", "--num-cpus=2"),
         *("--node-ip-address=127.0.0.1", f"--port={port}", f"--ray-client-server-port={client}"),
@@ -125,12 +138,20 @@ def wait_for_head(address: str, process: subprocess.Popen[bytes], log: Path) -> 
 
 
 @pytest.fixture(scope="module")
-def longtake(head: str, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Longtake:
+def printed() -> list[str]:
+    """All that the commands have printed."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def longtake(
+    head: str, environment: dict[str, str], printed: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> Longtake:
     """Run the command in a folder that is no checkout, with the head's address in the environment."""
     folder = tmp_path_factory.mktemp("here")
 
     def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
+        done = subprocess.run(
             [sys.executable, "-m", "jobs", *arguments],
             cwd=folder,
             env=environment | {"RAY_API_SERVER_ADDRESS": head, "PYTHONPATH": f"{ROOT}:{ROOT / 'platform'}"} | more,
@@ -138,6 +159,8 @@ def longtake(head: str, environment: dict[str, str], tmp_path_factory: pytest.Te
             text=True,
             timeout=200,
         )
+        printed.extend((done.stdout, done.stderr))
+        return done
 
     return run
 
@@ -235,3 +258,83 @@ def test_a_stopped_training_says_so(longtake: Longtake, store: Store, head: str)
     assert "stopped" in longtake("stop", job).stdout
     assert list(store.table("runs", where=f"run == {run[0]!r}").status) == ["stopped"]
     assert longtake("logs", job, "--follow").returncode == 1
+
+
+# --- who may do what, and who sees what ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", [None, "0" * 64])
+def test_without_the_token_nobody_reads_or_submits(head: str, ports: list[int], key: str | None) -> None:
+    import requests
+
+    agent = f"http://127.0.0.1:{ports[3]}"
+    job = {"entrypoint": "true", "submission_id": "intruder"}
+    before = {one.id for one in Head(head).jobs()}
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    asked = {
+        f"{method} {url}": requests.request(method, url, json=body, headers=headers, timeout=20).status_code
+        for method, url, body in (
+            ("GET", f"{head}/api/jobs/", None),
+            ("POST", f"{head}/api/jobs/", job),
+            ("DELETE", f"{head}/api/jobs/probe", None),
+            ("GET", f"{head}/api/jobs/probe/logs", None),
+            ("PUT", f"{head}/api/packages/gcs/_ray_pkg_0123456789abcdef.zip", None),
+            ("GET", f"{head}/api/v0/nodes", None),
+            ("GET", f"{head}/api/v0/tasks?detail=1", None),
+            ("GET", f"{head}/api/v0/logs?node_ip=127.0.0.1", None),
+            ("GET", f"{head}/nodes?view=summary", None),
+            ("GET", f"{head}/api/cluster_status", None),
+            ("POST", f"{agent}/api/job_agent/jobs/", job),
+            ("GET", f"{agent}/api/job_agent/jobs/probe/logs", None),
+        )
+    }
+    assert set(asked.values()) == {403 if key else 401}, asked
+    assert {one.id for one in Head(head).jobs()} == before
+
+
+def test_without_the_token_nobody_joins(ports: list[int], environment: dict[str, str], head: str) -> None:
+    """Not as a driver, either: by Ray's own port, and by that of its client."""
+    code = "import ray, sys; ray.init(sys.argv[1]); print('joined', ray.nodes())"
+    wrong = Path(environment["HOME"], "nobodys")
+    wrong.write_text("0" * 64)
+    without, other = {"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(wrong)}
+    own, client = f"127.0.0.1:{ports[0]}", f"ray://127.0.0.1:{ports[2]}"
+    tried = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, address],
+            env=environment | variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        for address, variables in ((own, without), (own, other), (client, without), (client, other))
+    ]
+    for process in tried:
+        printed, _ = process.communicate(timeout=120)
+        assert process.returncode and "joined" not in printed, process.args
+    right = {"RAY_AUTH_MODE": "token"}
+    done = subprocess.run([sys.executable, "-c", code, own], env=environment | right, capture_output=True, timeout=60)
+    assert b"joined" in done.stdout, "nor would they have, had the test been wrong"
+
+
+def test_no_secret_is_written_anywhere(
+    longtake: Longtake, store: Store, head: str, environment: dict[str, str], printed: list[str]
+) -> None:
+    """By all the tests above: in what was printed, the logs and files of Ray, its tables, the store."""
+    if not any(job.command.startswith("python -m jobs train") for job in Head(head).jobs()):
+        done = longtake("submit", "train", "tiny", "--set", "steps=2", "--store", store.uri)
+        assert done.returncode == 0, done.stdout + done.stderr
+    longtake("submit", "train", "tiny", "--dry-run")
+    longtake("jobs", "--format", "json")
+    token = Path(environment["RAY_AUTH_TOKEN_PATH"])
+    secrets_ = [value.encode() for value in KEYS.values()] + [token.read_bytes()]
+    seen = {"printed": "".join(printed).encode()}
+    for kind in ("tasks", "actors", "workers", "nodes", "jobs", "runtime_envs", "cluster_events"):
+        seen[kind] = str(Head(head)._get(f"/api/v0/{kind}?detail=1&limit=10000")).encode()
+    assert b"OMP_NUM_THREADS" in seen["runtime_envs"] + seen["jobs"], "where it was to be seen"
+    for root in (Path(environment["HOME"]), Path(store.uri)):
+        files = [path for path in root.rglob("*") if path.is_file() and not path.is_symlink() and path != token]
+        seen |= {str(path): path.read_bytes() for path in files}
+    assert sum("/logs/" in name for name in seen) > 10
+    told = [(name, secret[:12]) for name, text in seen.items() for secret in secrets_ if secret in text]
+    assert told == []

@@ -275,6 +275,20 @@ def test_a_driver_names_no_variable_that_its_job_has_named(monkeypatch: pytest.M
     assert asked["runtime_env"]["env_vars"]["AWS_REGION"] == "a"
 
 
+def test_a_driver_hands_on_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray shows to everyone what a job gives to its workers."""
+    import ray
+
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(ray, "init", lambda **options: asked.update(options))
+    for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN", "CONTAINER_AUTHORIZATION_TOKEN", "PROFILE"):
+        monkeypatch.setenv(f"AWS_{name}", "planted")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    cluster._attach("127.0.0.1:1", quiet=True)
+    assert asked["runtime_env"]["env_vars"]["AWS_ENDPOINT_URL"] == "http://127.0.0.1:1"
+    assert "planted" not in str(asked)
+
+
 def test_a_cluster_counts_what_its_autoscaler_may_add(monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
     from ray._private.state import state
