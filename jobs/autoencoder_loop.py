@@ -61,7 +61,7 @@ def autoencoder_loop(context: Context, config: AutoencoderTraining) -> None:
         context.progress(done, config.steps, **log.latest)
         if done % config.checkpoint_every == 0 or done == config.steps:
             log.flush()
-            context.save(done, writer(context, engine, config, done), {"loss": log.latest["loss"]})
+            context.save(done, writer(context, engine, config, done), log.metrics())
 
 
 def loss_of(

@@ -58,7 +58,7 @@ def train_judged(config: WorldModelTraining, objective: Objective, store: Store,
     """Train in this process for one worker, else on workers of its own whose rank 0 asks through a mailbox."""
     if config.workers <= 1:
         device = "cuda" if config.gpus_per_worker else "cpu"
-        context = LocalContext(store, run, keep=config.keep, device=device)
+        context = LocalContext(store, run, keep=config.keep, keep_best=config.keep_best, device=device)
         # No Ray worker, so no Ray Data beside it: the clips are the same.
         alone = config.model_copy(update={"workers": 0})
         trial_loop(context, TrialRun(alone, objective, judge))
@@ -74,6 +74,7 @@ def train_judged(config: WorldModelTraining, objective: Objective, store: Store,
             gpus_per_worker=config.gpus_per_worker,
             max_failures=config.max_failures,
             keep=config.keep,
+            keep_best=config.keep_best,
         )
 
 

@@ -342,6 +342,7 @@ def _train(config: TrainConfig, store: Store, run: str, forked_from: str | None 
                 gpus_per_worker=config.gpus_per_worker,
                 max_failures=config.max_failures,
                 keep=config.keep,
+                keep_best=config.keep_best,
                 on_progress=bar,
             )
     return run

@@ -150,6 +150,9 @@ class TrainConfig(Config):
     max_failures: Annotated[int, Field(ge=0)] = Field(3, description="lost workers replaced before the run fails")
     checkpoint_every: Positive = Field(100, description="steps")
     keep: Positive = Field(2, description="checkpoints kept, the newest ones")
+    keep_best: Literal["val_loss", "loss"] | None = Field(
+        "val_loss", description="the one with the lowest of this is kept too; none: the newest ones only"
+    )
     data: DataConfig
     engine: EngineConfig = EngineConfig()
     validation: HeldOutConfig

@@ -66,7 +66,7 @@ def train_loop(context: Context, config: WorldModelTraining) -> None:
         context.progress(done, config.steps, **log.latest)
         if done % config.checkpoint_every == 0 or done == config.steps:
             log.flush()
-            context.save(done, writer(context, engine, config, tokenizer, done), {"loss": log.latest["loss"]})
+            context.save(done, writer(context, engine, config, tokenizer, done), log.metrics())
 
 
 def stream(context: Context, config: TrainConfig, dataset: Data, start: int) -> Iterator[tuple[int, Any]]:
@@ -167,6 +167,10 @@ class StepLog:
         """Add numbers to the last step's row."""
         self._rows[-1].update(numbers)
         self.latest.update(numbers)
+
+    def metrics(self) -> dict[str, float]:
+        """What a checkpoint of the last step is judged by."""
+        return {name: value for name, value in self.latest.items() if name in ("loss", "val_loss")}
 
     def flush(self) -> None:
         """Write the rows since the last flush; called before each checkpoint, so that no row is lost or doubled."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import shutil
 import tempfile
 import time
@@ -112,10 +113,19 @@ def copy(store: Store, run: str, step: int, to: str) -> None:
     seal(store, to, step, told["world"], told["metrics"])
 
 
-def prune(store: Store, run: str, keep: int) -> None:
-    """Delete all finished checkpoints but the newest `keep`."""
+def best(store: Store, run: str, metric: str) -> int | None:
+    """The step whose finished checkpoint tells the lowest value of a metric; None where none tells it."""
+    told = {step: manifest(store, run, step)["metrics"].get(metric, math.nan) for step in complete(store, run)}
+    there = {step: value for step, value in told.items() if math.isfinite(value)}
+    return min(there, key=lambda step: there[step]) if there else None
+
+
+def prune(store: Store, run: str, keep: int, metric: str | None = None) -> None:
+    """Delete all finished checkpoints but the newest `keep`, and the best by a metric where one is named."""
+    kept = best(store, run, metric) if metric is not None else None
     for step in complete(store, run)[:-keep]:
-        _delete(store, run, step)
+        if step != kept:
+            _delete(store, run, step)
 
 
 def discard_unfinished(store: Store, run: str, after: int) -> None:

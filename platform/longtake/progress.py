@@ -11,6 +11,8 @@ import threading
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
+from longtake.errors import UserError
+
 if TYPE_CHECKING:
     from longtake.store import Store
 
@@ -70,7 +72,7 @@ class Teller:
         latest, self._latest = self._latest, None
         if latest is not None:
             # A store that is away for a moment must not end a training that only wants to say how far it is.
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, UserError):
                 write(self._store, self._run, latest)
 
 

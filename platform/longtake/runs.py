@@ -110,7 +110,9 @@ class RunRecord:
         elif isinstance(error, KeyboardInterrupt | SystemExit):
             self.finish("stopped", type(error).__name__)
         else:
-            self.finish("failed", f"{type(error).__name__}: {error}".splitlines()[0])
+            # Where the store is what failed, its error must not hide this one; the run will read as lost.
+            with contextlib.suppress(OSError, UserError):
+                self.finish("failed", f"{type(error).__name__}: {error}".splitlines()[0])
 
     def _beat(self) -> None:
         while not self._ended.wait(self._heartbeat_s):

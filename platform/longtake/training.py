@@ -23,6 +23,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from safetensors import SafetensorError
+
 from longtake import checkpoints, cluster, progress
 from longtake.errors import UserError
 from longtake.progress import Progress
@@ -64,10 +66,12 @@ class Context(Protocol):
 class _StoreContext(ABC):
     """A context whose memory is the store; the two below differ in where they run and whom they tell."""
 
-    def __init__(self, store: Store, run_id: str, rank: int, world: int, device: str, keep: int) -> None:
+    def __init__(
+        self, store: Store, run_id: str, rank: int, world: int, device: str, keep: int, keep_best: str | None
+    ) -> None:
         self.store, self.run_id = store, run_id
         self.rank, self.world, self.device = rank, world, device
-        self._keep = keep
+        self._keep, self._keep_best = keep, keep_best
 
     @contextlib.contextmanager
     def resume(self) -> Iterator[Path | None]:
@@ -80,15 +84,24 @@ class _StoreContext(ABC):
             yield folder
 
     def save(self, step: int, write: Write, metrics: dict[str, float] | None = None) -> None:
-        """Write, wait for all, seal, thin out. A step that has its checkpoint is left as it is."""
+        """Write, wait for all, seal, thin out. A step that has its checkpoint is left as it is.
+
+        Raises:
+            UserError: the store takes no more; the checkpoints before are untouched.
+        """
         if step in checkpoints.complete(self.store, self.run_id):
             return
-        with checkpoints.writing(self.store, self.run_id, step) as folder:
-            write(folder)
+        try:
+            with checkpoints.writing(self.store, self.run_id, step) as folder:
+                write(folder)
+        except Exception as error:
+            if not _is_of_storage(error):
+                raise
+            raise UserError(self._not_saved(step, error)) from error
         self._wait()
         if self.rank == 0:
             checkpoints.seal(self.store, self.run_id, step, self.world, metrics or {})
-            checkpoints.prune(self.store, self.run_id, self._keep)
+            checkpoints.prune(self.store, self.run_id, self._keep, self._keep_best)
         self._wait()
 
     def progress(self, step: int, of: int, **numbers: float) -> None:
@@ -106,6 +119,19 @@ class _StoreContext(ABC):
         values = torch.tensor(list(numbers.values()), dtype=dtype, device=self.device)
         torch.distributed.all_reduce(values)
         return dict(zip(numbers, (values / self.world).tolist(), strict=True))
+
+    def _not_saved(self, step: int, error: Exception) -> str:
+        before = "what there was before cannot be seen now"
+        with contextlib.suppress(OSError, UserError):
+            if self.world == 1:  # others may still be writing theirs; who resumes clears up
+                checkpoints.discard_unfinished(self.store, self.run_id, after=step)
+            newest = checkpoints.newest(self.store, self.run_id)
+            before = "there is none before it" if newest is None else f"that of step {newest} is whole"
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        return (
+            f"the checkpoint of step {step} could not be written: {reason}; {before}: mend the store and go on with "
+            f"--resume {self.run_id}"
+        )
 
     @abstractmethod
     def _tell(self, told: Progress) -> None:
@@ -142,10 +168,11 @@ class LocalContext(_StoreContext):
         run_id: str,
         *,
         keep: int = 2,
+        keep_best: str | None = None,
         device: str = "",
         on_progress: OnProgress | None = None,
     ) -> None:
-        super().__init__(store, run_id, rank=0, world=1, device=device or _own_device(), keep=keep)
+        super().__init__(store, run_id, 0, 1, device or _own_device(), keep, keep_best)
         self._on_progress = on_progress
 
     def _tell(self, told: Progress) -> None:
@@ -156,13 +183,13 @@ class LocalContext(_StoreContext):
 class RayContext(_StoreContext):
     """One rank of a Ray Train worker group."""
 
-    def __init__(self, store: Store, run_id: str, *, keep: int, session: str) -> None:
+    def __init__(self, store: Store, run_id: str, *, keep: int, keep_best: str | None, session: str) -> None:
         import ray.train
         import ray.train.torch
 
         world = ray.train.get_context()
         device = str(ray.train.torch.get_device())
-        super().__init__(store, run_id, world.get_world_rank(), world.get_world_size(), device, keep)
+        super().__init__(store, run_id, world.get_world_rank(), world.get_world_size(), device, keep, keep_best)
         self._session = session
         self._teller = progress.Teller(store, run_id) if self.rank == 0 else None
         self._restarts = self._count_restarts() if self.rank == 0 else 0
@@ -197,21 +224,23 @@ def fit(
     gpus_per_worker: float = 0.0,
     max_failures: int = 3,
     keep: int = 2,
+    keep_best: str | None = None,
     on_progress: OnProgress | None = None,
 ) -> None:
     """Run `loop(context, payload)` to its end on `workers` Ray workers, or in this process for 0.
 
-    Goes on from the newest complete checkpoint of `run_id`, and keeps the newest `keep`. Lost workers are
+    Goes on from the newest complete checkpoint of `run_id`, and keeps the newest `keep`, and
+    the one with the lowest value of the metric `keep_best`. Lost workers are
     replaced up to `max_failures` times; an error of the loop itself ends the run at once and is raised here,
     with the worker's traceback as a note. `on_progress` is called in this thread, at most every half second;
     `of` is 0 while workers get ready. UserError if they do not fit the machine, or are lost too often.
     """
     if workers == 0:
-        loop(LocalContext(store, run_id, keep=keep, on_progress=on_progress), payload)
+        loop(LocalContext(store, run_id, keep=keep, keep_best=keep_best, on_progress=on_progress), payload)
         return
     need = cluster.Demand(workers, gpus_per_worker=gpus_per_worker)
     session = uuid.uuid4().hex[:8]
-    context = {"store": store, "run_id": run_id, "keep": keep, "session": session}
+    context = {"store": store, "run_id": run_id, "keep": keep, "keep_best": keep_best, "session": session}
     job = {"loop": loop, "payload": payload, "context": context}
     with cluster.launch(need):
         filesystem, root = store.pyarrow()
@@ -269,6 +298,14 @@ def _is_loss(error: Exception) -> bool:
         return True
     words = ("gloo", "nccl", "connection closed", "connection reset", "peer")
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+
+
+def _is_of_storage(error: Exception) -> bool:
+    """Whether an error of writing says that the storage is full or gone, not that a rank is or that we are wrong."""
+    if isinstance(error, ConnectionError | TimeoutError):
+        return False
+    words = ("PytorchStreamWriter", "inline_container")  # what torch.save says of a full disk
+    return isinstance(error, OSError | UserError | SafetensorError) or any(word in str(error) for word in words)
 
 
 def _pickle(error: Exception) -> bytes | None:

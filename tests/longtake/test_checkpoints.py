@@ -69,6 +69,15 @@ def test_prune_keeps_the_newest(store: Store) -> None:
     assert not Path(store.path(checkpoints.folder(RUN, 4))).exists()
 
 
+def test_prune_also_keeps_the_best(store: Store) -> None:
+    for step, loss in ((4, 0.5), (8, 0.3), (12, 0.6), (16, None), (20, float("nan"))):
+        write(store, step, sealed=False)
+        checkpoints.seal(store, RUN, step, world=1, metrics={} if loss is None else {"val_loss": loss})
+    assert checkpoints.best(store, RUN, "val_loss") == 8
+    checkpoints.prune(store, RUN, keep=1, metric="val_loss")
+    assert checkpoints.complete(store, RUN) == [8, 20]
+
+
 def test_discard_leaves_only_what_can_be_resumed(store: Store) -> None:
     write(store, 4, sealed=False)
     write(store, 8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -68,6 +69,24 @@ def test_a_finished_run_is_left_alone(alone: None, tmp_path: Path) -> None:
     fit_alone(store, told.append)
     assert told == []
     assert checkpoints.manifest(store, RUN, STEPS) == before
+
+
+def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(alone: None, tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(progress: Progress) -> None:
+        if progress.step == 6:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # no file may be longer: torch.save fails
+
+    try:
+        with pytest.raises(UserError, match=r"step 8 could not be written: .*; that of step 4 is whole: .* --resume"):
+            fit_alone(store, fill)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in Path(store.path("runs", RUN, "checkpoints")).iterdir()] == ["step-000004"]
+    fit_alone(store)
+    assert checkpoints.newest(store, RUN) == STEPS
 
 
 def test_mean_of_one_is_itself(tmp_path: Path) -> None:
