@@ -151,11 +151,14 @@ def sweep(
         str | None,
         typer.Option("--resume", metavar="ID", help="Go on with this sweep; only what has not ended is run."),
     ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="With --resume: also try again what crashed, from its checkpoints.")
+    ] = False,
 ) -> None:
     """Search a space of trainings for the best memory; bad ones are stopped early."""
     from jobs import sweep
 
-    sweep.main(config, set_ or [], store, dry_run, resume)
+    sweep.main(config, set_ or [], store, dry_run, resume, retry_failed)
 
 
 @app.command()

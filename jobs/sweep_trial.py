@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import statistics
+import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +14,7 @@ import torch
 from evals.protocol import Protocol
 from jobs.evaluate import EvaluateConfig, Subject, plan_cells
 from jobs.score_cell import score_cell
-from jobs.sweep import Sweep
+from jobs.sweep_config import Sweep
 from jobs.train import start_record
 from jobs.train_config import WorldModelTraining
 from jobs.train_loop import train_loop
@@ -20,11 +22,21 @@ from longtake import tables
 from longtake.judged import Judge, JudgedContext, Mailbox, Numbers, Stopped
 from longtake.store import Store
 from longtake.training import LocalContext, fit
+from models.config import SamplerConfig
+from models.cost import conditions_for
+from models.rollout import prefill, rollout
+from models.world_model import WorldModel
 
 if TYPE_CHECKING:
-    from jobs.sweep import Objective
+    from collections.abc import Callable
+
+    from jobs.sweep_config import Cost, Objective
     from longtake.study import Assignment
     from longtake.training import Context
+
+
+COST_CALLS = 9
+"""Frames that are timed; the median counts."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +46,7 @@ class TrialRun:
     config: WorldModelTraining
     objective: Objective
     judge: Judge
+    against: Sequence[Cost] = ()
 
 
 def run_trial(payload: tuple[Store, Sweep], given: Assignment, judge: Judge) -> None:
@@ -49,25 +62,25 @@ def run_trial(payload: tuple[Store, Sweep], given: Assignment, judge: Judge) -> 
         return judge(step, numbers)
 
     with record:
-        train_judged(config, sweep.config.objective, store, given.run, heard)
+        train_judged(TrialRun(config, sweep.config.objective, heard, sweep.config.against), store, given.run)
         if last < config.steps:
             record.finish("stopped", f"pruned at step {last}")
 
 
-def train_judged(config: WorldModelTraining, objective: Objective, store: Store, run: str, judge: Judge) -> None:
+def train_judged(trial: TrialRun, store: Store, run: str) -> None:
     """Train in this process for one worker, else on workers of its own whose rank 0 asks through a mailbox."""
+    config = trial.config
     if config.workers <= 1:
         device = "cuda" if config.gpus_per_worker else "cpu"
         context = LocalContext(store, run, keep=config.keep, keep_best=config.keep_best, device=device)
         # No Ray worker, so no Ray Data beside it: the clips are the same.
-        alone = config.model_copy(update={"workers": 0})
-        trial_loop(context, TrialRun(alone, objective, judge))
+        trial_loop(context, replace(trial, config=config.model_copy(update={"workers": 0})))
         return
     mailbox = Mailbox(store, run, uuid.uuid4().hex[:8])
-    with mailbox.answered_by(judge):
+    with mailbox.answered_by(trial.judge):
         fit(
             trial_loop,
-            TrialRun(config, objective, mailbox.ask),
+            replace(trial, judge=mailbox.ask),
             store=store,
             run_id=run,
             workers=config.workers,
@@ -80,11 +93,41 @@ def train_judged(config: WorldModelTraining, objective: Objective, store: Store,
 
 def trial_loop(context: Context, trial: TrialRun) -> None:
     """The train loop under a judge; it ends where the judge says no."""
-    measured = partial(measure, context, trial.config, trial.objective)
+    costs = costs_of(trial.config, context.device) if trial.against and context.rank == 0 else {}
+    weighed = {name: costs[name] for name in trial.against if costs}
+
+    def measured(step: int, numbers: Numbers) -> Numbers:
+        return measure(context, trial.config, trial.objective, step, numbers) | weighed
+
     try:
         train_loop(JudgedContext(context, measured, trial.judge), trial.config)
     except Stopped:
         return
+
+
+@torch.no_grad()
+def costs_of(config: WorldModelTraining, device: str) -> dict[Cost, float]:
+    """What a model costs as it generates, whatever it has learnt: milliseconds a frame, and bytes it carries."""
+    model = WorldModel(config.model).to(device).eval()
+    longest = max(stage.frames for stage in config.data.curriculum)
+    chunk = config.model.chunk or 1
+    shown = torch.zeros(1, longest, config.model.channels, config.model.height, config.model.width, device=device)
+    memory = prefill(model, shown, conditions_for(config.model, longest).to(device))
+    conditions = conditions_for(config.model, chunk).to(device)
+
+    def frames() -> None:
+        rollout(model, conditions, chunk, memory, SamplerConfig(steps=1), [torch.Generator().manual_seed(0)])
+
+    seconds = statistics.median(_timed(frames, device) for _ in range(COST_CALLS))
+    return {"ms_per_frame": 1000 * seconds / chunk, "carried_bytes": float(memory.nbytes["total"])}
+
+
+def _timed(call: Callable[[], None], device: str) -> float:
+    began = time.perf_counter()
+    call()
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
 
 
 def measure(context: Context, config: WorldModelTraining, objective: Objective, step: int, numbers: Numbers) -> Numbers:

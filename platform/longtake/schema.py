@@ -120,13 +120,16 @@ COLUMNS: dict[str, dict[str, Column]] = {
         "sweep": Column("text", "", "id of the sweep, which is a run"),
         "trial": Column("whole", "", "number within the sweep, from 0"),
         "run": Column("text", "", "id of the trial's run"),
-        "state": Column("text", "", "running, done, pruned (stopped early) or failed"),
+        "state": Column("text", "", "running, preempted (begun, to be gone on with), done, pruned (early) or failed"),
         "reason": Column("text", "", "why it failed"),
+        "attempts": Column("whole", "", "how often it was tried: more than once after --retry-failed"),
         "objective": Column("number", "of the objective", "last value told"),
         "better": Column("text", "", "which way of the objective is good: higher or lower"),
         "step": Column("whole", "", "last step told"),
         "frames": Column("whole", "frames", "trained on so far"),
         "seconds": Column("number", "s", "of all sessions"),
+        "ms_per_frame": Column("number", "ms", "to generate a frame, where the sweep weighs it"),
+        "carried_bytes": Column("number", "bytes", "of memory carried from frame to frame, where the sweep weighs it"),
     },
 }
 """The columns that have one meaning wherever they stand; each table also has event_time."""

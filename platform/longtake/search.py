@@ -12,9 +12,12 @@ from longtake.config import Config
 class Sampling(Config):
     """What to try next."""
 
-    method: Literal["tpe", "random"] = "tpe"
+    method: Literal["tpe", "random", "grid", "nsga2"] = Field(
+        "tpe", description="nsga2 is for several objectives; tpe takes them too"
+    )
     seed: int = Field(0, ge=0)
-    startup: int = Field(5, ge=1, description="trials drawn at random before the search learns from them")
+    startup: int = Field(5, ge=1, description="tpe: trials drawn at random before the search learns from them")
+    population: int = Field(16, ge=2, description="nsga2: trials of a generation")
 
 
 class Pruning(Config):
@@ -23,3 +26,16 @@ class Pruning(Config):
     method: Literal["asha", "median", "none"] = "asha"
     first: int = Field(100, ge=1, description="step of the first rung")
     factor: int = Field(2, ge=2, description="asha: rungs lie at first x factor^n; one in `factor` goes on")
+
+
+def expected_steps(pruning: Pruning, steps: int) -> float:
+    """Steps that a trial of `steps` takes on average: at each rung one in `factor` goes on, of median half."""
+    if pruning.method == "none":
+        return float(steps)
+    if pruning.method == "median":
+        return (pruning.first + steps) / 2
+    total, share, at, rung = 0.0, 1.0, 0, pruning.first
+    while rung < steps:
+        total += share * (rung - at)
+        share, at, rung = share / pruning.factor, rung, rung * pruning.factor
+    return total + share * (steps - at)

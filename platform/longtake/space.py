@@ -3,41 +3,45 @@
 model.window:   {integer: [2, 8]}
 engine.lr:      {loguniform: [1e-4, 1e-2]}
 model.layers:   {choice: {plain: [...], mixed: [...]}}     # any values; the names are what tables show
-data.curriculum: {choice: [[{frames: 32}], [{until: 8, frames: 16}, {frames: 32}]]}
+data.curriculum: {choice: {flat: [{frames: 32}], ramp: [{until: 8, frames: 16}, {frames: 32}]}}
+data.curriculum.0.until: {integer: [4, 16], when: {data.curriculum: ramp}}     # an axis of some points only
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Self
 
 from pydantic import Field, model_serializer, model_validator
 
 from longtake.config import Config
+from longtake.errors import unknown
 
 Label = str | int | float | bool | None
 """What stands for a value in tables and in the study."""
 
 Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
+KINDS = ("choice", "uniform", "loguniform", "integer")
 
 
 class Axis(Config):
-    """What one field may be: exactly one of the four kinds."""
+    """What one field may be: exactly one of the four kinds; with `when`, only at points where other axes say so."""
 
     choice: list[Any] | dict[str, Any] | None = Field(None, description="values, or names of values")
     uniform: Pair | None = None
     loguniform: Pair | None = None
     integer: Annotated[list[int], Field(min_length=2, max_length=2)] | None = None
+    when: dict[str, Label | list[Label]] | None = Field(
+        None, description="values (or their names) of choices above, without which the field stays as it is"
+    )
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
-        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        given = [name for name in KINDS if getattr(self, name) is not None]
         if len(given) != 1:
-            kinds = ", ".join(type(self).model_fields)
-            raise ValueError(f"an axis is exactly one of {kinds}; here: {', '.join(given) or 'none'}")
+            raise ValueError(f"an axis is exactly one of {', '.join(KINDS)}; here: {', '.join(given) or 'none'}")
         if self.choice is not None:
             self._check_choice()
         elif self.bounds[0] >= self.bounds[1]:
@@ -73,9 +77,27 @@ class Axis(Config):
             return dict(self.choice.items())
         return {_label(value): value for value in self.choice or []}
 
+    @property
+    def count(self) -> int | None:
+        """Number of values; None for a continuous range."""
+        if self.choice is not None:
+            return len(self.choice)
+        return None if self.integer is None else self.integer[1] - self.integer[0] + 1
+
+    @property
+    def values(self) -> list[Label]:
+        """The labels of all values, of an axis that is not continuous."""
+        return list(self.options) if self.integer is None else list(range(self.integer[0], self.integer[1] + 1))
+
+    @property
     def extremes(self) -> list[Label]:
         """The labels to try a config with: all of a choice, both ends of a range."""
         return list(self.options) if self.choice is not None else list(self.bounds)
+
+    @property
+    def conditions(self) -> dict[str, list[Label]]:
+        """Axis → the labels of it with which this one counts; empty: it always does."""
+        return {field: each if isinstance(each, list) else [each] for field, each in (self.when or {}).items()}
 
     def value(self, label: Label) -> Any:
         """What a label stands for."""
@@ -85,40 +107,107 @@ class Axis(Config):
 Space = Mapping[str, Axis]
 
 
+def problems(space: Space) -> list[str]:
+    """One line per axis whose condition cannot be met, or that another one would overwrite."""
+    found, above = [], list[str]()
+    for field, axis in space.items():
+        for parent, labels in axis.conditions.items():
+            if parent not in above:
+                found.append(f"{field}.when: " + unknown("axis above it", parent, above))
+            elif space[parent].choice is None:
+                found.append(f"{field}.when: {parent} is a range; a condition is on a choice")
+            else:
+                there = space[parent].options
+                wrong = [str(label) for label in labels if label not in there]
+                found += [f"{field}.when: " + unknown(f"value of {parent}", each, map(str, there)) for each in wrong]
+                found += [] if labels else [f"{field}.when: no value of {parent}"]
+        found += [f"{field}: would overwrite {each}; list it first" for each in above if each.startswith(f"{field}.")]
+        above.append(field)
+    return found
+
+
+def active(space: Space, field: str, labels: Mapping[str, Label]) -> bool:
+    """Whether an axis counts at a point of which the axes above it are known."""
+    return all(parent in labels and labels[parent] in there for parent, there in space[field].conditions.items())
+
+
 def settings(space: Space, labels: Mapping[str, Label]) -> dict[str, Any]:
-    """Dotted field → value, for one point of the space."""
-    return {field: space[field].value(label) for field, label in labels.items()}
+    """Dotted field → value, for one point; in the order of the space, in which a whole comes before its parts."""
+    return {field: axis.value(labels[field]) for field, axis in space.items() if field in labels}
 
 
 def size(space: Space) -> int | None:
     """Number of points; None where an axis is continuous."""
-    total = 1
-    for axis in space.values():
-        if axis.integer is not None:
-            total *= axis.integer[1] - axis.integer[0] + 1
-        elif axis.choice is not None:
-            total *= len(axis.choice)
-        else:
-            return None
-    return total
+    return _count(space, lambda axis: axis.count)
+
+
+def points(space: Space) -> Iterator[dict[str, Label]]:
+    """Every point of a space without continuous axes, the last axis changing fastest."""
+    return _walk(space, list(space), {}, lambda axis: axis.values)
 
 
 def corners(space: Space, most: int = 256) -> Iterator[dict[str, Label]]:
-    """Points to check before a sweep: every combination of extremes, or `most` that hold every extreme."""
-    ends = {field: axis.extremes() for field, axis in space.items()}
-    total = 1
-    for labels in ends.values():
-        total *= len(labels)
+    """Points to check before a sweep: every combination of extremes, or about `most` that hold every extreme."""
+    total = _count(space, lambda axis: len(axis.extremes))
+    assert total is not None
     if total <= most:
-        for point in itertools.product(*ends.values()):
-            yield dict(zip(ends, point, strict=True))
+        yield from _walk(space, list(space), {}, lambda axis: axis.extremes)
         return
-    first = {field: labels[0] for field, labels in ends.items()}
-    singles = [{**first, field: label} for field, labels in ends.items() for label in labels]
-    yield from singles
+    singles = [(field, label) for field, axis in space.items() for label in axis.extremes]
+    for field, label in singles:
+        yield _point(space, {**_needed(space, field), field: label}, lambda labels: labels[0])
     draw = random.Random(0)
     for _ in range(most - len(singles)):
-        yield {field: draw.choice(labels) for field, labels in ends.items()}
+        yield _point(space, {}, draw.choice)
+
+
+def _walk(
+    space: Space, fields: list[str], labels: dict[str, Label], values: Callable[[Axis], list[Label]]
+) -> Iterator[dict[str, Label]]:
+    """The point so far with every combination of what the axes to come may be."""
+    if not fields:
+        yield labels
+    elif not active(space, fields[0], labels):
+        yield from _walk(space, fields[1:], labels, values)
+    else:
+        for label in values(space[fields[0]]):
+            yield from _walk(space, fields[1:], {**labels, fields[0]: label}, values)
+
+
+def _count(space: Space, count: Callable[[Axis], int | None]) -> int | None:
+    """How many points there are, counted without making them: only axes in conditions are walked through."""
+    steering = {parent for axis in space.values() for parent in axis.conditions}
+
+    def after(fields: list[str], labels: dict[str, Label]) -> int | None:
+        if not fields:
+            return 1
+        field, rest = fields[0], fields[1:]
+        if not active(space, field, labels):
+            return after(rest, labels)
+        if field in steering:
+            parts = [after(rest, {**labels, field: label}) for label in space[field].values]
+            return None if None in parts else sum(part or 0 for part in parts)
+        here, beyond = count(space[field]), after(rest, labels)
+        return None if here is None or beyond is None else here * beyond
+
+    return after(list(space), {})
+
+
+def _needed(space: Space, field: str) -> dict[str, Label]:
+    """Labels of axes above with which an axis counts."""
+    wanted: dict[str, Label] = {}
+    for parent, labels in space[field].conditions.items():
+        wanted |= {**_needed(space, parent), parent: labels[0]}
+    return wanted
+
+
+def _point(space: Space, wanted: Mapping[str, Label], choose: Callable[[list[Label]], Label]) -> dict[str, Label]:
+    """A point with some labels given, the others chosen among the extremes."""
+    labels: dict[str, Label] = {}
+    for field, axis in space.items():
+        if active(space, field, labels):
+            labels[field] = wanted[field] if field in wanted else choose(axis.extremes)
+    return labels
 
 
 def _label(value: Any) -> Label:

@@ -1,20 +1,24 @@
-"""The search of a sweep: an Optuna study whose journal in the store is the one truth about its trials.
+"""The search of a sweep: an Optuna study, in the store's journal or a database, the one truth about its trials.
 
     sweeps/ID/study.journal     Optuna's own format: optuna-dashboard opens it
 
 What to try next is a pure function of the trials so far and of (seed, trial number), and whether to prune is
 one of the trials so far: a sweep that was killed goes on as if it had not been. The table `trials` is written
 from the study, whole, at every event, so the two cannot disagree.
+
+A trial that is tried again is another trial to Optuna, and the same one to everybody else: it keeps its number and
+its run. Trials of earlier sweeps are in the study for the sampler only.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,25 +30,29 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from optuna.storages import JournalStorage
+from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
 from optuna.storages.journal import BaseJournalBackend
-from optuna.trial import FrozenTrial, TrialState
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from longtake import tables
+from longtake.errors import UserError
 from longtake.provenance import new_run_id
 from longtake.search import Pruning, Sampling
-from longtake.space import Axis, Label, Space
+from longtake.space import Axis, Label, Space, active, points
 
 if TYPE_CHECKING:
     from longtake.store import Store
 
 Direction = Literal["maximize", "minimize"]
 STATES = {"RUNNING": "running", "COMPLETE": "done", "PRUNED": "pruned", "FAIL": "failed"}
+CARRIED = ("step", "frames", "seconds", "costs")
+"""What a trial that is tried again keeps of what it was, beside its run."""
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """One trial as whoever runs it needs it: its number, its run, and a label per axis."""
+    """One trial as whoever runs it needs it: its number, its run, and a label per axis that counts."""
 
     number: int
     run: str
@@ -52,11 +60,11 @@ class Assignment:
 
 
 class Study:
-    """The trials of one sweep. One process holds it; every change is in the store when the call returns."""
+    """The trials of one sweep. One process holds it; every change is kept when the call returns."""
 
     def __init__(
         self,
-        store: Store,
+        store: Store | None,
         sweep: str,
         space: Space,
         *,
@@ -64,43 +72,121 @@ class Study:
         direction: Direction,
         sampling: Sampling,
         pruning: Pruning,
+        against: Sequence[str] = (),
+        database: str | None = None,
     ) -> None:
-        """`steps`: length of a whole trial. A study that is there already is gone on with."""
+        """A study that is there already is gone on with.
+
+        Args:
+            store: keeps the journal and the table; with none, nothing is kept: to replay what is known.
+            steps: length of a whole trial.
+            direction: of the objective, which alone prunes and tells the best.
+            against: costs to weigh it against, all of them the better the lower.
+            database: Optuna's URL of where the trials are kept instead of the journal.
+
+        Raises:
+            UserError: the database cannot be opened.
+        """
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.store, self.sweep, self.steps, self.direction = store, sweep, steps, direction
-        self._sampling = sampling
+        self.against = tuple(against)
+        self._space, self._sampling = space, sampling
         self._axes = {field: _distribution(axis) for field, axis in space.items()}
-        self._journal = Journal(store, f"sweeps/{sweep}/study.journal")
-        self._storage = JournalStorage(self._journal)
+        self._journal = Journal(store, f"sweeps/{sweep}/study.journal") if store and not database else None
         self._pruner = _pruner(pruning)
         self._seconds: dict[int, float] = {}
+        self._live: set[int] = set()
+        self._storage: BaseStorage = JournalStorage(self._journal) if self._journal else InMemoryStorage()
+        if database:
+            self._storage = _database(database)
+        directions: list[Direction | StudyDirection] = [direction, *[StudyDirection.MINIMIZE for _ in against]]
         with self._saved():
             self._study = optuna.create_study(
                 storage=self._storage,
                 study_name=sweep,
-                direction=direction,
+                directions=directions,
                 load_if_exists=True,
-                pruner=self._pruner,
             )
+            self._mend()
 
     def ask(self) -> Assignment:
         """A new trial."""
         with self._saved():
-            number = len(self._trials())
-            # A sampler per trial: its random state depends on the number only, not on who asked before.
-            self._study.sampler = _sampler(self._sampling, number)
-            trial = self._study.ask(fixed_distributions=self._axes)
-            trial.set_user_attr("run", new_run_id())
-        return self._assignment(self._frozen(number))
+            number = len(self)
+            if self._sampling.method == "grid":
+                point = next(itertools.islice(points(self._space), number, None))
+                self._add(TrialState.RUNNING, point, {"run": new_run_id()})
+            else:
+                # A sampler per trial: its random state depends on the number only, not on who asked before.
+                self._study.sampler = _sampler(self._sampling, number)
+                self._suggest(self._study.ask())
+            return self._taken(number)
 
     def unfinished(self) -> list[Assignment]:
         """Trials that have begun and not ended, by number."""
-        return [self._assignment(t) for t in self._trials() if t.state == TrialState.RUNNING]
+        return [self._assignment(n) for n, trial in enumerate(self._trials()) if trial.state == TrialState.RUNNING]
+
+    def take(self, given: Assignment) -> Assignment:
+        """Note that an unfinished trial goes on here and now: from preempted to running."""
+        with self._saved():
+            return self._taken(given.number)
+
+    def release(self) -> None:
+        """Nobody runs anything now: what has not ended is preempted."""
+        with self._saved():
+            self._live.clear()
+
+    def retry(self) -> list[int]:
+        """Let trials that crashed go on from their checkpoints; their numbers.
+
+        A trial whose objective was no number, or whose config is at fault, would only fail again.
+        """
+        with self._saved():
+            crashed = [n for n, trial in enumerate(self._trials()) if trial.user_attrs.get("crashed")]
+            for number in crashed:
+                trial = self._trials()[number]
+                kept = {name: trial.user_attrs[name] for name in CARRIED if name in trial.user_attrs}
+                attempt = trial.user_attrs.get("attempt", 1) + 1
+                about = {**kept, "run": trial.user_attrs["run"], "retry_of": number, "attempt": attempt}
+                rungs = dict(trial.system_attrs)
+                self._add(TrialState.RUNNING, trial.params, about, trial.intermediate_values, rungs)
+                self._live.discard(number)
+        return crashed
+
+    def observe(self, rows: Iterable[Mapping[str, Any]]) -> int:
+        """Learn from rows of the table `trials` of earlier sweeps; how many are of this space and new.
+
+        Their objective must mean the same, at the same length of a trial.
+        """
+        known = {trial.user_attrs.get("warm") for trial in self._study.get_trials(deepcopy=False)}
+        before = len(known)
+        with self._saved():
+            for row in rows:
+                name, labels = f"{row['sweep']}/{row['trial']}", self._labels_of(row)
+                costs = [float(row.get(cost) or math.nan) for cost in self.against]
+                values = [float(row["objective"]), *costs]
+                if name in known or labels is None or not all(map(math.isfinite, values)):
+                    continue
+                whole = row["state"] == "done" and row["step"] == self.steps
+                if whole or (row["state"] == "pruned" and not self.against):
+                    state = TrialState.COMPLETE if whole else TrialState.PRUNED
+                    known.add(name)
+                    self._add(state, labels, {"warm": name}, {int(row["step"]): values[0]}, values=values)
+        return len(known) - before
 
     def __len__(self) -> int:
         return len(self._trials())
 
-    def report(self, number: int, step: int, value: float, *, frames: int, seconds: float) -> bool:
+    def report(
+        self,
+        number: int,
+        step: int,
+        value: float,
+        *,
+        frames: int,
+        seconds: float,
+        costs: Mapping[str, float] | None = None,
+    ) -> bool:
         """Note the objective at a step; False if the trial is to end here (pruned, or not a number).
 
         `seconds`: since this session of the trial began. A step that is reported again changes nothing but
@@ -115,53 +201,118 @@ class Study:
                 return False
             if step not in trial.intermediate_values:
                 self._storage.set_trial_intermediate_value(trial._trial_id, step, value)
-            self._note(trial, step=step, frames=frames, seconds=self._spent(trial, seconds))
-            trial = self._frozen(number)
-            if step < self.steps and self._pruner.prune(self._study, trial):
+            spent = self._spent(trial, seconds)
+            self._note(trial, step=step, frames=frames, seconds=spent, costs=dict(costs or {}))
+            if step < self.steps and self._pruner.prune(_One(self), self._frozen(number)):  # type: ignore[arg-type]
                 self._end(number, TrialState.PRUNED, "")
                 return False
             return True
 
-    def finish(self, number: int, reason: str = "") -> None:
-        """A trial has ended: done, or failed for a reason. One that had ended before stays as it is."""
+    def finish(self, number: int, reason: str = "", *, crashed: bool = True) -> None:
+        """A trial has ended: done, or failed for a reason. One that had ended before stays as it is.
+
+        `crashed`: whether it might do better when it is tried again.
+        """
         with self._saved():
             trial = self._frozen(number)
             if trial.state != TrialState.RUNNING:
                 return
             if not reason and trial.last_step != self.steps:
                 reason = f"it ended at step {trial.last_step} of {self.steps}"
+            if reason and crashed:
+                self._note(trial, crashed=True)
             self._end(number, TrialState.FAIL if reason else TrialState.COMPLETE, reason)
 
-    def best(self) -> Assignment | None:
-        """The done trial with the best objective; the earlier one of equals."""
-        done = [trial for trial in self._trials() if trial.state == TrialState.COMPLETE]
-        sign = 1 if self.direction == "maximize" else -1
-        best = max(done, key=lambda trial: sign * _value(trial), default=None)
-        return None if best is None else self._assignment(best)
+    def best(self, most: int = 1) -> list[Assignment]:
+        """The done trials with the best objectives, the best first; of equals the earlier one."""
+        sign = -1 if self.direction == "maximize" else 1
+        done = [(sign * _value(t), n) for n, t in enumerate(self._trials()) if t.state == TrialState.COMPLETE]
+        return [self._assignment(number) for _, number in sorted(done)[:most]]
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows of the table `trials`: state, objective, costs, and a column per axis."""
-        return [self._row(trial) for trial in self._trials()]
+        return [self._row(number, trial) for number, trial in enumerate(self._trials())]
 
     def write(self) -> None:
         """Write the table `trials`."""
-        tables.append(self.store, "trials", self.rows(), part=self.sweep)
+        if self.store is not None:
+            tables.append(self.store, "trials", self.rows(), part=self.sweep)
+
+    def curves(self) -> list[dict[int, float]]:
+        """Of every trial the objective by step."""
+        return [dict(trial.intermediate_values) for trial in self._trials()]
 
     # --- inside --------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def _saved(self) -> Iterator[None]:
-        """One event: journal first, for it is the truth, then the table."""
-        with self._journal.together():
+        """One event: the study first, for it is the truth, then the table."""
+        with self._journal.together() if self._journal else contextlib.nullcontext():
             yield
-        if len(self._study.get_trials(deepcopy=False)):
+        if len(self):
             self.write()
+
+    def _suggest(self, trial: optuna.Trial) -> None:
+        """Give a new trial its labels and its run."""
+        labels: dict[str, Label] = {}
+        for field, axis in self._space.items():
+            if active(self._space, field, labels):
+                labels[field] = _suggested(trial, field, axis)
+        trial.set_user_attr("run", new_run_id())
+
+    def _mend(self) -> None:
+        """A database may hold a trial that was killed while it was made: make it whole, as it would have been."""
+        for number, trial in enumerate(self._trials()):
+            if "run" not in trial.user_attrs:
+                self._study.sampler = _sampler(self._sampling, number)
+                self._suggest(optuna.Trial(self._study, trial._trial_id))
+
+    def _add(
+        self,
+        state: TrialState,
+        labels: Mapping[str, Label],
+        about: dict[str, Any],
+        told: Mapping[int, float] | None = None,
+        system: dict[str, Any] | None = None,
+        values: Sequence[float] | None = None,
+    ) -> None:
+        self._study.add_trial(
+            create_trial(
+                state=state,
+                params=dict(labels),
+                distributions={field: self._axes[field] for field in labels},
+                user_attrs=about,
+                system_attrs=system,
+                intermediate_values=dict(told or {}),
+                values=values if state == TrialState.COMPLETE else None,
+            )
+        )
+
+    def _labels_of(self, row: Mapping[str, Any]) -> dict[str, Label] | None:
+        """The point of this space that a row of an earlier sweep is; None if it is none."""
+        labels: dict[str, Label] = {}
+        for field, axis in self._space.items():
+            if not active(self._space, field, labels):
+                continue
+            label = _label_of(axis, row.get(field))
+            if label is None:
+                return None
+            labels[field] = label[0]
+        return labels
 
     def _end(self, number: int, state: TrialState, reason: str) -> None:
         trial = self._frozen(number)
+        costs = trial.user_attrs.get("costs", {})
+        missing = [name for name in self.against if not math.isfinite(costs.get(name, math.nan))]
+        if state == TrialState.COMPLETE and missing:
+            state, reason = TrialState.FAIL, f"it did not tell {', '.join(missing)}"
         self._note(trial, reason=reason)
-        value = _value(trial) if state == TrialState.COMPLETE else None
-        self._study.tell(number, value, state)
+        if state == TrialState.PRUNED and self.against:
+            # Optuna knows no pruned trials of several objectives: to its samplers this one has never been.
+            state = TrialState.FAIL
+            self._note(trial, pruned=True)
+        values = [_value(trial), *(costs[name] for name in self.against)] if state == TrialState.COMPLETE else None
+        self._study.tell(trial.number, values, state)
 
     def _note(self, trial: FrozenTrial, **attributes: Any) -> None:
         for name, value in attributes.items():
@@ -175,29 +326,57 @@ class Study:
         return before + (seconds - last if seconds >= last else seconds)
 
     def _trials(self) -> list[FrozenTrial]:
-        return self._study.get_trials(deepcopy=False)
+        """This sweep's trials by number, each as its last attempt."""
+        newest: list[FrozenTrial] = []
+        for trial in self._study.get_trials(deepcopy=False):
+            if "retry_of" in trial.user_attrs:
+                newest[trial.user_attrs["retry_of"]] = trial
+            elif "warm" not in trial.user_attrs:
+                newest.append(trial)
+        return newest
 
     def _frozen(self, number: int) -> FrozenTrial:
         return self._trials()[number]
 
-    def _assignment(self, trial: FrozenTrial) -> Assignment:
-        return Assignment(trial.number, trial.user_attrs["run"], dict(trial.params))
+    def _taken(self, number: int) -> Assignment:
+        self._live.add(number)
+        return self._assignment(number)
 
-    def _row(self, trial: FrozenTrial) -> dict[str, Any]:
+    def _assignment(self, number: int) -> Assignment:
+        trial = self._frozen(number)
+        return Assignment(number, trial.user_attrs["run"], dict(trial.params))
+
+    def _row(self, number: int, trial: FrozenTrial) -> dict[str, Any]:
         attributes = trial.user_attrs
+        state = "pruned" if attributes.get("pruned") else STATES[trial.state.name]
+        costs = attributes.get("costs", {})
         return {
             "sweep": self.sweep,
-            "trial": trial.number,
+            "trial": number,
             "run": attributes["run"],
-            "state": STATES[trial.state.name],
+            "state": "preempted" if state == "running" and number not in self._live else state,
             "reason": attributes.get("reason", ""),
+            "attempts": attributes.get("attempt", 1),
             "objective": _value(trial),
             "better": "higher" if self.direction == "maximize" else "lower",
+            **{name: costs.get(name, math.nan) for name in self.against},
             "step": attributes.get("step", 0),
             "frames": attributes.get("frames", 0),
             "seconds": float(attributes.get("seconds", 0.0)),
-            **trial.params,
+            **{field: trial.params.get(field) for field in self._axes},
         }
+
+
+class _One:
+    """The study as a pruner sees it: of the objective alone, a trial that was tried again once."""
+
+    def __init__(self, study: Study) -> None:
+        self._own, self._storage = study, study._storage
+        self.direction = StudyDirection.MAXIMIZE if study.direction == "maximize" else StudyDirection.MINIMIZE
+
+    def get_trials(self, deepcopy: bool = True, states: Sequence[TrialState] | None = None) -> list[FrozenTrial]:
+        """As Optuna's own."""
+        return [trial for trial in self._own._trials() if states is None or trial.state in states]
 
 
 class Journal(BaseJournalBackend):
@@ -272,6 +451,15 @@ def _value(trial: FrozenTrial) -> float:
     return math.nan if step is None else trial.intermediate_values[step]
 
 
+def _suggested(trial: optuna.Trial, field: str, axis: Axis) -> Label:
+    if axis.choice is not None:
+        return trial.suggest_categorical(field, list(axis.options))
+    low, high = axis.bounds
+    if axis.integer is not None:
+        return trial.suggest_int(field, int(low), int(high))
+    return trial.suggest_float(field, low, high, log=axis.loguniform is not None)
+
+
 def _distribution(axis: Axis) -> BaseDistribution:
     if axis.choice is not None:
         return CategoricalDistribution(list(axis.options))
@@ -281,11 +469,37 @@ def _distribution(axis: Axis) -> BaseDistribution:
     return FloatDistribution(low, high, log=axis.loguniform is not None)
 
 
+def _label_of(axis: Axis, value: Any) -> tuple[Label] | None:
+    """What a table's value stands for on an axis; None if it lies outside. Tables make 3.0 of 3 where some lack it."""
+    if axis.choice is not None:
+        found = [label for label in axis.options if label == value or (label is None and value != value)]
+        return (found[0],) if found else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    low, high = axis.bounds
+    if not low <= value <= high or (axis.integer and value != int(value)):
+        return None
+    return (int(value),) if axis.integer else (float(value),)
+
+
+def _database(url: str) -> BaseStorage:
+    import sqlalchemy
+
+    try:
+        return optuna.storages.RDBStorage(url)
+    except (ImportError, sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        raise UserError(
+            f"database: {url} cannot be opened: {str(error).splitlines()[0]}; such as sqlite:////home/me/sweeps.db"
+        ) from error
+
+
 def _sampler(sampling: Sampling, number: int) -> optuna.samplers.BaseSampler:
     import numpy as np
 
     seed = int(np.random.SeedSequence([sampling.seed, number]).generate_state(1)[0])
-    if sampling.method == "random":
+    if sampling.method == "nsga2":
+        return optuna.samplers.NSGAIISampler(population_size=sampling.population, seed=seed)
+    if sampling.method != "tpe":
         return optuna.samplers.RandomSampler(seed)
     with warnings.catch_warnings():
         # Several of these are marked experimental, as they have been for years.

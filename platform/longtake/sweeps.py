@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from longtake.cluster import Demand
+from longtake.errors import UserError
 from longtake.judged import Judge
 
 if TYPE_CHECKING:
@@ -104,6 +105,6 @@ def run(
 
 
 def outcome(error: BaseException | None) -> dict[str, Any]:
-    """The last result of a trial: how it ended."""
+    """The last result of a trial: how it ended. What its config is at fault for is no crash: it would come again."""
     reason = "" if error is None else f"{type(error).__name__}: {error}".splitlines()[0]
-    return {"done": True, "reason": reason}
+    return {"done": True, "reason": reason, "crashed": not isinstance(error, UserError)}

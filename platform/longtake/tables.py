@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 LOST_AFTER_S = 60.0
 """A run that says `running` and has been silent this long has lost its driver."""
 
+MARKED: dict[str, set[str]] = {"runs": {"status", EVENT_TIME}, "trials": {"sweep", "state"}}
+"""The tables whose rows say what their writer, who is gone, could not, and the columns that it takes to know."""
+
 LOOKS = 50
 """How often a reader looks again when files vanish under it; each look keeps what the ones before have read."""
 
@@ -98,6 +101,8 @@ def read(
     frame, every = look(store, table, part, lambda pieces: _scan(table, pieces, where, wanted))
     if table == "runs":
         frame = _mark_lost(frame)
+    if table == "trials":
+        frame = _mark_preempted(store, frame)
     if join_runs and table != "runs":
         runs = read(store, "runs").rename(columns=lambda name: name if name == "run" else f"run_{name}")
         frame = frame.merge(runs, on="run", how="left")
@@ -203,7 +208,7 @@ def _scan(
     keys = schema.keys(table)
     unique = len(pieces) == 1 and pieces[0].file.part is None  # a compaction has left one row per key, sorted
     # Which row of a key is the newest is known of all its rows only; all of them agree in the key's columns.
-    asked = set(whole.names) if unique and table != "runs" else set(keys)
+    asked = set(whole.names) if unique and table not in MARKED else set(keys)
     condition = pushdown.condition(where, whole, asked) if where else None
     needed = _needed(table, whole, where, columns, unique)
     found = arrow(pieces, whole, needed, condition)
@@ -217,8 +222,7 @@ def _needed(table: str, whole: pa.Schema, where: str | None, columns: Sequence[s
     needed = {*columns, *read_by_query}
     if not unique:
         needed |= {*schema.keys(table), EVENT_TIME}
-    if table == "runs":
-        needed |= {"status", EVENT_TIME}
+    needed |= MARKED.get(table, set())
     return [name for name in whole.names if name in needed]
 
 
@@ -306,6 +310,17 @@ def _mark_lost(runs: pd.DataFrame) -> pd.DataFrame:
     silent = pd.Timestamp.now(tz="UTC") - runs[EVENT_TIME] > pd.Timedelta(seconds=LOST_AFTER_S)
     runs.loc[(runs["status"] == "running") & silent, "status"] = "lost"
     return runs
+
+
+def _mark_preempted(store: Store, trials: pd.DataFrame) -> pd.DataFrame:
+    """A trial that runs in a sweep which does not is to be gone on with."""
+    if "state" not in trials or not (trials["state"] == "running").any():
+        return trials
+    runs = read(store, "runs")
+    if "status" in runs:
+        over = runs.loc[runs["status"] != "running", "run"]
+        trials.loc[(trials["state"] == "running") & trials["sweep"].isin(over), "state"] = "preempted"
+    return trials
 
 
 def _query(frame: pd.DataFrame, where: str, every: Sequence[str]) -> pd.DataFrame:

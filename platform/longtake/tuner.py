@@ -42,6 +42,22 @@ def run(
         return
     searcher = _Searcher(study, unfinished, left, need.at_once)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    try:
+        _fit(study, searcher, trial, payload, need, left, max_failures, on_event)
+    finally:
+        study.release()
+
+
+def _fit(
+    study: Study,
+    searcher: _Searcher,
+    trial: Callable[..., None],
+    payload: Any,
+    need: sweeps.SweepDemand,
+    left: int,
+    max_failures: int,
+    on_event: sweeps.OnEvent,
+) -> None:
     # Tune wants a place to write to; nothing is read from there again.
     with tempfile.TemporaryDirectory(prefix="longtake-tune-") as folder:
         tune.Tuner(
@@ -160,7 +176,7 @@ class _Searcher(_NotKept, Searcher):
             return None
         self._free -= 1
         self._left -= 1
-        given = self._begun.pop(0) if self._begun else self._study.ask()
+        given = self._study.take(self._begun.pop(0)) if self._begun else self._study.ask()
         return {"number": given.number, "run": given.run, "labels": given.labels}
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
@@ -194,6 +210,7 @@ class _Scheduler(_NotKept, FIFOScheduler):
             float(result["objective"]),
             frames=int(result["frames"]),
             seconds=float(result["seconds"]),
+            costs={name: float(result[name]) for name in self._study.against if name in result},
         )
         self._on_event(self._study)
         return FIFOScheduler.CONTINUE if go_on else FIFOScheduler.STOP
@@ -207,13 +224,14 @@ class _Ends(_NotKept, tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """It ended by itself, or was stopped by a verdict."""
-        self._end(trial, str(trial.last_result.get("reason", "")))
+        last = trial.last_result
+        self._end(trial, str(last.get("reason", "")), crashed=bool(last.get("crashed")))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Its process died too often."""
         self._end(trial, "its process died (killed, or out of memory) more often than it may be started again")
 
-    def _end(self, trial: Any, reason: str) -> None:
-        self._study.finish(trial.config["number"], reason)
+    def _end(self, trial: Any, reason: str, crashed: bool = True) -> None:
+        self._study.finish(trial.config["number"], reason, crashed=crashed)
         self._searcher.ended()
         self._on_event(self._study)

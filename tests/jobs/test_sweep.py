@@ -14,9 +14,9 @@ import pandas as pd
 import pytest
 
 from jobs import sweep as job
-from jobs import train
-from jobs.sweep import SweepConfig
-from longtake import checkpoints
+from jobs import sweep_check, train
+from jobs.sweep_config import CONFIGS, Sweep, SweepConfig, new
+from longtake import checkpoints, tables
 from longtake.config import load
 from longtake.dataset_writer import DatasetWriter
 from longtake.episodes import Episode
@@ -83,10 +83,10 @@ def write_dataset(store: Store) -> None:
     writer.finalize(1)
 
 
-def sweep_of(place: Path, *overrides: str) -> tuple[job.Sweep, Store]:
+def sweep_of(place: Path, *overrides: str) -> tuple[Sweep, Store]:
     store = open_store(place / "store")
-    config = load(SweepConfig, place / "sweep.yaml", list(overrides), search=job.CONFIGS)
-    return job.check(job.new(config), store), store
+    config = load(SweepConfig, place / "sweep.yaml", list(overrides), search=CONFIGS)
+    return sweep_check.check(new(config), store), store
 
 
 def refused(place: Path, *overrides: str) -> str:
@@ -99,8 +99,8 @@ def refused(place: Path, *overrides: str) -> str:
 
 
 def test_shipped_configs_are_valid() -> None:
-    for path in sorted(job.CONFIGS.glob("*.yaml")):
-        job.new(load(SweepConfig, path, search=job.CONFIGS))
+    for path in sorted(CONFIGS.glob("*.yaml")):
+        new(load(SweepConfig, path, search=CONFIGS))
 
 
 def test_every_corner_is_checked_before_the_first_trial(place: Path) -> None:
@@ -133,7 +133,7 @@ def test_a_search_knows_which_way_its_metric_points(place: Path) -> None:
         return RETRIEVAL.replace("metrics: [psnr]}", f"metrics: [{metrics}]}}, metric: {metric}")
 
     for metric, direction in (("psnr", "maximize"), ("ssim", "maximize"), ("lpips_alex", "minimize")):
-        config = load(SweepConfig, place / "sweep.yaml", [objective(metric, metric)], search=job.CONFIGS)
+        config = load(SweepConfig, place / "sweep.yaml", [objective(metric, metric)], search=CONFIGS)
         assert config.objective.direction == direction
     assert "sharpness is best at 0" in refused(place, objective("sharpness", "sharpness"))
     assert "fvd needs the clips of a whole evaluation" in refused(place, objective("psnr", "psnr, fvd"))
@@ -152,7 +152,88 @@ def test_too_many_trials_at_once_are_refused_with_the_arithmetic(place: Path) ->
         job.run(sweep, store)
     assert time.monotonic() - began < 10
     assert store.table("runs").empty and not store.exists("sweeps")
-    assert "too much   200 trials" in job.describe(sweep)
+    assert "too much   200 trials" in sweep_check.describe(sweep, store)
+
+
+def test_a_search_that_cannot_be_is_refused(place: Path) -> None:
+    windw = "space={model.window: {choice: [1, 2]}, model.d_state: {choice: [2, 4], when: {model.windw: 2}}}"
+    assert "unknown axis above it 'model.windw' (did you mean model.window?)" in refused(place, windw)
+    assert "a grid has no place for the range engine.lr" in refused(
+        place, "space={engine.lr: {uniform: [0.1, 0.2]}}", "sampling.method=grid"
+    )
+    assert "trials: 8, but the grid has 6 points: set trials=6" in refused(place, "sampling.method=grid")
+    assert "nsga2 is for several objectives" in refused(place, "sampling.method=nsga2")
+    assert "winners.protocol: is required, for val_loss" in refused(place, "winners={}")
+    assert "winners are scored on test" in refused(
+        place, "winners={protocol: {task: retrieval, context: 4, horizon: 4, split: val}}"
+    )
+    many = "winners={protocol: {task: retrieval, context: 4, horizon: 4, episodes: 99}}"
+    told = refused(place, many)
+    assert "winners.protocol: " in told and "99 asked for" in told
+
+
+def test_branches_of_the_curriculum_and_the_state_are_configs(place: Path) -> None:
+    """A ramp's step only with a ramp; widths of a nested state only where the state is that wide."""
+    space = (
+        "space={data.curriculum: {choice: {flat: [{frames: 8}], ramp: [{until: 4, frames: 4}, {frames: 8}]}},"
+        " data.curriculum.0.until: {integer: [2, 6], when: {data.curriculum: ramp}},"
+        " model.d_state: {choice: [4, 8]},"
+        " memory.nested: {choice: {none: [], half: [4, 8]}, when: {model.d_state: 8}}}"
+    )
+    sweep, store = sweep_of(place, space)
+    ramp = sweep.trial(
+        {"data.curriculum": "ramp", "data.curriculum.0.until": 3, "model.d_state": 8, "memory.nested": "half"}
+    )
+    assert [stage.until for stage in ramp.data.curriculum] == [3, None]
+    assert ramp.memory.nested == [4, 8]
+    flat = sweep.trial({"data.curriculum": "flat", "model.d_state": 4})
+    assert len(flat.data.curriculum) == 1 and flat.memory.nested == []
+    told = sweep_check.describe(sweep, store)
+    assert "points     18" in told and "data.curriculum=ramp, data.curriculum.0.until=6, model.d_state=4" in told
+    assert "only when data.curriculum is ramp" in told
+    assert "memory.nested: 8 dimensions, but model.d_state is 4" in refused(
+        place, space.replace(", when: {model.d_state: 8}", "")
+    )
+
+
+def test_axes_that_cannot_change_results_are_pointed_out(place: Path) -> None:
+    blocks = "space={temporal_block: {choice: [2, 4]}, model.window: {choice: [1, 2]}}"
+    (line,) = sweep_check.notes(sweep_of(place, blocks)[0])
+    assert line.startswith("space: temporal_block cannot change the results: the memory is carried exactly")
+    assert f"note       {line}" in sweep_check.describe(*sweep_of(place, blocks))
+    for change in ("bptt_blocks: 1", "memory: {overlap: 1}", "memory: {carry_width: 2}"):
+        assert sweep_check.notes(sweep_of(place, blocks, f"change={{{change}}}")[0]) == []
+    assert len(sweep_check.notes(sweep_of(place, blocks, "change={bptt_blocks: 4}")[0])) == 1
+    local = "space={model.d_state: {choice: [4, 8]}, model.window: {choice: [1, 2]}}"
+    none = "change={model: {layers: [{mixer: none, window: 2}]}}"
+    assert [line.split()[1] for line in sweep_check.notes(sweep_of(place, local, none)[0])] == [
+        "model.d_state",
+        "model.window",
+    ]
+
+
+def test_a_dry_run_tells_the_time_by_earlier_trials(place: Path) -> None:
+    sweep, store = sweep_of(place)
+    assert "no sweep of toys in this store yet" in sweep_check.describe(sweep, store)
+    tables.append(store, "runs", [{"run": "old", "kind": "sweep", "name": "toys", "status": "done"}], part="old")
+    rows = [{"sweep": "old", "trial": 0, "run": "x", "state": "done", "frames": 64, "seconds": 32.0}]
+    tables.append(store, "trials", rows, part="old")
+    # 8 trials x 8 steps x 16 frames, of which rungs at 2 and 4 leave 2 + 1 + 1 steps of 8; at 2 frames/s.
+    assert "about 512 frames (50% of the most for trials); about 4 min at 2 frames/s" in sweep_check.describe(
+        sweep, store
+    )
+
+
+def test_earlier_sweeps_must_have_meant_the_same(place: Path) -> None:
+    sweep, store = sweep_of(place)
+    assert "unknown sweep run 'old'" in refused(place, "warm_start=[old]")
+    with job._record(sweep, store):
+        pass
+    job.open_study(sweep, store).ask()
+    sweep_of(place, f"warm_start=[{sweep.id}]")
+    told = refused(place, f"warm_start=[{sweep.id}]", "change={steps: 6}", "against=[carried_bytes]")
+    assert "means something else: change.steps: 8 then, 6 now" in told
+    assert "against: [] then, ['carried_bytes'] now" in told
 
 
 # --- a trial, in this process -------------------------------------------------------------------------------
@@ -200,6 +281,37 @@ def test_a_trial_is_the_training_that_its_config_says(place: Path) -> None:
     plain = train.train(config, store)
     one, other = (store.read_bytes(f"{checkpoints.folder(run, 8)}/model.safetensors") for run in (given.run, plain))
     assert one == other
+
+
+def test_a_trial_tells_its_costs(place: Path) -> None:
+    """Bytes as the formula has them; a longer window carries more and takes no less."""
+    from jobs.sweep_trial import run_trial
+    from models.cost import Costs
+
+    sweep, store = sweep_of(place, "against=[ms_per_frame, carried_bytes]", "pruning.method=none")
+    study = job.open_study(sweep, store)
+    given = study.ask()
+
+    def judge(step: int, numbers: dict[str, float]) -> bool:
+        costs = {name: numbers[name] for name in study.against}
+        return study.report(given.number, step, numbers["objective"], frames=0, seconds=0, costs=costs)
+
+    run_trial((store, sweep), given, judge)
+    study.finish(given.number)
+    (row,) = store.table("trials").to_dict("records")
+    assert row["state"] == "done" and row["ms_per_frame"] > 0
+    assert row["carried_bytes"] == Costs(sweep.trial(given.labels).model).carried(8)["total"]
+
+
+def test_winners_train_from_seeds_that_the_search_did_not_see(place: Path) -> None:
+    from jobs.sweep_winners import trainings
+
+    sweep, store = sweep_of(place, RETRIEVAL, "winners={seeds: 2}")
+    given = job.open_study(sweep, store).ask()
+    trial, ours = sweep.trial(given.labels, 0), trainings(sweep, given)
+    assert [config.seed for config in ours] == [trial.seed + 1, trial.seed + 2]
+    assert all(config.model == trial.model and config.engine == trial.engine for config in ours)
+    assert sweep.config.test_protocol is not None and sweep.config.test_protocol.split == "test"
 
 
 # --- whole sweeps ------------------------------------------------------------------------------------------
@@ -287,6 +399,29 @@ def test_a_killed_sweep_goes_on(place: Path) -> None:
     assert runs.loc[sweep, "status"] == "done"
 
 
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.timeout(500)
+def test_a_sweep_with_all_of_it(place: Path) -> None:
+    """Costs, a database, a crash that is tried again, and the winner on test: scored once, however often resumed."""
+    url = f"sqlite:///{place}/sweeps.db"
+    more = ["trials=4", "against=[carried_bytes]", f"database={url}", "winners={seeds: 2}", RETRIEVAL]
+    told = sweep_to_the_end(place / "store", str(place / "sweep.yaml"), *(x for each in more for x in ("--set", each)))
+    assert "winner: trial" in told and "over 2 fresh seeds" in told
+    table, store = trials(place), open_store(place / "store")
+    assert len(table) == 4 and (table["carried_bytes"] > 0).all()
+    scores = store.table("scores", where="split == 'test' and system == 'toys'")
+    assert scores["run"].nunique() == 2
+    (sweep,) = set(table["sweep"])
+    again = sweep_to_the_end(place / "store", "--resume", sweep, "--retry-failed", "--set", "trials=5")
+    assert "tried again: none, for none crashed" in again
+    assert len(trials(place)) == 5
+    assert store.table("runs", where="kind == 'train'")["run"].nunique() <= 5 + 4
+    unchanged = store.table("scores", where="split == 'test' and system == 'toys'")
+    kept = unchanged[unchanged["run"].isin(scores["run"])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(kept, scores)
+
+
 def ended(place: Path) -> int:
     table = trials(place)
     return int((table["state"] != "running").sum()) if len(table) else 0
@@ -296,7 +431,7 @@ def test_a_sweep_that_runs_is_not_resumed_and_keeps_its_settings(place: Path) ->
     sweep, store = sweep_of(place)
     with job._record(sweep, store), pytest.raises(UserError, match="is running"):
         job.earlier(store, sweep.id, [])
-    with pytest.raises(UserError, match="sampling.seed: 0 then, 1 now; only trials and at_once may change"):
+    with pytest.raises(UserError, match="sampling.seed: 0 then, 1 now; only trials, at_once and winners may change"):
         job.earlier(store, sweep.id, ["sampling.seed=1"])
     assert job.earlier(store, sweep.id, ["trials=20"]).config.trials == 20
     with pytest.raises(UserError, match="unknown sweep run"):

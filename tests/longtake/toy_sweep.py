@@ -7,6 +7,7 @@ import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from longtake.judged import Judge
 from longtake.search import Pruning, Sampling
@@ -30,7 +31,7 @@ class Toy:
 
 def objective(given: Assignment, step: int) -> float:
     """Grows with the steps; the planted half is far better."""
-    return (10.0 * bool(given.labels["good"]) + float(given.labels["extra"] or 0)) * step / STEPS
+    return (10.0 * bool(given.labels["good"]) + float(given.labels.get("extra") or 0)) * step / STEPS
 
 
 def trial(toy: Toy, given: Assignment, judge: Judge) -> None:
@@ -46,14 +47,13 @@ def trial(toy: Toy, given: Assignment, judge: Judge) -> None:
             return
 
 
-def study_of(store: Store, sweep: str = "s", seed: int = 0) -> Study:
-    """The study that every test here uses."""
-    return Study(
-        store,
-        sweep,
-        SPACE,
-        steps=STEPS,
-        direction="maximize",
-        sampling=Sampling(seed=seed, startup=3),
-        pruning=Pruning(first=2, factor=2),
-    )
+def study_of(store: Store, sweep: str = "s", seed: int = 0, **more: Any) -> Study:
+    """The study that every test here uses, with some of it otherwise."""
+    asked: dict[str, Any] = {
+        "space": SPACE,
+        "steps": STEPS,
+        "direction": "maximize",
+        "sampling": Sampling(seed=seed, startup=3),
+        "pruning": Pruning(first=2, factor=2),
+    }
+    return Study(store, sweep, **asked | more)

@@ -1,0 +1,267 @@
+"""What is refused, pointed out and told before the first trial of a sweep."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import yaml
+
+from evals.protocol import Protocol
+from jobs import train
+from jobs.protocol_check import protocol_problems
+from jobs.sweep_config import Sweep, SweepConfig
+from jobs.train_config import WorldModelTraining
+from longtake import space
+from longtake.config import differences
+from longtake.errors import UserError
+from longtake.runs import select
+from longtake.search import expected_steps
+from longtake.space import Axis, corners, points, size
+from longtake.store import Store
+
+MOST_SHOWN = 64
+"""Points of a space that a dry run lists one by one."""
+
+
+def check(sweep: Sweep, store: Store) -> Sweep:
+    """Refuse what cannot run, all problems at once; returns the sweep with its objective's `beyond` settled.
+
+    Raises:
+        UserError: a field that a training does not have, corners of the space that are not valid, an objective
+            that cannot be measured. Whether the machine holds the trials, `launch` asks.
+    """
+    problems = [f"space: {line}" for line in space.problems(sweep.config.space)] + _search_problems(sweep.config)
+    if problems:
+        raise UserError(*problems)
+    found: dict[str, str] = {}
+    window = 0
+    for labels in corners(sweep.config.space):
+        try:
+            config = sweep.trial(labels)
+            train.check(config, store)
+            problems += [] if problems else _objective_problems(sweep.config, config, store)
+            window = max(window, *(config.model.layer_window(layer) for layer in config.model.layers))
+        except UserError as error:
+            at = ", ".join(f"{field}={label}" for field, label in labels.items())
+            for line in error.lines:
+                found.setdefault(line, at)
+    problems += [f"space: {line} (for one at {at})" for line, at in found.items()]
+    objective = sweep.config.objective
+    beyond = window if objective.beyond is None else objective.beyond
+    if objective.protocol is not None and not problems:
+        problems += _beyond_problems(objective.protocol, beyond)
+    if problems:
+        raise UserError(*problems)
+    if objective.protocol is not None:
+        settled = objective.model_copy(update={"beyond": beyond})
+        sweep = Sweep(sweep.id, sweep.config.model_copy(update={"objective": settled}), sweep.base)
+    problems = [line for name in sweep.config.warm_start for line in _warm_problems(sweep, store, name)]
+    if problems:
+        raise UserError(*problems)
+    return sweep
+
+
+def _warm_problems(sweep: Sweep, store: Store, name: str) -> list[str]:
+    """Why the trials of an earlier sweep cannot be learnt from: their objective means something else."""
+    try:
+        select(store, name, kind="sweep")
+    except UserError as error:
+        return [f"warm_start: {line}" for line in error.lines]
+    then = [yaml.safe_load(store.read_bytes(f"sweeps/{name}/{file}.yaml")) for file in ("sweep", "train")]
+    now = [config.model_dump(mode="json") for config in (sweep.config, sweep.base)]
+    found = differences(then[0]["objective"], now[0]["objective"], "objective")
+    found += differences(then[0]["against"], now[0]["against"], "against")
+    for field in ("steps", "data", "validation"):
+        found += differences(then[1][field], now[1][field], f"change.{field}")
+    return [f"warm_start: the objective of sweep {name} means something else: {line}" for line in found]
+
+
+def _search_problems(config: SweepConfig) -> list[str]:
+    found, count = [], size(config.space)
+    if config.sampling.method == "grid":
+        ranges = [field for field, axis in config.space.items() if axis.count is None]
+        found += [f"sampling.method: a grid has no place for the range {field}; make it a choice" for field in ranges]
+        if count is not None and count < config.trials:
+            found.append(f"trials: {config.trials}, but the grid has {count} points: set trials={count} or lower")
+    if config.sampling.method == "nsga2" and not config.against:
+        found.append("sampling.method: nsga2 is for several objectives: name costs in `against`, or take tpe")
+    if config.winners is not None and config.test_protocol is None:
+        found.append(f"winners.protocol: is required, for {config.objective.name} is no score of the test split")
+    return found
+
+
+def _objective_problems(config: SweepConfig, trial: WorldModelTraining, store: Store) -> list[str]:
+    objective, problems = config.objective, []
+    if config.pruning.method != "none" and config.pruning.first >= trial.steps:
+        problems.append(f"pruning.first: {config.pruning.first} is not before the end of a trial ({trial.steps} steps)")
+    if objective.column == "val_loss" and trial.checkpoint_every % trial.validation.every:
+        problems.append(
+            f"objective.column: val_loss is measured every {trial.validation.every} steps, but checkpoints are made "
+            f"every {trial.checkpoint_every}: set change.checkpoint_every to a multiple of {trial.validation.every}"
+        )
+    if objective.protocol is not None:
+        dataset = store.dataset(trial.data.first)
+        problems += [f"objective.protocol: {line}" for line in protocol_problems(objective.protocol, dataset)]
+    if (on_test := config.test_protocol) is not None:
+        dataset = store.dataset(trial.data.first)
+        problems += [f"winners.protocol: {line}" for line in protocol_problems(on_test, dataset)]
+    return problems
+
+
+def _beyond_problems(protocol: Protocol, beyond: int) -> list[str]:
+    from evals.tasks import TASKS
+
+    _, distances = TASKS[protocol.task].path(protocol)
+    if (distances > beyond).any():
+        return []
+    return [
+        f"objective.beyond: no frame of the protocol lies beyond {beyond} frames (the largest window of the space "
+        f"unless given); the farthest lies at {distances.max()}: set objective.protocol.horizon higher"
+    ]
+
+
+# --- axes that change nothing -------------------------------------------------------------------------------
+
+
+def notes(sweep: Sweep) -> list[str]:
+    """One line per axis that cannot change results, whatever the other axes are: its trials would be repetitions."""
+    every = [sweep.trial(labels) for labels in corners(sweep.config.space)]
+    found = []
+    for field in sweep.config.space:
+        for fields, idle, why in IDLE:
+            if field in fields and all(map(idle, every)):
+                found.append(f"space: {field} cannot change the results: {why}")
+    return found
+
+
+def _exact_carry(config: WorldModelTraining) -> bool:
+    memory, block = config.memory, config.temporal_block
+    longest = max(stage.frames for stage in config.data.curriculum)
+    whole = not config.bptt_blocks or not block or config.bptt_blocks * block >= longest
+    return whole and not (memory.carry_width or memory.overlap or memory.regularise)
+
+
+def _no_scan(config: WorldModelTraining) -> bool:
+    return all(layer.mixer != "ssm" for layer in config.model.stack)
+
+
+def _own_windows(config: WorldModelTraining) -> bool:
+    return bool(config.model.chunk) or all(layer.window or layer.local != "attention" for layer in config.model.stack)
+
+
+IDLE: list[tuple[Sequence[str], Callable[[WorldModelTraining], bool], str]] = [
+    (
+        ["temporal_block", "bptt_blocks"],
+        _exact_carry,
+        "the memory is carried exactly and gradients flow through whole clips, so blocks change the cost only; "
+        "set bptt_blocks (below a clip), memory.carry_width or memory.overlap",
+    ),
+    (["model.d_state", "model.headdim", "model.expand", "model.d_conv"], _no_scan, "no layer scans"),
+    (["model.window"], _own_windows, "every layer has a window of its own, or no local attention"),
+    (
+        ["memory.regularise_gain"],
+        lambda config: not config.memory.regularise,
+        "memory.regularise is 0",
+    ),
+    (["recompute", "keep", "max_failures", "name"], lambda config: True, "it is about the cost only, or the name"),
+]
+"""Fields, when they are idle, and why."""
+
+
+# --- the plan in words --------------------------------------------------------------------------------------
+
+
+def describe(sweep: Sweep, store: Store) -> str:
+    """The space and the plan in words."""
+    from longtake.cluster import machine_cpus
+
+    config, base = sweep.config, sweep.base
+    need, pruning = sweep.need, config.pruning
+    each = need.cpus_per_worker + need.data_cpus_per_worker
+    rungs = f", from step {pruning.first} on" if pruning.method != "none" else ""
+    against = f", against {' and '.join(config.against)}" if config.against else ""
+    frames = config.trials * base.steps * base.data.frames_per_step
+    return "\n".join(
+        [
+            "space",
+            *(f"  {field:<28}{_axis(axis)}" for field, axis in config.space.items()),
+            *_matrix(config),
+            f"trials     {config.trials} x {base.steps} steps, at most {frames:,} frames; {config.at_once} at once",
+            f"search     {config.sampling.method}, seed {config.sampling.seed}; pruning: {pruning.method}{rungs}",
+            f"objective  {config.objective.name}, {config.objective.direction}, every {base.checkpoint_every} steps"
+            + (f", at distances beyond {config.objective.beyond}" if config.objective.protocol else "")
+            + against,
+            *_winners(config),
+            f"machine    {config.at_once} trials x {need.workers} workers x {each:g} CPUs = "
+            f"{config.at_once * need.workers * each:g} of {machine_cpus()} CPUs"
+            + (f", {config.at_once * need.workers * need.gpus_per_worker:g} GPUs" if need.gpus_per_worker else ""),
+            *(f"too much   {line}" for line in need.problems(machine_cpus(), math.inf)),
+            f"cost       {_cost(sweep, store)}",
+            *(f"note       {line}" for line in notes(sweep)),
+        ]
+    )
+
+
+def _matrix(config: SweepConfig) -> list[str]:
+    """The points one by one where they are few, else how many there are."""
+    count = size(config.space)
+    if count is None or count > MOST_SHOWN:
+        return [f"points     {'infinitely many' if count is None else count}"]
+    told = [", ".join(f"{field}={short(label)}" for field, label in point.items()) for point in points(config.space)]
+    return [f"points     {count}", *(f"  {line}" for line in told)]
+
+
+def _winners(config: SweepConfig) -> list[str]:
+    if config.winners is None:
+        return []
+    asked = config.winners
+    return [f"winners    the best {asked.top} trained again with {asked.seeds} other seeds each, scored on test once"]
+
+
+def _cost(sweep: Sweep, store: Store) -> str:
+    """Frames that pruning should leave, and how long they take by trials of this store."""
+    config, base = sweep.config, sweep.base
+    share = expected_steps(config.pruning, base.steps) / base.steps
+    again = config.winners.top * config.winners.seeds if config.winners else 0
+    frames = (config.trials * share + again) * base.steps * base.data.frames_per_step
+    told = f"about {frames:,.0f} frames ({share:.0%} of the most for trials"
+    told += f", {again} winners' trainings)" if again else ")"
+    rate = _frames_per_second(sweep, store)
+    if rate is None:
+        return f"{told}; no sweep of {config.name} in this store yet to tell the time by"
+    rate_words = f"{rate:.0f} frames/s a trial, as in earlier sweeps of {config.name}"
+    return f"{told}; about {_duration(frames / rate / config.at_once)} at {rate_words}"
+
+
+def _frames_per_second(sweep: Sweep, store: Store) -> float | None:
+    """Of earlier sweeps with this name, all they cost a trial included."""
+    trials = store.table("trials")
+    if trials.empty:
+        return None
+    runs = store.table("runs", where=f"kind == 'sweep' and name == {sweep.config.name!r}")
+    ours = trials[trials["sweep"].isin(runs["run"]) & (trials["seconds"] > 0)]
+    return float(ours["frames"].sum() / ours["seconds"].sum()) if len(ours) and ours["frames"].sum() else None
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _axis(axis: Axis) -> str:
+    only = "; only when " + ", ".join(
+        f"{field} is {' or '.join(map(str, labels))}" for field, labels in axis.conditions.items()
+    )
+    if axis.choice is not None:
+        return "one of " + ", ".join(short(label) for label in axis.options) + (only if axis.when else "")
+    kind = "log-uniform" if axis.loguniform else "uniform" if axis.uniform else "whole numbers"
+    return f"{kind} from {axis.bounds[0]:g} to {axis.bounds[1]:g}" + (only if axis.when else "")
+
+
+def short(label: Any) -> str:
+    """A value as it is shown: four digits of a number, the beginning of a long text."""
+    text = f"{label:.4g}" if isinstance(label, float) else str(label)
+    return text if len(text) <= 40 else f"{text[:37]}..."

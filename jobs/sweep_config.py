@@ -1,0 +1,142 @@
+"""What a sweep is, as data: what is searched, how, for what, and the training that its trials vary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from evals.metrics import METRICS, MetricName
+from evals.protocol import Protocol
+from jobs import fvd, train
+from jobs.train_config import WorldModelTraining
+from longtake.config import Config, load, revise
+from longtake.provenance import new_run_id
+from longtake.search import Pruning, Sampling
+from longtake.space import Axis, Label, settings
+from longtake.sweeps import SweepDemand
+
+CONFIGS = Path(__file__).parent / "configs" / "sweep"
+Positive = Annotated[int, Field(ge=1)]
+Cost = Literal["ms_per_frame", "carried_bytes"]
+
+
+class Objective(Config):
+    """What is better, measured at every checkpoint of a trial: a memory score, or a column of `steps`."""
+
+    protocol: Protocol | None = Field(None, description="a cheap one, on the val split")
+    metric: MetricName = "psnr"
+    beyond: int | None = Field(
+        None, ge=0, description="only frames at larger distances; the largest window of the space when not given"
+    )
+    column: Literal["loss", "val_loss", "grad_norm", "frames_per_s"] | None = None
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if (self.protocol is None) == (self.column is None):
+            raise ValueError("give either a protocol to score, or a column of the table steps")
+        if self.protocol is not None and self.protocol.split != "val":
+            raise ValueError("protocol.split: a search may see the val split only: set split: val")
+        if self.protocol is not None and fvd.METRIC in self.protocol.metrics:
+            raise ValueError("protocol.metrics: fvd needs the clips of a whole evaluation; a trial is scored by frames")
+        if self.protocol is not None and METRICS[self.metric].better == "zero":
+            raise ValueError(f"metric: {self.metric} is best at 0; a search needs one that is best high or low")
+        if self.protocol is not None and self.metric not in self.protocol.metrics:
+            raise ValueError(f"metric: {self.metric} is not among protocol.metrics {self.protocol.metrics}")
+        return self
+
+    @property
+    def direction(self) -> Literal["maximize", "minimize"]:
+        """Speed is to be high, losses low, scores as their metric says."""
+        high = METRICS[self.metric].better == "higher" if self.protocol is not None else self.column == "frames_per_s"
+        return "maximize" if high else "minimize"
+
+    @property
+    def name(self) -> str:
+        """In words."""
+        if self.protocol is None:
+            return str(self.column)
+        return f"{self.protocol.task} {self.metric}"
+
+
+class Winners(Config):
+    """The best trials, trained again from other seeds than the search saw, and scored on the test split: once."""
+
+    top: Positive = Field(1, description="how many of the best trials")
+    seeds: Positive = Field(3, description="trainings of each")
+    protocol: Protocol | None = Field(None, description="on the test split; the objective's own when not given")
+
+    @model_validator(mode="after")
+    def _on_test(self) -> Self:
+        if self.protocol is not None and self.protocol.split != "test":
+            raise ValueError("protocol.split: the search has seen val; winners are scored on test")
+        return self
+
+
+class SweepConfig(Config):
+    """One sweep, whole."""
+
+    name: str = Field("sweep", pattern=r"^[a-zA-Z0-9_.-]+$")
+    train: str = Field("tiny", description="the training that the trials vary: a shipped config or a YAML path")
+    change: dict[str, Any] = Field({}, description="settings of that training that differ in all trials")
+    space: Annotated[dict[str, Axis], Field(min_length=1)] = Field(description="axes by dotted field")
+    trials: Positive
+    at_once: Positive = 1
+    sampling: Sampling = Sampling()
+    pruning: Pruning = Pruning()
+    objective: Objective
+    against: list[Cost] = Field([], description="costs to weigh the objective against: the search is for a front")
+    warm_start: list[str] = Field([], description="ids of earlier sweeps of the same objective to learn from")
+    winners: Winners | None = None
+    database: str | None = Field(
+        None,
+        description="Optuna's URL of where the study is kept (no password: that belongs in the environment); the "
+        "store's own journal when not given",
+    )
+
+    @property
+    def test_protocol(self) -> Protocol | None:
+        """What winners are scored by."""
+        if self.winners is None or self.winners.protocol is not None:
+            return self.winners.protocol if self.winners else None
+        own = self.objective.protocol
+        return None if own is None else own.model_copy(update={"split": "test"})
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep that may run: its id, what was asked, the training that its trials vary."""
+
+    id: str
+    config: SweepConfig
+    base: WorldModelTraining
+
+    def trial(self, labels: dict[str, Label], number: int | None = None) -> WorldModelTraining:
+        """The training of one point of the space. Raises UserError for one that is not valid."""
+        name = self.base.name if number is None else f"{self.config.name}-{number:03d}"
+        return revise(self.base, {"name": name, **settings(self.config.space, labels)})
+
+    @property
+    def need(self) -> SweepDemand:
+        """What it asks of the machine."""
+        return SweepDemand(
+            max(1, self.base.workers), gpus_per_worker=self.base.gpus_per_worker, at_once=self.config.at_once
+        )
+
+
+def new(config: SweepConfig) -> Sweep:
+    """A sweep that has not begun."""
+    base = load(WorldModelTraining, config.train, search=train.CONFIGS)
+    return Sweep(new_run_id(), config, revise(base, dict(_leaves(config.change))))
+
+
+def _leaves(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted field and value of everything in nested sections."""
+    for key, value in section.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
