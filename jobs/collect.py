@@ -6,10 +6,10 @@ workers makes the same bytes, and a collection that was killed goes on with the 
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from functools import partial
 from pathlib import Path
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -20,12 +20,15 @@ from longtake.dataset_writer import DatasetWriter, split_sizes
 from longtake.episodes import Dataset
 from longtake.errors import UserError
 from longtake.shards import Codec
-from longtake.sources import doom_maze
+from longtake.sources import doom_maze, gym
 from longtake.sources.doom_maze import DoomMazeConfig
+from longtake.sources.gym import GymConfig
 from longtake.store import Store, open_store
 
 CONFIGS = Path(__file__).parent / "configs" / "collect"
 SEED_STRIDE = 1_000_003  # apart, so that the episodes of neighbouring seeds are others
+SOURCES: dict[str, Any] = {"doom-maze": doom_maze, "gym": gym}
+"""Modules with `generate(config, seed)`, `about(config)` and `require(config)`, by the name in a config."""
 EXPECTED_RATIO = 0.9  # of compressed to raw frames, on the safe side
 
 
@@ -41,7 +44,7 @@ class CollectConfig(Config):
     crf: int = Field(default=video.CRF, ge=0, le=51, description="quality of a video; lower is better")
     val: float = Field(default=0.1, gt=0, lt=1, description="share of the episodes; at least one")
     test: float = Field(default=0.1, gt=0, lt=1, description="share of the episodes; at least one")
-    source: DoomMazeConfig = DoomMazeConfig()
+    source: Annotated[DoomMazeConfig | GymConfig, Field(discriminator="source")] = DoomMazeConfig()
 
     @property
     def shards(self) -> int:
@@ -67,7 +70,7 @@ def check(config: CollectConfig, store: Store) -> None:
     for probe in (
         lambda: split_sizes(config.episodes, config.val, config.test),
         lambda: store.require_space(_expected_bytes(config)),
-        _require_vizdoom,
+        lambda: SOURCES[config.source.source].require(config.source),
     ):
         try:
             probe()
@@ -75,11 +78,6 @@ def check(config: CollectConfig, store: Store) -> None:
             problems += error.lines
     if problems:
         raise UserError(*problems)
-
-
-def _require_vizdoom() -> None:
-    if importlib.util.find_spec("vizdoom") is None:
-        raise UserError("source doom-maze needs the package vizdoom: pip install 'longtake[doom]'")
 
 
 def _expected_bytes(config: CollectConfig) -> int:
@@ -127,8 +125,7 @@ def _writer(config: CollectConfig, store: Store) -> DatasetWriter:
         config.name,
         recipe=json.loads(config.model_dump_json()),
         fps=config.source.fps,
-        action_space=doom_maze.ACTION_SPACE,
-        pose=doom_maze.POSE,
+        **SOURCES[config.source.source].about(config.source),
         val=config.val,
         test=config.test,
         chunk=config.chunk,
@@ -142,6 +139,6 @@ def make_shard(config: CollectConfig, store_uri: str, shard: int) -> int:
     first = shard * config.shard_episodes
     numbers = range(first, min(first + config.shard_episodes, config.episodes))
     seeds = (config.seed * SEED_STRIDE + number for number in numbers)
-    episodes = [doom_maze.generate(config.source, seed) for seed in seeds]
+    episodes = [SOURCES[config.source.source].generate(config.source, seed) for seed in seeds]
     _writer(config, open_store(store_uri)).write_shard(shard, episodes)
     return sum(map(len, episodes))

@@ -15,13 +15,14 @@ map units wide. Pose is (x, y, yaw) in squares and radians, y up, yaw anticlockw
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import math
 import random
 import struct
 import tempfile
 from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,7 @@ from pydantic import Field
 
 from longtake.config import Config
 from longtake.episodes import Episode
+from longtake.errors import UserError
 from longtake.sources.pixels import shrink, square
 
 if TYPE_CHECKING:
@@ -104,6 +106,17 @@ class DoomMazeConfig(Config):
 
 ACTION_SPACE = {"forward": "0 or 1", "turn": "-1 to 1 times turn_degrees, anticlockwise"}
 POSE = ["x (squares)", "y (squares)", "yaw (radians, anticlockwise)"]
+
+
+def about(config: DoomMazeConfig) -> dict[str, Any]:
+    """What the dataset says of actions and poses."""
+    return {"action_space": ACTION_SPACE, "pose": POSE}
+
+
+def require(config: DoomMazeConfig) -> None:
+    """Raise UserError if it cannot be recorded here."""
+    if importlib.util.find_spec("vizdoom") is None:
+        raise UserError("source doom-maze needs the package vizdoom: pip install 'longtake[doom]'")
 
 
 def generate(config: DoomMazeConfig, seed: int) -> Episode:
