@@ -24,6 +24,7 @@ MARKS = {"done": ("o", SERIES[0]), "pruned": ("v", FLOOR_INK), "failed": ("x", S
 BEST_SHARE = 0.25  # of the trials that are drawn strong in the space
 PLACES = {0.0: (0, -6, "center", "top"), 1.0: (0, 6, "center", "bottom")}
 """Of the words at the ends of an axis of the space: offset in px, and which side of them touches it."""
+SPACE_PAD = 26  # px between the axes of the space and its title, for the words above them
 DECADES = 100.0  # a positive axis that spans more is drawn in powers of ten
 BAR_PX, HEAD_PX = 34, 50  # of a bar, and above all of them
 ENOUGH = 4  # done trials from which importances are told
@@ -137,9 +138,8 @@ def _panels(trials: pd.DataFrame, draw: Draw, width: int, height: int) -> Figure
         for number, sweep in enumerate(sweeps, 1):
             axes = figure.add_subplot(len(sweeps), 1, number)
             draw(axes, rows[rows.sweep == sweep].sort_values("trial"), width < NARROW_PX)
-            axes.set_title(
-                f"{axes.get_title(loc='left')}, sweep {sweep}" if len(sweeps) > 1 else axes.get_title("left")
-            )
+            if len(sweeps) > 1:
+                axes.set_title(f"{axes.get_title('left')}, sweep {sweep}", pad=SPACE_PAD if draw is _space else None)
     return figure
 
 
@@ -181,12 +181,14 @@ def _space(axes: Axes, rows: pd.DataFrame, narrow: bool) -> None:
         axes.axvline(place, color="#c3c9d1", linewidth=1, zorder=0)
     axes.set_xticks(across, [_short(name, narrow) for name in columns])
     axes.set_yticks([])
-    axes.tick_params(axis="x", length=0, pad=18)
+    axes.tick_params(axis="x", length=0, pad=20, labelcolor="#1d232b")
     axes.grid(visible=False)
     axes.spines["bottom"].set_visible(False)
     axes.set_xlim(-0.2, len(columns) - 0.8)
     axes.set_ylim(0, 1)
-    axes.set_title("settings of all trials" + ", the best quarter strong" * (better is not None and not narrow), pad=26)
+    axes.set_title(
+        "settings of all trials" + ", the best quarter strong" * (better is not None and not narrow), pad=SPACE_PAD
+    )
 
 
 def _places(axes: Axes, number: int, values: pd.Series[Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
