@@ -27,7 +27,7 @@ PLACES = {0.0: (0, -6, "center", "top"), 1.0: (0, 6, "center", "bottom")}
 SPACE_PAD = 26  # px between the axes of the space and its title, for the words above them
 DECADES = 100.0  # a positive axis that spans more is drawn in powers of ten
 BAR_PX, HEAD_PX = 34, 50  # of a bar, and above all of them
-ENOUGH = 4  # done trials from which importances are told
+ENOUGH = 8  # done trials from which importances are told
 
 
 def history_curve(trials: pd.DataFrame, *, width: int = 920, height: int = 300) -> Figure:
@@ -229,7 +229,9 @@ def _importances(axes: Axes, rows: pd.DataFrame, narrow: bool) -> None:
     axes.set_xlim(0, 1.1)
     axes.set_xticks([])
     axes.grid(visible=False)
-    axes.set_title("what decided whether a trial was good" + " (PED-ANOVA)" * (not narrow))
+    axes.set_title(
+        "what decided whether a trial was good" + f" (PED-ANOVA, {(rows.state == 'done').sum()} trials)" * (not narrow)
+    )
 
 
 def _price(axes: Axes, rows: pd.DataFrame, narrow: bool) -> None:

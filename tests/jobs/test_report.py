@@ -131,7 +131,7 @@ def write_sweep(store: Store, runs: list[str]) -> str:
             "frames": 64, "seconds": 9.0 - 2 * i if i < 4 else 3.0 + i, "engine.lr": 10.0 ** -(i % 4),
             "model.window": 2 + i % 3, "model.layers": "mixed" if i % 2 else "plain",
         }
-        for i in range(9)
+        for i in range(11)
     ]  # fmt: skip
     tables.append(store, "trials", rows, part=sweep)
     return sweep
@@ -308,7 +308,7 @@ def test_a_sweep_has_a_page_with_its_best_runs(store: Store, tmp_path: Path) -> 
     for plot in ("history", "space", "importances", "price"):
         assert f'id="sweep-{sweep}-{plot}"' in text
         assert f"--plot {plot}.png --draw {plot} --store" in text
-    assert "Trials: 7 done, 2 pruned" in text and f"longtake report {sweep} --store" in text
+    assert "Trials: 9 done, 2 pruned" in text and f"longtake report {sweep} --store" in text
 
 
 def test_a_sweep_without_trials_says_so(store: Store, tmp_path: Path) -> None:
