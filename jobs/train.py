@@ -6,8 +6,8 @@ are in `train_loop.py` and `autoencoder_loop.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -216,16 +216,16 @@ def _batch_problems(config: TrainConfig) -> list[str]:
     return problems
 
 
-def build_plan(config: TrainConfig, dataset: Data, split: str) -> Plan:
-    """The run's clips; of the validation split, one batch of `validation.clips` clips as long as the last stage's."""
+def build_plan(config: TrainConfig, dataset: Data, split: str, stage: int = -1) -> Plan:
+    """The run's clips; of the validation split, one batch of `validation.clips` clips as long as a stage's."""
     from longtake.plan import Plan
 
     data = config.data
     stages = [(stage.until, stage.frames) for stage in data.curriculum]
     frames_per_step = data.frames_per_step
     if split != "train":
-        stages = [(None, stages[-1][1])]
-        frames_per_step = config.validation.clips * stages[-1][1]
+        stages = [(None, stages[stage][1])]
+        frames_per_step = config.validation.clips * stages[0][1]
     return Plan.of(
         dataset,
         split,
@@ -325,14 +325,14 @@ def _train(config: TrainConfig, store: Store, run: str, forked_from: str | None 
     from longtake.training import fit
 
     need = Demand(config.workers, gpus_per_worker=config.gpus_per_worker)
-    with launch(need) if config.workers else nullcontext():  # what does not fit leaves no run behind
+    with launch(need) if config.workers else contextlib.nullcontext():  # what does not fit leaves no run behind
         if forked_from is not None and checkpoints.newest(store, run) is None:
             source, _, step = forked_from.partition("@")
             checkpoints.copy(store, source, int(step), run)
         record = start_record(config, store, run, forked_from=forked_from or "")
         start = checkpoints.newest(store, run)
         print(f"{config.name}: run {run}" + (f" goes on from step {start}" if start is not None else ""), flush=True)
-        with record, training_bar(config.name, config.steps) as bar:
+        with record, _told_cost(record, store), training_bar(config.name, config.steps) as bar:
             fit(
                 _loop(config),
                 config,
@@ -346,6 +346,19 @@ def _train(config: TrainConfig, store: Store, run: str, forked_from: str | None 
                 on_progress=bar,
             )
     return run
+
+
+@contextlib.contextmanager
+def _told_cost(record: RunRecord, store: Store) -> Iterator[None]:
+    """Write into a run's record, however it ends, what its steps have cost."""
+    try:
+        yield
+    finally:
+        # A store that is away must not hide why the run ended.
+        with contextlib.suppress(OSError, UserError):
+            columns = ["frames", "worker_s"]
+            steps = store.table("steps", where=f"run == {record.run!r}", columns=columns)
+            record.note(frames=int(steps.frames.sum()), worker_s=float(steps.worker_s.sum()))
 
 
 def _settled(config: TrainConfig, store: Store) -> TrainConfig:

@@ -103,9 +103,30 @@ def make_validation(
 ) -> Callable[[], dict[str, float]]:
     """A function that measures the held-out loss, and the state of each layer after the clips.
 
-    Always the same clips of the `val` split, the same noise and noise level.
+    The clips are as long as the last stage's; where the first stage's are others, also the loss on such.
     """
-    plan = build_plan(config, dataset, "val")
+    clips = held_out(context, config, dataset, tokenizer)
+    lengths = {config.data.curriculum[0].frames, config.data.curriculum[-1].frames}
+    short = held_out(context, config, dataset, tokenizer, stage=0) if len(lengths) > 1 else None
+
+    @torch.no_grad()
+    def validate() -> dict[str, float]:
+        loss, memory = objective.clip_loss(clips, None)
+        numbers = {"val_loss": loss.item()}
+        if short is not None:
+            numbers["val_loss_short"] = objective.clip_loss(short, None)[0].item()
+        for layer, statistics in (state_statistics(memory) if memory is not None else {}).items():
+            numbers |= {f"state_{name}.{layer}": value for name, value in asdict(statistics).items()}
+        return context.mean(**numbers)
+
+    return validate
+
+
+def held_out(
+    context: Context, config: WorldModelTraining, dataset: Data, tokenizer: Tokenizer, stage: int = -1
+) -> Noised:
+    """This rank's clips of the `val` split, as long as a stage's: always the same, with the same noise and level."""
+    plan = build_plan(config, dataset, "val", stage)
     share = cut(plan.batch(0), context.rank, context.world)
     clips = load_clips(dataset, share, palindrome=config.data.clip == "palindrome")
     batch = to_batch(clips, context.device, tokenizer)
@@ -114,17 +135,7 @@ def make_validation(
     noise = torch.stack([torch.randn(batch.frames.shape[1:], generator=seeded(0, 0, slot)) for slot in slots])
     level = torch.zeros(b, t, device=context.device)
     level[:, t // 2 :] = config.validation.noise_level
-    noised = Noised(batch, level, (level > 0) / (level > 0).sum(), noise.to(context.device))
-
-    @torch.no_grad()
-    def validate() -> dict[str, float]:
-        loss, memory = objective.clip_loss(noised, None)
-        numbers = {"val_loss": loss.item()}
-        for layer, statistics in (state_statistics(memory) if memory is not None else {}).items():
-            numbers |= {f"state_{name}.{layer}": value for name, value in asdict(statistics).items()}
-        return context.mean(**numbers)
-
-    return validate
+    return Noised(batch, level, (level > 0) / (level > 0).sum(), noise.to(context.device))
 
 
 def writer(
@@ -161,7 +172,8 @@ class StepLog:
         wait = numbers.pop("data_wait") / max(numbers["step_s"], 1e-9)
         self.latest = {**numbers, "frames_per_s": frames / max(numbers["step_s"], 1e-9), "data_wait": wait}
         where = {"run": self._context.run_id, "step": step, "frames": frames, "clip_frames": clip_frames}
-        self._rows.append({**where, **self.latest, "val_loss": np.nan})
+        worker_s = numbers["step_s"] * self._context.world
+        self._rows.append({**where, **self.latest, "worker_s": worker_s, "val_loss": np.nan})
 
     def note(self, **numbers: float) -> None:
         """Add numbers to the last step's row."""

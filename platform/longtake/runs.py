@@ -89,6 +89,10 @@ class RunRecord:
         """The run's id."""
         return str(self._row["run"])
 
+    def note(self, **columns: Any) -> None:
+        """Further columns, written with the next event."""
+        self._row |= columns
+
     def finish(self, status: Status = "done", reason: str = "") -> None:
         """Write how the run ended; a second call changes nothing."""
         if self._ended.is_set():

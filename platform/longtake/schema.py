@@ -56,6 +56,10 @@ COLUMNS: dict[str, dict[str, Column]] = {
         "sessions": Column("whole", "", "how often it was started"),
         "seed": Column("whole", "", "seed of the config"),
         "dataset": Column("text", "", "fingerprint of the data"),
+        "frames": Column("whole", "frames", "trained on, all sessions"),
+        "worker_s": Column(
+            "number", "s", "of all workers together (each has one accelerator, or a share), all sessions"
+        ),
         "forked_from": Column("text", "", "RUN@STEP of the checkpoint that it went on from; empty without one"),
         "dataset_name": Column("text", "", "name of the dataset in the store"),
         "config_hash": Column("text", "", "over every field of the config"),
@@ -72,9 +76,13 @@ COLUMNS: dict[str, dict[str, Column]] = {
         "frames": Column("whole", "frames", "frames trained on in this step, all ranks"),
         "clip_frames": Column("whole", "frames", "of each clip in this step: the stage of the curriculum"),
         "loss": Column("number", "", "training loss, mean over ranks"),
-        "val_loss": Column("number", "", "loss on held-out clips at fixed noise; missing between validations"),
+        "val_loss": Column(
+            "number", "", "on held-out clips as long as the last stage's, at fixed noise; missing between validations"
+        ),
+        "val_loss_short": Column("number", "", "the same on clips as long as the first stage's, where that differs"),
         "val_psnr": Column("number", "dB", "of held-out frames, there and back through an autoencoder in training"),
         "step_s": Column("number", "s", "time of the step"),
+        "worker_s": Column("number", "s", "step_s times the number of workers"),
         "frames_per_s": Column("number", "frames/s", "frames / step_s"),
         "data_wait": Column("number", "share", "of step_s spent waiting for data"),
         "replaced": Column("number", "share", "of the clips, taken in place of unreadable ones"),

@@ -229,6 +229,18 @@ def test_a_checkpoint_is_a_model_by_itself(place: Path) -> None:
     assert apart(dict(model.state_dict()), weights) == 0
 
 
+def test_a_run_tells_what_it_cost_and_its_loss_at_both_lengths(place: Path) -> None:
+    store = open_store(place / "store")
+    stages = "data.curriculum=[{until: 2, frames: 4}, {frames: 8}]"
+    name = train.train(config_of(place, stages, "steps=4", "validation.every=2", "seed=12"), store)
+    steps = store.table("steps", where=f"run == '{name}'")
+    assert list(steps.val_loss_short.notna()) == list(steps.val_loss.notna()) == [False, True, False, True]
+    assert (steps.val_loss_short != steps.val_loss)[steps.val_loss.notna()].all()
+    row = store.table("runs").set_index("run").loc[name]
+    assert row.frames == 4 * 16
+    assert row.worker_s == pytest.approx(steps.step_s.sum())
+
+
 def gradients(place: Path, *overrides: str) -> dict[str, torch.Tensor]:
     """Those of one batch, for a model with every branch open."""
     store, config = open_store(place / "store"), config_of(place, *overrides)
