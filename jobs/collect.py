@@ -20,14 +20,15 @@ from longtake.dataset_writer import DatasetWriter, split_sizes
 from longtake.episodes import Dataset
 from longtake.errors import UserError
 from longtake.shards import Codec
-from longtake.sources import doom_maze, gym
+from longtake.sources import doom_maze, doom_memory, gym
 from longtake.sources.doom_maze import DoomMazeConfig
+from longtake.sources.doom_memory import DoomMemoryConfig
 from longtake.sources.gym import GymConfig
 from longtake.store import Store, open_store
 
 CONFIGS = Path(__file__).parent / "configs" / "collect"
 SEED_STRIDE = 1_000_003  # apart, so that the episodes of neighbouring seeds are others
-SOURCES: dict[str, Any] = {"doom-maze": doom_maze, "gym": gym}
+SOURCES: dict[str, Any] = {"doom-maze": doom_maze, "doom-memory": doom_memory, "gym": gym}
 """Modules with `generate(config, seed)`, `about(config)` and `require(config)`, by the name in a config."""
 EXPECTED_RATIO = 0.9  # of compressed to raw frames, on the safe side
 
@@ -44,7 +45,7 @@ class CollectConfig(Config):
     crf: int = Field(default=video.CRF, ge=0, le=51, description="quality of a video; lower is better")
     val: float = Field(default=0.1, gt=0, lt=1, description="share of the episodes; at least one")
     test: float = Field(default=0.1, gt=0, lt=1, description="share of the episodes; at least one")
-    source: Annotated[DoomMazeConfig | GymConfig, Field(discriminator="source")] = DoomMazeConfig()
+    source: Annotated[DoomMazeConfig | DoomMemoryConfig | GymConfig, Field(discriminator="source")] = DoomMazeConfig()
 
     @property
     def shards(self) -> int:

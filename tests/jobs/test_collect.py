@@ -21,7 +21,7 @@ SMALL = CollectConfig(
 )
 
 
-@pytest.mark.parametrize("name", ["doom-maze", "doom-maze-tiny", "atari"])
+@pytest.mark.parametrize("name", ["doom-maze", "doom-maze-tiny", "atari", "doom-memory"])
 def test_shipped_configs_load_and_print_their_plan(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

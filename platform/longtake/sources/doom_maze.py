@@ -129,7 +129,7 @@ def generate(config: DoomMazeConfig, seed: int) -> Episode:
     with tempfile.TemporaryDirectory(prefix="longtake-doom-") as folder:
         wad = Path(folder, "maze.wad")
         wad.write_bytes(wad_bytes(textmap(grid, config, rng)))
-        game = _start(wad, config, seed)
+        game = start(wad, config, seed)
         try:
             return _walk(game, grid, config, rng, seed)
         finally:
@@ -175,15 +175,18 @@ def open_squares(grid: Grid) -> list[Square]:
 # --- the map ------------------------------------------------------------------------------------------------
 
 
-def textmap(grid: Grid, config: DoomMazeConfig, rng: random.Random) -> str:
-    """The maze as a UDMF text map: one sector per region, wall textures by the region of the wall block."""
+def textmap(grid: Grid, config: DoomMazeConfig, rng: random.Random, things: list[str] | None = None) -> str:
+    """The maze as a UDMF text map: one sector per region, wall textures by the region of the wall block.
+
+    things: what stands in it, by default the player and landmarks somewhere.
+    """
     regions = (grid.shape[0] - 1) // config.texture_region + 1
     palette = rng.sample(WALLS[config.palette], config.wall_textures)
     walls = [[rng.choice(palette) for _ in range(regions)] for _ in range(regions)]
     blocks = ['namespace="zdoom";']
     blocks += [_sector(config, rng) for _ in range(regions * regions)]
     blocks += _lines(grid, walls, config.texture_region)
-    blocks += _things(grid, config.landmarks, rng)
+    blocks += _things(grid, config.landmarks, rng) if things is None else things
     return "\n".join(blocks)
 
 
@@ -243,12 +246,17 @@ def _things(grid: Grid, landmarks: int, rng: random.Random) -> list[str]:
     start = rng.choice(squares)
     dead_ends = [s for s in squares if s != start and sum(_open(grid, s[0] + a, s[1] + b) for a, b in STEPS) == 1]
     rng.shuffle(dead_ends)
-    things = [_thing(1, start, rng.choice((0, 90, 180, 270)))]
-    return things + [_thing(t, s) for t, s in zip(rng.sample(LANDMARKS, landmarks), dead_ends, strict=False)]
+    things = [thing(1, _middle(start), rng.choice((0, 90, 180, 270)))]
+    return things + [thing(t, _middle(s)) for t, s in zip(rng.sample(LANDMARKS, landmarks), dead_ends, strict=False)]
 
 
-def _thing(kind: int, square: Square, angle: int = 0) -> str:
-    x, y = ((c + 0.5) * SQUARE for c in square)
+def _middle(square: Square) -> tuple[float, float]:
+    return square[0] + 0.5, square[1] + 0.5
+
+
+def thing(kind: int, at: tuple[float, float], angle: int = 0) -> str:
+    """A thing of the engine at a point, in squares."""
+    x, y = (c * SQUARE for c in at)
     skills = "".join(f"skill{s}=true;" for s in range(1, 6))
     return f"thing{{type={kind};x={x};y={y};angle={angle};{skills}single=true;}}"
 
@@ -264,7 +272,8 @@ def wad_bytes(text: str) -> bytes:
 # --- the walk -----------------------------------------------------------------------------------------------
 
 
-def _start(wad: Path, config: DoomMazeConfig, seed: int) -> DoomGame:
+def start(wad: Path, config: DoomMazeConfig, seed: int) -> DoomGame:
+    """The engine, in a map."""
     import vizdoom
 
     game = vizdoom.DoomGame()
@@ -306,9 +315,9 @@ def _walk(game: DoomGame, grid: Grid, config: DoomMazeConfig, rng: random.Random
     for t in range(config.steps):
         if t:
             actions[t] = walker.act(*pose[t - 1].tolist())
-            _apply(game, actions[t], config)
+            apply(game, actions[t], config)
         state = game.get_state()
-        # The episode has no time limit and nothing that kills, and x, y and angle are asked for in _start.
+        # The episode has no time limit and nothing that kills, and x, y and angle are asked for in start.
         assert state is not None and state.game_variables is not None
         seen = square(state.screen_buffer) if config.view == "square" else state.screen_buffer
         frames[t] = shrink(seen, config.resolution)
@@ -317,7 +326,7 @@ def _walk(game: DoomGame, grid: Grid, config: DoomMazeConfig, rng: random.Random
     return Episode(frames, actions, pose, {"seed": seed, "squares": int(grid.sum())})
 
 
-def _apply(game: DoomGame, action: NDArray[np.float32], config: DoomMazeConfig) -> None:
+def apply(game: DoomGame, action: NDArray[np.float32], config: DoomMazeConfig) -> None:
     """Turn in the first tic, walk in all: the engine would repeat the turn in every tic of one call."""
     forward, degrees = float(action[FORWARD]), -float(action[TURN]) * config.turn_degrees
     game.make_action([forward, degrees], 1)
