@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jobs.export import checkpoint_of, find
 from jobs.train_config import AutoencoderTraining, InitConfig, TrainConfig, WorldModelTraining
@@ -49,18 +49,30 @@ def problems(config: TrainConfig, store: Store) -> list[str]:
 
 def misfits(config: TrainConfig, folder: Path) -> list[str]:
     """Why a checkpoint's weights are none for the model of a config; names and shapes only are compared."""
-    import torch
     from safetensors import safe_open
 
     with safe_open(folder / WEIGHTS, "pt") as file:
         there = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  # it is no dict
-    with torch.device("meta"):
-        here = {name: list(tensor.shape) for name, tensor in _model(config).state_dict().items()}
+    here = {name: list(tensor.shape) for name, tensor in blank(config).state_dict().items()}
     if there == here:
         return []
     written = json.loads((folder / CONFIG).read_text())["model"]
     told = differences(written, config.model.model_dump(mode="json"), "model")
     return [f"its weights do not fit this model: {line}" for line in told]
+
+
+def blank(config: TrainConfig) -> nn.Module:
+    """The model of a training without its weights: names and shapes only."""
+    import torch
+
+    from models.autoencoder import Autoencoder
+    from models.world_model import WorldModel
+
+    with torch.device("meta"):
+        if isinstance(config, AutoencoderTraining):
+            return Autoencoder(config.model)
+        assert isinstance(config, WorldModelTraining)
+        return WorldModel(config.model)
 
 
 def fill(model: nn.Module, config: TrainConfig, store: Store) -> None:
@@ -106,17 +118,6 @@ def _opened(store: Store, init: InitConfig) -> Iterator[Path]:
     if missing:
         raise UserError(f"{init.run} has no {' and no '.join(missing)}: `longtake export` writes such a folder")
     yield folder
-
-
-def _model(config: TrainConfig) -> Any:
-    if isinstance(config, AutoencoderTraining):
-        from models.autoencoder import Autoencoder
-
-        return Autoencoder(config.model)
-    from models.world_model import WorldModel
-
-    assert isinstance(config, WorldModelTraining)
-    return WorldModel(config.model)
 
 
 def _is_path(named: str) -> bool:

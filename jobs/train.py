@@ -320,10 +320,12 @@ def train(
 
 def _train(config: TrainConfig, store: Store, run: str, forked_from: str | None = None) -> str:
     """Begin or go on with a run, and stay with it to its end."""
+    from jobs.preflight import require_memory  # which needs torch
     from jobs.progress import training_bar
     from longtake.cluster import Demand, launch
     from longtake.training import fit
 
+    require_memory(config)
     need = Demand(config.workers, gpus_per_worker=config.gpus_per_worker)
     with launch(need) if config.workers else contextlib.nullcontext():  # what does not fit leaves no run behind
         if forked_from is not None and checkpoints.newest(store, run) is None:

@@ -9,13 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from jobs import export, train
+from jobs import export, preflight, train
 from jobs.objective import Objective
 from jobs.train_config import WorldModelTraining
 from jobs.train_loop import to_batch, train_loop
 from longtake import checkpoints
 from longtake.config import load
 from longtake.dataset_writer import DatasetWriter
+from longtake.engine import EngineConfig
 from longtake.episodes import Episode
 from longtake.errors import UserError
 from longtake.store import Store, open_store
@@ -227,6 +228,24 @@ def test_a_checkpoint_is_a_model_by_itself(place: Path) -> None:
         model = load_model(folder)
     assert model.config == config.model
     assert apart(dict(model.state_dict()), weights) == 0
+
+
+def test_a_model_that_cannot_fit_is_refused_with_the_arithmetic(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = preflight.too_large(10**9, EngineConfig(zero=1), 2, 2, 20 * 2**30, "this machine")
+    assert told.startswith("memory: 2 of 2 workers x 1000.0 M parameters x (4 parameters + 4 gradients + 6 optimizer)")
+    assert "= 26.1 GiB before the first clip, this machine has 20.0 GiB" in told
+    assert preflight.per_parameter(EngineConfig(zero=3, precision="bf16"), 4) == {
+        "parameters": 0.5,
+        "gradients": 1.0,
+        "optimizer": 3.0,
+    }
+    monkeypatch.setattr(preflight.os, "sysconf", lambda name: 100)
+    monkeypatch.setattr(preflight, "_card_bytes", lambda: 0)
+    store = open_store(place / "store")
+    before = len(store.table("runs"))
+    with pytest.raises(UserError, match="memory: 1 of 1 workers x 0.0 M parameters x .* this machine has 0.0 GiB"):
+        train.train(config_of(place, "seed=13"), store)
+    assert len(store.table("runs")) == before
 
 
 def test_a_run_tells_what_it_cost_and_its_loss_at_both_lengths(place: Path) -> None:
