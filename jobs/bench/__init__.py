@@ -35,6 +35,7 @@ BENCHMARKS = {
     "step": "jobs.bench.step",
     "rollout": "jobs.bench.rollout",
     "tables": "jobs.bench.table_load",
+    "sweep": "jobs.bench.sweep",
 }
 """Name to module; the order is that of a run of all."""
 

@@ -47,7 +47,7 @@ def trial(toy: Toy, given: Assignment, judge: Judge) -> None:
             return
 
 
-def study_of(store: Store, sweep: str = "s", seed: int = 0, **more: Any) -> Study:
+def study_of(store: Store | None, sweep: str = "s", seed: int = 0, **more: Any) -> Study:
     """The study that every test here uses, with some of it otherwise."""
     asked: dict[str, Any] = {
         "space": SPACE,
