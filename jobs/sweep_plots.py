@@ -11,7 +11,7 @@ from jobs.plots import FLOOR_INK, NARROW_PX, SERIES, new_figure, styled
 from longtake.schema import COLUMNS, EVENT_TIME
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import pandas as pd
     from matplotlib.axes import Axes
@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
 MARKS = {"done": ("o", SERIES[0]), "pruned": ("v", FLOOR_INK), "failed": ("x", SERIES[1])}
 """State → marker and colour; others are diamonds."""
+COSTS = {
+    "ms_per_frame": "ms to generate a frame",
+    "carried_bytes": "bytes carried from frame to frame",
+    "seconds": "seconds of training",
+}
+"""What the objective can be weighed against; the last one where a sweep weighs nothing else."""
 BEST_SHARE = 0.25  # of the trials that are drawn strong in the space
 PLACES = {0.0: (0, -6, "center", "top"), 1.0: (0, 6, "center", "bottom")}
 """Of the words at the ends of an axis of the space: offset in px, and which side of them touches it."""
@@ -58,12 +64,15 @@ def importance_bars(trials: pd.DataFrame, *, width: int = 920) -> Figure:
 
 
 def price_curve(trials: pd.DataFrame, *, width: int = 920, height: int = 300) -> Figure:
-    """The objective of done trials against their seconds; the line joins those that none beats in both.
+    """The objective of done trials against each cost that the sweep weighs, else against seconds of training.
+
+    The line joins those that none beats in both.
 
     Raises:
         ValueError: no trial has an objective.
     """
-    return _panels(trials, _price, width, height)
+    weighed = [cost for cost in COSTS if cost in trials and trials[cost].notna().any()]
+    return _panels(trials, _price, width, height, [cost for cost in weighed if cost != "seconds"] or ["seconds"])
 
 
 def settings_of(trials: pd.DataFrame) -> list[str]:
@@ -127,18 +136,19 @@ def _better(trials: pd.DataFrame) -> str | None:
     return told.pop() if len(told) == 1 else None
 
 
-def _panels(trials: pd.DataFrame, draw: Draw, width: int, height: int) -> Figure:
-    """A panel per sweep."""
+def _panels(trials: pd.DataFrame, draw: Draw, width: int, height: int, costs: Sequence[str] = ("",)) -> Figure:
+    """A panel per sweep, and of a plot of costs one per cost: the columns price, and priced, its name in words."""
     rows = trials[trials.objective.notna()] if len(trials) else trials
     if not len(rows):
         raise ValueError("objective: no trial has told one")
-    sweeps = sorted(rows.sweep.unique())
+    panels = [(str(sweep), cost) for sweep in sorted(rows.sweep.unique()) for cost in costs]
     with styled():
-        figure = new_figure(width, height * len(sweeps))
-        for number, sweep in enumerate(sweeps, 1):
-            axes = figure.add_subplot(len(sweeps), 1, number)
-            draw(axes, rows[rows.sweep == sweep].sort_values("trial"), width < NARROW_PX)
-            if len(sweeps) > 1:
+        figure = new_figure(width, height * len(panels))
+        for number, (sweep, cost) in enumerate(panels, 1):
+            axes = figure.add_subplot(len(panels), 1, number)
+            here = rows[rows.sweep == sweep].sort_values("trial")
+            draw(axes, here.assign(price=here[cost], priced=COSTS[cost]) if cost else here, width < NARROW_PX)
+            if rows.sweep.nunique() > 1:
                 axes.set_title(f"{axes.get_title('left')}, sweep {sweep}", pad=SPACE_PAD if draw is _space else None)
     return figure
 
@@ -235,23 +245,23 @@ def _importances(axes: Axes, rows: pd.DataFrame, narrow: bool) -> None:
 
 
 def _price(axes: Axes, rows: pd.DataFrame, narrow: bool) -> None:
-    done = rows[rows.state == "done"]
+    done = rows[(rows.state == "done") & rows.price.notna()]
     if not len(done):
         raise ValueError("price: no trial is done")
     better = _better(rows)
-    axes.plot(done.seconds, done.objective, "o", color=SERIES[0], fillstyle="none")
+    axes.plot(done.price, done.objective, "o", color=SERIES[0], fillstyle="none")
     if better is not None:
         front = unbeaten(done, better)
-        axes.plot(front.seconds, front.objective, color=SERIES[0], linewidth=1.6, drawstyle="steps-post")
-        for number, seconds, value in zip(front.trial, front.seconds, front.objective, strict=True):
+        axes.plot(front.price, front.objective, color=SERIES[0], linewidth=1.6, drawstyle="steps-post")
+        for number, seconds, value in zip(front.trial, front.price, front.objective, strict=True):
             axes.annotate(f"{number}", (seconds, value), xytext=(6, 5), textcoords="offset points", color="#56606c")
-    axes.set_xlabel("seconds of training")
+    axes.set_xlabel(str(rows.priced.iloc[0]))
     axes.set_title("objective against its price" + "; joined: trials that none beats in both" * (not narrow))
 
 
 def unbeaten(trials: pd.DataFrame, better: str) -> pd.DataFrame:
-    """The trials that no other beats in both objective and seconds, the quickest first."""
-    rows = trials.sort_values(["seconds", "objective"], ascending=[True, better != "higher"])
+    """The trials that no other beats in both objective and price, the cheapest first."""
+    rows = trials.sort_values(["price", "objective"], ascending=[True, better != "higher"])
     sign = 1 if better == "higher" else -1
     best = (sign * rows.objective).cummax()
     return rows[(sign * rows.objective > best.shift(fill_value=-np.inf)).to_numpy()]

@@ -176,7 +176,7 @@ def _sweep(material: Material, sweep: SweepTrials) -> dict[str, Any]:
         "history": (sweep_plots.history_curve, "Objective of every trial"),
         "space": (sweep_plots.space_curve, "Settings of every trial"),
         "importances": (sweep_plots.importance_bars, "What decided whether a trial was good"),
-        "price": (sweep_plots.price_curve, "Objective against seconds of training"),
+        "price": (sweep_plots.price_curve, "Objective against its price"),
     }
     plots = []
     for kind, (draw, title) in kinds.items():

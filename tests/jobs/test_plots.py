@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from jobs.plots import INKS, distinct, looks, psnr_curve, save, spread
 from jobs.report.svg import inline
 from jobs.step_plots import BINS, drift_curve, state_layers, training_curve
-from jobs.sweep_plots import history_curve, importances, space_curve, unbeaten
+from jobs.sweep_plots import history_curve, importances, price_curve, space_curve, unbeaten
 
 SYSTEMS = {
     "block_ssm": 22.0,
@@ -184,12 +184,21 @@ def test_what_decided_is_found() -> None:
 
 @pytest.mark.parametrize("better", ["lower", "higher"])
 def test_the_front_is_unbeaten(better: str) -> None:
-    trials = make_trials(30, better)
+    trials = make_trials(30, better).assign(price=lambda rows: rows.seconds)
     front = set(unbeaten(trials, better).trial)
     sign = 1 if better == "higher" else -1
     for one in trials.itertuples():
         beaten = ((trials.seconds < one.seconds) & (sign * trials.objective > sign * one.objective)).any()
         assert (one.trial in front) != beaten
+
+
+def test_a_sweep_is_drawn_against_what_it_weighs() -> None:
+    trials = make_trials(12)
+    assert [axes.get_xlabel() for axes in price_curve(trials).axes] == ["seconds of training"]
+    weighing = trials.assign(ms_per_frame=trials.seconds * 2, carried_bytes=np.nan)
+    (axes,) = price_curve(weighing).axes
+    assert axes.get_xlabel() == "ms to generate a frame" and max(axes.lines[0].get_xdata()) == 2 * trials.seconds.max()
+    assert len(price_curve(weighing.assign(carried_bytes=1.0)).axes) == 2
 
 
 def test_sweeps_are_drawn_with_their_best() -> None:
