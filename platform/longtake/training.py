@@ -337,7 +337,11 @@ def _trainer(job: dict[str, Any], need: cluster.Demand, max_failures: int, stora
         _worker,
         train_loop_config=job,
         scaling_config=ScalingConfig(
-            num_workers=need.workers, use_gpu=need.gpus_per_worker > 0, resources_per_worker=resources
+            num_workers=need.workers,
+            use_gpu=need.gpus_per_worker > 0,
+            resources_per_worker=resources,
+            # Cards of one machine are near each other; ranks without cards only share its CPUs.
+            placement_strategy="PACK" if need.gpus_per_worker else "SPREAD",
         ),
         run_config=RunConfig(  # type: ignore[arg-type]  # Ray's annotation is still that of Train V1
             **storage,
