@@ -13,12 +13,12 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from jobs.shard_tasks import make_shards
+from jobs.shard_tasks import make_missing, reused
 from longtake import video
 from longtake.config import Config, config_hash, dump, load
 from longtake.dataset_writer import DatasetWriter, split_sizes
 from longtake.episodes import Dataset
-from longtake.errors import UserError
+from longtake.errors import require_all
 from longtake.shards import Codec
 from longtake.sources import doom_maze, doom_memory, gym
 from longtake.sources.doom_maze import DoomMazeConfig
@@ -67,18 +67,11 @@ def main(config: str, overrides: list[str], store: str, dry_run: bool = False) -
 
 def check(config: CollectConfig, store: Store) -> None:
     """Refuse what cannot work; raises one UserError with every problem."""
-    problems: list[str] = []
-    for probe in (
+    require_all(
         lambda: split_sizes(config.episodes, config.val, config.test),
         lambda: store.require_space(_expected_bytes(config)),
         lambda: SOURCES[config.source.source].require(config.source),
-    ):
-        try:
-            probe()
-        except UserError as error:
-            problems += error.lines
-    if problems:
-        raise UserError(*problems)
+    )
 
 
 def _expected_bytes(config: CollectConfig) -> int:
@@ -108,15 +101,9 @@ def run(config: CollectConfig, store: Store, *, cpus: int | None = None) -> Data
     """
     writer = _writer(config, store)
     if writer.claim():
-        print(f"dataset {config.name}: finished before with the same config, reused")
-        return Dataset(store, config.name)
+        return reused(writer)
     check(config, store)
-    missing = [shard for shard in range(config.shards) if not writer.done(shard)]
-    if len(missing) < config.shards:
-        print(f"dataset {config.name}: {config.shards - len(missing)} of {config.shards} shards reused")
-    if missing:
-        make = partial(make_shard, config, store.uri)
-        make_shards(f"collect {config.name}", make, missing, config.shards, cpus)
+    make_missing("collect", writer, partial(make_shard, config, store.uri), config.shards, cpus)
     return writer.finalize(config.shards)
 
 

@@ -16,12 +16,12 @@ from pathlib import Path
 
 from pydantic import Field
 
-from jobs.shard_tasks import make_shards
+from jobs.shard_tasks import make_missing, reused
 from longtake import video
 from longtake.config import Config, build, dump
 from longtake.dataset_writer import DatasetWriter, array_specs, split_sizes
 from longtake.episodes import Dataset, Episode
-from longtake.errors import UserError, nearest, unknown
+from longtake.errors import UserError, nearest, require_all, unknown
 from longtake.shards import Codec, ShardBuffer
 from longtake.sources.foreign import Framing, Item, Listing, Refused, attempt
 from longtake.sources.formats import FORMATS, Source
@@ -149,17 +149,10 @@ def _packed(items: tuple[Item, ...], stored: float, limit: float) -> Iterator[tu
 def check(job: Job, store: Store) -> None:
     """Refuse what cannot work; raises one UserError with every problem."""
     config = job.config
-    problems: list[str] = []
-    for probe in (
+    require_all(
         lambda: split_sizes(len(job.listing.items), config.val, config.test),
         lambda: store.require_space(int(len(job.shards) * config.shard_mb * 1e6)),
-    ):
-        try:
-            probe()
-        except UserError as error:
-            problems += error.lines
-    if problems:
-        raise UserError(*problems)
+    )
 
 
 def describe(job: Job, store: Store) -> str:
@@ -188,15 +181,10 @@ def run(job: Job, store: Store, *, cpus: int | None = None) -> Dataset:
     `cpus` is the number of parallel tasks (default: the machine's CPUs).
     Raises UserError if the name belongs to a dataset of another source or config, or too few episodes are left.
     """
-    config, writer = job.config, _writer(job, store)
+    writer = _writer(job, store)
     if writer.claim():
-        print(f"dataset {config.name}: finished before with the same config, reused")
-        return Dataset(store, config.name)
-    missing = [shard for shard in range(len(job.shards)) if not writer.done(shard)]
-    if len(missing) < len(job.shards):
-        print(f"dataset {config.name}: {len(job.shards) - len(missing)} of {len(job.shards)} shards reused")
-    if missing:
-        make_shards(f"ingest {config.name}", partial(make_shard, job, store.uri), missing, len(job.shards), cpus)
+        return reused(writer)
+    make_missing("ingest", writer, partial(make_shard, job, store.uri), len(job.shards), cpus)
     return _finish(job, store, writer)
 
 

@@ -7,10 +7,27 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from jobs.progress import bar
+from longtake.dataset_writer import DatasetWriter
+from longtake.episodes import Dataset
 from longtake.errors import UserError
 
 MakeShard = Callable[[int], int]
 """Shard number → its frames; picklable, and a shard that is made twice is the same."""
+
+
+def reused(writer: DatasetWriter) -> Dataset:
+    """The dataset that was there already, and a line that says so."""
+    print(f"dataset {writer.name}: finished before with the same config, reused")
+    return Dataset(writer.store, writer.name)
+
+
+def make_missing(verb: str, writer: DatasetWriter, make: MakeShard, shards: int, cpus: int | None) -> None:
+    """Make those of a dataset's shards that are not there, and say how many are."""
+    missing = [shard for shard in range(shards) if not writer.done(shard)]
+    if len(missing) < shards:
+        print(f"dataset {writer.name}: {shards - len(missing)} of {shards} shards reused")
+    if missing:
+        make_shards(f"{verb} {writer.name}", make, missing, shards, cpus)
 
 
 def make_shards(label: str, make: MakeShard, shards: Sequence[int], of: int, cpus: int | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 
 class UserError(Exception):
@@ -19,6 +19,18 @@ class UserError(Exception):
 
 class Damaged(UserError):
     """A dataset whose index or manifest is not what was written: making it again is what a user can do."""
+
+
+def require_all(*checks: Callable[[], object]) -> None:
+    """Run checks that raise UserError; raises one with the problems of all of them."""
+    problems: list[str] = []
+    for check in checks:
+        try:
+            check()
+        except UserError as error:
+            problems += error.lines
+    if problems:
+        raise UserError(*problems)
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
