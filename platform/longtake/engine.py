@@ -14,25 +14,18 @@ Another number of ranks may go on with it. `autocast` computes matrix products i
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import io
 import json
 import math
-import os
 import random
-import tempfile
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Self
 
 import torch
-import torch.distributed as dist
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from longtake.config import Config
+from longtake.engine_backends import Backend, DeepSpeedBackend, NotFinite, TorchBackend, join_group, rank, world
 from longtake.errors import UserError
 
 
@@ -83,7 +76,7 @@ class Engine:
         """`steps`: length of the whole run, which the learning rate follows. Weights become rank 0's."""
         if device == "cpu":
             torch.set_num_threads(config.threads)
-        _join_group(device)
+        join_group(device)
         model.to(device)
         if config.precision != "fp32":
             autocast = torch.autocast(torch.device(device).type, torch.bfloat16)
@@ -91,7 +84,7 @@ class Engine:
         self.config = config
         self.steps = steps
         self.done = 0
-        self._backend: _Backend = (_DeepSpeed if config.backend == "deepspeed" else _Torch)(model, config)
+        self._backend: Backend = (DeepSpeedBackend if config.backend == "deepspeed" else TorchBackend)(model, config)
 
     @property
     def model(self) -> nn.Module:
@@ -119,7 +112,7 @@ class Engine:
         """
         try:
             norm = self._backend.step(self.lr)
-        except _NotFinite as error:
+        except NotFinite as error:
             raise UserError(
                 f"step {self.done}: the gradients are not finite, first that of {error}: look at the data, or lower "
                 "engine.lr; the checkpoints before are whole"
@@ -130,7 +123,7 @@ class Engine:
     def full_state_dict(self) -> dict[str, Tensor]:
         """Consolidated weights on the CPU, fp32, on rank 0; nothing on the others. Every rank calls it."""
         weights = self._backend.weights()
-        return {} if _rank() else {name: _portable(tensor) for name, tensor in weights.items()}
+        return {} if rank() else {name: _portable(tensor) for name, tensor in weights.items()}
 
     def save(self, folder: Path, state: dict[str, Any] | None = None) -> None:
         """Write this rank's part into `folder`; every rank calls it. `state` holds JSON values."""
@@ -138,9 +131,9 @@ class Engine:
 
         folder.mkdir(parents=True, exist_ok=True)
         self._backend.save(folder)
-        torch.save(_random_state(), folder / f"rng-{_rank():05d}.pt")
+        torch.save(_random_state(), folder / f"rng-{rank():05d}.pt")
         weights = self.full_state_dict()
-        if _rank() == 0:
+        if rank() == 0:
             save_file(weights, folder / "model.safetensors")
             written = {"engine": self._identity(), "state": state or {}}
             (folder / "state.json").write_text(json.dumps(written, indent=1))
@@ -152,7 +145,7 @@ class Engine:
         self._refuse_other(written)
         self._backend.load(folder, written["world"])
         self.done = written["step"]
-        mine = folder / f"rng-{_rank():05d}.pt"
+        mine = folder / f"rng-{rank():05d}.pt"
         if mine.exists():  # a rank that the writing run did not have keeps the random state of its seed
             _restore_random_state(torch.load(mine, weights_only=False))
         state: dict[str, Any] = read["state"]
@@ -165,7 +158,7 @@ class Engine:
             "backend": self.config.backend,
             "zero": zero,
             "precision": precision,
-            "world": _world(),
+            "world": world(),
             "step": self.done,
         }
 
@@ -182,282 +175,6 @@ class Engine:
 
 
 # --- backends ----------------------------------------------------------------------------------------------
-
-
-class _Backend(Protocol):
-    model: nn.Module
-
-    def __init__(self, model: nn.Module, config: EngineConfig) -> None: ...
-    def forward(self, *args: Any, **kwargs: Any) -> Any: ...
-    def backward(self, loss: Tensor) -> None: ...
-    def step(self, lr: float) -> float: ...
-    def weights(self) -> dict[str, Tensor]: ...
-    def save(self, folder: Path) -> None: ...
-    def load(self, folder: Path, world: int) -> None: ...
-
-
-class _NotFinite(Exception):
-    """A gradient is not finite; says of which parameter."""
-
-
-class _Torch:
-    """AdamW, and one all-reduce of all gradients per step."""
-
-    def __init__(self, model: nn.Module, config: EngineConfig) -> None:
-        self.model = model
-        self.optimizer = _adamw(model, config)
-        self._clip = config.clip
-        if _world() > 1:
-            for tensor in (*model.parameters(), *model.buffers()):
-                dist.broadcast(tensor.data, src=0)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.model(*args, **kwargs)
-
-    def backward(self, loss: Tensor) -> None:
-        loss.backward()
-
-    def step(self, lr: float) -> float:
-        _average_gradients(list(_trained(self.model)))
-        norm = _clip_gradients(self.model, self._clip)
-        _set_lr(self.optimizer, lr)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return norm
-
-    def weights(self) -> dict[str, Tensor]:
-        return self.model.state_dict()
-
-    def save(self, folder: Path) -> None:
-        if _rank() == 0:
-            torch.save(self.optimizer.state_dict(), folder / "optimizer.pt")
-
-    def load(self, folder: Path, world: int) -> None:
-        from safetensors.torch import load_file
-
-        self.model.load_state_dict(load_file(folder / "model.safetensors"))
-        self.optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=False))
-
-
-class _DeepSpeed:
-    """AdamW with its moments (ZeRO 1), gradients (ZeRO 2) and parameters (ZeRO 3) shared out over the ranks."""
-
-    def __init__(self, model: nn.Module, config: EngineConfig) -> None:
-        deepspeed = _import_deepspeed(next(model.parameters()).device.type)
-        self._config = config
-        self._norm = 0.0
-        optimizer = _adamw(model, config)
-        if config.zero == 0:
-            # Without ZeRO the gradients are whole at this point, and DeepSpeed would not tell their norm.
-            optimizer.register_step_pre_hook(lambda *_: self._clip_here())
-        self._engine, self.optimizer, *_ = deepspeed.initialize(
-            model=model, optimizer=optimizer, config=_deepspeed_config(model, config)
-        )
-        self.model: nn.Module = self._engine.module
-        if config.zero:
-            self._watch_norm("_get_norm_groups" if config.zero == 3 else "scaled_global_norm")
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self._engine(*args, **kwargs)
-
-    def backward(self, loss: Tensor) -> None:
-        self._engine.backward(loss)
-
-    def step(self, lr: float) -> float:
-        _set_lr(self.optimizer, lr)
-        self._engine.step()
-        norm = self._engine.get_global_grad_norm()
-        return self._norm if norm is None else float(norm)
-
-    def weights(self) -> dict[str, Tensor]:
-        found = self.model.state_dict()
-        if self._config.zero == 3 or self._config.precision == "bf16":  # else these are the fp32 ones, and whole
-            from deepspeed.utils import safe_get_full_fp32_param
-
-            found |= {name: safe_get_full_fp32_param(p) for name, p in self.model.named_parameters()}
-        return found
-
-    def save(self, folder: Path) -> None:
-        # The key lets DeepSpeed convert this checkpoint for another number of workers.
-        self._engine.save_checkpoint(
-            str(folder), tag="ds", client_state={"universal_checkpoint_info": {}}, save_latest=False
-        )
-        if _rank() == 0:
-            for script in folder.glob("zero_to_*.py"):
-                script.unlink()  # DeepSpeed's own way to what model.safetensors already is
-
-    def load(self, folder: Path, world: int) -> None:
-        if self._config.zero and world != _world():
-            with _universal(folder / "ds") as converted:
-                self._engine._config.load_universal_checkpoint = True
-                decays = [group["weight_decay"] for group in self.optimizer.param_groups]
-                self._load(converted)
-                self._engine._config.load_universal_checkpoint = False
-            # Of a converted checkpoint ZeRO 3 gives all groups the first one's settings, and one step to count with.
-            for group, decay in zip(self.optimizer.param_groups, decays, strict=True):
-                group["weight_decay"] = decay
-            for state in self.optimizer.optimizer.state.values():
-                state["step"] = torch.as_tensor(state["step"]).clone()
-        else:
-            self._load(folder / "ds")
-
-    def _load(self, folder: Path) -> None:
-        loaded, _ = self._engine.load_checkpoint(str(folder.parent), tag=folder.name)
-        assert loaded is not None, f"DeepSpeed found no checkpoint in {folder}"
-
-    def _clip_here(self) -> None:
-        self._norm = _clip_gradients(self.model, self._config.clip)
-
-    def _watch_norm(self, name: str) -> None:
-        """Stop where DeepSpeed would pass over a step, silently, and forget the gradients that were to blame."""
-        norm_of = getattr(self.optimizer, name)
-
-        def watched() -> Any:
-            norm = norm_of()
-            parts = norm if isinstance(norm, list) else [norm]
-            # DeepSpeed says -1 for a norm that is not finite.
-            if any(not math.isfinite(part) or part < 0 for part in map(float, parts)):
-                from deepspeed.utils import safe_get_full_grad
-
-                raise _NotFinite(_first_bad((n, safe_get_full_grad(p)) for n, p in self.model.named_parameters()))
-            return norm
-
-        setattr(self.optimizer, name, watched)
-
-
-@contextlib.contextmanager
-def _universal(folder: Path) -> Iterator[Path]:
-    """DeepSpeed's checkpoint for any number of ranks: a folder per parameter, which goes away with the block."""
-    from deepspeed.checkpoint.ds_to_universal import main
-
-    with tempfile.TemporaryDirectory(prefix="longtake-") as temporary:
-        converted = Path(temporary) / "universal"
-        asked = argparse.Namespace(
-            input_folder=str(folder),
-            output_folder=str(converted),
-            num_extract_workers=1,
-            num_merge_workers=1,
-            keep_temp_folder=False,
-            strict=True,
-            inject_missing_state=False,
-        )
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            main(asked)
-        yield converted
-
-
-def _import_deepspeed(device: str) -> Any:
-    """DeepSpeed, told its device (else it warns) and kept from compiling C++ on a CPU (75 s)."""
-    os.environ.setdefault("DS_ACCELERATOR", device)
-    os.environ.setdefault("LOCAL_RANK", "0")
-    import deepspeed
-
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.utils.logger.setLevel("ERROR")
-    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)  # not ours to mend
-    return deepspeed
-
-
-def _deepspeed_config(model: nn.Module, config: EngineConfig) -> dict[str, Any]:
-    size = sum(p.numel() for p in model.parameters())
-    # DeepSpeed would set aside 500 M elements for any model; it wants an even number of them.
-    bucket = min(max(size + size % 2, 1000), 50_000_000)
-    bf16: dict[str, Any] = {}
-    if config.precision == "bf16":
-        # Sums over temporal blocks in bf16 would lose what is small.
-        bf16 = {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
-    offload = {"offload_optimizer": {"device": "cpu"}} if config.offload else {}
-    return bf16 | {
-        "zero_force_ds_cpu_optimizer": False,  # which would be compiled
-        "train_micro_batch_size_per_gpu": 1,  # the stream decides; DeepSpeed only counts with it
-        "gradient_accumulation_steps": 1,
-        "steps_per_print": 10**9,
-        "gradient_clipping": config.clip if config.zero else 0.0,
-        # With its own accumulation ZeRO 1 and 2 keep only the last of several backwards.
-        "managed_gradient_accumulation": False,
-        "zero_optimization": {
-            "stage": config.zero,
-            "overlap_comm": False,
-            "reduce_bucket_size": bucket,
-            "allgather_bucket_size": bucket,
-            **offload,
-        },
-    }
-
-
-# --- what both need ----------------------------------------------------------------------------------------
-
-
-def _join_group(device: str) -> None:
-    """A group of one where nobody has made a larger one: DeepSpeed wants a group even for one rank."""
-    from torch._C._distributed_c10d import HashStore  # torch.distributed has it too, unknown to type checkers
-
-    if not dist.is_initialized():
-        backend = "gloo" if device == "cpu" else "nccl"
-        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
-
-
-def _rank() -> int:
-    return dist.get_rank()
-
-
-def _world() -> int:
-    return dist.get_world_size()
-
-
-def _trained(model: nn.Module) -> Iterator[nn.Parameter]:
-    return (p for p in model.parameters() if p.requires_grad)
-
-
-def _adamw(model: nn.Module, config: EngineConfig) -> torch.optim.AdamW:
-    """Weight decay pulls on matrices; not on biases, gains, decay rates and what says `_no_weight_decay`."""
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
-    for parameter in _trained(model):
-        is_free = parameter.ndim < 2 or getattr(parameter, "_no_weight_decay", False)
-        (free if is_free else decayed).append(parameter)
-    groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": free, "weight_decay": 0.0},
-    ]
-    used = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(used, lr=config.lr, betas=(config.beta1, config.beta2))
-
-
-def _set_lr(optimizer: Any, lr: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-
-
-def _average_gradients(parameters: list[nn.Parameter]) -> None:
-    """Mean over ranks, in place; a parameter that a rank did not use counts as zero, as in DeepSpeed."""
-    for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    if _world() == 1:
-        return
-    flat = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
-    dist.all_reduce(flat)
-    flat /= _world()
-    for parameter, part in zip(parameters, torch.split(flat, [p.numel() for p in parameters]), strict=True):
-        parameter.grad = part.view_as(parameter)
-
-
-def _clip_gradients(model: nn.Module, clip: float) -> float:
-    """Norm of all gradients before they are scaled down to `clip` (0: not scaled)."""
-    trained = list(_trained(model))
-    norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
-    if not norm.isfinite():
-        raise _NotFinite(_first_bad((name, p.grad) for name, p in model.named_parameters()))
-    if clip:
-        torch.nn.utils.clip_grads_with_norm_(trained, clip, norm)
-    return float(norm)
-
-
-def _first_bad(gradients: Iterator[tuple[str, Tensor | None]]) -> str:
-    # All are looked at, also after the first bad one: under ZeRO a look is a collective call.
-    bad = [name for name, gradient in gradients if gradient is not None and not gradient.isfinite().all()]
-    return bad[0] if bad else "none alone, but all together"
 
 
 def _portable(tensor: Tensor) -> Tensor:

@@ -14,32 +14,21 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import math
-import os
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
-from optuna.storages.journal import BaseJournalBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from longtake import tables
-from longtake.errors import UserError
+from longtake import optuna_parts, tables
+from longtake.journal import Journal
 from longtake.provenance import new_run_id
 from longtake.search import Pruning, Sampling
-from longtake.space import Axis, Label, Space, active, points
+from longtake.space import Label, Space, active, points
 
 if TYPE_CHECKING:
     from longtake.store import Store
@@ -91,14 +80,14 @@ class Study:
         self.store, self.sweep, self.steps, self.direction = store, sweep, steps, direction
         self.against = tuple(against)
         self._space, self._sampling = space, sampling
-        self._axes = {field: _distribution(axis) for field, axis in space.items()}
+        self._axes = {field: optuna_parts.distribution(axis) for field, axis in space.items()}
         self._journal = Journal(store, f"sweeps/{sweep}/study.journal") if store and not database else None
-        self._pruner = _pruner(pruning)
+        self._pruner = optuna_parts.pruner(pruning)
         self._seconds: dict[int, float] = {}
         self._live: set[int] = set()
         self._storage: BaseStorage = JournalStorage(self._journal) if self._journal else InMemoryStorage()
         if database:
-            self._storage = _database(database)
+            self._storage = optuna_parts.database(database)
         directions: list[Direction | StudyDirection] = [direction, *[StudyDirection.MINIMIZE for _ in against]]
         with self._saved():
             self._study = optuna.create_study(
@@ -118,7 +107,7 @@ class Study:
                 self._add(TrialState.RUNNING, point, {"run": new_run_id()})
             else:
                 # A sampler per trial: its random state depends on the number only, not on who asked before.
-                self._study.sampler = _sampler(self._sampling, number)
+                self._study.sampler = optuna_parts.sampler(self._sampling, number)
                 self._suggest(self._study.ask())
             return self._taken(number)
 
@@ -257,14 +246,14 @@ class Study:
         labels: dict[str, Label] = {}
         for field, axis in self._space.items():
             if active(self._space, field, labels):
-                labels[field] = _suggested(trial, field, axis)
+                labels[field] = optuna_parts.suggested(trial, field, axis)
         trial.set_user_attr("run", new_run_id())
 
     def _mend(self) -> None:
         """A database may hold a trial that was killed while it was made: make it whole, as it would have been."""
         for number, trial in enumerate(self._trials()):
             if "run" not in trial.user_attrs:
-                self._study.sampler = _sampler(self._sampling, number)
+                self._study.sampler = optuna_parts.sampler(self._sampling, number)
                 self._suggest(optuna.Trial(self._study, trial._trial_id))
 
     def _add(
@@ -294,7 +283,7 @@ class Study:
         for field, axis in self._space.items():
             if not active(self._space, field, labels):
                 continue
-            label = _label_of(axis, row.get(field))
+            label = optuna_parts.label_of(axis, row.get(field))
             if label is None:
                 return None
             labels[field] = label[0]
@@ -379,141 +368,7 @@ class _One:
         return [trial for trial in self._own._trials() if states is None or trial.state in states]
 
 
-class Journal(BaseJournalBackend):
-    """Optuna's journal in a store: lines of JSON, one writer.
-
-    What is appended within `together` is one write. `left` counts the lines of a write that follow, so that
-    what a power cut tore off is known when it is read, and the whole write did not happen.
-    """
-
-    def __init__(self, store: Store, rel: str) -> None:
-        self._store, self._rel = store, rel
-        self._logs: list[dict[str, Any]] = []
-        self._saved = 0
-        self._depth = 0
-        if store.exists(rel):
-            self._read()
-
-    def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
-        """The logs from a number on."""
-        return self._logs[log_number_from:]
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Add logs; they are in the store when the outermost `together` ends."""
-        with self.together():
-            self._logs += logs
-
-    @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
-        """Everything that is appended inside is written at once."""
-        self._depth += 1
-        try:
-            yield
-        finally:
-            self._depth -= 1
-            if self._depth == 0 and self._saved < len(self._logs):
-                self._write()
-
-    def _write(self) -> None:
-        new = self._logs[self._saved :]
-        for left, log in enumerate(reversed(new)):
-            log["left"] = left
-        if self._store.is_folder and self._saved:
-            with Path(self._store.path(self._rel)).open("ab") as file:
-                file.write(_lines(new))
-                file.flush()
-                os.fsync(file.fileno())
-        else:
-            self._store.write_bytes(self._rel, _lines(self._logs))
-        self._saved = len(self._logs)
-
-    def _read(self) -> None:
-        whole = self._store.read_bytes(self._rel)
-        for line in whole.split(b"\n")[:-1]:
-            try:
-                self._logs.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-        while self._logs and self._logs[-1].get("left"):
-            self._logs.pop()
-        self._saved = len(self._logs)
-        if _lines(self._logs) != whole:
-            self._store.write_bytes(self._rel, _lines(self._logs))
-
-
-def _lines(logs: list[dict[str, Any]]) -> bytes:
-    return "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
-
-
 def _value(trial: FrozenTrial) -> float:
     """The newest objective of a trial; not a number before the first."""
     step = trial.last_step
     return math.nan if step is None else trial.intermediate_values[step]
-
-
-def _suggested(trial: optuna.Trial, field: str, axis: Axis) -> Label:
-    if axis.choice is not None:
-        return trial.suggest_categorical(field, list(axis.options))
-    low, high = axis.bounds
-    if axis.integer is not None:
-        return trial.suggest_int(field, int(low), int(high))
-    return trial.suggest_float(field, low, high, log=axis.loguniform is not None)
-
-
-def _distribution(axis: Axis) -> BaseDistribution:
-    if axis.choice is not None:
-        return CategoricalDistribution(list(axis.options))
-    low, high = axis.bounds
-    if axis.integer is not None:
-        return IntDistribution(int(low), int(high))
-    return FloatDistribution(low, high, log=axis.loguniform is not None)
-
-
-def _label_of(axis: Axis, value: Any) -> tuple[Label] | None:
-    """What a table's value stands for on an axis; None if it lies outside. Tables make 3.0 of 3 where some lack it."""
-    if axis.choice is not None:
-        found = [label for label in axis.options if label == value or (label is None and value != value)]
-        return (found[0],) if found else None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    low, high = axis.bounds
-    if not low <= value <= high or (axis.integer and value != int(value)):
-        return None
-    return (int(value),) if axis.integer else (float(value),)
-
-
-def _database(url: str) -> BaseStorage:
-    import sqlalchemy
-
-    try:
-        return optuna.storages.RDBStorage(url)
-    except (ImportError, sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        raise UserError(
-            f"database: {url} cannot be opened: {str(error).splitlines()[0]}; such as sqlite:////home/me/sweeps.db"
-        ) from error
-
-
-def _sampler(sampling: Sampling, number: int) -> optuna.samplers.BaseSampler:
-    import numpy as np
-
-    seed = int(np.random.SeedSequence([sampling.seed, number]).generate_state(1)[0])
-    if sampling.method == "nsga2":
-        return optuna.samplers.NSGAIISampler(population_size=sampling.population, seed=seed)
-    if sampling.method != "tpe":
-        return optuna.samplers.RandomSampler(seed)
-    with warnings.catch_warnings():
-        # Several of these are marked experimental, as they have been for years.
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(
-            seed=seed, multivariate=True, group=True, constant_liar=True, n_startup_trials=sampling.startup
-        )
-
-
-def _pruner(pruning: Pruning) -> optuna.pruners.BasePruner:
-    if pruning.method == "none":
-        return optuna.pruners.NopPruner()
-    if pruning.method == "median":
-        return optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=pruning.first - 1)
-    return optuna.pruners.SuccessiveHalvingPruner(
-        min_resource=pruning.first, reduction_factor=pruning.factor, bootstrap_count=0
-    )

@@ -12,9 +12,7 @@ Ray gets a fresh name per fit, and its small bookkeeping folder goes away afterw
 from __future__ import annotations
 
 import contextlib
-import pickle
 import threading
-import traceback
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -23,10 +21,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from safetensors import SafetensorError
-
 from longtake import checkpoints, cluster, progress
 from longtake.errors import UserError
+from longtake.loop_errors import LoopError, is_loss, is_of_storage
 from longtake.progress import Progress
 
 if TYPE_CHECKING:
@@ -95,7 +92,7 @@ class _StoreContext(ABC):
             with checkpoints.writing(self.store, self.run_id, step) as folder:
                 write(folder)
         except Exception as error:
-            if not _is_of_storage(error):
+            if not is_of_storage(error):
                 raise
             raise UserError(self._not_saved(step, error)) from error
         self._wait()
@@ -256,65 +253,17 @@ def fit(
                 store.fs.rm(store.path("runs", run_id, "ray"), recursive=True)
 
 
-class LoopError(Exception):
-    """The loop itself failed (no worker was lost): trying again would fail again."""
-
-    def __init__(self, told: str, pickled: bytes | None) -> None:
-        super().__init__(told, pickled)
-        self.told = told
-        self.pickled = pickled
-
-    def original(self) -> Exception:
-        """The loop's own exception, with the worker's traceback as a note unless it is the user's to fix."""
-        error = pickle.loads(self.pickled) if self.pickled else RuntimeError("the train loop failed")
-        assert isinstance(error, Exception)
-        if not isinstance(error, UserError):
-            error.add_note(self.told)
-        return error
-
-
 def _worker(job: dict[str, Any]) -> None:
     """What a Ray Train worker runs."""
     context = RayContext(**job["context"])
     try:
         job["loop"](context, job["payload"])
     except Exception as error:
-        if _is_loss(error):
+        if is_loss(error):
             raise
-        raise LoopError(traceback.format_exc(), _pickle(error)) from None
+        raise LoopError.of(error) from None
     finally:
         context.close()
-
-
-def _is_loss(error: Exception) -> bool:
-    """Whether an error says that another process went away, which replacing the workers mends."""
-    import ray.exceptions
-    import torch
-
-    if isinstance(error, ray.exceptions.RayTaskError):
-        return False  # a data task raised; it would raise again
-    lost = (ray.exceptions.RayError, ConnectionError, TimeoutError, torch.distributed.DistError)
-    if isinstance(error, lost):
-        return True
-    words = ("gloo", "nccl", "connection closed", "connection reset", "peer")
-    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
-
-
-def _is_of_storage(error: Exception) -> bool:
-    """Whether an error of writing says that the storage is full or gone, not that a rank is or that we are wrong."""
-    if isinstance(error, ConnectionError | TimeoutError):
-        return False
-    words = ("PytorchStreamWriter", "inline_container")  # what torch.save says of a full disk
-    return isinstance(error, OSError | UserError | SafetensorError) or any(word in str(error) for word in words)
-
-
-def _pickle(error: Exception) -> bytes | None:
-    try:
-        pickled = pickle.dumps(error)
-        pickle.loads(pickled)  # some exceptions can be written and not be read
-    except Exception:
-        return None
-    return pickled
 
 
 def _trainer(job: dict[str, Any], need: cluster.Demand, max_failures: int, storage: dict[str, Any]) -> Any:

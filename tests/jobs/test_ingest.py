@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jobs import ingest
+from jobs import ingest, shard_tasks
 from jobs.ingest import IngestConfig, Job, make_shard, prepare
 from longtake.config import build
 from longtake.episodes import Dataset
@@ -47,7 +47,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             make(shard)
             made.append(shard)
 
-    monkeypatch.setattr(ingest, "make_shards", make_shards)
+    monkeypatch.setattr(shard_tasks, "make_shards", make_shards)
     return made
 
 

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from longtake.engine import Engine, EngineConfig, _deepspeed_config, learning_rate
+from longtake.engine import Engine, EngineConfig, learning_rate
+from longtake.engine_backends import deepspeed_config
 from longtake.errors import UserError
 from tests.longtake.toy_loop import Carried, backward_all, clip, segments
 
@@ -72,7 +73,7 @@ def test_decay_pulls_on_matrices_only(alone: None) -> None:
 def test_deepspeed_takes_models_of_an_odd_size() -> None:
     odd = torch.nn.Linear(1000, 3)
     assert sum(p.numel() for p in odd.parameters()) == 3003
-    settings = _deepspeed_config(odd, config("zero1"))["zero_optimization"]
+    settings = deepspeed_config(odd, config("zero1"))["zero_optimization"]
     assert settings["allgather_bucket_size"] == 3004  # DeepSpeed refuses an odd one
 
 

@@ -1,0 +1,93 @@
+"""Spaces, samplers and pruners of ours in Optuna's terms."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.storages import BaseStorage
+
+from longtake.errors import UserError
+from longtake.search import Pruning, Sampling
+from longtake.space import Axis, Label
+
+
+def suggested(trial: optuna.Trial, field: str, axis: Axis) -> Label:
+    """A trial's label on an axis."""
+    if axis.choice is not None:
+        return trial.suggest_categorical(field, list(axis.options))
+    low, high = axis.bounds
+    if axis.integer is not None:
+        return trial.suggest_int(field, int(low), int(high))
+    return trial.suggest_float(field, low, high, log=axis.loguniform is not None)
+
+
+def distribution(axis: Axis) -> BaseDistribution:
+    """An axis in Optuna's terms."""
+    if axis.choice is not None:
+        return CategoricalDistribution(list(axis.options))
+    low, high = axis.bounds
+    if axis.integer is not None:
+        return IntDistribution(int(low), int(high))
+    return FloatDistribution(low, high, log=axis.loguniform is not None)
+
+
+def label_of(axis: Axis, value: Any) -> tuple[Label] | None:
+    """What a table's value stands for on an axis; None if it lies outside. Tables make 3.0 of 3 where some lack it."""
+    if axis.choice is not None:
+        found = [label for label in axis.options if label == value or (label is None and value != value)]
+        return (found[0],) if found else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    low, high = axis.bounds
+    if not low <= value <= high or (axis.integer and value != int(value)):
+        return None
+    return (int(value),) if axis.integer else (float(value),)
+
+
+def database(url: str) -> BaseStorage:
+    """The storage behind an Optuna URL. Raises UserError if it cannot be opened."""
+    import sqlalchemy
+
+    try:
+        return optuna.storages.RDBStorage(url)
+    except (ImportError, sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        raise UserError(
+            f"database: {url} cannot be opened: {str(error).splitlines()[0]}; such as sqlite:////home/me/sweeps.db"
+        ) from error
+
+
+def sampler(sampling: Sampling, number: int) -> optuna.samplers.BaseSampler:
+    """What chooses the labels of trial `number`: a function of the seed and of the trials so far."""
+    import numpy as np
+
+    seed = int(np.random.SeedSequence([sampling.seed, number]).generate_state(1)[0])
+    if sampling.method == "nsga2":
+        return optuna.samplers.NSGAIISampler(population_size=sampling.population, seed=seed)
+    if sampling.method != "tpe":
+        return optuna.samplers.RandomSampler(seed)
+    with warnings.catch_warnings():
+        # Several of these are marked experimental, as they have been for years.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.TPESampler(
+            seed=seed, multivariate=True, group=True, constant_liar=True, n_startup_trials=sampling.startup
+        )
+
+
+def pruner(pruning: Pruning) -> optuna.pruners.BasePruner:
+    """What stops a trial early."""
+    if pruning.method == "none":
+        return optuna.pruners.NopPruner()
+    if pruning.method == "median":
+        return optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=pruning.first - 1)
+    return optuna.pruners.SuccessiveHalvingPruner(
+        min_resource=pruning.first, reduction_factor=pruning.factor, bootstrap_count=0
+    )
