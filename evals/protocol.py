@@ -50,7 +50,7 @@ class Protocol(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     task: TaskName
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     context: Positive = 32
     """Frames given."""
     horizon: Positive = 32

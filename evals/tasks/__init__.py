@@ -44,9 +44,18 @@ def build_question(
     return Question(
         frames=frames[order],
         pose=None if pose is None else pose[order],
-        actions=actions[order],
+        actions=_leading(actions, order),
         distance=distance,
         episode=episode,
         stratum=stratum,
         answers=None if answers is None else answers[order],
     )
+
+
+def _leading(actions: NDArray[np.float32], order: Indices) -> NDArray[np.float32]:
+    """The action that leads into each frame of a path; none into its first, and none where it leaves the recording.
+
+    What was done on the way there does not lead back, and a model is trained on that.
+    """
+    led = np.diff(order, prepend=order[0]) == 1
+    return np.where(led[:, None], actions[order], np.float32(0))
