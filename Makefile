@@ -37,7 +37,7 @@ test: setup
 test-fast: setup
 	$(BIN)/python -m pytest -m "not slow" --durations=10
 
-# Processes are killed, and the work must go on: some ten minutes.
+# Processes are killed, and the work must go on; and whole sentences on S3 and in a sweep: some ten minutes.
 drills: setup
 	$(BIN)/python -m pytest -m drill --durations=10
 

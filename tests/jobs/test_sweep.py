@@ -401,6 +401,7 @@ def test_a_killed_sweep_goes_on(place: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.cluster
+@pytest.mark.drill
 @pytest.mark.timeout(500)
 def test_a_sweep_with_all_of_it(place: Path) -> None:
     """Costs, a database, a crash that is tried again, and the winner on test: scored once, however often resumed."""
