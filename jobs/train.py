@@ -184,12 +184,11 @@ def train(
         return str(earlier["run"])
     if earlier is None:
         return _train(config, store, new_run_id())
-    origin = earlier.get("forked_from")
-    return _train(config, store, str(earlier["run"]), forked_from=origin if isinstance(origin, str) else None)
+    return _train(config, store, str(earlier["run"]), forked_from=str(earlier["forked_from"]))
 
 
-def _train(config: TrainConfig, store: Store, run: str, forked_from: str | None = None) -> str:
-    """Begin or go on with a run, and stay with it to its end."""
+def _train(config: TrainConfig, store: Store, run: str, forked_from: str = "") -> str:
+    """Begin or go on with a run, and stay with it to its end; `forked_from` is RUN@STEP or nothing."""
     from jobs.preflight import require_memory  # which needs torch
     from jobs.progress import training_bar
     from longtake.cluster import Demand, launch
@@ -198,10 +197,10 @@ def _train(config: TrainConfig, store: Store, run: str, forked_from: str | None 
     require_memory(config)
     need = Demand(config.workers, gpus_per_worker=config.gpus_per_worker)
     with launch(need) if config.workers else contextlib.nullcontext():  # what does not fit leaves no run behind
-        if forked_from is not None and checkpoints.newest(store, run) is None:
+        if forked_from and checkpoints.newest(store, run) is None:
             source, _, step = forked_from.partition("@")
             checkpoints.copy(store, source, int(step), run)
-        record = start_record(config, store, run, forked_from=forked_from or "")
+        record = start_record(config, store, run, forked_from=forked_from)
         start = checkpoints.newest(store, run)
         print(f"{config.name}: run {run}" + (f" goes on from step {start}" if start is not None else ""), flush=True)
         with record, _told_cost(record, store), training_bar(config.name, config.steps) as bar:
@@ -256,7 +255,7 @@ def _loop(config: TrainConfig) -> Callable[[Context, Any], None]:
     return train_loop
 
 
-def start_record(config: TrainConfig, store: Store, run: str, **more: Any) -> RunRecord:
+def start_record(config: TrainConfig, store: Store, run: str, forked_from: str = "", **more: Any) -> RunRecord:
     """The run's record in `runs`, as it begins; `more` are further columns."""
     from longtake.runs import RunRecord
 
@@ -270,6 +269,7 @@ def start_record(config: TrainConfig, store: Store, run: str, **more: Any) -> Ru
         dataset=dataset.fingerprint,
         seed=config.seed,
         dataset_name=config.data.first,
+        forked_from=forked_from,
         **more,
     )
 

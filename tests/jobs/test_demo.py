@@ -53,10 +53,10 @@ def kill_in(stage: str, delay: float, store: Path, log: Path, whom: str) -> str:
         code = demo.wait(240)
         assert code == 0, log.read_text()[-3000:]
         return f"{stage} +{delay:.1f} s: worker {worker.pid} killed, the demo went on to its end"
-    ended = demo.poll() is not None
-    os.kill(demo.pid, signal.SIGKILL) if not ended else None
+    assert demo.poll() is None, f"over before it could be killed:\n{log.read_text()[-3000:]}"
+    os.kill(demo.pid, signal.SIGKILL)
     demo.wait(30)
-    return f"{stage} +{delay:.1f} s: demo {'was over already' if ended else 'killed'}"
+    return f"{stage} +{delay:.1f} s: demo killed"
 
 
 def wait_for_worker(pid: int) -> psutil.Process:
@@ -92,10 +92,9 @@ def test_the_whole_sentence_on_s3_scores_the_same(bucket: str, undisturbed: pd.D
 @pytest.mark.timeout(900)
 def test_killed_in_every_stage_the_demo_ends_with_the_same_scores(undisturbed: pd.DataFrame, tmp_path: Path) -> None:
     draw = random.Random(2026)
-    kills = [kill_in(stage, draw.uniform(0, 0.7), tmp_path / "b", tmp_path / "b.log", "demo") for stage in STAGES]
+    kills = [kill_in(stage, draw.uniform(0, 3), tmp_path / "b", tmp_path / "b.log", "demo") for stage in STAGES]
     kills.append(kill_in(STAGES[1], 0.0, tmp_path / "c", tmp_path / "c.log", "worker"))
     print("\n".join(kills))
-    assert sum("killed" in kill for kill in kills) >= 5
     for store in ("b", "c"):
         again = finish(tmp_path / store, tmp_path / f"{store}.log")
         pd.testing.assert_frame_equal(again, undisturbed, check_exact=True)

@@ -163,6 +163,13 @@ def test_a_fork_goes_on_as_another_run(place: Path, trained: str, capsys: pytest
             train.train(config_of(place, *overrides), store, resume=trained, fork=True)
 
 
+def test_a_run_killed_before_its_first_checkpoint_begins_again(place: Path) -> None:
+    store, config = open_store(place / "store"), config_of(place, "seed=12")
+    train.start_record(config, store, "killed-early")
+    assert train.train(config, store, reuse=True) == "killed-early"
+    assert store.table("runs").set_index("run").status["killed-early"] == "done"
+
+
 def apart(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     return max(float((a[name] - b[name]).abs().max()) for name in a)
 
