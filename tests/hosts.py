@@ -7,18 +7,24 @@ run there reaches another machine, and nothing of this machine is seen there. Ne
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+ROOT = Path(__file__).resolve().parents[1]
 NETWORK = "10.78.0"
 LAPTOP = f"{NETWORK}.1"
 TOOLS = ("ip", "unshare", "ssh", "ssh-keygen", "rsync", "/usr/sbin/sshd")
+CODE = {"PYTHONPATH": f"{ROOT}:{ROOT / 'platform'}"}
 PLAIN = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 
 
@@ -70,8 +76,8 @@ class Hosts:
         words = [f"{name}={value}" for name, value in variables.items()]
         return ["ip", "netns", "exec", self.name, "env", "-i", *words, *command]
 
-    def boot(self, host: str, address: str, profile: str) -> None:
-        """A host; `profile` is what its ~/.bashrc says."""
+    def boot(self, host: str, address: str, profile: str, public_key: Path | None = None) -> None:
+        """A host; `profile` is what its ~/.bashrc says. It lets in who has the given key, or else the laptop's."""
         folder, space = self.folder / host, f"{self.name}-{host}"
         for part in ("home", "tmp", "etc"):
             (folder / part).mkdir(parents=True)
@@ -87,7 +93,7 @@ class Hosts:
         (folder / "home" / "venv").symlink_to(Path(sys.executable).parents[1].resolve())
         (folder / "etc" / "hosts").write_text(f"127.0.0.1 localhost\n{address} {host}\n")
         script = folder / "init.sh"
-        script.write_text(_boot_script(folder, host, address, self.key.with_suffix(".pub")))
+        script.write_text(_boot_script(folder, host, address, public_key or self.key.with_suffix(".pub")))
         script.chmod(0o755)
         spaces = ["--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "--mount-proc"]
         self._running[host] = subprocess.Popen(
@@ -112,12 +118,28 @@ class Hosts:
                 raise TimeoutError("\n".join(log.read_text() for log in self.folder.glob("*/log")))
             time.sleep(0.1)
 
+    @contextlib.contextmanager
+    def inside(self) -> Iterator[None]:
+        """This thread is on the laptop's network for a while: what it opens there stays there."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        with open("/proc/thread-self/ns/net") as own, open(f"/run/netns/{self.name}") as there:
+            if libc.setns(there.fileno(), 0):
+                raise OSError(ctypes.get_errno(), "setns")
+            try:
+                yield
+            finally:
+                libc.setns(own.fileno(), 0)
+
+    def power_off(self, host: str) -> None:
+        """At once: the first process of a host's own PID namespace takes all others with it. Its files stay."""
+        process = self._running.pop(host)
+        process.kill()
+        process.wait(10)
+        run("ip", "netns", "del", f"{self.name}-{host}")
+
     def close(self) -> None:
-        """Power off: the first process of a host's own PID namespace takes all others with it."""
-        for host, process in self._running.items():
-            process.kill()
-            process.wait(10)
-            subprocess.run(["ip", "netns", "del", f"{self.name}-{host}"], capture_output=True)
+        for host in list(self._running):
+            self.power_off(host)
         subprocess.run(["ip", "netns", "del", self.name], capture_output=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -173,3 +195,48 @@ def hosts(addresses: Mapping[str, str], profile: str) -> Iterator[Hosts]:
         yield made
     finally:
         made.close()
+
+
+# --- what is run there -----------------------------------------------------------------------------------
+
+
+def here(command: list[str], limit: float, code: int | None = 0) -> str:
+    """What a command printed; it may take `limit` seconds."""
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=limit)
+    told = done.stdout + done.stderr
+    assert code is None or done.returncode == code, f"{command[-6:]}: exit code {done.returncode}\n{told[-6000:]}"
+    return told
+
+
+@contextlib.contextmanager
+def background(command: list[str]) -> Iterator[None]:
+    """A process that ends with the block, with all that it started."""
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait(20)
+
+
+def until(attempt: Any, seconds: float) -> Any:
+    """What `attempt` returns once it no longer fails."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return attempt()
+        except (AssertionError, subprocess.TimeoutExpired):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1)
+
+
+def ask(laptop: Hosts, kind: str) -> list[dict[str, Any]]:
+    """A table of the head's state."""
+    code = f"import json; from longtake.submission import Head; d = Head()._get('/api/v0/{kind}?detail=1&limit=1000')"
+    told = here(laptop.on_laptop(sys.executable, "-c", f"{code}; print(json.dumps(d['result']['result']))", **CODE), 60)
+    rows: list[dict[str, Any]] = json.loads(told.splitlines()[-1])
+    return rows

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -18,6 +15,7 @@ import pytest
 import yaml
 
 from tests import hosts as fleet
+from tests.hosts import CODE, ask, background, here, until
 
 pytestmark = [pytest.mark.hosts, pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -27,17 +25,8 @@ S3 = f"http://{fleet.LAPTOP}:5000"
 STORE = "s3://bucket/longtake"
 KEYS = {"AWS_ACCESS_KEY_ID": "planted-id-of-a-key", "AWS_SECRET_ACCESS_KEY": "planted-secret-of-a-key"}
 REACH = {"AWS_ENDPOINT_URL": S3, "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}
-CODE = {"PYTHONPATH": f"{ROOT}:{ROOT / 'platform'}"}
 CHANGED = {"metadata", "provider", "auth", "setup_commands"}
 """What the test says otherwise in onprem.yaml than a user would: hosts and keys, and no installation."""
-
-
-def here(command: list[str], limit: float, code: int | None = 0) -> str:
-    """What a command printed; it may take `limit` seconds."""
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=limit)
-    told = done.stdout + done.stderr
-    assert code is None or done.returncode == code, f"{command[-6:]}: exit code {done.returncode}\n{told[-6000:]}"
-    return told
 
 
 def written(laptop: fleet.Hosts) -> Path:
@@ -85,42 +74,8 @@ def laptop() -> Iterator[fleet.Hosts]:
             yield made
 
 
-@contextlib.contextmanager
-def background(command: list[str]) -> Iterator[None]:
-    """A process that ends with the block, with all that it started."""
-    process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        process.wait(20)
-
-
-def until(attempt: Any, seconds: float) -> Any:
-    """What `attempt` returns once it no longer fails."""
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            return attempt()
-        except (AssertionError, subprocess.TimeoutExpired):
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(1)
-
-
 def longtake(laptop: fleet.Hosts, *arguments: str, limit: float = 400, code: int | None = 0, **more: str) -> str:
     return here(laptop.on_laptop(sys.executable, "-m", "jobs", *arguments, **(CODE | REACH | more)), limit, code)
-
-
-def ask(laptop: fleet.Hosts, kind: str) -> list[dict[str, Any]]:
-    """A table of the head's state."""
-    code = f"import json; from longtake.submission import Head; d = Head()._get('/api/v0/{kind}?detail=1&limit=1000')"
-    told = here(laptop.on_laptop(sys.executable, "-c", f"{code}; print(json.dumps(d['result']['result']))", **CODE), 60)
-    rows: list[dict[str, Any]] = json.loads(told.splitlines()[-1])
-    return rows
 
 
 def rows(laptop: fleet.Hosts, table: str) -> Any:
