@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,13 @@ def test_versions_are_those_of_requirements(cluster: dict[str, Any]) -> None:
     for name in ("gpu_spot", "gpu_on_demand"):
         own = cluster["available_node_types"][name]["worker_setup_commands"]
         assert own[: len(cluster["setup_commands"])] == cluster["setup_commands"], "it replaces the common ones"
+
+
+def test_nodes_are_installed_what_ray_starts_instances_with(cluster: dict[str, Any]) -> None:
+    """Tests' own requirements bring it, too, and nodes do not get those."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert '"$HOME/longtake[doom]"' in cluster["setup_commands"][-1]
+    assert [line for line in project["dependencies"] if line.startswith("boto3>=")]
 
 
 @pytest.mark.parametrize("name", ["cluster.yaml", "platform/clusters/onprem.yaml", "platform/clusters/kuberay.yaml"])
