@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import Field, model_validator
 
@@ -96,6 +97,17 @@ class SweepConfig(Config):
         description="Optuna's URL of where the study is kept (no password: that belongs in the environment); the "
         "store's own journal when not given",
     )
+
+    @model_validator(mode="after")
+    def _no_password(self) -> Self:
+        """A config is printed and kept in tables."""
+        address = urlsplit(self.database or "")
+        if address.password or "password" in parse_qs(address.query):
+            raise ValueError(
+                "database: without its password, which everybody who reads the store would see: drivers take it from "
+                "the environment or a file (PGPASSWORD, ~/.pgpass, ~/.my.cnf)"
+            )
+        return self
 
     @property
     def test_protocol(self) -> Protocol | None:

@@ -25,7 +25,7 @@ TOKEN = "~/.ray/auth_token"
 PIN = re.compile(r"(?<![\w./-])([A-Za-z][\w.-]*?)(?:\[[\w,]+\])?==([\w.]+)")
 RAY_IMAGE = re.compile(r"\bray:(\d+\.\d+\.\d+)")
 SECRET = re.compile(
-    r"A(?:KI|SI)A[A-Z0-9]{16}|-----BEGIN [A-Z ]*PRIVATE KEY"
+    r"A(?:KI|SI)A[A-Z0-9]{16}|-----BEGIN [A-Z ]*PRIVATE KEY|https?://[^/\s@]+@"
     r"|(?:secret_access_key|session_token|auth_token|password)[\"']?\s*[:=]\s*[\"']?[^\s\"'$~/{]{8,}",
     re.IGNORECASE,
 )

@@ -128,6 +128,12 @@ def test_objectives_that_cannot_be_measured_are_refused(place: Path) -> None:
     assert "may see the val split only" in refused(place, RETRIEVAL.replace("split: val", "split: test"))
 
 
+@pytest.mark.parametrize("where", ["me:secret@host/db", "me@host/db?password=secret"])
+def test_a_password_is_not_made_part_of_a_config(place: Path, where: str) -> None:
+    told = refused(place, f"database=postgresql://{where}")
+    assert "database: without its password" in told and "secret" not in told
+
+
 def test_a_search_knows_which_way_its_metric_points(place: Path) -> None:
     def objective(metric: str, metrics: str) -> str:
         return RETRIEVAL.replace("metrics: [psnr]}", f"metrics: [{metrics}]}}, metric: {metric}")
