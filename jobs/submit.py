@@ -154,7 +154,7 @@ def remote_arguments(line: Line, store: str, files: dict[str, str]) -> list[str]
     positional, options = [_file(line.config)] if line.config is not None else [], ["--store", store]
     for parameter in command.params:
         value = line.parsed.get(parameter.name)
-        if parameter.name in replaced or value in (None, False, []):
+        if parameter.name in replaced or value is None or value is False or value == []:
             continue
         values = [str(one) for one in (value if isinstance(value, list | tuple) else [value])]
         if parameter.param_type_name == "argument":

@@ -10,6 +10,7 @@ import contextlib
 import ipaddress
 import logging
 import os
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,9 +104,13 @@ def outside_errors(address: str) -> Iterator[None]:
             "(ray dashboard cluster.yaml), or give --address"
         ) from None
     except RuntimeError as error:
-        if "Version check returned 404" not in str(error):
+        if "Version check returned 404" in str(error):
+            raise UserError(f"what answers at {address} is not a Ray head (HTTP 404); give --address") from None
+        broken = re.match(r"Request failed with status code (5\d\d): (.*)", str(error), re.DOTALL)
+        if broken is None:
             raise
-        raise UserError(f"what answers at {address} is not a Ray head (HTTP 404); give --address") from None
+        reason = (broken[2].strip(" .\n").splitlines() or ["no reason given"])[-1]
+        raise UserError(f"the head at {address} could not answer (HTTP {broken[1]}): {reason}") from None
 
 
 def require_same_ray(client: Any, address: str) -> None:

@@ -7,6 +7,7 @@ with the connection: the status is asked for as well, and the stream begun again
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import shlex
 import tempfile
@@ -148,7 +149,7 @@ class Head:
             try:
                 return _job(self._client.get_job_info(job))
             except RuntimeError as error:
-                if "404" not in str(error):
+                if "status code 404" not in str(error):
                     raise
         raise UserError(unknown("job", job, (known.id for known in self.jobs())))
 
@@ -185,8 +186,10 @@ class Head:
         """
         log = _Log(write)
         asyncio.run(self._until_over(self.job(job).id, log))
-        log.take(self.logs(job), 0)
-        return self.job(job)
+        ended = self.job(job)
+        with contextlib.suppress(UserError):  # what it printed goes with the node that its own process was on
+            log.take(self.logs(job), 0)
+        return ended
 
     async def _until_over(self, job: str, log: _Log) -> None:
         stream = asyncio.create_task(self._stream(job, log))
@@ -197,11 +200,10 @@ class Head:
                     if (await asyncio.to_thread(self.job, job)).over:
                         return
                     seen = time.monotonic()
-                except UserError:
+                except UserError as error:
                     if time.monotonic() - seen > PATIENCE_S:
                         raise UserError(
-                            f"the head at {self.address} is out of reach; job {job} goes on if the head lives: "
-                            f"longtake logs {job} --follow"
+                            *error.lines, f"job {job} goes on if the head lives: longtake logs {job} --follow"
                         ) from None
                 await asyncio.sleep(POLL_S)
                 if stream.done():

@@ -16,13 +16,13 @@ import pytest
 import typer
 
 from jobs import collect, evaluate, submit, sweep, train
-from longtake import cluster
+from longtake import cluster, submission
 from longtake.cluster import Demand
 from longtake.config import config_hash, load, shipped
 from longtake.errors import UserError
-from longtake.jobs_api import normal_address
+from longtake.jobs_api import normal_address, outside_errors
 from longtake.shipping import build_wheel
-from longtake.submission import Head, _Log
+from longtake.submission import Head, Job, _Log
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -126,6 +126,7 @@ def test_verbs_without_a_config_keep_what_was_said(tmp_path: Path) -> None:
     line = ("results", "scores", "--by", "task", "--where", "metric == 'psnr'")
     expected = ["results", "scores", "--store", "s3://b/p", "--where", "metric == 'psnr'", "--by", "task"]
     assert sent(tmp_path, *line) == (expected, {})
+    assert sent(tmp_path, "export", "run", "out", "--step", "0")[0][-2:] == ["--step", "0"]
 
 
 def test_a_wrong_line_is_refused_as_by_the_verb_itself() -> None:
@@ -251,6 +252,59 @@ def test_a_log_that_arrives_twice_is_written_once() -> None:
     log.take("one\ntwo\nthr", 0)
     log.take("one\ntwo\nthree\n", 0)
     assert "".join(written) == "one\ntwo\nthree\n"
+
+
+def test_a_head_that_cannot_answer_is_told_in_a_line() -> None:
+    """As when the node of a job's own process is gone, or the head is about to end."""
+    trace = 'Traceback (most recent call last):\n  File "x"\nCannot connect to host 10.0.0.7:52365.\n'
+    with pytest.raises(UserError) as caught, outside_errors("http://h:1"):
+        raise RuntimeError(f"Request failed with status code 500: {trace}.")
+    (line,) = caught.value.lines
+    assert line == "the head at http://h:1 could not answer (HTTP 500): Cannot connect to host 10.0.0.7:52365"
+
+
+class Wire:
+    """Ray's client at a connection that breaks."""
+
+    async def tail_job_logs(self, job: str) -> Any:
+        yield "one\n"
+        raise RuntimeError("WebSocket connection closed unexpectedly")
+
+
+class Distant(Head):
+    """A head that tells of a job what the test says, and then no more."""
+
+    def __init__(self, *told: Job | UserError) -> None:
+        self.address = "http://h:1"
+        self._client = Wire()
+        self._told = iter(told)
+
+    def job(self, job: str) -> Job:
+        told = next(self._told)
+        if isinstance(told, UserError):
+            raise told
+        return told
+
+    def logs(self, job: str) -> str:
+        raise UserError("its node is gone")
+
+
+def a_job(code: int | None) -> Job:
+    return Job("j", "failed" if code else "running", "", code, None, None, "its node is gone", {})
+
+
+def test_a_job_whose_log_went_with_its_node_has_an_end() -> None:
+    written: list[str] = []
+    head = Distant(a_job(None), a_job(None), UserError("busy"), a_job(1), a_job(1))
+    assert head.follow("j", written.append).code == 1
+    assert "".join(written) == "one\n"
+
+
+def test_a_job_that_cannot_be_followed_any_more_is_told_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submission, "PATIENCE_S", -1.0)
+    with pytest.raises(UserError) as caught:
+        Distant(a_job(None), UserError("unknown job 'j'")).follow("j", print)
+    assert caught.value.lines == ("unknown job 'j'", "job j goes on if the head lives: longtake logs j --follow")
 
 
 # --- inside the job --------------------------------------------------------------------------------------
