@@ -15,11 +15,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from longtake import nodes
 from longtake.errors import UserError
 
 # What every process of a local Ray inherits, unless the user has set it: quiet, offline, no token file. Train
 # looks at its workers ten times a second, not every 2 s. One thread per rank keeps sums bitwise repeatable.
-# No idle workers in advance: Train cannot use them. Progress tells of a lost worker, not Ray's paragraph.
+# No idle workers in advance: Train cannot use them. We tell of a lost worker or node, not Ray's paragraphs.
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -27,14 +28,19 @@ ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-    "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed while executing",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed while executing|Raylet is terminated|marked dead because",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "OMP_NUM_THREADS": "1",
 }
 # What a running cluster is asked to keep of these: the rest is settled when its nodes start.
-ON_A_CLUSTER = ("OMP_NUM_THREADS", "RAY_DATA_DISABLE_PROGRESS_BARS", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S")
+ON_A_CLUSTER = (
+    "OMP_NUM_THREADS",
+    "RAY_DATA_DISABLE_PROGRESS_BARS",
+    "RAY_DEDUP_LOGS_SKIP_REGEX",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S",
+)
 # How a bucket is reached, which workers on a cluster must know too. No key and no token: Ray writes what a job gives
 # to its workers into logs, tables and the dashboard. Nodes have theirs from a profile, ~/.aws or their own environment.
 TOLD_TO_WORKERS = (
@@ -94,7 +100,8 @@ def launch(
 ) -> Iterator[None]:
     """A Ray to work in: the open one, the one at RAY_ADDRESS, or a local one that ends with the block.
 
-    `cpus` overrides the machine's count (logical). Not `quiet` shows what workers print.
+    `cpus` overrides the machine's count (logical). Not `quiet` shows what workers print. On a cluster a line says so
+    when nodes come or go while the block runs, and whether what is left is enough.
     Raises UserError with the arithmetic if `need` is more than there is; on this machine before Ray starts.
     """
     address = os.environ.get("RAY_ADDRESS", "local")
@@ -110,9 +117,12 @@ def launch(
         else:
             _attach(address, quiet)
         try:
-            if address != "local":
+            if address == "local":
+                yield
+            else:
                 _check(need, _resources(), f"the cluster at {address}")
-            yield
+                with nodes.told(need, lambda line: print(line, flush=True)):
+                    yield
         finally:
             ray.shutdown()
 
