@@ -130,6 +130,10 @@ class Hosts:
             finally:
                 libc.setns(own.fileno(), 0)
 
+    def cable(self, host: str, *, plugged: bool) -> None:
+        """Pull a host's network cable, or plug it in again."""
+        run("ip", "-n", self.name, "link", "set", f"v{host}", "up" if plugged else "down")
+
     def power_off(self, host: str) -> None:
         """At once: the first process of a host's own PID namespace takes all others with it. Its files stay."""
         process = self._running.pop(host)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -25,6 +28,9 @@ S3 = f"http://{fleet.LAPTOP}:5000"
 STORE = "s3://bucket/longtake"
 KEYS = {"AWS_ACCESS_KEY_ID": "planted-id-of-a-key", "AWS_SECRET_ACCESS_KEY": "planted-secret-of-a-key"}
 REACH = {"AWS_ENDPOINT_URL": S3, "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}
+RAY = [sys.executable, "-m", "ray.scripts.scripts"]
+LONG = 80
+"""Steps of a training that is disturbed."""
 CHANGED = {"metadata", "provider", "auth", "setup_commands"}
 """What the test says otherwise in onprem.yaml than a user would: hosts and keys, and no installation."""
 
@@ -61,6 +67,7 @@ def laptop() -> Iterator[fleet.Hosts]:
         pytest.fail(reason) if os.environ.get("LONGTAKE_MUST_RUN") else pytest.skip(reason)
     profile = (
         "export RAY_START_EXTRA='--node-ip-address={address} --object-store-memory=100000000'\n"
+        '[ $HOSTNAME = head ] || RAY_START_EXTRA="$RAY_START_EXTRA --num-cpus=1"\n'
         "export AWS_DEFAULT_REGION=us-east-1 AWS_EC2_METADATA_DISABLED=true\n"
     )
     with fleet.hosts({"head": HEAD, "w1": WORKERS[0], "w2": WORKERS[1]}, profile) as made:
@@ -87,73 +94,175 @@ def rows(laptop: fleet.Hosts, table: str) -> Any:
     return pd.read_csv(place)
 
 
-def test_the_whole_sentence_on_three_hosts(laptop: fleet.Hosts) -> None:
+@pytest.fixture(scope="module")
+def printed() -> list[str]:
+    """All that the commands have printed."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def cluster(laptop: fleet.Hosts, printed: list[str]) -> Iterator[Path]:
+    """The file of a cluster that is up, at the end of a tunnel."""
     longtake(laptop, "cluster", "token")
-    token = (laptop.home / ".ray" / "auth_token").read_text()
-    cluster = str(written(laptop))
-    longtake(laptop, "cluster", "check", cluster)
+    path = written(laptop)
+    longtake(laptop, "cluster", "check", str(path))
     began = time.monotonic()
-    ray = [sys.executable, "-m", "ray.scripts.scripts"]
-    up = here(laptop.on_laptop(*ray, "up", "-y", "--no-config-cache", cluster), 180)
+    printed.append(here(laptop.on_laptop(*RAY, "up", "-y", "--no-config-cache", str(path)), 240))
     print(f"ray up: {time.monotonic() - began:.0f} s")
-    try:
-        with background(laptop.on_laptop(*ray, "dashboard", "-p", "8265", cluster)):
-            nodes = until(lambda: all_three(laptop), 120)
-            print(f"three nodes: {time.monotonic() - began:.0f} s")
-            closed_to_others(laptop, token)
-            printed = up + sentence(laptop, nodes)
-            shown = json.dumps([ask(laptop, kind) for kind in ("tasks", "actors", "runtime_envs", "jobs")])
-    finally:
-        here(laptop.on_laptop(*ray, "down", "-y", cluster), 180)
-        for worker in WORKERS:
-            here(laptop.ssh(worker, ". ~/.longtake && ray stop --force"), 60)
+    with background(laptop.on_laptop(*RAY, "dashboard", "-p", "8265", str(path))):
+        until(lambda: alive(laptop, HEAD, *WORKERS), 240)
+        print(f"three nodes: {time.monotonic() - began:.0f} s")
+        yield path
+
+
+@pytest.fixture(scope="module")
+def data(laptop: fleet.Hosts, cluster: Path, printed: list[str]) -> None:
+    """The dataset of `train tiny`, collected there."""
+    submit(laptop, printed, "collect doom-maze-tiny")
+
+
+def submit(laptop: fleet.Hosts, printed: list[str], line: str) -> str:
+    """What a job printed that was waited for."""
+    began = time.monotonic()
+    printed.append(longtake(laptop, "submit", *line.split(), "--store", STORE))
+    assert "succeeded" in printed[-1]
+    print(f"{line}: {time.monotonic() - began:.0f} s")
+    return printed[-1]
+
+
+def alive(laptop: fleet.Hosts, *addresses: str) -> dict[str, str]:
+    """Node id → address of the living nodes, which are these."""
+    nodes = {node["node_id"]: node["node_ip"] for node in ask(laptop, "nodes") if node["state"] == "ALIVE"}
+    assert sorted(nodes.values()) == sorted(addresses)
+    return nodes
+
+
+# --- tests, in this order, on one cluster -----------------------------------------------------------------------
+
+
+def test_closed_to_others(laptop: fleet.Hosts, cluster: Path) -> None:
+    """Another host does not reach the dashboard; the tunnel without the token, or with another, is of no use."""
+    knock = f"import urllib.request as r; r.urlopen('http://{HEAD}:8265/', timeout=5)"
+    assert "refused" in here(laptop.ssh(WORKERS[0], f'~/venv/bin/python -c "{knock}"'), 60, code=1)
+    token = (laptop.home / ".ray" / "auth_token").read_text()
+    wrong = laptop.home / "wrong"
+    wrong.write_text("0" * len(token))
+    for key, told in (("/nonexistent", "got none"), (str(wrong), "does not accept")):
+        for line in (("submit", "collect", "doom-maze-tiny", "--store", STORE), ("jobs",)):
+            assert told in longtake(laptop, *line, code=2, RAY_AUTH_TOKEN_PATH=key)
+    assert [job for job in ask(laptop, "jobs") if job.get("submission_id")] == []
+
+
+def test_the_whole_sentence(laptop: fleet.Hosts, cluster: Path, data: None, printed: list[str]) -> None:
+    """Collect, train on two nodes, sweep, evaluate, read the results."""
+    submit(laptop, printed, "train tiny --set workers=2")
+    ranks = [actor["node_id"] for actor in ask(laptop, "actors") if "TrainWorker" in actor["class_name"]]
+    nodes = alive(laptop, HEAD, *WORKERS)
+    assert sorted(nodes[rank] for rank in ranks) == WORKERS, "one rank on each"
+    submit(laptop, printed, "sweep tiny --set trials=2")
+    submit(laptop, printed, "evaluate tiny")
+    runs = rows(laptop, "runs")
+    assert set(runs.status) <= {"done", "stopped"} and (runs.kind == "train").sum() >= 3
+    scores = rows(laptop, "scores")
+    assert {"retrieval", "rollout"} <= set(scores.task)
+
+
+def test_a_cable_is_pulled_for_a_minute(laptop: fleet.Hosts, cluster: Path, data: None, printed: list[str]) -> None:
+    """A training on two hosts goes on when one of them is back, and ends with the parameters of an undisturbed one."""
+    line = f"train tiny --set workers=2 --set steps={LONG} --set checkpoint_every=10"
+    straight = run_of(submit(laptop, printed, line))
+    with submitted(laptop, line) as job:
+        run = until(lambda: run_of(job.told()), 240)
+        reached(laptop, run, 15)
+        laptop.cable("w2", plugged=False)
+        time.sleep(60)
+        stalled = reached(laptop, run, 0)
+        assert 15 <= stalled < LONG
+        laptop.cable("w2", plugged=True)
+        back = time.monotonic()
+        assert job.wait(600) == 0, job.told()
+    print(f"cable pulled at step {stalled}; done {time.monotonic() - back:.0f} s after it was back")
+    print("".join(line for line in job.told().splitlines(keepends=True) if line.startswith("node ")))
+    printed.append(job.told())
+    assert weights(laptop, run) == weights(laptop, straight)
+
+
+def test_down_leaves_nothing(laptop: fleet.Hosts, cluster: Path, printed: list[str]) -> None:
+    """No Ray on any host, and no secret in anything that was printed, kept as a table or written into a log."""
+    shown = json.dumps([ask(laptop, kind) for kind in ("tasks", "actors", "runtime_envs", "jobs")])
+    here(laptop.on_laptop(*RAY, "down", "-y", str(cluster)), 240)
+    for worker in WORKERS:
+        here(laptop.ssh(worker, ". ~/.longtake && ray stop --force"), 60)
     for address in (HEAD, *WORKERS):
         assert "raylet" not in here(laptop.ssh(address, "cat /proc/[0-9]*/comm"), 20), address
     logs = b"".join(
         path.read_bytes() for path in laptop.folder.glob("*/tmp/ray/session_2*/logs/**/*") if path.is_file()
     )
     assert len(logs) > 10_000
-    for secret in (token, *KEYS.values()):
-        assert secret not in printed + shown and secret.encode() not in logs
+    for secret in ((laptop.home / ".ray" / "auth_token").read_text(), *KEYS.values()):
+        assert secret not in "".join(printed) + shown and secret.encode() not in logs
 
 
-def all_three(laptop: fleet.Hosts) -> dict[str, str]:
-    """Node id → address."""
-    nodes = {node["node_id"]: node["node_ip"] for node in ask(laptop, "nodes") if node["state"] == "ALIVE"}
-    assert set(nodes.values()) == {HEAD, *WORKERS}
-    return nodes
+# --- a job that is watched ----------------------------------------------------------------------------------------
 
 
-def closed_to_others(laptop: fleet.Hosts, token: str) -> None:
-    """Another host does not reach the dashboard; the tunnel without the token, or with another, is of no use."""
-    knock = f"import urllib.request as r; r.urlopen('http://{HEAD}:8265/', timeout=5)"
-    assert "refused" in here(laptop.ssh(WORKERS[0], f'~/venv/bin/python -c "{knock}"'), 30, code=1)
-    assert "got none" in longtake(laptop, "jobs", code=2, RAY_AUTH_TOKEN_PATH="/nonexistent")
-    wrong = laptop.home / "wrong"
-    wrong.write_text("0" * len(token))
-    line = ("submit", "collect", "doom-maze-tiny", "--store", STORE)
-    assert "does not accept" in longtake(laptop, *line, code=2, RAY_AUTH_TOKEN_PATH=str(wrong))
-    assert [job for job in ask(laptop, "jobs") if job.get("submission_id")] == []
+class Submitted:
+    """A job that is followed by a process of the laptop's."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self._log = log
+        self._process = process
+
+    def told(self) -> str:
+        """All that it has printed until now."""
+        return self._log.read_text()
+
+    def wait(self, seconds: float) -> int:
+        return self._process.wait(seconds)
 
 
-def sentence(laptop: fleet.Hosts, nodes: dict[str, str]) -> str:
-    """Collect, train on two nodes, sweep, evaluate, read the results; returns all that was printed."""
-    printed = []
-    for line in (
-        "collect doom-maze-tiny",
-        "train tiny --set workers=2",
-        "sweep tiny --set trials=2",
-        "evaluate tiny",
-    ):
-        began = time.monotonic()
-        printed.append(longtake(laptop, "submit", *line.split(), "--store", STORE))
-        assert "succeeded" in printed[-1]
-        print(f"{line}: {time.monotonic() - began:.0f} s")
-        if line.startswith("train"):
-            ranks = [actor["node_id"] for actor in ask(laptop, "actors") if "TrainWorker" in actor["class_name"]]
-            assert sorted(nodes[rank] for rank in ranks) == WORKERS, "one rank on each"
-    runs = rows(laptop, "runs")
-    assert set(runs.status) <= {"done", "stopped"} and (runs.kind == "train").sum() >= 3
-    scores = rows(laptop, "scores")
-    assert {"retrieval", "rollout"} <= set(scores.task)
-    return "".join(printed)
+@contextlib.contextmanager
+def submitted(laptop: fleet.Hosts, line: str) -> Iterator[Submitted]:
+    log = laptop.home / "submitted.log"
+    command = laptop.on_laptop(
+        sys.executable, "-m", "jobs", "submit", *line.split(), "--store", STORE, **(CODE | REACH)
+    )
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        yield Submitted(process, log)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait(20)
+
+
+def run_of(told: str) -> str:
+    """The run that a training's output names."""
+    found = re.findall(r"tiny: run (\S+)", told)
+    assert found, told
+    return str(found[-1])
+
+
+def on_store(laptop: fleet.Hosts, code: str, limit: float) -> str:
+    """The last line that some code prints, which has the store at hand."""
+    named = f"from longtake import checkpoints, progress, store\nstore = store.open_store('{STORE}')\n"
+    return here(laptop.on_laptop(sys.executable, "-c", named + code, **(CODE | REACH)), limit).splitlines()[-1]
+
+
+def reached(laptop: fleet.Hosts, run: str, step: int) -> int:
+    """The step of a run, once it is this one at least."""
+    code = f"""
+import time
+while (told := progress.read(store, '{run}')) is None or told.step < {step}:
+    time.sleep(0.1)
+print(told.step)"""
+    return int(on_store(laptop, code, 240))
+
+
+def weights(laptop: fleet.Hosts, run: str) -> str:
+    """The hash of a finished training's parameters."""
+    path = f"{{checkpoints.folder('{run}', {LONG})}}/model.safetensors"
+    return on_store(laptop, f'import hashlib\nprint(hashlib.sha256(store.read_bytes(f"{path}")).hexdigest())', 60)
