@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import yaml
@@ -15,38 +16,42 @@ from jobs.sweep_config import Sweep, SweepConfig
 from jobs.train_config import WorldModelTraining
 from longtake import space
 from longtake.config import differences
-from longtake.errors import UserError
+from longtake.errors import UserError, unknown
 from longtake.runs import select
 from longtake.search import expected_steps
 from longtake.space import Axis, corners, points, size
 from longtake.store import Store
 
+MEASURED = ("loss", "grad_norm", "frames_per_s", "step_s", "data_wait", "replaced")
+"""Columns of `steps` that every step has."""
 MOST_SHOWN = 64
 """Points of a space that a dry run lists one by one."""
 
 
 def check(sweep: Sweep, store: Store) -> Sweep:
-    """Refuse what cannot run, all problems at once; returns the sweep with its objective's `beyond` settled.
+    """Refuse what cannot run, all problems at once; returns the sweep with its objective settled.
 
     Raises:
         UserError: a field that a training does not have, corners of the space that are not valid, an objective
             that cannot be measured. Whether the machine holds the trials, `launch` asks.
     """
-    problems = [f"space: {line}" for line in space.problems(sweep.config.space)] + _search_problems(sweep.config)
+    problems = [f"space: {line}" for line in space.problems(sweep.config.space)]
     if problems:
         raise UserError(*problems)
+    sweep = _measured(sweep, store)
     found: dict[str, str] = {}
-    window = 0
+    window, unmeasured = 0, list[str]()
     for labels in corners(sweep.config.space):
         try:
             config = sweep.trial(labels)
             train.check(config, store)
-            problems += [] if problems else _objective_problems(sweep.config, config, store)
+            unmeasured = unmeasured or _objective_problems(sweep.config, config, store)
             window = max(window, *(config.model.layer_window(layer) for layer in config.model.layers))
         except UserError as error:
             at = ", ".join(f"{field}={label}" for field, label in labels.items())
             for line in error.lines:
                 found.setdefault(line, at)
+    problems = _search_problems(sweep.config) + unmeasured
     problems += [f"space: {line} (for one at {at})" for line, at in found.items()]
     objective = sweep.config.objective
     beyond = window if objective.beyond is None else objective.beyond
@@ -56,11 +61,20 @@ def check(sweep: Sweep, store: Store) -> Sweep:
         raise UserError(*problems)
     if objective.protocol is not None:
         settled = objective.model_copy(update={"beyond": beyond})
-        sweep = Sweep(sweep.id, sweep.config.model_copy(update={"objective": settled}), sweep.base)
+        sweep = replace(sweep, config=sweep.config.model_copy(update={"objective": settled}))
     problems = [line for name in sweep.config.warm_start for line in _warm_problems(sweep, store, name)]
     if problems:
         raise UserError(*problems)
     return sweep
+
+
+def _measured(sweep: Sweep, store: Store) -> Sweep:
+    """The sweep with an objective, also where its config gives none."""
+    objective, data = sweep.config.objective, sweep.base.data
+    if objective.protocol is None and objective.column is None:
+        there = len(store.dataset(data.first).episodes("val"))
+        objective = objective.cheap(max(stage.frames for stage in data.curriculum), there)
+    return replace(sweep, config=sweep.config.model_copy(update={"objective": objective}))
 
 
 def _warm_problems(sweep: Sweep, store: Store, name: str) -> list[str]:
@@ -83,8 +97,11 @@ def _search_problems(config: SweepConfig) -> list[str]:
     if config.sampling.method == "grid":
         ranges = [field for field, axis in config.space.items() if axis.count is None]
         found += [f"sampling.method: a grid has no place for the range {field}; make it a choice" for field in ranges]
-        if count is not None and count < config.trials:
-            found.append(f"trials: {config.trials}, but the grid has {count} points: set trials={count} or lower")
+    if count is not None and count < config.trials:
+        found.append(
+            f"trials: {config.trials}, but the space has {count} points, and none is tried twice: set trials={count} "
+            "or lower"
+        )
     if config.sampling.method == "nsga2" and not config.against:
         found.append("sampling.method: nsga2 is for several objectives: name costs in `against`, or take tpe")
     if config.winners is not None and config.test_protocol is None:
@@ -96,11 +113,8 @@ def _objective_problems(config: SweepConfig, trial: WorldModelTraining, store: S
     objective, problems = config.objective, []
     if config.pruning.method != "none" and config.pruning.first >= trial.steps:
         problems.append(f"pruning.first: {config.pruning.first} is not before the end of a trial ({trial.steps} steps)")
-    if objective.column == "val_loss" and trial.checkpoint_every % trial.validation.every:
-        problems.append(
-            f"objective.column: val_loss is measured every {trial.validation.every} steps, but checkpoints are made "
-            f"every {trial.checkpoint_every}: set change.checkpoint_every to a multiple of {trial.validation.every}"
-        )
+    if objective.column is not None:
+        problems += _column_problems(objective.column, trial)
     if objective.protocol is not None:
         dataset = store.dataset(trial.data.first)
         problems += [f"objective.protocol: {line}" for line in protocol_problems(objective.protocol, dataset)]
@@ -108,6 +122,22 @@ def _objective_problems(config: SweepConfig, trial: WorldModelTraining, store: S
         dataset = store.dataset(trial.data.first)
         problems += [f"winners.protocol: {line}" for line in protocol_problems(on_test, dataset)]
     return problems
+
+
+def _column_problems(column: str, trial: WorldModelTraining) -> list[str]:
+    """Why a column of `steps` is no objective: a trial does not write it, or not at its checkpoints."""
+    scans = [f"layers.{number}.ssm" for number, layer in enumerate(trial.model.stack) if layer.mixer == "ssm"]
+    states = [f"state_{name}.{scan}" for scan in scans for name in ("mean", "std", "max", "rank")]
+    lengths = {trial.data.curriculum[0].frames, trial.data.curriculum[-1].frames}
+    held_out = ["val_loss", *["val_loss_short"] * (len(lengths) > 1), *states]
+    if column not in (*MEASURED, *held_out):
+        return [f"objective.column: {unknown('column of steps', column, (*MEASURED, *held_out))}"]
+    if column in held_out and trial.checkpoint_every % trial.validation.every:
+        return [
+            f"objective.column: {column} is measured every {trial.validation.every} steps, but checkpoints are made "
+            f"every {trial.checkpoint_every}: set change.checkpoint_every to a multiple of {trial.validation.every}"
+        ]
+    return []
 
 
 def _beyond_problems(protocol: Protocol, beyond: int) -> list[str]:
@@ -140,7 +170,7 @@ def _exact_carry(config: WorldModelTraining) -> bool:
     memory, block = config.memory, config.temporal_block
     longest = max(stage.frames for stage in config.data.curriculum)
     whole = not config.bptt_blocks or not block or config.bptt_blocks * block >= longest
-    return whole and not (memory.carry_width or memory.overlap or memory.regularise)
+    return whole and not (memory.carry_width or memory.regularise)
 
 
 def _no_scan(config: WorldModelTraining) -> bool:
@@ -153,10 +183,10 @@ def _own_windows(config: WorldModelTraining) -> bool:
 
 IDLE: list[tuple[Sequence[str], Callable[[WorldModelTraining], bool], str]] = [
     (
-        ["temporal_block", "bptt_blocks"],
+        ["temporal_block", "bptt_blocks", "memory.overlap"],
         _exact_carry,
         "the memory is carried exactly and gradients flow through whole clips, so blocks change the cost only; "
-        "set bptt_blocks (below a clip), memory.carry_width or memory.overlap",
+        "set bptt_blocks (below a clip) or memory.carry_width",
     ),
     (["model.d_state", "model.headdim", "model.expand", "model.d_conv"], _no_scan, "no layer scans"),
     (["model.window"], _own_windows, "every layer has a window of its own, or no local attention"),
@@ -165,7 +195,12 @@ IDLE: list[tuple[Sequence[str], Callable[[WorldModelTraining], bool], str]] = [
         lambda config: not config.memory.regularise,
         "memory.regularise is 0",
     ),
-    (["recompute", "keep", "max_failures", "name"], lambda config: True, "it is about the cost only, or the name"),
+    (["engine.decay"], lambda config: config.engine.final_lr == 1, "engine.final_lr is 1, so the rate never falls"),
+    (
+        ["recompute", "keep", "keep_best", "max_failures", "engine.zero", "engine.offload", "engine.threads", "name"],
+        lambda config: True,
+        "it is about the cost only, or the name",
+    ),
 ]
 """Fields, when they are idle, and why."""
 

@@ -23,22 +23,32 @@ from longtake.sweeps import SweepDemand
 CONFIGS = Path(__file__).parent / "configs" / "sweep"
 Positive = Annotated[int, Field(ge=1)]
 Cost = Literal["ms_per_frame", "carried_bytes"]
+CHEAP_EPISODES = 8
+"""Of the objective that is measured where none is given."""
 
 
 class Objective(Config):
-    """What is better, measured at every checkpoint of a trial: a memory score, or a column of `steps`."""
+    """What is better, measured at every checkpoint of a trial: a memory score, or a column of `steps`.
+
+    With neither given, a cheap memory score: half the longest clip of the training walked back, on the val split.
+    """
 
     protocol: Protocol | None = Field(None, description="a cheap one, on the val split")
     metric: MetricName = "psnr"
     beyond: int | None = Field(
         None, ge=0, description="only frames at larger distances; the largest window of the space when not given"
     )
-    column: Literal["loss", "val_loss", "grad_norm", "frames_per_s"] | None = None
+    column: str | None = Field(None, description="of the table steps, such as val_loss or state_std.layers.0.ssm")
+    better: Literal["higher", "lower"] | None = Field(
+        None, description="of a column; when not given frames_per_s are better high, all else low"
+    )
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:
-        if (self.protocol is None) == (self.column is None):
+        if self.protocol is not None and self.column is not None:
             raise ValueError("give either a protocol to score, or a column of the table steps")
+        if self.better is not None and self.column is None:
+            raise ValueError("better: is of a column; a metric knows which way is good")
         if self.protocol is not None and self.protocol.split != "val":
             raise ValueError("protocol.split: a search may see the val split only: set split: val")
         if self.protocol is not None and fvd.METRIC in self.protocol.metrics:
@@ -49,11 +59,22 @@ class Objective(Config):
             raise ValueError(f"metric: {self.metric} is not among protocol.metrics {self.protocol.metrics}")
         return self
 
+    def cheap(self, frames: int, episodes: int) -> Objective:
+        """Itself with a protocol, where none was given; `frames` of the longest clip, `episodes` of the val split.
+
+        Raises:
+            UserError: the metric is none to search by.
+        """
+        lengths = {"context": frames // 2, "horizon": frames // 2, "episodes": min(CHEAP_EPISODES, episodes)}
+        measured = {"split": "val", "sampler": {"steps": 2}, "metrics": [self.metric]}
+        return revise(self, {"protocol": {"task": "retrieval", **lengths, **measured}})
+
     @property
     def direction(self) -> Literal["maximize", "minimize"]:
         """Speed is to be high, losses low, scores as their metric says."""
-        high = METRICS[self.metric].better == "higher" if self.protocol is not None else self.column == "frames_per_s"
-        return "maximize" if high else "minimize"
+        usual = "higher" if self.column == "frames_per_s" else "lower"
+        better = METRICS[self.metric].better if self.column is None else self.better or usual
+        return "maximize" if better == "higher" else "minimize"
 
     @property
     def name(self) -> str:
@@ -88,7 +109,7 @@ class SweepConfig(Config):
     at_once: Positive = 1
     sampling: Sampling = Sampling()
     pruning: Pruning = Pruning()
-    objective: Objective
+    objective: Objective = Objective()
     against: list[Cost] = Field([], description="costs to weigh the objective against: the search is for a front")
     warm_start: list[str] = Field([], description="ids of earlier sweeps of the same objective to learn from")
     winners: Winners | None = None

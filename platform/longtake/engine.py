@@ -39,6 +39,7 @@ class EngineConfig(Config):
     lr: float = Field(1e-3, gt=0)
     warmup: int = Field(50, ge=0)  # steps
     final_lr: float = Field(0.1, ge=0, le=1)  # the cosine ends at this share of lr
+    decay: float = Field(1.0, gt=0, le=1)  # share of the steps, the last ones, that the cosine takes; lr before it
     weight_decay: float = Field(0.01, ge=0)  # on matrices only
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.95, ge=0, lt=1)
@@ -61,10 +62,11 @@ class EngineConfig(Config):
 
 
 def learning_rate(config: EngineConfig, step: int, steps: int) -> float:
-    """Learning rate of step `step` (from 0) of `steps`: linear warm-up, then a cosine to final_lr * lr."""
+    """Learning rate of step `step` (from 0) of `steps`: linear warm-up, lr, then a cosine to final_lr * lr."""
     if step < config.warmup:
         return config.lr * (step + 1) / config.warmup
-    done = min(1.0, (step - config.warmup) / max(1, steps - config.warmup))
+    start = max(config.warmup, round((1 - config.decay) * steps))
+    done = min(1.0, max(0, step - start) / max(1, steps - start))
     share = config.final_lr + (1 - config.final_lr) * 0.5 * (1 + math.cos(math.pi * done))
     return config.lr * share
 

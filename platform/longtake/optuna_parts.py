@@ -14,20 +14,32 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial
 
 from longtake.errors import UserError
 from longtake.search import Pruning, Sampling
-from longtake.space import Axis, Label
+from longtake.space import Axis, Label, Space, active
+
+Labels = dict[str, Label]
+REDRAWS = 16
+"""How often a search may propose what has been tried before chance is asked instead."""
 
 
-def suggested(trial: optuna.Trial, field: str, axis: Axis) -> Label:
-    """A trial's label on an axis."""
-    if axis.choice is not None:
-        return trial.suggest_categorical(field, list(axis.options))
-    low, high = axis.bounds
-    if axis.integer is not None:
-        return trial.suggest_int(field, int(low), int(high))
-    return trial.suggest_float(field, low, high, log=axis.loguniform is not None)
+def draw(study: optuna.Study, trial: FrozenTrial, sampling: Sampling, number: int, again: int, space: Space) -> Labels:
+    """What a sampler proposes for trial `number` when it is asked for the `again`-th time; nothing is kept."""
+    chosen = sampler(sampling if again < REDRAWS else Sampling(method="random", seed=sampling.seed), number, again)
+    related = chosen.sample_relative(study, trial, chosen.infer_relative_search_space(study, trial))
+    labels: Labels = {}
+    for field, axis in space.items():
+        if not active(space, field, labels):
+            continue
+        if field in related:
+            labels[field] = related[field]
+        elif axis.count == 1:
+            (labels[field],) = axis.values
+        else:
+            labels[field] = chosen.sample_independent(study, trial, field, distribution(axis))
+    return labels
 
 
 def distribution(axis: Axis) -> BaseDistribution:
@@ -65,11 +77,11 @@ def database(url: str) -> BaseStorage:
         ) from error
 
 
-def sampler(sampling: Sampling, number: int) -> optuna.samplers.BaseSampler:
+def sampler(sampling: Sampling, number: int, again: int = 0) -> optuna.samplers.BaseSampler:
     """What chooses the labels of trial `number`: a function of the seed and of the trials so far."""
     import numpy as np
 
-    seed = int(np.random.SeedSequence([sampling.seed, number]).generate_state(1)[0])
+    seed = int(np.random.SeedSequence([sampling.seed, number, again]).generate_state(1)[0])
     if sampling.method == "nsga2":
         return optuna.samplers.NSGAIISampler(population_size=sampling.population, seed=seed)
     if sampling.method != "tpe":

@@ -9,6 +9,7 @@ data.curriculum.0.until: {integer: [4, 16], when: {data.curriculum: ramp}}     #
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,8 @@ Label = str | int | float | bool | None
 
 Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
 KINDS = ("choice", "uniform", "loguniform", "integer")
+MOST_VALUES = 64
+"""Of a range of whole numbers, up to which each is tried before a sweep."""
 
 
 class Axis(Config):
@@ -95,6 +98,11 @@ class Axis(Config):
         return list(self.options) if self.choice is not None else list(self.bounds)
 
     @property
+    def between(self) -> list[Label]:
+        """The labels between its ends that are few enough to be tried too: of a range of whole numbers."""
+        return self.values[1:-1] if self.integer is not None and len(self.values) <= MOST_VALUES else []
+
+    @property
     def conditions(self) -> dict[str, list[Label]]:
         """Axis → the labels of it with which this one counts; empty: it always does."""
         return {field: each if isinstance(each, list) else [each] for field, each in (self.when or {}).items()}
@@ -105,6 +113,8 @@ class Axis(Config):
 
 
 Space = Mapping[str, Axis]
+Extreme = tuple[str, Label]
+"""A field and one of its extremes."""
 
 
 def problems(space: Space) -> list[str]:
@@ -147,17 +157,33 @@ def points(space: Space) -> Iterator[dict[str, Label]]:
 
 
 def corners(space: Space, most: int = 256) -> Iterator[dict[str, Label]]:
-    """Points to check before a sweep: every combination of extremes, or about `most` that hold every extreme."""
+    """Points to check before a sweep, together with every value of a choice or of whole numbers at least once.
+
+    They are every combination of extremes, or, where those are more than `most`, about so many that hold every pair
+    of extremes that can meet.
+    """
     total = _count(space, lambda axis: len(axis.extremes))
     assert total is not None
-    if total <= most:
-        yield from _walk(space, list(space), {}, lambda axis: axis.extremes)
-        return
-    singles = [(field, label) for field, axis in space.items() for label in axis.extremes]
-    for field, label in singles:
-        yield _point(space, {**_needed(space, field), field: label}, lambda labels: labels[0])
-    draw = random.Random(0)
-    for _ in range(most - len(singles)):
+    found = _walk(space, list(space), {}, lambda axis: axis.extremes) if total <= most else _pairwise(space, most)
+    yield from found
+    for field, axis in space.items():
+        for label in axis.between:
+            yield _point(space, {**_needed(space, field), field: label}, lambda labels: labels[0])
+
+
+def _pairwise(space: Space, most: int) -> Iterator[dict[str, Label]]:
+    """Points that hold every pair of extremes, and others drawn at random, `most` in all or as many as that takes."""
+    draw, met, made = random.Random(0), set[frozenset[Extreme]](), 0
+    extremes = [(field, label) for field, axis in space.items() for label in axis.extremes]
+    for pair in itertools.combinations(extremes, 2):
+        if pair[0][0] == pair[1][0] or frozenset(pair) in met:
+            continue
+        wanted = {name: label for field, _ in pair for name, label in _needed(space, field).items()}
+        point = _point(space, {**wanted, **dict(pair)}, draw.choice)
+        met |= {frozenset(two) for two in itertools.combinations(point.items(), 2)}
+        made += 1
+        yield point
+    for _ in range(most - made):
         yield _point(space, {}, draw.choice)
 
 

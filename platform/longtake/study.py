@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,10 +26,11 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from longtake import optuna_parts, tables
+from longtake.errors import UserError
 from longtake.journal import Journal
 from longtake.provenance import new_run_id
 from longtake.search import Pruning, Sampling
-from longtake.space import Label, Space, active, points
+from longtake.space import Label, Space, active, points, size
 
 if TYPE_CHECKING:
     from longtake.store import Store
@@ -79,7 +81,7 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.store, self.sweep, self.steps, self.direction = store, sweep, steps, direction
         self.against = tuple(against)
-        self._space, self._sampling = space, sampling
+        self._space, self._sampling, self._points = space, sampling, size(space)
         self._axes = {field: optuna_parts.distribution(axis) for field, axis in space.items()}
         self._journal = Journal(store, f"sweeps/{sweep}/study.journal") if store and not database else None
         self._pruner = optuna_parts.pruner(pruning)
@@ -99,16 +101,20 @@ class Study:
             self._mend()
 
     def ask(self) -> Assignment:
-        """A new trial."""
+        """A new trial, at a point that none of this sweep's has been at: it would only end as that one did.
+
+        Raises:
+            UserError: there is no other point.
+        """
+        number = len(self)
+        if self._points is not None and number >= self._points:
+            raise UserError(f"sweep {self.sweep}: all {self._points} points of its space have been tried")
         with self._saved():
-            number = len(self)
             if self._sampling.method == "grid":
                 point = next(itertools.islice(points(self._space), number, None))
                 self._add(TrialState.RUNNING, point, {"run": new_run_id()})
             else:
-                # A sampler per trial: its random state depends on the number only, not on who asked before.
-                self._study.sampler = optuna_parts.sampler(self._sampling, number)
-                self._suggest(self._study.ask())
+                self._suggest(number, self._study.ask()._trial_id)
             return self._taken(number)
 
     def unfinished(self) -> list[Assignment]:
@@ -241,20 +247,26 @@ class Study:
         if len(self):
             self.write()
 
-    def _suggest(self, trial: optuna.Trial) -> None:
+    def _suggest(self, number: int, trial_id: int) -> None:
         """Give a new trial its labels and its run."""
-        labels: dict[str, Label] = {}
-        for field, axis in self._space.items():
-            if active(self._space, field, labels):
-                labels[field] = optuna_parts.suggested(trial, field, axis)
-        trial.set_user_attr("run", new_run_id())
+        trial = self._storage.get_trial(trial_id)
+        tried = {_key(earlier.params) for earlier in self._trials()[:number]}
+        # The random state depends on the number only, and on how often it was in vain, not on who asked before.
+        for again in itertools.count():
+            labels = optuna_parts.draw(self._study, trial, self._sampling, number, again, self._space)
+            if _key(labels) not in tried:
+                break
+        for field, label in labels.items():
+            axis = self._axes[field]
+            if field not in trial.params:
+                self._storage.set_trial_param(trial_id, field, axis.to_internal_repr(label), axis)
+        self._storage.set_trial_user_attr(trial_id, "run", new_run_id())
 
     def _mend(self) -> None:
         """A database may hold a trial that was killed while it was made: make it whole, as it would have been."""
         for number, trial in enumerate(self._trials()):
             if "run" not in trial.user_attrs:
-                self._study.sampler = optuna_parts.sampler(self._sampling, number)
-                self._suggest(optuna.Trial(self._study, trial._trial_id))
+                self._suggest(number, trial._trial_id)
 
     def _add(
         self,
@@ -366,6 +378,11 @@ class _One:
     def get_trials(self, deepcopy: bool = True, states: Sequence[TrialState] | None = None) -> list[FrozenTrial]:
         """As Optuna's own."""
         return [trial for trial in self._own._trials() if states is None or trial.state in states]
+
+
+def _key(labels: Mapping[str, Label]) -> str:
+    """A point as text."""
+    return json.dumps(labels, sort_keys=True)
 
 
 def _value(trial: FrozenTrial) -> float:

@@ -49,6 +49,7 @@ train: %s
 space:
   engine.lr: {choice: {good: 1.0e-2, bad: 1.0e-9}}
   model.window: {integer: [1, 3]}
+  model.d_state: {choice: [4, 8]}
 trials: 8
 sampling: {startup: 4}
 pruning: {first: 2}
@@ -122,6 +123,9 @@ def test_fields_are_named_with_their_neighbours(place: Path) -> None:
 
 def test_objectives_that_cannot_be_measured_are_refused(place: Path) -> None:
     assert "val_loss is measured every 3 steps" in refused(place, "change={validation: {every: 3}}")
+    told = refused(place, "objective={column: val_los}")
+    assert "unknown column of steps 'val_los' (did you mean val_loss?)" in told and "state_std.layers.0.ssm" in told
+    assert "unknown column of steps 'val_loss_short'" in refused(place, "objective={column: val_loss_short}")
     assert "pruning.first: 8 is not before the end" in refused(place, "pruning.first=8")
     assert "no frame of the protocol lies beyond 3" in refused(place, RETRIEVAL.replace("horizon: 4", "horizon: 1"))
     assert "99 asked for" in refused(place, RETRIEVAL.replace("episodes: 2", "episodes: 99"))
@@ -132,6 +136,19 @@ def test_objectives_that_cannot_be_measured_are_refused(place: Path) -> None:
 def test_a_password_is_not_made_part_of_a_config(place: Path, where: str) -> None:
     told = refused(place, f"database=postgresql://{where}")
     assert "database: without its password" in told and "secret" not in told
+
+
+def test_without_an_objective_it_is_a_cheap_memory_score(place: Path) -> None:
+    """Half the longest clip walked back, of the val split, beyond the largest window; or any column of steps."""
+    text = (place / "sweep.yaml").read_text()
+    (place / "sweep.yaml").write_text(text.replace("objective: {column: val_loss}", ""))
+    objective = sweep_of(place, "objective={metric: ssim}")[0].config.objective
+    assert objective.protocol is not None and objective.name == "retrieval ssim" and objective.beyond == 3
+    assert (objective.protocol.context, objective.protocol.horizon, objective.protocol.split) == (4, 4, "val")
+    rank = sweep_of(place, "objective={column: state_rank.layers.0.ssm, better: higher}")[0].config.objective
+    assert rank.direction == "maximize" and rank.protocol is None
+    with pytest.raises(UserError, match="a metric knows which way is good"):
+        sweep_of(place, "objective={better: higher}")
 
 
 def test_a_search_knows_which_way_its_metric_points(place: Path) -> None:
@@ -167,7 +184,8 @@ def test_a_search_that_cannot_be_is_refused(place: Path) -> None:
     assert "a grid has no place for the range engine.lr" in refused(
         place, "space={engine.lr: {uniform: [0.1, 0.2]}}", "sampling.method=grid"
     )
-    assert "trials: 8, but the grid has 6 points: set trials=6" in refused(place, "sampling.method=grid")
+    told = refused(place, "trials=13")
+    assert "trials: 13, but the space has 12 points, and none is tried twice: set trials=12" in told
     assert "nsga2 is for several objectives" in refused(place, "sampling.method=nsga2")
     assert "winners.protocol: is required, for val_loss" in refused(place, "winners={}")
     assert "winners are scored on test" in refused(
@@ -204,15 +222,16 @@ def test_branches_of_the_curriculum_and_the_state_are_configs(place: Path) -> No
 
 def test_axes_that_cannot_change_results_are_pointed_out(place: Path) -> None:
     blocks = "space={temporal_block: {choice: [2, 4]}, model.window: {choice: [1, 2]}}"
-    (line,) = sweep_check.notes(sweep_of(place, blocks)[0])
+    (line,) = sweep_check.notes(sweep_of(place, "trials=4", blocks)[0])
     assert line.startswith("space: temporal_block cannot change the results: the memory is carried exactly")
-    assert f"note       {line}" in sweep_check.describe(*sweep_of(place, blocks))
-    for change in ("bptt_blocks: 1", "memory: {overlap: 1}", "memory: {carry_width: 2}"):
-        assert sweep_check.notes(sweep_of(place, blocks, f"change={{{change}}}")[0]) == []
-    assert len(sweep_check.notes(sweep_of(place, blocks, "change={bptt_blocks: 4}")[0])) == 1
+    assert f"note       {line}" in sweep_check.describe(*sweep_of(place, "trials=4", blocks))
+    for change in ("bptt_blocks: 1", "memory: {carry_width: 2}", "memory: {regularise: 0.1}"):
+        assert sweep_check.notes(sweep_of(place, "trials=4", blocks, f"change={{{change}}}")[0]) == []
+    for change in ("bptt_blocks: 4", "memory: {overlap: 1}"):
+        assert len(sweep_check.notes(sweep_of(place, "trials=4", blocks, f"change={{{change}}}")[0])) == 1
     local = "space={model.d_state: {choice: [4, 8]}, model.window: {choice: [1, 2]}}"
     none = "change={model: {layers: [{mixer: none, window: 2}]}}"
-    assert [line.split()[1] for line in sweep_check.notes(sweep_of(place, local, none)[0])] == [
+    assert [line.split()[1] for line in sweep_check.notes(sweep_of(place, "trials=4", local, none)[0])] == [
         "model.d_state",
         "model.window",
     ]
@@ -357,7 +376,9 @@ def test_two_sweeps_of_one_seed_have_one_winner(place: Path, bucket: str) -> Non
         assert "best: trial" in sweep_to_the_end(uri, str(place / "sweep.yaml"))
         table = open_store(uri).table("trials")
         assert (table["seconds"] > 0).all()
-        tables.append(table[["trial", "state", "objective", "step", "frames", "engine.lr", "model.window"]])
+        tables.append(
+            table[["trial", "state", "objective", "step", "frames", "engine.lr", "model.window", "model.d_state"]]
+        )
         (sweep,) = set(table["sweep"])
         text = open_store(uri).read_bytes(f"sweeps/{sweep}/best.yaml").decode()
         best.append("\n".join(line for line in text.splitlines() if line[0] != "#"))

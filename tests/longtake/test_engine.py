@@ -46,9 +46,25 @@ def test_learning_rate_warms_up_and_falls() -> None:
     assert learning_rate(settings, 10_000, 104) == pytest.approx(0.1)
 
 
-@given(step=st.integers(0, 10**6), steps=st.integers(1, 10**6), warmup=st.integers(0, 100), final=st.floats(0, 1))
-def test_learning_rate_stays_in_its_bounds(step: int, steps: int, warmup: int, final: float) -> None:
-    settings = EngineConfig(lr=0.5, warmup=warmup, final_lr=final)
+def test_a_late_decay_leaves_the_rate_alone_until_then() -> None:
+    """What a sweep's early rungs see is the rate that was asked for, whatever comes after them."""
+    settings = EngineConfig(lr=1.0, warmup=4, final_lr=0.1, decay=0.25)
+    rates = [learning_rate(settings, step, 104) for step in range(105)]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert set(rates[4:79]) == {1.0} and rates[79] < 1.0
+    assert rates[91] == pytest.approx(0.55)
+    assert rates[104] == pytest.approx(0.1)
+
+
+@given(
+    step=st.integers(0, 10**6),
+    steps=st.integers(1, 10**6),
+    warmup=st.integers(0, 100),
+    final=st.floats(0, 1),
+    decay=st.floats(1e-6, 1),
+)
+def test_learning_rate_stays_in_its_bounds(step: int, steps: int, warmup: int, final: float, decay: float) -> None:
+    settings = EngineConfig(lr=0.5, warmup=warmup, final_lr=final, decay=decay)
     rate = learning_rate(settings, step, steps)
     assert 0 <= rate <= 0.5
     assert rate == learning_rate(settings, step, steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 import time
@@ -68,13 +69,16 @@ def told(study: Study) -> list[dict[str, Any]]:
 # --- the space ---------------------------------------------------------------------------------------------
 
 
-def test_corners_are_all_combinations_or_hold_every_extreme() -> None:
+def test_corners_are_all_combinations_or_hold_every_pair() -> None:
     axes = {"a": Axis(choice={"x": [1], "y": [2]}), "b": Axis(integer=[2, 8]), "c": Axis(choice=[1, 2, 3])}
-    assert len(list(space.corners(axes))) == 2 * 2 * 3
+    every = list(space.corners(axes))
+    assert len(every) == 2 * 2 * 3 + 5  # and each whole number between the ends
+    assert {point["b"] for point in every} == set(range(2, 9))
     few = list(space.corners(axes, most=8))
-    assert len(few) == 8
-    for field, axis in axes.items():
-        assert {point[field] for point in few} == set(axis.extremes)
+    assert len(few) <= 9 + 5
+    for one, other in itertools.combinations(axes, 2):
+        pairs = {(point[one], point[other]) for point in few}
+        assert pairs >= set(itertools.product(axes[one].extremes, axes[other].extremes))
     assert space.size(axes) == 2 * 7 * 3
     assert space.settings(axes, {"a": "y", "b": 3, "c": 2}) == {"a": [2], "b": 3, "c": 2}
 
@@ -119,7 +123,7 @@ def test_a_branch_counts_only_where_its_condition_holds() -> None:
     assert all(("until" in point) == (point["shape"] == "ramp") for point in every)
     few = list(space.corners(BRANCHES, most=8))
     for field, axis in BRANCHES.items():
-        assert {point[field] for point in few if field in point} == set(axis.extremes)
+        assert {point[field] for point in few if field in point} == set(axis.values)
     assert all(("nested" in point) == (point["width"] == 16) for point in few)
     assert space.size({**BRANCHES, "lr": Axis(uniform=[0, 1], when={"shape": "ramp"})}) is None
 
@@ -241,6 +245,27 @@ def test_branches_are_searched(tmp_path: Path, method: Literal["tpe", "random"])
     assert all((row["extra"] is None) == (row["good"] is False) for row in rows)
     table = open_store(tmp_path / method).table("trials")
     assert (table["extra"].isna() == ~table["good"]).all()
+
+
+@pytest.mark.parametrize("method", ["tpe", "random"])
+def test_no_point_is_tried_twice(tmp_path: Path, method: Literal["tpe", "random"]) -> None:
+    """It would only end as before: all points come once, also after a kill, and then there are none."""
+    asked: dict[str, Any] = {"space": BRANCHES, "sampling": Sampling(method=method, startup=4)}
+
+    def value(given: Assignment, step: int) -> float:
+        return step * len(given.labels) + given.number / 100
+
+    whole = played(tmp_path, "whole", 30, value, **asked)
+    found = {json.dumps({field: row[field] for field in BRANCHES}) for row in whole.rows()}
+    assert len(found) == 30 == space.size(BRANCHES)
+    with pytest.raises(UserError, match="all 30 points of its space have been tried"):
+        whole.ask()
+    store = open_store(tmp_path / "killed")
+    with pytest.raises(Killed):
+        play(study_of(store, **asked), 30, 90, value)
+    resumed = study_of(store, **asked)
+    play(resumed, 30, value=value)
+    assert told(resumed) == told(whole)
 
 
 def test_a_grid_is_every_point_in_order(tmp_path: Path) -> None:
