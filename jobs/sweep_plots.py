@@ -32,6 +32,7 @@ PLACES = {0.0: (0, -6, "center", "top"), 1.0: (0, 6, "center", "bottom")}
 """Of the words at the ends of an axis of the space: offset in px, and which side of them touches it."""
 SPACE_PAD = 26  # px between the axes of the space and its title, for the words above them
 DECADES = 100.0  # a positive axis that spans more is drawn in powers of ten
+NUMBER_PX = (26, 14)  # of a trial's number beside its point
 BAR_PX, HEAD_PX = 34, 50  # of a bar, and above all of them
 ENOUGH = 8  # done trials from which importances are told
 
@@ -253,10 +254,20 @@ def _price(axes: Axes, rows: pd.DataFrame, narrow: bool) -> None:
     if better is not None:
         front = unbeaten(done, better)
         axes.plot(front.price, front.objective, color=SERIES[0], linewidth=1.6, drawstyle="steps-post")
-        for number, seconds, value in zip(front.trial, front.price, front.objective, strict=True):
-            axes.annotate(f"{number}", (seconds, value), xytext=(6, 5), textcoords="offset points", color="#56606c")
+        _name_points(axes, front)
     axes.set_xlabel(str(rows.priced.iloc[0]))
     axes.set_title("objective against its price" + "; joined: trials that none beats in both" * (not narrow))
+
+
+def _name_points(axes: Axes, front: pd.DataFrame) -> None:
+    """The numbers of trials beside their points; one that would lie on another is left out."""
+    axes.autoscale_view()
+    taken: list[tuple[float, float]] = []
+    for number, price, value in zip(front.trial, front.price, front.objective, strict=True):
+        across, up = axes.transData.transform((price, value))
+        if all(abs(across - x) > NUMBER_PX[0] or abs(up - y) > NUMBER_PX[1] for x, y in taken):
+            axes.annotate(f"{number}", (price, value), xytext=(6, 5), textcoords="offset points", color="#56606c")
+            taken.append((across, up))
 
 
 def unbeaten(trials: pd.DataFrame, better: str) -> pd.DataFrame:

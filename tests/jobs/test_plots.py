@@ -201,6 +201,11 @@ def test_a_sweep_is_drawn_against_what_it_weighs() -> None:
     assert len(price_curve(weighing.assign(carried_bytes=1.0)).axes) == 2
 
 
+def test_numbers_beside_points_do_not_lie_on_each_other() -> None:
+    front = make_trials(4).head(3).assign(seconds=[1.0, 1.01, 9.0], objective=[3.0, 2.99, 1.0])
+    assert [text.get_text() for text in price_curve(front).axes[0].texts] == ["0", "2"]
+
+
 def test_sweeps_are_drawn_with_their_best() -> None:
     trials = make_trials(12)
     best, points = history_curve(trials).axes[0].lines

@@ -170,10 +170,10 @@ def test_the_same_frames_are_scored_at_every_window(place: Path) -> None:
 
 def test_too_many_trials_at_once_are_refused_with_the_arithmetic(place: Path) -> None:
     sweep, store = sweep_of(place, "at_once=200")
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(UserError, match=r"200 trials at once x 1 workers x .* = 200 CPUs, .*: lower at_once to"):
         job.run(sweep, store)
-    assert time.monotonic() - began < 10
+    assert time.process_time() - began < 10
     assert store.table("runs").empty and not store.exists("sweeps")
     assert "too much   200 trials" in sweep_check.describe(sweep, store)
 
