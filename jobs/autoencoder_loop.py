@@ -17,8 +17,8 @@ from jobs import initial
 from jobs.objective import distance_of, seeded
 from jobs.train import build_plan
 from jobs.train_config import AutoencoderTraining
-from jobs.train_loop import StepLog, of_clips, stream, timed
-from longtake.engine import Engine
+from jobs.train_loop import StepLog, begun, of_clips, stream, timed
+from longtake.engine import Engine, step_of
 from longtake.errors import UserError
 from longtake.mixture import Data, open_data
 from longtake.plan import cut
@@ -39,29 +39,33 @@ def autoencoder_loop(context: Context, config: AutoencoderTraining) -> None:
     dataset = open_data(context.store, config.data.dataset)
     torch.manual_seed(config.seed)
     with context.resume() as folder:
+        start = step_of(folder) if folder else 0
+        clips_to_come = begun(stream(context, config, dataset, start))
         model = Autoencoder(config.model)
         if folder is None:
             initial.fill(model, config, context.store)
         engine = Engine(model, config.engine, steps=config.steps, device=context.device)
-        start = engine.load(folder)["step"] if folder else 0
+        if folder:
+            engine.load(folder)
     distance = distance_of(config, model)
-    log = StepLog(context, start)
+    log = StepLog(context, start, config)
     validate = make_validation(context, config, dataset, model)
-    for step, clips, waited in timed(stream(context, config, dataset, start)):
+    for step, clips, waited in timed(clips_to_come):
         loss = loss_of(engine, config, context, step, clips, distance)
         if not loss.isfinite():
             raise UserError(f"step {step}: the loss is {loss.item()}; lower engine.lr")
         engine.backward(loss)
         lr, norm = engine.lr, engine.step()
         done = step + 1
-        numbers = {"loss": loss.item(), "grad_norm": norm, "lr": lr, "data_wait": waited, **of_clips(clips, dataset)}
-        log.add(step, numbers, frames=config.data.frames_per_step, clip_frames=clips["frames"].shape[1])
+        numbers = {"loss": loss.item(), "grad_norm": norm, "lr": lr, "data_wait": waited}
+        log.add(step, numbers | of_clips(clips, dataset))
         if done % config.validation.every == 0 or done == config.steps:
             log.note(**validate())
         context.progress(done, config.steps, **log.latest)
         if done % config.checkpoint_every == 0 or done == config.steps:
             log.flush()
             context.save(done, writer(context, engine, config, done), log.metrics())
+    log.close()
 
 
 def loss_of(

@@ -39,6 +39,10 @@ class Batch:
         """Frames start..stop-1 of every clip."""
         return Batch(self.frames[:, start:stop], self.conditions.frames(start, stop))
 
+    def only(self, clips: int) -> Batch:
+        """The first clips."""
+        return Batch(self.frames[:clips], self.conditions.clips(0, clips))
+
 
 @dataclass(frozen=True)
 class Noised:

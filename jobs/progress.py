@@ -76,6 +76,8 @@ def training_bar(label: str, steps: int, quiet: bool = False) -> Iterator[Callab
             )
             if "data_wait" in numbers:
                 words.append(f"waits for data {numbers['data_wait']:.0%}")
+            if "state_drift" in numbers:
+                words.append(f"memory drifts {numbers['state_drift']:+.0%}")
             if told.restarts:
                 words.append(f"workers replaced {told.restarts}x")
             update(told.step, steps, "  ".join(words))

@@ -21,6 +21,7 @@ from jobs.train_check import (
     on_latents,
     perceptual_problems,
     shape_problems,
+    watch_problems,
 )
 from jobs.train_config import AutoencoderTraining, TrainConfig, WorldModelTraining
 from longtake import checkpoints
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from longtake.runs import RunRecord
     from longtake.store import Store
     from longtake.training import Context
+
+OF_THE_SESSION = ("workers", "gpus_per_worker", "max_failures", "keep", "watch")
+"""Settings that change where and how a training is run, and not what is learnt: a resumed run may have others."""
 
 CONFIGS = Path(__file__).parent / "configs" / "train"
 
@@ -73,7 +77,7 @@ def check(config: TrainConfig, store: Store) -> None:
     """
     dataset = open_data(store, config.data.dataset)
     problems = [*shape_problems(config, dataset, store), *batch_problems(config), *perceptual_problems(config)]
-    problems += init_problems(config, store)
+    problems += [*init_problems(config, store), *watch_problems(config)]
     if isinstance(config, WorldModelTraining):
         problems += [*condition_problems(config, dataset), *memory_problems(config)]
     if not problems:
@@ -227,9 +231,13 @@ def _told_cost(record: RunRecord, store: Store) -> Iterator[None]:
     finally:
         # A store that is away must not hide why the run ended.
         with contextlib.suppress(OSError, UserError):
-            columns = ["frames", "worker_s"]
+            columns = ["frames", "worker_s", "bytes_read"]
             steps = store.table("steps", where=f"run == {record.run!r}", columns=columns)
-            record.note(frames=int(steps.frames.sum()), worker_s=float(steps.worker_s.sum()))
+            record.note(
+                frames=int(steps.frames.sum()),
+                worker_s=float(steps.worker_s.sum()),
+                bytes_read=int(steps.bytes_read.sum()),
+            )
 
 
 def _settled(config: TrainConfig, store: Store) -> TrainConfig:
@@ -289,8 +297,9 @@ def _same(store: Store, config: TrainConfig, dataset: Data) -> dict[str, Any] | 
 
 
 def _named(store: Store, run: str, config: TrainConfig, dataset: Data) -> dict[str, Any]:
-    """The row of a run to go on with, if its config and data are these."""
+    """The row of a run to go on with, if its config and data are these; where and how it is run may be another."""
     row, found = _compared(store, run, config, dataset)
+    found = [line for line in found if line.split(":")[0].split(".")[0] not in OF_THE_SESSION]
     if found:
         told = (f"resume: run {row['run']} was started otherwise: {line}" for line in found)
         raise UserError(*told, "resume: add --fork to go on as a new run with what is set now")

@@ -125,6 +125,15 @@ def init_problems(config: TrainConfig, store: Store) -> list[str]:
     return initial.problems(config, store)
 
 
+def watch_problems(config: TrainConfig) -> list[str]:
+    """Watchers that cannot be had here."""
+    if not config.watch:
+        return []
+    from jobs import watch
+
+    return watch.problems(config.watch)
+
+
 def perceptual_problems(config: TrainConfig) -> list[str]:
     """A perceptual term without its net, or without pixels."""
     if config.perceptual is None:

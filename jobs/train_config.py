@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from longtake.config import Config
 from longtake.engine import EngineConfig
 from longtake.errors import UserError, unknown
-from models.config import AutoencoderConfig, DiffusionConfig, ModelConfig
+from models.config import AutoencoderConfig, DiffusionConfig, ModelConfig, SamplerConfig
 
 Positive = Annotated[int, Field(ge=1)]
 PIXELS = "pixels"
@@ -98,6 +98,14 @@ class MemoryConfig(Config):
     coherence: CoherenceConfig | None = None
 
 
+class SamplesConfig(Config):
+    """Pictures of what the model makes, in the run's folder: true frames above, its own below."""
+
+    every: Positive = Field(1000, description="steps")
+    frames: Positive = Field(8, description="that it makes, after the first half of a held-out clip")
+    sampler: SamplerConfig = SamplerConfig()
+
+
 class InitConfig(Config):
     """Weights to begin with: of `run`, or of `mamba2_lm`."""
 
@@ -156,6 +164,9 @@ class TrainConfig(Config):
     data: DataConfig
     engine: EngineConfig = EngineConfig()
     validation: HeldOutConfig
+    watch: list[Literal["tensorboard", "mlflow", "wandb"]] = Field(
+        [], description="where the numbers of steps are shown too; the tables stay the truth"
+    )
     init: InitConfig | None = None
     perceptual: PerceptualConfig | None = None
     model: ModelConfig | AutoencoderConfig
@@ -194,6 +205,7 @@ class WorldModelTraining(TrainConfig):
     memory: MemoryConfig = MemoryConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
     validation: ValidationConfig = ValidationConfig()
+    samples: SamplesConfig | None = Field(None, description="pictures of rollouts; none: no pictures")
 
 
 class AutoencoderTraining(TrainConfig):

@@ -6,9 +6,11 @@ number of workers, sees the same batches under the same noise.
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,7 +23,7 @@ from jobs.objective import Batch, Noised, Objective, seeded
 from jobs.train import build_plan
 from jobs.train_config import TrainConfig, WorldModelTraining
 from longtake import tables
-from longtake.engine import Engine
+from longtake.engine import Engine, step_of
 from longtake.mixture import Data, Mixture, open_data
 from longtake.plan import cut
 from longtake.stream import batches, few_replaced, load_clips, local_batches
@@ -32,6 +34,7 @@ from models.tokenizer import Tokenizer
 from models.world_model import WorldModel
 
 if TYPE_CHECKING:
+    from jobs.watch import Watchers
     from longtake.training import Context
 
 Item = TypeVar("Item")
@@ -42,31 +45,37 @@ def train_loop(context: Context, config: WorldModelTraining) -> None:
     dataset = open_data(context.store, config.data.dataset)
     torch.manual_seed(config.seed)
     with context.resume() as folder:
+        start = step_of(folder) if folder else 0
+        clips_to_come = begun(stream(context, config, dataset, start))
         model = WorldModel(config.model)
         model.recompute = config.recompute
         if folder is None:
             initial.fill(model, config, context.store)
         engine = Engine(model, config.engine, steps=config.steps, device=context.device)
-        start = engine.load(folder)["step"] if folder else 0
+        if folder:
+            engine.load(folder)
         tokenizer = tokenizers.of_training(context, config, folder)
-    log = StepLog(context, start)
+    log = StepLog(context, start, config)
     objective = Objective(config, model, engine, context.rank, context.world)
+    draw = make_samples(context, config, dataset, model, tokenizer)
     validate = make_validation(context, config, dataset, Objective(config, model, model, context.rank), tokenizer)
-    for step, clips, waited in timed(stream(context, config, dataset, start)):
+    for step, clips, waited in timed(clips_to_come):
         loss = 0.0
         for part in objective.losses(to_batch(clips, context.device, tokenizer), step):
             engine.backward(part)
             loss += part.item()
         lr, norm = engine.lr, engine.step()
         done = step + 1
-        numbers = {"loss": loss, "grad_norm": norm, "lr": lr, "data_wait": waited, **of_clips(clips, dataset)}
-        log.add(step, numbers, frames=config.data.frames_per_step, clip_frames=clips["frames"].shape[1])
+        log.add(step, {"loss": loss, "grad_norm": norm, "lr": lr, "data_wait": waited, **of_clips(clips, dataset)})
         if done % config.validation.every == 0 or done == config.steps:
             log.note(**validate())
+        if config.samples and done % config.samples.every == 0:
+            draw(done)
         context.progress(done, config.steps, **log.latest)
         if done % config.checkpoint_every == 0 or done == config.steps:
             log.flush()
             context.save(done, writer(context, engine, config, tokenizer, done), log.metrics())
+    log.close()
 
 
 def stream(context: Context, config: TrainConfig, dataset: Data, start: int) -> Iterator[tuple[int, Any]]:
@@ -75,6 +84,19 @@ def stream(context: Context, config: TrainConfig, dataset: Data, start: int) -> 
     source = batches if config.workers else local_batches
     found = source(dataset, plan, context.rank, context.world, start, config.steps)
     return few_replaced(found, plan, context.world, config.data.max_replaced)
+
+
+def begun(source: Iterator[Item]) -> Iterator[Item]:
+    """The same items, of which the first is fetched from now on: the stream starts up while the model does."""
+    thread = ThreadPoolExecutor(1, thread_name_prefix="first clips")
+    first = thread.submit(lambda: list(itertools.islice(source, 1)))
+    thread.shutdown(wait=False)
+
+    def items() -> Iterator[Item]:
+        yield from first.result()
+        yield from source
+
+    return items()
 
 
 def to_batch(clips: dict[str, Any], device: str, tokenizer: Tokenizer) -> Batch:
@@ -90,8 +112,13 @@ def to_batch(clips: dict[str, Any], device: str, tokenizer: Tokenizer) -> Batch:
 
 
 def of_clips(clips: dict[str, Any], data: Data) -> dict[str, float]:
-    """What a step's row says of its clips: the share that was replaced, and that of each dataset of a mixture."""
-    numbers = {"replaced": float((clips["replaced"] > 0).mean())}
+    """What a step's row says of a rank's clips: their length, the bytes that they took from the storage, the share
+    that was replaced, and that of each dataset of a mixture."""
+    numbers = {
+        "clip_frames": clips["frames"].shape[1],
+        "bytes_read": float(clips["bytes_read"].sum()),
+        "replaced": float((clips["replaced"] > 0).mean()),
+    }
     if isinstance(data, Mixture):
         part = data.part_of(clips["episode"])
         numbers |= {f"drawn.{one.name}": float((part == number).mean()) for number, one in enumerate(data.datasets)}
@@ -103,23 +130,47 @@ def make_validation(
 ) -> Callable[[], dict[str, float]]:
     """A function that measures the held-out loss, and the state of each layer after the clips.
 
-    The clips are as long as the last stage's; where the first stage's are others, also the loss on such.
+    The clips are as long as the last stage's; for each other length of the curriculum also the loss on such.
     """
+    stages = {stage.frames: number for number, stage in enumerate(config.data.curriculum)}
+    last = config.data.curriculum[-1].frames
     clips = held_out(context, config, dataset, tokenizer)
-    lengths = {config.data.curriculum[0].frames, config.data.curriculum[-1].frames}
-    short = held_out(context, config, dataset, tokenizer, stage=0) if len(lengths) > 1 else None
+    others = {
+        frames: held_out(context, config, dataset, tokenizer, stage)
+        for frames, stage in stages.items()
+        if frames != last
+    }
+    half = last // 2 // (config.model.chunk or 1) * (config.model.chunk or 1)
 
     @torch.no_grad()
     def validate() -> dict[str, float]:
         loss, memory = objective.clip_loss(clips, None)
         numbers = {"val_loss": loss.item()}
-        if short is not None:
-            numbers["val_loss_short"] = objective.clip_loss(short, None)[0].item()
-        for layer, statistics in (state_statistics(memory) if memory is not None else {}).items():
+        for frames, noised in others.items():
+            numbers[f"val_loss.{frames}"] = objective.clip_loss(noised, None)[0].item()
+        states = state_statistics(memory) if memory is not None else {}
+        for layer, statistics in states.items():
             numbers |= {f"state_{name}.{layer}": value for name, value in asdict(statistics).items()}
+        if states and half:
+            _, before = objective.clip_loss(clips.between(0, half).unweighted(), None)
+            assert before is not None
+            grown = [states[layer].std / max(early.std, 1e-9) for layer, early in state_statistics(before).items()]
+            numbers["state_drift"] = sum(grown) / len(grown) - 1
         return context.mean(**numbers)
 
     return validate
+
+
+def make_samples(
+    context: Context, config: WorldModelTraining, dataset: Data, model: WorldModel, tokenizer: Tokenizer
+) -> Callable[[int], None]:
+    """A function that draws what the model makes at a step, where the config asks for pictures."""
+    if config.samples is None:
+        return lambda step: None
+    from jobs.samples import make_drawing
+
+    clips = held_out(context, config, dataset, tokenizer)
+    return make_drawing(context, config.samples, clips.batch, model, tokenizer)
 
 
 def held_out(
@@ -157,23 +208,29 @@ def writer(
 class StepLog:
     """Rows of the `steps` table: averaged over ranks, written in parts that a replayed stretch overwrites."""
 
-    def __init__(self, context: Context, start: int) -> None:
+    def __init__(self, context: Context, start: int, config: TrainConfig) -> None:
         self._context = context
+        self._frames = config.data.frames_per_step
+        self._watchers = _watchers(context, config) if config.watch and context.rank == 0 else None
+        self._shown = 0
         self._rows: list[dict[str, Any]] = []
         self._first = start
         self._since = time.monotonic()
         self.latest: dict[str, float] = {}
 
-    def add(self, step: int, numbers: dict[str, float], *, frames: int, clip_frames: int) -> None:
-        """One step's numbers, `frames` being those of all ranks together."""
-        now = time.monotonic()
+    def add(self, step: int, numbers: dict[str, float]) -> None:
+        """One rank's numbers of a step."""
+        self._show()
+        now, frames = time.monotonic(), self._frames
         seconds, self._since = now - self._since, now
         numbers = self._context.mean(**numbers, step_s=seconds)
+        numbers["bytes_read"] *= self._context.world
         wait = numbers.pop("data_wait") / max(numbers["step_s"], 1e-9)
         self.latest = {**numbers, "frames_per_s": frames / max(numbers["step_s"], 1e-9), "data_wait": wait}
-        where = {"run": self._context.run_id, "step": step, "frames": frames, "clip_frames": clip_frames}
+        where = {"run": self._context.run_id, "step": step, "frames": frames}
+        whole = {name: round(self.latest[name]) for name in ("clip_frames", "bytes_read")}
         worker_s = numbers["step_s"] * self._context.world
-        self._rows.append({**where, **self.latest, "worker_s": worker_s, "val_loss": np.nan})
+        self._rows.append({**where, **self.latest, **whole, "worker_s": worker_s, "val_loss": np.nan})
 
     def note(self, **numbers: float) -> None:
         """Add numbers to the last step's row."""
@@ -186,11 +243,32 @@ class StepLog:
 
     def flush(self) -> None:
         """Write the rows since the last flush; called before each checkpoint, so that no row is lost or doubled."""
+        self._show()
+        if self._watchers is not None:
+            self._watchers.flush()
         if self._rows and self._context.rank == 0:
             part = f"{self._context.run_id}-{self._first:08d}"
             tables.append(self._context.store, "steps", self._rows, part=part)
         self._first += len(self._rows)
-        self._rows = []
+        self._rows, self._shown = [], 0
+
+    def close(self) -> None:
+        """The last step is done."""
+        if self._watchers is not None:
+            self._watchers.close()
+
+    def _show(self) -> None:
+        """Hand the rows that are whole by now to who watches."""
+        if self._watchers is not None:
+            for row in self._rows[self._shown :]:
+                self._watchers.add(row["step"], {name: value for name, value in row.items() if name != "step"})
+        self._shown = len(self._rows)
+
+
+def _watchers(context: Context, config: TrainConfig) -> Watchers:
+    from jobs.watch import Watchers
+
+    return Watchers(config.watch, context.store, context.run_id, config.model_dump(mode="json"))
 
 
 def timed(source: Iterator[tuple[int, Item]]) -> Iterator[tuple[int, Item, float]]:

@@ -33,6 +33,8 @@ BENCHMARKS = {
     "stream": "jobs.bench.stream",
     "nested": "jobs.bench.nested",
     "step": "jobs.bench.step",
+    "train": "jobs.bench.train",
+    "start": "jobs.bench.start",
     "rollout": "jobs.bench.rollout",
     "tables": "jobs.bench.table_load",
     "sweep": "jobs.bench.sweep",

@@ -6,6 +6,7 @@ and cuts one clip per item, both running and warm; wall-clock seconds. `speedup`
 `bytes read` counts what is asked of the storage over what the clips' frames, actions and poses take there, bar 1.3.
 `memory` is the proportional set of all processes of the job, shared memory included, above that of an idle Ray: its
 peaks in the first and in the last third of `stream_gb` of frames, which are to be the same, and 1.2 GB at most.
+`data wait` is the share of the time that a step which would use 80 % of those clips a second waits for them, bar 0.05.
 About three minutes, and as much again for every ten GB.
 """
 
@@ -27,6 +28,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from jobs.bench.measure import Row
+from jobs.train_loop import timed
 from longtake.cluster import Demand, launch
 from longtake.config import Config
 from longtake.dataset_writer import DatasetWriter
@@ -39,6 +41,7 @@ from longtake.stream import Batch, batches, load_clips
 
 Positive = Annotated[int, Field(ge=1)]
 OURS, THEIRS = "longtake", "DataLoader, 2 workers"
+LOAD = 0.8  # of the clips a second that the stream can give
 SAMPLE_S = 0.25  # between two looks at memory
 
 
@@ -66,6 +69,7 @@ def run(settings: Settings) -> list[Row]:
         plan = plan_of(data, settings)
         rows = [Row(case, "bytes read", bytes_read_over_used(data, plan, steps=8), "times", 1)]
         rows += _speed(case, data, plan, settings)
+        rows.append(_waiting(case, data, plan, settings, ceiling=rows[1].value))
         if settings.stream_gb:
             rows += _memory(case, data, plan, settings, idle)
         return rows
@@ -169,6 +173,21 @@ def _seconds(source: Iterator[Any], steps: int) -> float:
     for _ in itertools.islice(source, steps):
         pass
     return time.perf_counter() - began
+
+
+# --- waiting ------------------------------------------------------------------------------------------------
+
+
+def _waiting(case: str, data: Dataset, plan: Plan, settings: Settings, ceiling: float) -> Row:
+    """What a trainer waits whose step, on a device of its own, would use 80 % of `ceiling` clips a second."""
+    step_s, warm = settings.clips / (LOAD * ceiling), 8
+    waits = []
+    for _, _, waited in timed(batches(data, plan, 0, 1, 0, settings.steps + warm)):
+        waits.append(waited)
+        time.sleep(step_s)
+    counted = sum(waits[warm:])
+    share = counted / (counted + settings.steps * step_s)
+    return Row(f"{case}: {OURS} at {LOAD:.0%}", "data wait", share, "share", 1)
 
 
 # --- bytes --------------------------------------------------------------------------------------------------

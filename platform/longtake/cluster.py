@@ -41,8 +41,9 @@ ON_A_CLUSTER = (
     "RAY_DEDUP_LOGS_SKIP_REGEX",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S",
 )
-# How a bucket is reached, which workers on a cluster must know too. No key and no token: Ray writes what a job gives
-# to its workers into logs, tables and the dashboard. Nodes have theirs from a profile, ~/.aws or their own environment.
+# How a bucket is reached, and those who watch a training: workers on a cluster must know it too. No key and no token:
+# Ray writes what a job gives to its workers into logs, tables and the dashboard. Nodes have theirs from a profile,
+# ~/.aws or their own environment.
 TOLD_TO_WORKERS = (
     "AWS_DEFAULT_REGION",
     "AWS_EC2_METADATA_DISABLED",
@@ -55,6 +56,9 @@ TOLD_TO_WORKERS = (
     "AWS_RETRY_MODE",
     "LONGTAKE_S3_PATIENCE_S",
     "LONGTAKE_S3_TIMEOUT_S",
+    "MLFLOW_TRACKING_URI",
+    "WANDB_BASE_URL",
+    "WANDB_MODE",
 )
 
 

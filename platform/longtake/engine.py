@@ -176,6 +176,11 @@ class Engine:
             raise UserError(*problems)
 
 
+def step_of(folder: Path) -> int:
+    """Steps that were done when an engine was saved there; nothing is loaded."""
+    return int(json.loads((folder / "state.json").read_text())["engine"]["step"])
+
+
 # --- backends ----------------------------------------------------------------------------------------------
 
 

@@ -192,6 +192,11 @@ class Dataset:
         return manifest
 
     @property
+    def bytes_read(self) -> int:
+        """Bytes that were asked of the storage through this object."""
+        return self.store.bytes_read
+
+    @property
     def fingerprint(self) -> str:
         """Changes with any byte of any episode, their order and their splits."""
         return self.manifest.fingerprint

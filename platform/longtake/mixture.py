@@ -65,6 +65,11 @@ class Mixture:
         return self.datasets[0].store
 
     @property
+    def bytes_read(self) -> int:
+        """Bytes that were asked of the storage through these objects."""
+        return sum(store.bytes_read for store in {id(one.store): one.store for one in self.datasets}.values())
+
+    @property
     def fingerprint(self) -> str:
         """Changes with any of theirs; weights are in the config of a run."""
         return hashlib.sha256(" ".join(one.fingerprint for one in self.datasets).encode()).hexdigest()[:16]

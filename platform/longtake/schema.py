@@ -60,6 +60,7 @@ COLUMNS: dict[str, dict[str, Column]] = {
         "worker_s": Column(
             "number", "s", "of all workers together (each has one accelerator, or a share), all sessions"
         ),
+        "bytes_read": Column("whole", "bytes", "asked of the storage for the clips of its steps, all sessions"),
         "forked_from": Column("text", "", "RUN@STEP of the checkpoint that it went on from; empty without one"),
         "dataset_name": Column("text", "", "name of the dataset in the store"),
         "config_hash": Column("text", "", "over every field of the config"),
@@ -77,14 +78,20 @@ COLUMNS: dict[str, dict[str, Column]] = {
         "clip_frames": Column("whole", "frames", "of each clip in this step: the stage of the curriculum"),
         "loss": Column("number", "", "training loss, mean over ranks"),
         "val_loss": Column(
-            "number", "", "on held-out clips as long as the last stage's, at fixed noise; missing between validations"
+            "number",
+            "",
+            "on held-out clips as long as the last stage's, at fixed noise; missing between validations. With a "
+            "curriculum also val_loss.N: on clips of N frames, for each of the earlier lengths",
         ),
-        "val_loss_short": Column("number", "", "the same on clips as long as the first stage's, where that differs"),
+        "state_drift": Column(
+            "number", "share", "growth of the carried state's spread in the second half of the held-out clips"
+        ),
         "val_psnr": Column("number", "dB", "of held-out frames, there and back through an autoencoder in training"),
         "step_s": Column("number", "s", "time of the step"),
         "worker_s": Column("number", "s", "step_s times the number of workers"),
         "frames_per_s": Column("number", "frames/s", "frames / step_s"),
         "data_wait": Column("number", "share", "of step_s spent waiting for data"),
+        "bytes_read": Column("whole", "bytes", "asked of the storage for the clips of the step, all ranks"),
         "replaced": Column("number", "share", "of the clips, taken in place of unreadable ones"),
     },
     "scores": {

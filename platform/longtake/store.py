@@ -12,11 +12,12 @@ import errno
 import os
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 from urllib.parse import urlsplit
 
 from longtake.errors import UserError
@@ -54,6 +55,8 @@ class Store:
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self._root = uri.removeprefix("s3://")
+        self._bytes_read = 0
+        self._counting = threading.Lock()
 
     def __reduce__(self) -> tuple[type[Store], tuple[str]]:
         return Store, (self.uri,)
@@ -66,6 +69,11 @@ class Store:
 
     def __hash__(self) -> int:
         return hash(self.uri)
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes that were asked for through this object, by `read_bytes` and `read_range`."""
+        return self._bytes_read
 
     @property
     def is_folder(self) -> bool:
@@ -100,11 +108,16 @@ class Store:
 
     def read_bytes(self, rel: str) -> bytes:
         """A whole file. Raises FileNotFoundError."""
-        return cast(bytes, self.fs.cat_file(self.path(rel)))
+        return self._counted(self.fs.cat_file(self.path(rel)))
 
     def read_range(self, rel: str, offset: int, size: int) -> bytes:
         """`size` bytes from `offset` on, in one request; fewer if the file ends. Raises FileNotFoundError."""
-        return cast(bytes, self.fs.cat_file(self.path(rel), start=offset, end=offset + size))
+        return self._counted(self.fs.cat_file(self.path(rel), start=offset, end=offset + size))
+
+    def _counted(self, data: bytes) -> bytes:
+        with self._counting:
+            self._bytes_read += len(data)
+        return data
 
     def read_many(self, names: Sequence[str]) -> dict[str, bytes | None]:
         """Whole files by name, None for one that is not there; an object storage sends many at the same time."""

@@ -139,7 +139,7 @@ def few_replaced(
 
 @dataclass(frozen=True)
 class _Loader:
-    """Step → its loaded share; picklable, for a Ray Data task."""
+    """Step → its loaded share, with the bytes that this took from the storage; picklable, for a Ray Data task."""
 
     dataset: Data
     plan: Plan
@@ -147,8 +147,9 @@ class _Loader:
     world: int
 
     def load(self, step: int) -> Batch:
-        share = cut(self.plan.batch(step), self.rank, self.world)
-        return load_clips(self.dataset, share, self.plan.palindrome, self.plan.replacement)
+        share, before = cut(self.plan.batch(step), self.rank, self.world), self.dataset.bytes_read
+        clips = load_clips(self.dataset, share, self.plan.palindrome, self.plan.replacement)
+        return {**clips, "bytes_read": np.array([self.dataset.bytes_read - before])}
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         return {"step": row["step"], **self.load(int(row["step"]))}

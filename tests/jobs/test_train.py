@@ -163,6 +163,17 @@ def test_a_fork_goes_on_as_another_run(place: Path, trained: str, capsys: pytest
             train.train(config_of(place, *overrides), store, resume=trained, fork=True)
 
 
+def test_a_run_goes_on_with_other_workers_and_watchers(place: Path) -> None:
+    store = open_store(place / "store")
+    train.start_record(config_of(place, "seed=14", "workers=2"), store, "moved")
+    assert train.train(config_of(place, "seed=14", "watch=[tensorboard]"), store, resume="moved") == "moved"
+    assert store.exists("runs/moved/watch/tensorboard")
+    row = store.table("runs").set_index("run").loc["moved"]
+    assert (row.status, row.sessions) == ("done", 2) and "workers: 0" in row.config
+    with pytest.raises(UserError, match="seed: 14 then, 15 now"):
+        train.train(config_of(place, "seed=15", "workers=2"), store, resume="moved")
+
+
 def test_a_run_killed_before_its_first_checkpoint_begins_again(place: Path) -> None:
     store, config = open_store(place / "store"), config_of(place, "seed=12")
     train.start_record(config, store, "killed-early")
@@ -260,11 +271,15 @@ def test_a_run_tells_what_it_cost_and_its_loss_at_both_lengths(place: Path) -> N
     stages = "data.curriculum=[{until: 2, frames: 4}, {frames: 8}]"
     name = train.train(config_of(place, stages, "steps=4", "validation.every=2", "seed=12"), store)
     steps = store.table("steps", where=f"run == '{name}'")
-    assert list(steps.val_loss_short.notna()) == list(steps.val_loss.notna()) == [False, True, False, True]
-    assert (steps.val_loss_short != steps.val_loss)[steps.val_loss.notna()].all()
+    short = steps["val_loss.4"]
+    assert list(short.notna()) == list(steps.val_loss.notna()) == [False, True, False, True]
+    assert (short != steps.val_loss)[steps.val_loss.notna()].all()
+    assert (steps.state_drift.dropna() > -1).all() and len(steps.state_drift.dropna()) == 2
     row = store.table("runs").set_index("run").loc[name]
     assert row.frames == 4 * 16
     assert row.worker_s == pytest.approx(steps.step_s.sum())
+    clips = store.dataset("mazes")
+    assert 0 < row.bytes_read == steps.bytes_read.sum() < 4 * clips.manifest.bytes
 
 
 def gradients(place: Path, *overrides: str) -> dict[str, torch.Tensor]:

@@ -1,0 +1,95 @@
+"""Clips that grow from 16 to 64 to 256 frames: one engine, one iterator, as many frames a step, and exact resume."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from jobs import train, train_loop
+from jobs.bench.train import written
+from jobs.train_config import WorldModelTraining
+from longtake import checkpoints
+from longtake.config import load
+from longtake.store import Store, open_store
+from longtake.training import LocalContext
+
+GROWING = """
+name: growing
+steps: 6
+workers: 0
+checkpoint_every: 1
+data:
+  dataset: walks
+  frames_per_step: 256
+  curriculum: [{until: 2, frames: 16}, {until: 4, frames: 64}, {frames: 256}]
+  base_segment: 8
+model:
+  height: 16
+  width: 16
+  dim: 16
+  heads: 2
+  window: 2
+  d_state: 4
+  headdim: 8
+  layers: [{mixer: ssm, spatial_block: [1, 1]}]
+temporal_block: 64
+engine: {backend: torch, warmup: 1, lr: 1.0e-2}
+validation: {every: 6, clips: 1}
+"""
+STEPS, LENGTHS = 6, [16, 16, 64, 64, 256, 256]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """With walks long enough, and an undisturbed run `straight`."""
+    store = open_store(tmp_path_factory.mktemp("curriculum"))
+    written(store, "walks", edge=16, frames=128)
+    return store
+
+
+@pytest.fixture(scope="module")
+def config(store: Store, tmp_path_factory: pytest.TempPathFactory) -> WorldModelTraining:
+    path = tmp_path_factory.mktemp("config") / "growing.yaml"
+    path.write_text(GROWING)
+    config = load(WorldModelTraining, path, [], search=Path())
+    train.check(config, store)
+    return config
+
+
+def trained(store: Store, name: str, config: WorldModelTraining) -> dict[str, torch.Tensor]:
+    train_loop.train_loop(LocalContext(store, name, keep=9, device="cpu"), config)
+    with checkpoints.opened(store, name, STEPS) as folder:
+        return load_file(folder / "model.safetensors")
+
+
+def test_a_growing_clip_rebuilds_nothing_and_resumes_anywhere(
+    store: Store, config: WorldModelTraining, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    def counted(name: str) -> Any:
+        real = getattr(train_loop, name)
+
+        def make(*arguments: Any, **options: Any) -> Any:
+            made.append(name)
+            return real(*arguments, **options)
+
+        return make
+
+    for name in ("Engine", "WorldModel", "local_batches"):
+        monkeypatch.setattr(train_loop, name, counted(name))
+    straight = trained(store, "straight", config)
+    assert sorted(made) == ["Engine", "WorldModel", "local_batches"]
+    rows = store.table("steps", where="run == 'straight'").sort_values("step")
+    assert list(rows.clip_frames) == LENGTHS and set(rows.frames) == {256}
+    assert rows[["val_loss", "val_loss.16", "val_loss.64"]].iloc[-1].notna().all()
+    for cut in range(1, STEPS):  # inside each stage, and on both borders
+        checkpoints.copy(store, "straight", cut, f"cut-{cut}")
+        again = trained(store, f"cut-{cut}", config)
+        assert all(torch.equal(again[name], tensor) for name, tensor in straight.items()), cut
+        later = store.table("steps", where=f"run == 'cut-{cut}'").sort_values("step")
+        assert list(later.loss) == list(rows.loss[rows.step >= cut])
