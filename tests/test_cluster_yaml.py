@@ -51,7 +51,8 @@ def test_ray_accepts_it(cluster: dict[str, Any]) -> None:
     prepared = prepare_config(cluster)
     validate_config(prepared)
     # Nothing of Ray's defaults gets in, which install a nightly build and open the dashboard.
-    assert prepared["head_setup_commands"] == prepared["worker_setup_commands"] == cluster["setup_commands"]
+    assert prepared["worker_setup_commands"] == cluster["setup_commands"]
+    assert prepared["head_setup_commands"] == cluster["setup_commands"] + cluster["head_setup_commands"]
     for name in ("head_start_ray_commands", "worker_start_ray_commands", "initialization_commands"):
         assert prepared[name] == cluster[name]
 
@@ -144,6 +145,7 @@ def test_hosts_of_ones_own_are_set_up_alike(cluster: dict[str, Any]) -> None:
     own = yaml.safe_load((ROOT / "platform/clusters/onprem.yaml").read_text())
     shared = flat(cluster["setup_commands"])
     assert [line for line in flat(own["setup_commands"]) if line in shared] == shared
+    assert set(flat(cluster["head_setup_commands"])) <= set(flat(own["setup_commands"])), "`ray down` finds ray"
     kernels = flat(cluster["available_node_types"]["gpu_spot"]["worker_setup_commands"])[-1]
     assert kernels in flat(own["worker_setup_commands"])[0], "for hosts with a card"
     assert own["worker_start_ray_commands"] == cluster["worker_start_ray_commands"]
