@@ -80,6 +80,25 @@ def ingest(
 
 
 @app.command()
+def encode(
+    dataset: DatasetName,
+    tokenizer: Annotated[
+        str, typer.Option("--tokenizer", metavar="RUN", help="A trained autoencoder's id or name, or a folder's path.")
+    ],
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="Of the dataset to make [default: DATASET-latents].")
+    ] = None,
+    set_: Overrides = None,
+    store: StoreUri = STORE,
+    dry_run: DryRun = False,
+) -> None:
+    """Turn a dataset's frames into latents of an autoencoder, as a dataset of its own."""
+    from jobs import encode
+
+    encode.main(dataset, tokenizer, name, set_ or [], store, dry_run)
+
+
+@app.command()
 def inspect(
     dataset: DatasetName,
     sheet: Annotated[

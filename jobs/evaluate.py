@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from evals.protocol import Protocol
-from jobs import foreign, fvd
+from jobs import foreign, fvd, pictures
 from jobs.foreign import Foreign, Maker
 from jobs.protocol_check import beyond_training, protocol_problems, subject_problems
 from jobs.train_config import PIXELS
@@ -41,7 +41,9 @@ Positive = Annotated[int, Field(ge=1)]
 class EvaluateConfig(Config):
     """What to ask of every checkpoint."""
 
-    dataset: str | None = Field(None, description="the dataset that the run was trained on when not given")
+    dataset: str | None = Field(
+        None, description="the dataset that the run was trained on when not given; of latents, the one with the pixels"
+    )
     protocols: Annotated[list[Protocol], Field(min_length=1)]
     wiped: bool = Field(True, description="also score each model with its memory wiped before generation")
     stranger: bool = Field(True, description="also score each model when it is shown another clip's context")
@@ -222,12 +224,13 @@ def plan_cells(config: EvaluateConfig, store: Store, subjects: Sequence[Subject]
     problems: list[str] = []
     cells: list[Cell] = []
     others = foreign.read(config.systems)
-    names = [config.dataset] if config.dataset else list(dict.fromkeys(subject.dataset for subject in subjects))
+    asked = {subject.run: config.dataset or pictures.true_of(store, subject.dataset) for subject in subjects}
+    names = [config.dataset] if config.dataset else list(dict.fromkeys(asked.values()))
     if not names:
         raise UserError("dataset: name one; there is no run whose dataset could be taken")
     for name in names:
         dataset = store.dataset(name)
-        own = [subject for subject in subjects if (config.dataset or subject.dataset) == name]
+        own = [subject for subject in subjects if asked[subject.run] == name]
         for short in config.protocols:
             protocol = short.model_copy(update={"dataset": dataset.fingerprint})
             found = protocol_problems(protocol, dataset)

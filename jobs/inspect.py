@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from jobs import pictures
 from longtake import video
 from longtake.store import open_store
 
 if TYPE_CHECKING:
-    from longtake.episodes import Dataset, Manifest
+    from longtake.episodes import Dataset, Latents, Manifest
     from longtake.shards import ArraySpec
 
 EPISODES, COLUMNS = 8, 12  # of the contact sheet
@@ -46,6 +47,7 @@ def table(manifest: Manifest) -> Any:
         "actions": ", ".join(f"{name}: {meaning}" for name, meaning in manifest.action_space.items()),
         "pose": ", ".join(manifest.pose or ["none"]),
         **{f"array {spec.name}": _array(spec, manifest.psnr_db) for spec in manifest.arrays},
+        **({"latents": _told(manifest.latents)} if manifest.latents else {}),
         **({"refused": f"{manifest.refused} episodes of the source, see report.json"} if manifest.refused else {}),
         "recipe": ", ".join(f"{name}={value}" for name, value in _flat(manifest.recipe)),
         "fingerprint": manifest.fingerprint,
@@ -60,6 +62,11 @@ def _array(spec: ArraySpec, psnr_db: float | None) -> str:
     shape = ", ".join(map(str, ("T", *spec.shape)))
     cost = f" crf {spec.crf}, {psnr_db:.1f} dB" if spec.codec == "video" and psnr_db is not None else ""
     return f"{spec.dtype} ({shape}), {spec.codec}{cost}"
+
+
+def _told(latents: Latents) -> str:
+    of = f"{latents.tokenizer}, step {latents.step}" if latents.step is not None else latents.tokenizer
+    return f"of {latents.dataset} ({latents.fingerprint}), by tokenizer {of} (SHA-256 {latents.weights[:12]})"
 
 
 def _flat(value: dict[str, Any], path: str = "") -> list[tuple[str, Any]]:
@@ -83,7 +90,8 @@ def moving_pictures(dataset: Dataset, path: Path) -> None:
     """An mp4 of the first episodes side by side, pixels enlarged so that small frames can be seen."""
     chosen = dataset.episodes().head(MOVING)
     length = min(MOVING_FRAMES, int(chosen["length"].min()))
-    beside = np.concatenate([dataset.read(int(n), 0, length).frames for n in chosen["episode"]], axis=2)
+    films = [pictures.shown(dataset, dataset.read(int(n), 0, length).frames) for n in chosen["episode"]]
+    beside = np.concatenate(films, axis=2)
     zoom = max(1, -(-MOVING_PX // beside.shape[1]))
     path.parent.mkdir(parents=True, exist_ok=True)
     video.write(str(path), beside.repeat(zoom, axis=1).repeat(zoom, axis=2), dataset.manifest.fps)
@@ -92,7 +100,7 @@ def moving_pictures(dataset: Dataset, path: Path) -> None:
 def _row(dataset: Dataset, number: int) -> NDArray[np.uint8]:
     episode = dataset.read(number)
     times = np.linspace(0, len(episode) - 1, COLUMNS).astype(int)
-    tiles = [_tile(episode.frames[t]) for t in times]
+    tiles = [_tile(frame) for frame in pictures.shown(dataset, episode.frames[times])]
     if episode.pose is not None:
         tiles.append(_walk(episode.pose[:, :2], times))
     return np.concatenate(tiles, axis=1)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jobs import fvd
+from jobs import fvd, pictures
 from longtake.episodes import LABEL
 from longtake.errors import unknown
 
@@ -44,7 +44,7 @@ def protocol_problems(protocol: Protocol, dataset: Dataset) -> list[str]:
             f"horizon {protocol.horizon}), but {len(short)} of {dataset.name} are shorter, "
             f"the shortest, episode {short.sort_values('length').episode.iloc[0]}, has {short.length.min()}"
         )
-    metrics = _metric_problems(protocol, dataset.frame_shape[:2])
+    metrics = _metric_problems(protocol, pictures.frame_shape(dataset)[:2])
     return problems + [f"{protocol.task}.metrics: {problem}" for problem in metrics]
 
 
@@ -103,13 +103,14 @@ def trained_on(subject: Subject, dataset: Dataset, store: Store, protocol: Proto
     """Episodes that a protocol would ask and that are also in the training split of the subject's own dataset.
 
     In one dataset the splits are disjoint; two may hold the same episode, and each decides for itself where it goes.
+    Episodes of latents are known by the pixels that they were made from.
     """
     if subject.dataset == dataset.name or not store.exists(f"datasets/{subject.dataset}/manifest.json"):
         return []
-    own = store.dataset(subject.dataset).index
-    learned = set(own.digest[own.split == "train"])
-    asked = dataset.index[dataset.index.split == protocol.split].head(protocol.scored)
-    return [int(episode) for episode in asked.episode[asked.digest.isin(learned)]]
+    own, there = store.dataset(subject.dataset).index, dataset.index
+    learned = set(own.source_digest[own.split == "train"])
+    asked = there[there.split == protocol.split].head(protocol.scored)
+    return [int(episode) for episode in asked.episode[asked.source_digest.isin(learned)]]
 
 
 def beyond_training(protocols: Sequence[Protocol], subjects: Sequence[Subject]) -> str | None:

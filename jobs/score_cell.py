@@ -15,7 +15,7 @@ from evals.scoring import answer, compare, episode_seed
 from evals.systems import FLOORS, PROBED, Forgetful, ModelSystem, Reconstruction, StrangersContext, System
 from evals.task import Question, Rows
 from evals.tasks import TASKS, build_question
-from jobs import fvd
+from jobs import fvd, pictures
 from jobs.evaluate import ScoreCell
 from longtake import checkpoints
 from longtake.schema import NO_RUN
@@ -60,7 +60,8 @@ def read_question(cell: ScoreCell, episode: int) -> Question:
     dataset = open_store(cell.store).dataset(cell.dataset)
     piece = dataset.read(episode, first, first + cell.protocol.frames, labels=cell.protocol.task == "questions")
     actions, answers = dataset.action_vectors(piece.actions), piece.labels.get(cell.protocol.label)
-    return build_question(cell.protocol, episode, piece.frames, piece.pose, actions, answers)
+    frames = pictures.shown(dataset, piece.frames)
+    return build_question(cell.protocol, episode, frames, piece.pose, actions, answers)
 
 
 def conditions_of(questions: list[Question]) -> Conditions:

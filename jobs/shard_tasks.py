@@ -21,12 +21,17 @@ def reused(writer: DatasetWriter) -> Dataset:
     return Dataset(writer.store, writer.name)
 
 
-def make_missing(verb: str, writer: DatasetWriter, make: MakeShard, shards: int, cpus: int | None) -> None:
-    """Make those of a dataset's shards that are not there, and say how many are."""
+def missing_shards(writer: DatasetWriter, shards: int) -> list[int]:
+    """Those of a dataset's shards that are not there; says how many are."""
     missing = [shard for shard in range(shards) if not writer.done(shard)]
     if len(missing) < shards:
         print(f"dataset {writer.name}: {shards - len(missing)} of {shards} shards reused")
-    if missing:
+    return missing
+
+
+def make_missing(verb: str, writer: DatasetWriter, make: MakeShard, shards: int, cpus: int | None) -> None:
+    """Make those of a dataset's shards that are not there."""
+    if missing := missing_shards(writer, shards):
         make_shards(f"{verb} {writer.name}", make, missing, shards, cpus)
 
 

@@ -1,18 +1,20 @@
-"""Which tokenizer a training asks for: pixels, an autoencoder of the store by its run's id or name, or a folder.
+"""Which tokenizer a training asks for: pixels, an autoencoder by its run's id or name, a folder, or a dataset's own.
 
-Everything but `of_training` works without torch, for the driver's checks.
+Everything but `read`, `of_dataset` and `of_training` works without torch, for the driver's checks.
 """
 
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.train_config import PIXELS
+from jobs.train_config import DATASET, PIXELS
 from longtake import checkpoints
+from longtake.episodes import TOKENIZER
 from longtake.errors import UserError, unknown
 from longtake.store import Store
 from models.config import read_tokenizer_config
@@ -30,14 +32,14 @@ def settled(store: Store, named: str) -> str:
     Raises:
         UserError: no such autoencoder, or one without a checkpoint.
     """
-    if named == PIXELS or _is_path(named):
+    if named in (PIXELS, DATASET) or is_path(named):
         return named
     runs = store.table("runs")
     if len(runs):
         runs = runs[runs.kind == "autoencoder"].sort_values("run")
     ids, names = [str(run) for run in runs.run], [str(name) for name in runs.get("name", [])]
     if named not in (*ids, *names):
-        raise UserError(unknown("tokenizer", named, {PIXELS, *ids, *names}) + " (or give a folder's path)")
+        raise UserError(unknown("tokenizer", named, {PIXELS, DATASET, *ids, *names}) + " (or give a folder's path)")
     meant = [run for run, name in zip(ids, names, strict=True) if named in (run, name)]
     for run in reversed(meant):
         if checkpoints.newest(store, run) is not None:
@@ -52,7 +54,7 @@ def opened(store: Store, named: str) -> Iterator[Path]:
     Raises:
         UserError: no such autoencoder or folder.
     """
-    if _is_path(named):
+    if is_path(named):
         folder = Path(named).expanduser()
         if not (folder / "config.json").is_file():
             raise UserError(f"tokenizer: {named} is no folder with a config.json")
@@ -83,15 +85,51 @@ def latent_shape(store: Store, named: str, dataset: Data) -> tuple[int, int, int
 def of_training(context: Context, config: WorldModelTraining, checkpoint: Path | None) -> Tokenizer:
     """The tokenizer of a training: what its checkpoint carries, or what its config names at the start."""
     from models.checkpoint import load_model_tokenizer
-    from models.tokenizer import PixelTokenizer, load_tokenizer
+    from models.tokenizer import PixelTokenizer
 
     if checkpoint is not None:
         return load_model_tokenizer(checkpoint, context.device)
     if config.tokenizer == PIXELS:
         return PixelTokenizer()
-    with opened(context.store, config.tokenizer) as folder:
-        return load_tokenizer(folder, context.device)
+    if config.tokenizer == DATASET:
+        return of_dataset(context.store, config.data.first, context.device)
+    return read(context.store, config.tokenizer, context.device)
 
 
-def _is_path(named: str) -> bool:
+def of_dataset(store: Store, name: str, device: str = "cpu") -> Tokenizer:
+    """What encoded a dataset of latents: its own copy.
+
+    Raises:
+        UserError: it is gone or damaged.
+    """
+    where = f"datasets/{name}/{TOKENIZER}"
+    with tempfile.TemporaryDirectory(prefix="longtake-") as folder:
+        try:
+            store.download_dir(where, folder)
+        except FileNotFoundError:
+            raise UserError(f"{where}: the tokenizer is gone; encode the dataset again") from None
+        return _loaded(Path(folder), where, device)
+
+
+def read(store: Store, named: str, device: str = "cpu") -> Tokenizer:
+    """An autoencoder by its run's id or name, or a folder.
+
+    Raises:
+        UserError: there is none, it is damaged, or a package that it needs is missing.
+    """
+    with opened(store, named) as folder:
+        return _loaded(folder, named, device)
+
+
+def _loaded(folder: Path, named: str, device: str) -> Tokenizer:
+    from models.tokenizer import load_tokenizer
+
+    try:
+        return load_tokenizer(folder, device)
+    except (ValueError, OSError) as error:
+        raise UserError(f"tokenizer: {named}: {error}") from error
+
+
+def is_path(named: str) -> bool:
+    """Whether a folder is meant, and no run: by the slash in it."""
     return "/" in named

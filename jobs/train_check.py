@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeGuard
 
 from jobs import tokenizers
-from jobs.train_config import PIXELS, TrainConfig, WorldModelTraining
+from jobs.train_config import DATASET, PIXELS, TrainConfig, WorldModelTraining
 from longtake.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,14 +18,18 @@ LATENT_REACH = 4.0
 
 def shape_problems(config: TrainConfig, dataset: Data, store: Store) -> list[str]:
     """Frames, or latents of them, that the model does not take."""
-    model, problems, what = config.model, [], f"frames of {dataset.name}"
+    model, problems, what = config.model, _kind_problems(config, dataset), f"frames of {dataset.name}"
+    if problems:
+        return problems
     height, width, channels = dataset.frame_shape
     if on_latents(config):
-        what = f"latents of tokenizer {config.tokenizer}"
-        try:
-            height, width, channels = tokenizers.latent_shape(store, config.tokenizer, dataset)
-        except UserError as error:
-            return list(error.lines)
+        what = f"latents of {dataset.name}"
+        if config.tokenizer != DATASET:
+            what = f"latents of tokenizer {config.tokenizer}"
+            try:
+                height, width, channels = tokenizers.latent_shape(store, config.tokenizer, dataset)
+            except UserError as error:
+                return list(error.lines)
         if (clip := config.model.clip) is not None and clip < LATENT_REACH:
             problems.append(f"model.clip: {clip:g} would cut {what}, of unit variance: set model.clip=null (no bound)")
     for field, here, there in (
@@ -36,6 +40,24 @@ def shape_problems(config: TrainConfig, dataset: Data, store: Store) -> list[str
         if here != there:
             problems.append(f"model.{field}: {here}, but {what} have {there}: set model.{field}={there}")
     return problems
+
+
+def _kind_problems(config: TrainConfig, dataset: Data) -> list[str]:
+    """Pixels where latents are asked for, or the other way round."""
+    latents = dataset.manifest.latents
+    if isinstance(config, WorldModelTraining):
+        if latents is None and config.tokenizer == DATASET:
+            return [f"tokenizer: dataset, but frames of {dataset.name} are pixels: name one, or run `longtake encode`"]
+        if latents is not None and config.tokenizer != DATASET:
+            return [
+                f"tokenizer: {config.tokenizer}, but {dataset.name} holds latents of tokenizer {latents.tokenizer}: "
+                "set tokenizer=dataset"
+            ]
+    elif latents is not None:
+        return [
+            f"data.dataset: {dataset.name} holds latents; an autoencoder is trained on pixels: take {latents.dataset}"
+        ]
+    return []
 
 
 def on_latents(config: TrainConfig) -> TypeGuard[WorldModelTraining]:

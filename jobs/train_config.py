@@ -14,6 +14,8 @@ from models.config import AutoencoderConfig, DiffusionConfig, ModelConfig, Sampl
 Positive = Annotated[int, Field(ge=1)]
 PIXELS = "pixels"
 """The tokenizer of a world model that lives on no latents."""
+DATASET = "dataset"
+"""The tokenizer of a world model whose dataset holds latents already: the one that encoded them."""
 
 
 class Stage(Config):
@@ -199,7 +201,8 @@ class WorldModelTraining(TrainConfig):
     recompute: bool = Field(False, description="gradient checkpointing: each layer is computed twice, little is kept")
     tokenizer: str = Field(
         PIXELS,
-        description="pixels, or the autoencoder on whose latents it lives: a run's id or name, or a folder's path",
+        description="pixels, or the autoencoder on whose latents it lives: a run's id or name, a folder's path, or "
+        "dataset for what `longtake encode` made the data with",
     )
     model: ModelConfig
     memory: MemoryConfig = MemoryConfig()

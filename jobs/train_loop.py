@@ -30,7 +30,7 @@ from longtake.stream import batches, few_replaced, load_clips, local_batches
 from models.checkpoint import TOKENIZER
 from models.conditions import Conditions
 from models.state import state_statistics
-from models.tokenizer import Tokenizer
+from models.tokenizer import Tokenizer, as_latents
 from models.world_model import WorldModel
 
 if TYPE_CHECKING:
@@ -102,8 +102,9 @@ def begun(source: Iterator[Item]) -> Iterator[Item]:
 def to_batch(clips: dict[str, Any], device: str, tokenizer: Tokenizer) -> Batch:
     """Decoded clips → what the model sees, on the device."""
     pose = clips.get("pose")
+    frames = torch.from_numpy(clips["frames"]).to(device)
     return Batch(
-        tokenizer.encode(torch.from_numpy(clips["frames"]).to(device)),
+        as_latents(frames) if frames.is_floating_point() else tokenizer.encode(frames),
         Conditions(
             pose=None if pose is None else torch.from_numpy(pose).to(device),
             actions=torch.from_numpy(clips["actions"]).to(device),

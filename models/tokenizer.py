@@ -123,6 +123,11 @@ class DiffusersTokenizer:
         self.autoencoder.save_pretrained(folder, safe_serialization=True)
 
 
+def as_latents(stored: Tensor) -> Tensor:
+    """Latents as datasets keep them (b, t, h, w, c) → as models see them: floats (b, t, c, h, w)."""
+    return rearrange(stored, "b t h w c -> b t c h w").float()
+
+
 def load_tokenizer(folder: Path, device: str = "cpu") -> Tokenizer:
     """The autoencoder in a folder: `config.json` with `model.safetensors` (ours) or with diffusers' own files.
 

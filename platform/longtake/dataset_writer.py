@@ -17,7 +17,17 @@ from numpy.typing import NDArray
 
 from longtake import video
 from longtake.config import differences
-from longtake.episodes import LABEL, SPLITS, Dataset, Episode, Manifest, faults, from_parquet, to_parquet
+from longtake.episodes import (
+    LABEL,
+    SPLIT_RULE,
+    SPLITS,
+    Dataset,
+    Episode,
+    Manifest,
+    faults,
+    from_parquet,
+    to_parquet,
+)
 from longtake.errors import UserError, unknown
 from longtake.shards import Array, ArraySpec, Chunk, Codec, ShardBuffer, decode
 
@@ -121,10 +131,11 @@ class DatasetWriter:
         before_index()
         self.store.write_bytes(f"{self.root}/index/{shard:05d}.parquet", to_parquet(part))
 
-    def finalize(self, shards: int, refused: int = 0) -> Dataset:
+    def finalize(self, shards: int, refused: int = 0, like: Dataset | None = None) -> Dataset:
         """Number and split the episodes of shards 0 .. shards-1, write index and manifest.
 
-        refused: how many episodes of the source are not in it, for the manifest.
+        refused: how many episodes of the source are not in it, for the manifest. like: a dataset of the same episodes,
+        whose splits are kept.
         Raises UserError for episodes with different arrays, and for too few of them.
         """
         import pandas as pd
@@ -137,9 +148,13 @@ class DatasetWriter:
         if len(specs) != 1:
             raise UserError(f"dataset {self.name!r}: episodes with different arrays: {' and '.join(specs[:2])}")
         index.insert(0, "episode", np.arange(len(index)))
-        index["split"] = _assign(index["digest"].tolist(), split_sizes(len(index), self.val, self.test))
+        if like is None:
+            index["split"] = _assign(index["digest"].tolist(), split_sizes(len(index), self.val, self.test))
+        else:
+            index[["split", "source_digest"]] = like.index[["split", "digest"]].to_numpy()
         written = to_parquet(index)
-        manifest = self._manifest(index, shards, refused, zlib.crc32(written))
+        rule = SPLIT_RULE if like is None else f"as in dataset {like.name}"
+        manifest = self._manifest(index, shards, refused, zlib.crc32(written), rule)
         self.store.write_bytes(f"{self.root}/index.parquet", written)
         self.store.write_bytes(f"{self.root}/manifest.json", manifest.model_dump_json(indent=1).encode())
         return Dataset(self.store, self.name)
@@ -166,7 +181,7 @@ class DatasetWriter:
     def _read_part(self, shard: int) -> pd.DataFrame:
         return from_parquet(self.store.read_bytes(f"{self.root}/index/{shard:05d}.parquet"))
 
-    def _manifest(self, index: pd.DataFrame, shards: int, refused: int, index_crc: int) -> Manifest:
+    def _manifest(self, index: pd.DataFrame, shards: int, refused: int, index_crc: int, rule: str) -> Manifest:
         specs = [ArraySpec(**spec) for spec in json.loads(index["arrays"][0])]
         frames = int(index["length"].sum())
         numbers = frames * math.prod(next(spec.shape for spec in specs if spec.name == "frames"))
@@ -179,6 +194,7 @@ class DatasetWriter:
             shards=shards,
             bytes=int(sum(sum(sizes) for spec in specs for sizes in index[f"{spec.name}_size"])),
             splits={split: int((index["split"] == split).sum()) for split in SPLITS},
+            split_rule=rule,
             recipe=self.recipe,
             fingerprint=hashlib.sha256(told.encode()).hexdigest()[:16],
             psnr_db=round(video.psnr_db(index["squared_error"].sum(), numbers), 2) if self.codec == "video" else None,

@@ -8,6 +8,7 @@
     datasets/NAME/index.parquet          all of them, numbered and split
     datasets/NAME/manifest.json          a dataset exists when this does; written last
     datasets/NAME/report.json            of an ingest: which episodes were refused, and why
+    datasets/NAME/tokenizer/             of latents: what encoded them, whole
 
 Action t leads INTO frame t; the first action of an episode is the null action: 0, or -1 among discrete ones. An
 episode's number is its place in the index; its split follows from a hash of its bytes.
@@ -15,6 +16,7 @@ episode's number is its place in the index; its split follows from a hash of its
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import zlib
@@ -37,10 +39,11 @@ if TYPE_CHECKING:
 
     from longtake.store import Store
 
-__all__ = ["CorruptData", "Dataset", "Episode", "Manifest", "dataset_names", "faults"]
+__all__ = ["CorruptData", "Dataset", "Episode", "Latents", "Manifest", "dataset_names", "faults"]
 
 SPLITS = ("train", "val", "test")
 SPLIT_RULE = "episodes in the order of the SHA-256 of their arrays: first test, then val, the rest train"
+TOKENIZER = "tokenizer"  # the folder in a dataset of latents with what encoded them
 LABEL = "label."  # what the stored name of a label begins with
 CACHED_EPISODES = 4096  # whose small arrays (actions, pose) a reader keeps
 OPENED = 8  # datasets that a process keeps open for those who send them
@@ -110,6 +113,23 @@ def _infinite(episode: Episode) -> list[str]:
     return found
 
 
+class Latents(BaseModel):
+    """What frames that are latents are of: the pictures of `dataset` (with that fingerprint), of `frame_shape`.
+
+    tokenizer: the autoencoder's run, or the folder that it was read from; step: of the run's checkpoint. weights:
+    SHA-256 of the dataset's own copy of it, see `tokenizer_digest`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: str
+    fingerprint: str
+    tokenizer: str
+    step: int | None
+    weights: str
+    frame_shape: tuple[int, int, int]
+
+
 class Manifest(BaseModel):
     """What a dataset is; `recipe` is the config that made it.
 
@@ -127,7 +147,7 @@ class Manifest(BaseModel):
     shards: int
     bytes: int
     splits: dict[str, int]
-    split_rule: str = SPLIT_RULE
+    split_rule: str
     fps: float
     action_space: dict[str, str]
     pose: list[str] | None
@@ -139,6 +159,12 @@ class Manifest(BaseModel):
     index_crc: int
     seal: int = 0
 
+    @property
+    def latents(self) -> Latents | None:
+        """What its frames are latents of; None for pixels."""
+        told = self.recipe.get("latents")
+        return None if told is None else Latents.model_validate(told)
+
     def sealed(self) -> Manifest:
         """The same with the checksum of everything else in it."""
         return self.model_copy(update={"seal": self._checksum()})
@@ -149,6 +175,14 @@ class Manifest(BaseModel):
 
     def _checksum(self) -> int:
         return zlib.crc32(json.dumps(self.model_dump(mode="json", exclude={"seal"}), sort_keys=True).encode())
+
+
+def tokenizer_digest(files: Mapping[str, bytes]) -> str:
+    """SHA-256 of the files of a tokenizer, by name."""
+    total = hashlib.sha256()
+    for name in sorted(files):
+        total.update(f"{name} {len(files[name])} ".encode() + files[name])
+    return total.hexdigest()
 
 
 def dataset_names(store: Store) -> list[str]:
@@ -174,15 +208,19 @@ class Dataset:
 
     @property
     def index(self) -> pd.DataFrame:
-        """A row per episode, with everything that is known of it; read anew at each call."""
-        return self._index.frame()
+        """A row per episode, with everything that is known of it; read anew at each call.
+
+        source_digest: of the pixels that latents were made from, else the episode's own digest.
+        """
+        frame = self._index.frame()
+        return frame if "source_digest" in frame else frame.assign(source_digest=frame["digest"])
 
     def _read_manifest(self) -> Manifest:
         path = f"{self.root}/manifest.json"
         try:
             manifest = Manifest.model_validate_json(self.store.read_bytes(path))
         except FileNotFoundError:
-            made = "; make it with `longtake collect` or `longtake ingest`"
+            made = "; make it with `longtake collect`, `longtake ingest` or `longtake encode`"
             raise UserError(unknown("dataset", self.name, dataset_names(self.store)) + made) from None
         except ValidationError as error:
             where = ".".join(map(str, error.errors()[0]["loc"])) or "no JSON"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from longtake.dataset_writer import digest
-from longtake.episodes import LABEL, Dataset, Episode, chunks_of, faults
+from longtake.episodes import LABEL, TOKENIZER, Dataset, Episode, chunks_of, faults, tokenizer_digest
 from longtake.shards import MAGIC, Array, ArraySpec, Chunk, CorruptData, decode
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def damage(dataset: Dataset, on_done: Callable[[int, int], None] = lambda done, 
     """
     manifest, index = dataset.manifest, dataset.index
     yield from _index_faults(dataset)
+    yield from _tokenizer_faults(dataset)
     numbers = sorted(set(range(manifest.shards)) | set(index["shard"]))
     groups = {number: index[index["shard"] == number] for number in numbers}
     with ThreadPoolExecutor(THREADS, thread_name_prefix="verify") as pool:
@@ -48,6 +49,18 @@ def _index_faults(dataset: Dataset) -> Iterator[str]:
     for what, (one, other) in told.items():
         if one != other:
             yield f"{dataset.root}: {one} {what} in the manifest, {other} in the index"
+
+
+def _tokenizer_faults(dataset: Dataset) -> Iterator[str]:
+    """Whether what encoded its latents is what it was."""
+    latents, folder = dataset.manifest.latents, f"{dataset.root}/{TOKENIZER}"
+    if latents is None:
+        return
+    files = {name.removeprefix(f"{folder}/"): dataset.store.read_bytes(name) for name in dataset.store.find(folder)}
+    if not files:
+        yield f"{folder}: the tokenizer is gone, these latents cannot be decoded"
+    elif tokenizer_digest(files) != latents.weights:
+        yield f"{folder}: another tokenizer than encoded these latents, or a damaged one"
 
 
 def _shard_faults(dataset: Dataset, shard: int, rows: pd.DataFrame) -> Iterator[str]:

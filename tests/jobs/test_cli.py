@@ -60,6 +60,7 @@ def verb(monkeypatch: pytest.MonkeyPatch) -> Any:
         ("evaluate", "evaluate x --runs A,B --limit 3 --follow", ("x", [], "store", False, "A,B", None, 3, True)),
         ("inspect", "inspect mazes --sheet a.png", ("mazes", "store", "a.png", None)),
         ("ingest", "ingest teco p --name n --set a=1 --dry-run", ("teco", "p", "n", ["a=1"], "store", True)),
+        ("encode", "encode mazes --tokenizer T", ("mazes", "T", None, [], "store", False)),
         ("compact", "compact scores steps", (["scores", "steps"], "store")),
         ("compact", "compact", ([], "store")),
         ("report", "report A B --out r.html", (["A", "B"], "store", "r.html")),
@@ -121,7 +122,19 @@ def test_a_wrong_line_is_told_in_one_line(
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert run() == run("--help") == run("--version") == 0
     text = capsys.readouterr().out
-    for name in ("collect", "ingest", "inspect", "verify", "train", "evaluate", "results", "runs", "report", "demo"):
+    for name in (
+        "collect",
+        "ingest",
+        "encode",
+        "inspect",
+        "verify",
+        "train",
+        "evaluate",
+        "results",
+        "runs",
+        "report",
+        "demo",
+    ):
         assert f"\n  {name} " in text
         assert run(name, "--help") == 0
     assert "longtake 0.1.0" in text
