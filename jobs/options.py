@@ -1,0 +1,36 @@
+"""The options and arguments that verbs of the command line share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a setting; may be repeated.")
+]
+StoreUri = Annotated[
+    str,
+    typer.Option("--store", metavar="URI", envvar="LONGTAKE_STORE", help="A folder or s3://BUCKET/PREFIX."),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the config and the plan; touch nothing.")]
+ConfigName = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML path or the name of a shipped config.")]
+Where = Annotated[str | None, typer.Option("--where", metavar="QUERY", help="Rows to keep, such as: metric == 'psnr'")]
+Format = Annotated[
+    str | None,
+    typer.Option("--format", metavar="FORMAT", help="table, csv, md, json or parquet."),
+]
+Out = Annotated[str | None, typer.Option("--out", metavar="FILE", help="Write there instead of printing.")]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="URL",
+        help="The cluster's dashboard [default: $RAY_API_SERVER_ADDRESS or http://127.0.0.1:8265].",
+    ),
+]
+DatasetName = Annotated[str, typer.Argument(metavar="DATASET", help="Name of a dataset in the store.")]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job's id; `longtake jobs` lists them.")]
+
+STORE = "store"
+"""The store where none is given: a folder of that name here."""
