@@ -20,15 +20,21 @@ from longtake.dataset_writer import DatasetWriter, split_sizes
 from longtake.episodes import Dataset
 from longtake.errors import require_all
 from longtake.shards import Codec
-from longtake.sources import doom_maze, doom_memory, gym
+from longtake.sources import doom_maze, doom_memory, gym, memory_maze_env
 from longtake.sources.doom_maze import DoomMazeConfig
 from longtake.sources.doom_memory import DoomMemoryConfig
 from longtake.sources.gym import GymConfig
+from longtake.sources.memory_maze_env import MemoryMazeEnvConfig
 from longtake.store import Store, open_store
 
 CONFIGS = Path(__file__).parent / "configs" / "collect"
 SEED_STRIDE = 1_000_003  # apart, so that the episodes of neighbouring seeds are others
-SOURCES: dict[str, Any] = {"doom-maze": doom_maze, "doom-memory": doom_memory, "gym": gym}
+SOURCES: dict[str, Any] = {
+    "doom-maze": doom_maze,
+    "doom-memory": doom_memory,
+    "memory-maze": memory_maze_env,
+    "gym": gym,
+}
 """Modules with `generate(config, seed)`, `about(config)` and `require(config)`, by the name in a config."""
 EXPECTED_RATIO = 0.9  # of compressed to raw frames, on the safe side
 
@@ -45,7 +51,9 @@ class CollectConfig(Config):
     crf: int = Field(default=video.CRF, ge=0, le=51, description="quality of a video; lower is better")
     val: float = Field(default=0.1, gt=0, lt=1, description="share of the episodes; at least one")
     test: float = Field(default=0.1, gt=0, lt=1, description="share of the episodes; at least one")
-    source: Annotated[DoomMazeConfig | DoomMemoryConfig | GymConfig, Field(discriminator="source")] = DoomMazeConfig()
+    source: Annotated[
+        DoomMazeConfig | DoomMemoryConfig | MemoryMazeEnvConfig | GymConfig, Field(discriminator="source")
+    ] = DoomMazeConfig()
 
     @property
     def shards(self) -> int:

@@ -32,6 +32,15 @@ def test_shipped_configs_load_and_print_their_plan(
     assert not (tmp_path / "datasets").exists()
 
 
+def test_the_config_of_memory_maze_loads_and_tells_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MUJOCO_GL", "none")
+    config = load(CollectConfig, "memory-maze", ["source.size=15x15"], search=collect.CONFIGS)
+    with pytest.raises(UserError, match="MUJOCO_GL=none"):
+        collect.check(config, open_store(tmp_path))
+
+
 def test_every_problem_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = open_store(tmp_path)
 

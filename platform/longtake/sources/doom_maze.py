@@ -346,7 +346,7 @@ class Walker:
         """(forward, turn) from a position in squares and a yaw in radians."""
         here = (math.floor(x), math.floor(y))
         if here not in self.towards:
-            self.towards = self._paths_to(self.rng.choice([s for s in self.squares if s != here]))
+            self.towards = paths_to(self.grid, self.rng.choice([s for s in self.squares if s != here]))
         to = self.towards[here]
         angle = math.atan2(to[1] + 0.5 - y, to[0] + 0.5 - x) - yaw
         angle = (angle + math.pi) % (2 * math.pi) - math.pi
@@ -355,15 +355,16 @@ class Walker:
         turn = max(-1.0, min(1.0, angle / math.radians(self.config.turn_degrees)))
         return float(abs(angle) < math.radians(40)), turn
 
-    def _paths_to(self, goal: Square) -> dict[Square, Square]:
-        """For every square but the goal, the next one on a shortest path to it."""
-        towards: dict[Square, Square] = {}
-        queue = deque([goal])
-        while queue:
-            x, y = queue.popleft()
-            for a, b in STEPS:
-                near = (x + a, y + b)
-                if _open(self.grid, *near) and near not in towards and near != goal:
-                    towards[near] = (x, y)
-                    queue.append(near)
-        return towards
+
+def paths_to(grid: Grid, goal: Square) -> dict[Square, Square]:
+    """For every square that leads to the goal, the next one on a shortest path to it."""
+    towards: dict[Square, Square] = {}
+    queue = deque([goal])
+    while queue:
+        x, y = queue.popleft()
+        for a, b in STEPS:
+            near = (x + a, y + b)
+            if _open(grid, *near) and near not in towards and near != goal:
+                towards[near] = (x, y)
+                queue.append(near)
+    return towards

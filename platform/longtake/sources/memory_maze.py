@@ -60,5 +60,10 @@ def _pose(position: Array, direction: Array) -> Array:
             raise Refused(f"{name}: {array.dtype} {array.shape}, expected floats ({len(position)}, 2)")
     if (np.abs(np.hypot(*direction.T.astype(np.float64)) - 1) > 0.01).any():
         raise Refused("agent_dir: not of length 1, it gives no direction")
+    return as_yaw(position, direction)
+
+
+def as_yaw(position: Array, direction: Array) -> Array:
+    """Positions (T, 2) and directions (T, 2) as the pose x, y, yaw: float32 (T, 3)."""
     yaw = np.arctan2(direction[:, 1], direction[:, 0])
     return np.column_stack([position, yaw]).astype(np.float32)
