@@ -32,7 +32,7 @@ def test_every_square_is_reached(cells: int, braid: float, seed: int) -> None:
     grid = maze(cells, braid, random.Random(seed))
     squares = open_squares(grid)
     walker = Walker(grid, DoomMazeConfig(), random.Random(0))
-    assert len(walker._paths_to(squares[0])) == len(squares) - 1
+    assert len(doom_maze.paths_to(walker.grid, squares[0])) == len(squares) - 1
     assert not grid[0].any() and not grid[-1].any() and not grid[:, 0].any() and not grid[:, -1].any()
 
 
