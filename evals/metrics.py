@@ -11,6 +11,8 @@ truth: below 0 is blurrier than the truth, which PSNR forgives; above 0 is noisi
 fvd: the distance between sets of whole clips, context included, lower is better (evals/fvd.py).
 prefill_ms, step_ms, memory_bytes: what a frame shown, a frame made and the memory cost (evals/tasks/cost.py).
 accuracy: 1 for a question about an earlier frame that is answered correctly, else 0 (evals/tasks/questions.py).
+there, place, colour: 1 for a thing that is there again, where it was, as it was, else 0; object_psnr: PSNR, in dB, of
+its pixels alone (evals/tasks/permanence.py).
 
 Letters: n frames, H and W pixels.
 """
@@ -35,7 +37,20 @@ Frames = NDArray[np.uint8]
 Values = NDArray[np.float64]
 """One value per frame (n,)."""
 MetricName = Literal[
-    "psnr", "ssim", "lpips_alex", "lpips_vgg", "sharpness", "fvd", "prefill_ms", "step_ms", "memory_bytes", "accuracy"
+    "psnr",
+    "ssim",
+    "lpips_alex",
+    "lpips_vgg",
+    "sharpness",
+    "fvd",
+    "prefill_ms",
+    "step_ms",
+    "memory_bytes",
+    "accuracy",
+    "there",
+    "place",
+    "colour",
+    "object_psnr",
 ]
 IDENTICAL_PSNR = 100.0
 LPIPS_BATCH = 32  # images that go through a net at once
@@ -154,5 +169,9 @@ METRICS: dict[str, Metric] = {
     "step_ms": Metric("Time per frame made (ms)", "lower", 1, None, task="cost"),
     "memory_bytes": Metric("Memory (bytes)", "lower", 0, None, task="cost"),
     "accuracy": Metric("Accuracy", "higher", 2, None, task="questions"),
+    "there": Metric("There again", "higher", 2, None, task="permanence"),
+    "place": Metric("In its place", "higher", 2, None, task="permanence"),
+    "colour": Metric("In its colour", "higher", 2, None, task="permanence"),
+    "object_psnr": Metric("PSNR of its pixels (dB)", "higher", 2, None, task="permanence"),
 }
 """All metrics, in the order in which they are shown."""

@@ -33,7 +33,14 @@ def _known(task: str) -> str:
 
 TaskName = Annotated[str, AfterValidator(_known)]
 """A task of `evals/tasks/`."""
-OPTIONAL: dict[str, Any] = {"seen_within": {"reasoning"}, "label": {"questions"}, "limit": None}
+OPTIONAL: dict[str, Any] = {
+    "seen_within": {"reasoning"},
+    "label": {"questions"},
+    "gone": {"permanence"},
+    "away": {"permanence"},
+    "stride": None,
+    "limit": None,
+}
 """Fields that are left out of a definition, and of its hash, where they say nothing: of other tasks, or None."""
 
 
@@ -70,6 +77,14 @@ class Protocol(BaseModel):
     """Of reasoning: how near a context frame's pose must be for a place to count as seen, in cells."""
     label: str = "warmth"
     """Of questions: what is asked of a frame, `warmth` or a whole-number label of the dataset."""
+    gone: Positive = 16
+    """Of permanence: frames of the context, its last ones, in which nothing is to be seen."""
+    away: Positive | None = None
+    """Of permanence: frames for which things are recorded as away, where those are more than `gone`: the surplus is
+    left out."""
+    stride: Annotated[int, Field(ge=2)] | None = None
+    """Source frames from one frame to the next; None: 1. Where an evaluation does not say, the job takes that of the
+    training."""
     limit: Positive | None = None
     """Only so many of the episodes are scored: a look, not a result, and comparable with none of other limits."""
 
@@ -78,7 +93,7 @@ class Protocol(BaseModel):
         """Source frames that a clip needs."""
         from evals.tasks import TASKS
 
-        return int(TASKS[self.task].path(self)[0].max()) + 1
+        return int(TASKS[self.task].path(self)[0].max()) * (self.stride or 1) + 1
 
     @property
     def stream(self) -> int:

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from evals.metrics import METRICS
 from evals.protocol import Protocol
-from evals.systems import System
+from evals.systems import System, generate
 from evals.task import Clips, Question, Rows
 from evals.tasks import TASKS
 from models.conditions import Conditions
@@ -20,22 +19,6 @@ from models.conditions import Conditions
 def episode_seed(protocol: Protocol, episode: int) -> int:
     """Seed of one clip's noise: independent of batch, worker and order."""
     return zlib.crc32(f"{protocol.seed}/{episode}".encode())
-
-
-def generate(system: System, frames: Tensor, conditions: Conditions, context: int, horizon: int) -> Tensor:
-    """Show a system the context and let it make the rest: (b, horizon, H, W, 3).
-
-    Args:
-        system: fresh.
-        frames: uint8 (b, at least context, H, W, 3).
-        conditions: of the frames shown and of those to make.
-        context: frames shown.
-        horizon: frames to make.
-    """
-    system.observe(frames[:, :context], conditions.frames(0, context))
-    total = context + horizon
-    starts = range(context, total, system.stride)
-    return torch.cat([system.step(conditions.frames(t, min(t + system.stride, total))) for t in starts], 1)
 
 
 def score(system: System, protocol: Protocol, questions: Sequence[Question], conditions: Conditions) -> Rows:

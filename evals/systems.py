@@ -32,6 +32,22 @@ class System(Protocol):
         """Generate the next frames (b, t, H, W, 3), `stride` of them or the last few, one per condition."""
 
 
+def generate(system: System, frames: Tensor, conditions: Conditions, context: int, horizon: int) -> Tensor:
+    """Show a system the context and let it make the rest: (b, horizon, H, W, 3).
+
+    Args:
+        system: fresh.
+        frames: uint8 (b, at least context, H, W, 3).
+        conditions: of the frames shown and of those to make.
+        context: frames shown.
+        horizon: frames to make.
+    """
+    system.observe(frames[:, :context], conditions.frames(0, context))
+    total = context + horizon
+    starts = range(context, total, system.stride)
+    return torch.cat([system.step(conditions.frames(t, min(t + system.stride, total))) for t in starts], 1)
+
+
 class CopyLast:
     """Floor: the last context frame, for ever."""
 

@@ -5,8 +5,8 @@ A task is one file of `evals/tasks/` that holds a `TASK`; docs/adding-a-task.md 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -25,13 +25,18 @@ Clips = NDArray[np.uint8]
 Rows = list[dict[str, Any]]
 
 
+STRANGER = "/stranger"
+"""The end of the name of a system that is shown another clip's context."""
+
+
 @dataclass(frozen=True)
 class Question:
     """One clip of a task: frames uint8 (t, H, W, 3), pose fp32 (t, P) as recorded, actions fp32 (t, A).
 
     The first `context` frames are shown; the rest are asked, and the last of them, as many as `distance` (m,) int64
     has, are judged. `distance` counts the frames between an asked frame and the one that the task compares it with.
-    `stratum` (m,) names what kind of frame each is, where a task tells kinds apart.
+    `stratum` (m,) names what kind of frame each is, where a task tells kinds apart. `labels` (t,) are those of the
+    dataset that the task asks for, by name.
     """
 
     frames: NDArray[np.uint8]
@@ -40,8 +45,7 @@ class Question:
     distance: Indices
     episode: int
     stratum: tuple[str, ...] | None = None
-    answers: Indices | None = None
-    """(t,) of the dataset's label, where the task asks for one."""
+    labels: Mapping[str, Indices] = field(default_factory=dict)
 
 
 def against_truth(truth: Clips, made: Clips) -> tuple[Clips, Clips]:
@@ -50,6 +54,11 @@ def against_truth(truth: Clips, made: Clips) -> tuple[Clips, Clips]:
 
 
 Build = Callable[[Sequence[Question]], "System"]
+
+
+def no_labels(protocol: Protocol) -> tuple[str, ...]:
+    """What a task needs of a dataset's labels, where it does not say otherwise: none."""
+    return ()
 
 
 @dataclass(frozen=True)
@@ -69,9 +78,15 @@ class Task:
     """What is scored beside a model: floors and the model with its memory taken away, floors alone, or nothing."""
     floors: tuple[str, ...] = ("copy_last", "context_mean", "nearest_pose")
     """Systems that need no training, of evals/systems.py, that are scored beside a model."""
+    labels: Callable[[Protocol], tuple[str, ...]] = no_labels
+    """Names of the dataset's whole-number labels that it needs."""
+    unfit: Callable[[Protocol, Mapping[str, Indices]], str | None] | None = None
+    """Why an episode with these labels (t,) of the frames shown and asked cannot be asked; None where it can."""
     measure: Callable[[Build, Protocol, Sequence[Question], Conditions], Rows] | None = None
     """Rows of a task that measures in its own way; it is given what makes a fresh system for some of its clips."""
     metrics: tuple[str, ...] | None = None
     """What such a task measures; None: frames, by any metric of frames."""
+    frames: bool = True
+    """Whether frames are asked for: then the ceiling of a model on latents is its tokenizer. Else: what is carried."""
     together: bool = False
     """Whether it needs all clips at once."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from evals.protocol import Protocol
+from evals.task import STRANGER
 from jobs import foreign, fvd, pictures
 from jobs.foreign import Foreign, Maker
 from jobs.protocol_check import beyond_training, protocol_problems, subject_problems
@@ -65,6 +66,8 @@ class Subject:
     """Frames that it takes and makes at a time."""
     trained_frames: int | None = None
     """Frames of the longest clips that it was trained on."""
+    stride: int = 1
+    """Source frames from one frame of those clips to the next."""
 
     @staticmethod
     def read(store: Store, run: str, name: str, step: int, dataset: str) -> Subject:
@@ -81,7 +84,8 @@ class Subject:
             if not told["model"]["causal"]:
                 raise UserError(f"run {run}: its model is not causal (causal: false): it cannot go on from a context")
             chunk, trained = told["model"].get("chunk") or 1, told["trained_frames"]
-            return Subject(run, name, step, dataset, told["tokenizer"] != PIXELS, chunk, trained)
+            latents, stride = told["tokenizer"] != PIXELS, told.get("stride", 1)
+            return Subject(run, name, step, dataset, latents, chunk, trained, stride)
         except FileNotFoundError:
             raise UserError(f"run {run}: the checkpoint of step {step} has no config ({where} is missing)") from None
         except (ValueError, KeyError) as error:
@@ -232,17 +236,29 @@ def plan_cells(config: EvaluateConfig, store: Store, subjects: Sequence[Subject]
         dataset = store.dataset(name)
         own = [subject for subject in subjects if asked[subject.run] == name]
         for short in config.protocols:
-            protocol = short.model_copy(update={"dataset": dataset.fingerprint})
-            found = protocol_problems(protocol, dataset)
-            found += [line for subject in own for line in subject_problems(protocol, subject, dataset, store)]
-            if config.stranger and protocol.scored < 2:
-                found.append(f"{protocol.task}.episodes: a stranger's context needs 2 at least, or set stranger: false")
-            problems += found
-            if not found:
-                cells += _protocol_cells(config, store, protocol, dataset, own, others)
+            for protocol, its in _full(short, dataset, own):
+                found = protocol_problems(protocol, dataset)
+                found += [line for subject in its for line in subject_problems(protocol, subject, dataset, store)]
+                if config.stranger and protocol.scored < 2:
+                    told = "a stranger's context needs 2 at least, or set stranger: false"
+                    found.append(f"{protocol.task}.episodes: {told}")
+                problems += found
+                if not found:
+                    cells += _protocol_cells(config, store, protocol, dataset, its, others)
     if problems:
         raise UserError(*problems)
     return cells
+
+
+def _full(short: Protocol, dataset: Dataset, subjects: Sequence[Subject]) -> Iterator[tuple[Protocol, list[Subject]]]:
+    """A protocol with what the job knows, the dataset and a stride, and whom it is asked of.
+
+    Models that were trained at unlike strides are asked under unlike protocols, unless the evaluation says one for all.
+    """
+    for stride in [short.stride] if short.stride else sorted({subject.stride for subject in subjects} or {1}):
+        its = [subject for subject in subjects if short.stride or subject.stride == stride]
+        more = {"dataset": dataset.fingerprint, "stride": stride if stride > 1 else None}
+        yield short.model_copy(update=more), its
 
 
 def _protocol_cells(
@@ -296,8 +312,8 @@ def _floors(protocol: Protocol, dataset: Dataset) -> Iterator[Scored]:
     if TASKS[protocol.task].beside == "nothing":
         return
     for floor in TASKS[protocol.task].floors:
-        if dataset.has_pose or floor != ORACLE:
-            yield floor, NO_RUN, 0, "whole"
+        if dataset.has_pose or not floor.startswith(ORACLE):
+            yield floor, NO_RUN, 0, "stranger" if floor.endswith(STRANGER) else "whole"
 
 
 def _systems(subject: Subject, config: EvaluateConfig, protocol: Protocol) -> Iterator[Scored]:
@@ -307,11 +323,10 @@ def _systems(subject: Subject, config: EvaluateConfig, protocol: Protocol) -> It
     yield subject.name, subject.run, subject.step, "whole"
     if TASKS[protocol.task].beside != "controls":
         return
-    frames = TASKS[protocol.task].metrics is None
     controls: dict[Variant, bool] = {
         "wiped": config.wiped,
         "stranger": config.stranger,
-        "reconstruction": subject.latents and frames,
+        "reconstruction": subject.latents and TASKS[protocol.task].frames,
     }
     for variant, wanted in controls.items():
         if wanted:

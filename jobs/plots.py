@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from evals.metrics import IDENTICAL_PSNR, METRICS
+from evals.task import STRANGER
 from longtake.schema import NO_RUN
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 STYLE = Path(__file__).parent / "longtake.mplstyle"
 ORACLE = "nearest_pose"
 WIPED = "/wiped"
-STRANGER = "/stranger"
 CEILING = "/reconstruction"
 SERIES = ("#1f5fbf", "#b4530a", "#0b7265", "#7c3aed", "#be185d", "#4d6b0f")
 INKS = {
@@ -44,6 +44,7 @@ SYSTEM_NAMES = {
     "copy_last": "copy last frame",
     "context_mean": "context mean",
     ORACLE: "nearest pose (oracle)",
+    ORACLE + STRANGER: "a stranger's view (chance)",
 }
 OFF_SCALE = {"psnr": 6.0, "ssim": 0.15}
 """An oracle further than this above everything else is named, not drawn: it would flatten the rest."""

@@ -12,6 +12,8 @@ from longtake.episodes import LABEL
 from longtake.errors import unknown
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from evals.protocol import Protocol
     from jobs.evaluate import Subject
     from longtake.episodes import Dataset
@@ -29,7 +31,8 @@ def protocol_problems(protocol: Protocol, dataset: Dataset) -> list[str]:
         need = protocol.start + protocol.frames
     except ValueError as error:
         return [*problems, f"{protocol.task}.{error}"]
-    problems += _label_problems(protocol, dataset)
+    lacking = list(_label_problems(protocol, dataset))
+    problems += lacking
     there = dataset.episodes(protocol.split)
     if len(there) < protocol.scored:
         problems.append(
@@ -44,21 +47,39 @@ def protocol_problems(protocol: Protocol, dataset: Dataset) -> list[str]:
             f"horizon {protocol.horizon}), but {len(short)} of {dataset.name} are shorter, "
             f"the shortest, episode {short.sort_values('length').episode.iloc[0]}, has {short.length.min()}"
         )
+    elif not lacking:
+        problems += _unfit(protocol, dataset, there)
     metrics = _metric_problems(protocol, pictures.frame_shape(dataset)[:2])
     return problems + [f"{protocol.task}.metrics: {problem}" for problem in metrics]
 
 
 def _label_problems(protocol: Protocol, dataset: Dataset) -> Iterator[str]:
-    """Why the asked label cannot be had of a dataset."""
+    """Why the labels that a task needs cannot be had of a dataset."""
+    from evals.tasks import TASKS
     from evals.tasks.questions import WARMTH
 
-    if protocol.task != "questions" or protocol.label == WARMTH:
+    there = {spec.name.removeprefix(LABEL): spec for spec in dataset.manifest.arrays if spec.name.startswith(LABEL)}
+    where, more = ("questions.label", [WARMTH]) if protocol.task == "questions" else (protocol.task, [])
+    for label in TASKS[protocol.task].labels(protocol):
+        if label not in there:
+            yield f"{where}: {unknown(f'label of {dataset.name}', label, [*more, *there])}"
+        elif there[label].shape or np.dtype(there[label].dtype).kind not in "biu":
+            yield f"{where}: {label} of {dataset.name} is no whole number per frame"
+
+
+def _unfit(protocol: Protocol, dataset: Dataset, there: pd.DataFrame) -> Iterator[str]:
+    """Why the first episode, by its labels, cannot be asked; the others are looked at when they are scored."""
+    from evals.tasks import TASKS
+
+    task, first = TASKS[protocol.task], protocol.start
+    if task.unfit is None or there.empty:
         return
-    labels = {spec.name.removeprefix(LABEL): spec for spec in dataset.manifest.arrays if spec.name.startswith(LABEL)}
-    if protocol.label not in labels:
-        yield f"questions.label: {unknown(f'label of {dataset.name}', protocol.label, [WARMTH, *labels])}"
-    elif labels[protocol.label].shape or np.dtype(labels[protocol.label].dtype).kind not in "biu":
-        yield f"questions.label: {protocol.label} of {dataset.name} is no whole number per frame"
+    episode = int(there.episode.iloc[0])
+    piece = dataset.read(episode, first, first + protocol.frames, labels=True)
+    at = task.path(protocol)[0] * (protocol.stride or 1)
+    told = task.unfit(protocol, {name: piece.labels[name][at] for name in task.labels(protocol)})
+    if told:
+        yield f"{protocol.task}: episode {episode} of {dataset.name} cannot be asked: {told}"
 
 
 def _metric_problems(protocol: Protocol, size: Sequence[int]) -> Iterator[str]:
@@ -90,6 +111,11 @@ def subject_problems(protocol: Protocol, subject: Subject, dataset: Dataset, sto
         yield (
             f"{protocol.task}.context: {protocol.context} is no multiple of {chunk}, the frames that "
             f"{subject.name} (run {subject.run}) takes at a time (model.chunk); the nearest one is {near}"
+        )
+    if subject.stride != (protocol.stride or 1):
+        yield (
+            f"{protocol.task}.stride: {protocol.stride or 1}, but {subject.name} (run {subject.run}) was trained with "
+            f"data.stride={subject.stride}: leave it out, and each model has its own"
         )
     known = trained_on(subject, dataset, store, protocol)
     if known:

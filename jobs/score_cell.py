@@ -13,7 +13,7 @@ import torch
 
 from evals.scoring import answer, compare, episode_seed
 from evals.systems import FLOORS, PROBED, Forgetful, ModelSystem, Reconstruction, StrangersContext, System
-from evals.task import Question, Rows
+from evals.task import STRANGER, Question, Rows
 from evals.tasks import TASKS, build_question
 from jobs import fvd, pictures
 from jobs.evaluate import ScoreCell
@@ -57,11 +57,11 @@ def _rows(cell: ScoreCell, questions: list[Question]) -> Rows:
 def read_question(cell: ScoreCell, episode: int) -> Question:
     """The clip of one episode."""
     first = cell.protocol.start
-    dataset = open_store(cell.store).dataset(cell.dataset)
-    piece = dataset.read(episode, first, first + cell.protocol.frames, labels=cell.protocol.task == "questions")
-    actions, answers = dataset.action_vectors(piece.actions), piece.labels.get(cell.protocol.label)
+    dataset, asked = open_store(cell.store).dataset(cell.dataset), TASKS[cell.protocol.task].labels(cell.protocol)
+    piece = dataset.read(episode, first, first + cell.protocol.frames, labels=bool(asked))
+    actions, labels = dataset.action_vectors(piece.actions), {name: piece.labels[name] for name in asked}
     frames = pictures.shown(dataset, piece.frames)
-    return build_question(cell.protocol, episode, frames, piece.pose, actions, answers)
+    return build_question(cell.protocol, episode, frames, piece.pose, actions, labels)
 
 
 def conditions_of(questions: list[Question]) -> Conditions:
@@ -75,11 +75,11 @@ def conditions_of(questions: list[Question]) -> Conditions:
 
 def build_system(cell: ScoreCell, questions: Sequence[Question]) -> System:
     """A floor by its name, the model of the cell's checkpoint, or its tokenizer, which is shown the truth."""
-    if cell.run == NO_RUN:
-        return {**FLOORS, **PROBED}[cell.system]()
     seeds = [episode_seed(cell.protocol, question.episode) for question in questions]
     system: System
-    if cell.make is not None:
+    if cell.run == NO_RUN:
+        system = {**FLOORS, **PROBED}[cell.system.removesuffix(STRANGER)]()
+    elif cell.make is not None:
         made = cell.make(seeds)
         system = Forgetful(made) if cell.variant == "wiped" else made
     else:

@@ -201,7 +201,8 @@ def writer(
         if context.rank == 0:
             tokenizer.save(folder / TOKENIZER)
             described = {"model": config.model.model_dump(mode="json"), "trained_frames": longest}
-            (folder / "config.json").write_text(json.dumps(described | {"tokenizer": tokenizer.kind}, indent=1))
+            described |= {"tokenizer": tokenizer.kind, "stride": config.data.stride}
+            (folder / "config.json").write_text(json.dumps(described, indent=1))
 
     return write
 

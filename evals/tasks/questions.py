@@ -69,9 +69,22 @@ def classes(protocol: Protocol, questions: Sequence[Question]) -> Classes:
         warm = (asked[..., 0] - asked[..., 2]).mean((2, 3))
         above: Classes = np.asarray(warm > np.median(warm, 0), np.int64)
         return above
-    known = np.stack([question.answers[: protocol.horizon] for question in questions if question.answers is not None])
+    known = np.stack([question.labels[protocol.label][: protocol.horizon] for question in questions])
     counted: Classes = np.unique(known, return_inverse=True)[1].astype(np.int64).reshape(known.shape)
     return counted
 
 
-TASK = Task(path, floors=("chance", "raw_frames"), measure=measure, metrics=(METRIC,), together=True)
+def labels(protocol: Protocol) -> tuple[str, ...]:
+    """The one that is asked, where it is of the dataset."""
+    return () if protocol.label == WARMTH else (protocol.label,)
+
+
+TASK = Task(
+    path,
+    floors=("chance", "raw_frames"),
+    labels=labels,
+    measure=measure,
+    metrics=(METRIC,),
+    frames=False,
+    together=True,
+)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from evals.metrics import METRICS
-from jobs.plots import STRANGER, WIPED, Look, looks
+from evals.task import STRANGER
+from jobs.plots import WIPED, Look, looks
 from longtake.scores import Difference, paired_difference, summarise
 
 if TYPE_CHECKING:

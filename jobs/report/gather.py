@@ -25,7 +25,7 @@ TRAININGS = ("train", "autoencoder")
 BEST_TRIALS = 3
 """Of a sweep, whose runs the page shows as it shows those that were asked for."""
 TASK_ORDER = ("retrieval", "reasoning", "cuts", "rollout", "mirror")
-UNCURVED = ("cost", "questions")
+UNCURVED = ("cost", "questions", "permanence")
 """Tasks whose rows are no frames: `longtake results scores` shows them."""
 
 

@@ -168,19 +168,12 @@ def _truth(cell: ScoreCell) -> Image:
 
 def generate(cell: ScoreCell) -> Image:
     """Frames (b, horizon, H, W, 3) that the cell's system makes of its clips."""
-    import torch
-
-    from evals import scoring
+    from evals.scoring import answer
     from jobs.score_cell import build_system, conditions_of, no_repeated_warnings, read_question
 
     questions = [read_question(cell, episode) for episode in cell.episodes]
-    conditions, context = conditions_of(questions), cell.protocol.context
-    frames = torch.from_numpy(np.stack([question.frames[:context] for question in questions]))
     with no_repeated_warnings():
-        made: Image = scoring.generate(
-            build_system(cell, questions), frames, conditions, context, cell.protocol.horizon
-        ).numpy()
-    return made
+        return answer(build_system(cell, questions), cell.protocol, questions, conditions_of(questions))
 
 
 def _strip(shown: Shown, clip: int, episode: int) -> Strip:

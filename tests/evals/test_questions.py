@@ -29,8 +29,8 @@ def clips() -> list[Question]:
     for episode in range(CLIPS):
         tint = draw.normal(0, 40, (CONTEXT, 1, 1, 1)) * np.array([1, 0, -1])
         frames = np.clip(128 + tint + draw.normal(0, 10, (CONTEXT, 16, 16, 3)), 0, 255).astype(np.uint8)
-        answers = np.full(CONTEXT, episode % 3) + 5
-        made.append(build_question(PROTOCOL, episode, frames, None, np.zeros((CONTEXT, 2), np.float32), answers))
+        labels = {"object": np.full(CONTEXT, episode % 3) + 5}
+        made.append(build_question(PROTOCOL, episode, frames, None, np.zeros((CONTEXT, 2), np.float32), labels))
     return made
 
 

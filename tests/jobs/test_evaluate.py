@@ -184,6 +184,58 @@ def test_questions_are_asked_of_all_clips_at_once(tmp_path: Path) -> None:
     assert line == "questions.label: unknown label of mazes 'rom' (did you mean room?); there are: room, warmth"
 
 
+def test_each_model_is_asked_at_the_stride_of_its_training(store: Store) -> None:
+    plain, coarse = (Subject(RUN, name, STEP, "mazes", stride=stride) for name, stride in (("a", 1), ("b", 2)))
+    config = EvaluateConfig(protocols=[RETRIEVAL], wiped=False, stranger=False)
+    cells = [cell.payload for cell in plan_cells(config, store, [plain, coarse])]
+    strides = {(cell.system, cell.protocol.stride) for cell in cells if cell.run == RUN}
+    assert strides == {("a", None), ("b", 2)}
+    floors = {cell.protocol.stride for cell in cells if cell.system == "copy_last"}
+    assert floors == {None, 2}, "the floors of each"
+    frames = read_question(next(cell for cell in cells if cell.system == "b"), 0).frames
+    assert np.array_equal(frames[:4], store.dataset("mazes").read(0, 0, 8).frames[::2])
+    (line,) = refused(store, RETRIEVAL.model_copy(update={"stride": 2}), stranger=False)
+    assert line == (
+        f"retrieval.stride: 2, but block_ssm (run {RUN}) was trained with data.stride=1: leave it out, and each model "
+        "has its own"
+    )
+
+
+def looks_again(episode: Episode, thing: int) -> Episode:
+    """An episode with a bright thing in its first and last two frames, turned to the wall between."""
+    visible = np.array([True, True, *[False] * (LENGTH - 4), True, True])
+    frames = np.full_like(episode.frames, 100)
+    frames[visible, 4:10, 1 + 5 * thing : 5 + 5 * thing] = (250, 20, 250)
+    pose = np.zeros((LENGTH, 3), np.float32)
+    pose[~visible, 2] = np.pi
+    labels = {"object": np.where(visible, thing, -1), "place": np.where(visible, 0, -1)}
+    return Episode(frames, episode.actions, pose, {}, labels)
+
+
+def test_permanence_is_planned_with_its_chance_and_told_what_it_lacks(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    written = [looks_again(episode, number % 3) for number, episode in enumerate(episodes(12))]
+    write_dataset(store, "mazes", written, test=0.5)
+    write_run(store)
+    sampler = SamplerConfig(steps=1)
+    protocol = Protocol(task="permanence", context=10, gone=8, horizon=2, episodes=6, sampler=sampler)
+    cells = plan(store, protocol)
+    floors = ["copy_last", "context_mean", "nearest_pose/stranger", "nearest_pose"]
+    assert [cell.system for cell in cells] == [*floors, "block_ssm", "block_ssm/wiped", "block_ssm/stranger"]
+    assert [cell.variant for cell in cells][:4] == ["whole", "whole", "stranger", "whole"]
+    found = {cell.system: pd.DataFrame(score_cell(cell)).groupby("metric").value.mean() for cell in cells}
+    assert found["nearest_pose"].to_dict() == {"there": 1, "place": 1, "colour": 1, "object_psnr": 100}
+    assert found["copy_last"]["there"] == 0 and found["nearest_pose/stranger"]["there"] == 1
+    assert found["nearest_pose/stranger"]["colour"] < 1
+    (line,) = refused(store, protocol.model_copy(update={"gone": 7}))
+    assert "cannot be asked: nothing is to be seen in frame 2 of its first look" in line
+    write_dataset(store, "bare", episodes(12), test=0.5)
+    assert refused(store, protocol, dataset="bare") == [
+        "permanence: unknown label of bare 'object'; there are: none yet",
+        "permanence: unknown label of bare 'place'; there are: none yet",
+    ]
+
+
 def test_a_checkpoint_without_its_config_is_named(store: Store, tmp_path: Path) -> None:
     copy = open_store(tmp_path)
     store.download_dir("", tmp_path)

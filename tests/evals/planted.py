@@ -1,0 +1,68 @@
+"""Planted systems whose memory is known: what a task finds of them is what they were built with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evals.task import Question
+from models.conditions import Conditions
+
+SAME = 1e-3
+"""How far apart two poses of one place may be, in cells."""
+
+
+class Truth:
+    """Returns the truth of clips; it is never shown what it is asked for."""
+
+    stride = 1
+
+    def __init__(self, made: Sequence[Question], context: int) -> None:
+        self.truth, self.at, self.context = torch.from_numpy(np.stack([q.frames for q in made])), context, context
+
+    def observe(self, frames: Tensor, conditions: Conditions) -> None:
+        assert frames.shape[1] == self.context
+
+    def step(self, conditions: Conditions) -> Tensor:
+        self.at += 1
+        return self.truth[:, self.at - 1 : self.at]
+
+
+class Window:
+    """Remembers exactly the last `known` frames of the stream and their poses: it shows the newest one of the asked
+    pose, or grey. Grey is not remembered as what it stands for."""
+
+    stride = 1
+
+    def __init__(self, known: int) -> None:
+        self.known = known
+
+    def observe(self, frames: Tensor, conditions: Conditions) -> None:
+        assert conditions.pose is not None
+        self.frames, self.poses = frames, conditions.pose
+        self.true = torch.ones(frames.shape[:2], dtype=torch.bool)
+        self._forget()
+
+    def step(self, conditions: Conditions) -> Tensor:
+        assert conditions.pose is not None
+        same = (self.poses - conditions.pose).norm(dim=-1) < SAME
+        same &= self.true
+        newest = self.frames.shape[1] - 1 - same.flip(1).int().argmax(1)
+        known = same.any(1)
+        found = self.frames[torch.arange(len(newest)), newest]
+        frame = torch.where(known[:, None, None, None], found, torch.full_like(found, 128))[:, None]
+        self.frames = torch.cat([self.frames, frame], 1)
+        self.poses = torch.cat([self.poses, conditions.pose], 1)
+        self.true = torch.cat([self.true, known[:, None]], 1)
+        self._forget()
+        return frame
+
+    def carried(self) -> Tensor:
+        return self.frames.float().flatten(1)
+
+    def _forget(self) -> None:
+        first = max(0, self.frames.shape[1] - self.known)
+        self.frames, self.poses, self.true = self.frames[:, first:], self.poses[:, first:], self.true[:, first:]
