@@ -8,6 +8,13 @@ lpips_alex, lpips_vgg: how far apart two frames look to AlexNet or VGG16, from 0
 They are two measures: figures of one say nothing about the other.
 sharpness: dB, best at 0. Variance of the Laplacian (Pech-Pacheco et al., 2000) of the grey frame over that of the
 truth: below 0 is blurrier than the truth, which PSNR forgives; above 0 is noisier.
+drift: grey levels, from 0, lower is better. How far the means and spreads of the colours of a frame are from the
+truth's, root mean square: a long generation that fades, darkens or burns out has it.
+motion: dB, best at 0. Mean squared change from the frame before over that of the truth (of a clip's first frame: to the
+next): far below 0 a generation has frozen, which is how many collapse; above 0 it flickers.
+seams: dB, best at 0. Mean squared jump across every 8th row and column of pixels, where the smallest spatial blocks of
+the shipped models meet (a token is 8 pixels, or a multiple), over that everywhere else, against the same of the truth:
+above 0 blocks do not hang together.
 fvd: the distance between sets of whole clips, context included, lower is better (evals/fvd.py).
 prefill_ms, step_ms, memory_bytes: what a frame shown, a frame made and the memory cost (evals/tasks/cost.py).
 accuracy: 1 for a question about an earlier frame that is answered correctly, else 0 (evals/tasks/questions.py).
@@ -34,6 +41,8 @@ Frame = NDArray[np.uint8]
 """One frame (H, W, 3)."""
 Frames = NDArray[np.uint8]
 """Frames (n, H, W, 3)."""
+Clips = NDArray[np.uint8]
+"""Clips (b, t, H, W, 3)."""
 Values = NDArray[np.float64]
 """One value per frame (n,)."""
 MetricName = Literal[
@@ -42,6 +51,9 @@ MetricName = Literal[
     "lpips_alex",
     "lpips_vgg",
     "sharpness",
+    "drift",
+    "motion",
+    "seams",
     "fvd",
     "prefill_ms",
     "step_ms",
@@ -54,6 +66,9 @@ MetricName = Literal[
 ]
 IDENTICAL_PSNR = 100.0
 LPIPS_BATCH = 32  # images that go through a net at once
+BORDER = 8  # pixels from one border of blocks to the next
+ROUNDED = 2 / 12
+"""Mean squared difference that rounding to whole grey levels makes by itself."""
 ROUNDING = 20 / 12
 """Variance of the Laplacian that rounding to whole grey levels makes by itself: 1/12 times its squared weights."""
 
@@ -94,6 +109,47 @@ def _detail(frame: Frame) -> float:
     from skimage.color import rgb2gray
 
     return float(laplace(rgb2gray(frame) * 255).var())
+
+
+def drift(truth: Frame, made: Frame) -> float:
+    """Distance of the colours' means and spreads of a frame (H, W, 3) to the truth's, in grey levels."""
+    apart = [statistic(made, axis=(0, 1)) - statistic(truth, axis=(0, 1)) for statistic in (np.mean, np.std)]
+    return float(np.sqrt(np.mean(np.square(apart).sum(0))))
+
+
+def motion(truth: Clips, made: Clips) -> NDArray[np.float64]:
+    """Change from frame to frame of clips (b, t, H, W, 3) against the truth's, in dB (b, t)."""
+    return np.asarray(10 * np.log10((_change(made) + ROUNDED) / (_change(truth) + ROUNDED)))
+
+
+def _change(clips: Clips) -> NDArray[np.float64]:
+    """Mean squared change from the frame before (b, t); of the first one to the next, of a single one none."""
+    if clips.shape[1] < 2:
+        return np.zeros(clips.shape[:2])
+    squared = (np.diff(clips.astype(np.float64), axis=1) ** 2).mean((2, 3, 4))
+    return np.concatenate([squared[:, :1], squared], 1)
+
+
+def seams(truth: Frame, made: Frame) -> float:
+    """Jumps of a frame (H, W, 3) across the borders of blocks against those elsewhere, and against the truth's, in dB.
+
+    Raises:
+        ValueError: a frame without borders.
+    """
+    if min(made.shape[:2]) <= BORDER:
+        raise ValueError(f"seams: frames are {made.shape[0]}x{made.shape[1]}, without a border every {BORDER} pixels")
+    return _jumps(made) - _jumps(truth)
+
+
+def _jumps(frame: Frame) -> float:
+    """Mean squared jumps at borders over those elsewhere, in dB."""
+    at, off = [], []
+    for axis in (0, 1):
+        jumps = (np.diff(frame.astype(np.float64), axis=axis) ** 2).mean((1 - axis, 2))
+        border = np.arange(1, len(jumps) + 1) % BORDER == 0
+        at.append(jumps[border])
+        off.append(jumps[~border])
+    return float(10 * np.log10((np.concatenate(at).mean() + ROUNDED) / (np.concatenate(off).mean() + ROUNDED)))
 
 
 def lpips(name: NetName, truth: Frames, made: Frames) -> Values:
@@ -140,11 +196,13 @@ class Metric:
     better: Literal["higher", "lower", "zero"]
     digits: int
     """Decimals worth printing."""
-    measure: Callable[[Frames, Frames], Values] | None
+    measure: Callable[[Frames, Frames], NDArray[np.float64]] | None
     weights: str | None = None
     """What it needs of `models.weights.FILES`."""
     task: str | None = None
     """The one task that measures it."""
+    clips: bool = False
+    """Whether `measure` takes whole clips (b, t, H, W, 3), since one frame says nothing."""
 
     @property
     def heading(self) -> str:
@@ -164,6 +222,9 @@ METRICS: dict[str, Metric] = {
     ),
     "lpips_vgg": Metric("LPIPS (VGG16)", "lower", 3, lambda truth, made: lpips("lpips_vgg", truth, made), "lpips_vgg"),
     "sharpness": Metric("Sharpness (dB)", "zero", 2, _each(sharpness)),
+    "drift": Metric("Drift (grey levels)", "lower", 1, _each(drift)),
+    "motion": Metric("Motion (dB)", "zero", 2, motion, clips=True),
+    "seams": Metric("Seams (dB)", "zero", 2, _each(seams)),
     "fvd": Metric("FVD", "lower", 1, None, "i3d"),
     "prefill_ms": Metric("Time per frame shown (ms)", "lower", 2, None, task="cost"),
     "step_ms": Metric("Time per frame made (ms)", "lower", 1, None, task="cost"),

@@ -46,11 +46,11 @@ def compare(protocol: Protocol, questions: Sequence[Question], made: Clips) -> R
     """Rows of what was made (b, horizon, H, W, 3), by every metric of single frames: see `score`."""
     truth = np.stack([question.frames[protocol.context :] for question in questions])
     truth, made = TASKS[protocol.task].pair(truth, made)
-    values = {
-        name: measure(truth.reshape(-1, *truth.shape[2:]), made.reshape(-1, *made.shape[2:])).reshape(made.shape[:2])
-        for name in protocol.metrics
-        if (measure := METRICS[name].measure)
-    }
+    flat = [clips.reshape(-1, *clips.shape[2:]) for clips in (truth, made)]
+    values = {}
+    for name in protocol.metrics:
+        if (measure := METRICS[name].measure) is not None:
+            values[name] = measure(*((truth, made) if METRICS[name].clips else flat)).reshape(made.shape[:2])
     return [
         {
             "episode": question.episode,

@@ -269,6 +269,17 @@ def report(
 
 
 @app.command()
+def diagnose(
+    run: Annotated[list[str], typer.Argument(metavar="RUN...", help="Ids of trainings, or latest.")],
+    store: StoreUri = STORE,
+) -> None:
+    """How far back models remember, what that costs, and what to change."""
+    from jobs import diagnose
+
+    diagnose.main(run, store)
+
+
+@app.command()
 def bench(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="NAME...", help="Which benchmarks; --dry-run tells of all.")

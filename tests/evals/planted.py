@@ -44,25 +44,20 @@ class Window:
         assert conditions.pose is not None
         self.frames, self.poses = frames, conditions.pose
         self.true = torch.ones(frames.shape[:2], dtype=torch.bool)
-        self._forget()
 
     def step(self, conditions: Conditions) -> Tensor:
         assert conditions.pose is not None
+        count = self.frames.shape[1]
         same = (self.poses - conditions.pose).norm(dim=-1) < SAME
-        same &= self.true
-        newest = self.frames.shape[1] - 1 - same.flip(1).int().argmax(1)
+        same &= self.true & (torch.arange(count) >= count - self.known)
+        newest = count - 1 - same.flip(1).int().argmax(1)
         known = same.any(1)
         found = self.frames[torch.arange(len(newest)), newest]
         frame = torch.where(known[:, None, None, None], found, torch.full_like(found, 128))[:, None]
         self.frames = torch.cat([self.frames, frame], 1)
         self.poses = torch.cat([self.poses, conditions.pose], 1)
         self.true = torch.cat([self.true, known[:, None]], 1)
-        self._forget()
         return frame
 
     def carried(self) -> Tensor:
-        return self.frames.float().flatten(1)
-
-    def _forget(self) -> None:
-        first = max(0, self.frames.shape[1] - self.known)
-        self.frames, self.poses, self.true = self.frames[:, first:], self.poses[:, first:], self.true[:, first:]
+        return self.frames[:, self.frames.shape[1] - self.known :].float().flatten(1)

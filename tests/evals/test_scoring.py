@@ -15,7 +15,7 @@ from torch import Tensor
 from evals import metrics
 from evals.metrics import IDENTICAL_PSNR, METRICS, MetricName, psnr, sharpness, ssim
 from evals.protocol import Protocol
-from evals.scoring import episode_seed, score
+from evals.scoring import compare, episode_seed, score
 from evals.systems import FLOORS, ContextMean, CopyLast, ModelSystem, NearestPose, System
 from evals.task import Question
 from evals.tasks import TASKS, build_question
@@ -179,6 +179,33 @@ def test_sharpness_sees_what_psnr_forgives() -> None:
     assert sharpness(truth, truth) == 0
     assert sharpness(truth, blurred) < -6 < 3 < sharpness(truth, noisy)
     assert abs(sharpness(np.zeros_like(truth), np.ones_like(truth))) < 1e-9, "nothing to see in either"
+
+
+def test_how_a_generation_fails_is_told_by_what_measures_it() -> None:
+    """Each failure is planted alone; the truth scores 0 in all."""
+    picture, names = astronaut()[64:144, 192:272], ["drift", "motion", "seams"]
+    truth = np.stack([picture[t : t + 64, 2 * t : 2 * t + 64] for t in range(6)])[None]
+    tiles = truth.astype(int) + 12 * ((np.indices((64, 64)) // 8).sum(0) % 2)[..., None]
+    failures = {
+        "truth": truth,
+        "frozen": np.repeat(truth[:, :1], 6, 1),
+        "fading": np.rint(truth * np.linspace(1, 0.5, 6)[:, None, None, None]).astype(np.uint8),
+        "tiled": np.clip(tiles, 0, 255).astype(np.uint8),
+        "flicker": np.clip(truth + 30 * (np.arange(6) % 2)[:, None, None, None], 0, 255).astype(np.uint8),
+    }
+    protocol = Protocol.model_validate({"task": "rollout", "context": 1, "horizon": 6, "episodes": 1, "metrics": names})
+    frames, actions = np.concatenate([truth[0, :1], truth[0]]), np.zeros((7, 2), np.float32)
+    question = Question(frames, None, actions, np.arange(6) + 1, 0)
+    found = {
+        name: pd.DataFrame(compare(protocol, [question], made)).pivot(index="frame", columns="metric", values="value")
+        for name, made in failures.items()
+    }
+    assert found["truth"].abs().max().max() < 1e-9
+    assert found["frozen"].motion.max() < -10 and found["flicker"].motion.min() > 1
+    assert found["fading"].drift.is_monotonic_increasing and found["fading"].drift.iloc[-1] > 30
+    assert found["tiled"].seams.min() > 1 and found["fading"].seams.abs().max() < 0.5
+    with pytest.raises(ValueError, match="seams: frames are 8x8, without a border every 8"):
+        metrics.seams(truth[0, 0, :8, :8], truth[0, 0, :8, :8])
 
 
 def test_frames_of_all_clips_go_through_a_net_together() -> None:
