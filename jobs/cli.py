@@ -13,7 +13,25 @@ from typing import Annotated
 import typer
 
 from jobs import cluster
-from jobs.options import STORE, Address, ConfigName, DatasetName, DryRun, Format, JobId, Out, Overrides, StoreUri, Where
+from jobs.options import (
+    STORE,
+    Address,
+    By,
+    Columns,
+    ConfigName,
+    DatasetName,
+    Draw,
+    DryRun,
+    Format,
+    JobId,
+    Out,
+    Overrides,
+    Plot,
+    RunIds,
+    Sort,
+    StoreUri,
+    Where,
+)
 from longtake import __version__
 from longtake.errors import UserError
 
@@ -178,31 +196,13 @@ def evaluate(
 def results(
     table: Annotated[str, typer.Argument(metavar="TABLE", help="scores, runs, steps, bench or trials.")] = "scores",
     where: Where = None,
-    by: Annotated[
-        str | None,
-        typer.Option("--by", metavar="A,B", help="Means by these columns; scores: by protocol, always."),
-    ] = None,
-    sort: Annotated[
-        str | None, typer.Option("--sort", metavar="A,-B", help="Order by these columns; - for falling.")
-    ] = None,
-    columns: Annotated[
-        str | None,
-        typer.Option("--columns", metavar="A,B", help="Only these columns of the rows; `all` for all."),
-    ] = None,
+    by: By = None,
+    sort: Sort = None,
+    columns: Columns = None,
     format_: Format = None,
     out: Out = None,
-    plot: Annotated[
-        str | None,
-        typer.Option("--plot", metavar="FILE", help="Draw scores, steps, trials or bench: .png, .svg or .pdf."),
-    ] = None,
-    draw: Annotated[
-        str | None,
-        typer.Option(
-            "--draw",
-            metavar="PLOT",
-            help="Which plot: of steps losses or state, of trials history, space, importances or price.",
-        ),
-    ] = None,
+    plot: Plot = None,
+    draw: Draw = None,
     horizon: Annotated[
         bool, typer.Option("--horizon", help="Of scores: for how many frames each model remembers.")
     ] = False,
@@ -256,9 +256,7 @@ def compact(
 
 @app.command()
 def report(
-    run: Annotated[
-        list[str], typer.Argument(metavar="RUN...", help="Ids of runs, or of a sweep; `longtake runs` lists them.")
-    ],
+    run: RunIds,
     out: Annotated[str | None, typer.Option("--out", metavar="HTML", help="The page to write.")] = None,
     store: StoreUri = STORE,
 ) -> None:
@@ -269,10 +267,7 @@ def report(
 
 
 @app.command()
-def diagnose(
-    run: Annotated[list[str], typer.Argument(metavar="RUN...", help="Ids of trainings, or latest.")],
-    store: StoreUri = STORE,
-) -> None:
+def diagnose(run: RunIds, store: StoreUri = STORE) -> None:
     """How far back models remember, what that costs, and what to change."""
     from jobs import diagnose
 

@@ -21,6 +21,27 @@ Format = Annotated[
     typer.Option("--format", metavar="FORMAT", help="table, csv, md, json or parquet."),
 ]
 Out = Annotated[str | None, typer.Option("--out", metavar="FILE", help="Write there instead of printing.")]
+By = Annotated[
+    str | None,
+    typer.Option("--by", metavar="A,B", help="Means by these columns; scores: by protocol, always."),
+]
+Sort = Annotated[str | None, typer.Option("--sort", metavar="A,-B", help="Order by these columns; - for falling.")]
+Columns = Annotated[
+    str | None,
+    typer.Option("--columns", metavar="A,B", help="Only these columns of the rows; `all` for all."),
+]
+Plot = Annotated[
+    str | None,
+    typer.Option("--plot", metavar="FILE", help="Draw scores, steps, trials or bench: .png, .svg or .pdf."),
+]
+Draw = Annotated[
+    str | None,
+    typer.Option(
+        "--draw",
+        metavar="PLOT",
+        help="Which plot: of steps losses or state, of trials history, space, importances or price.",
+    ),
+]
 Address = Annotated[
     str | None,
     typer.Option(
@@ -30,6 +51,9 @@ Address = Annotated[
     ),
 ]
 DatasetName = Annotated[str, typer.Argument(metavar="DATASET", help="Name of a dataset in the store.")]
+RunIds = Annotated[
+    list[str], typer.Argument(metavar="RUN...", help="Ids of runs, latest, or a sweep; `longtake runs` lists them.")
+]
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job's id; `longtake jobs` lists them.")]
 
 STORE = "store"
