@@ -1,19 +1,36 @@
-"""Whether what a training keeps all the time fits the memory of its workers: arithmetic, before anything starts.
+"""Whether a training fits the memory of its workers: arithmetic, before anything starts.
 
-Parameters, gradients and the optimizer are counted; what clips need besides depends on their length, so a training
-that passes may still run out of memory, and one that is refused would have for certain.
+Parameters, gradients, the optimizer, and what clips keep for the backward pass are counted, the last on the low side
+(`SHARE`): a training that passes may still run out of memory, and one that is refused would have.
 """
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 
 from jobs.initial import blank
-from jobs.train_config import TrainConfig
+from jobs.train_config import TrainConfig, WorldModelTraining
 from longtake.engine import EngineConfig
 from longtake.errors import UserError
 
 GIB = 2**30
+SHARE = {"fp32": 0.75, "autocast": 0.5, "bf16": 0.4}
+"""Of `models.cost.footprint` that a device keeps at the least, by precision."""
+
+
+@dataclass(frozen=True)
+class Clips:
+    """What the clips of one worker keep at the same time: `frames` are those that gradients flow through."""
+
+    count: int = 0
+    frames: int = 0
+    each: float = 0.0  # bytes, memory included
+
+    @property
+    def bytes(self) -> float:
+        """Of all."""
+        return self.count * self.each
 
 
 def require_memory(config: TrainConfig) -> None:
@@ -30,25 +47,49 @@ def require_memory(config: TrainConfig) -> None:
         there, sharers, where = _card_bytes(), max(1, round(1 / (config.gpus_per_worker or 1))), "a card"
     else:
         there, sharers, where = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), workers, "this machine"
-    problem = too_large(parameters, config.engine, workers, sharers, there, where)
+    problem = too_large(parameters, config.engine, workers, sharers, there, where, heaviest(config, workers))
     if there and problem:  # no card here: `launch` tells
         raise UserError(problem)
 
 
-def too_large(parameters: int, engine: EngineConfig, workers: int, sharers: int, there: int, where: str) -> str:
+def heaviest(config: TrainConfig, workers: int) -> Clips:
+    """The clips of the stage that asks most of a worker; of an autoencoder's frames nothing is known."""
+    if not isinstance(config, WorldModelTraining):
+        return Clips()
+    from models.cost import footprint
+
+    one, share = footprint(config.model, config.recompute), SHARE[config.engine.precision]
+    found = []
+    for stage in config.data.curriculum:
+        stretch = (config.temporal_block or stage.frames) * (config.bptt_blocks or stage.frames)
+        frames = min(stage.frames, stretch)
+        count = -(-config.data.frames_per_step // (stage.frames * workers))
+        found.append(Clips(count, frames, share * one.kept(frames) + one.carried))
+    return max(found, key=lambda clips: clips.bytes)
+
+
+def too_large(
+    parameters: int, engine: EngineConfig, workers: int, sharers: int, there: int, where: str, clips: Clips
+) -> str:
     """Why `sharers` of the `workers` do not fit `there` bytes that they share; empty if they may."""
     parts = per_parameter(engine, workers)
     if engine.offload and where == "a card":
         del parts["optimizer"]
-    need = sharers * parameters * sum(parts.values())
+    need = sharers * (parameters * sum(parts.values()) + clips.bytes)
     if need <= there:
         return ""
     told = " + ".join(f"{size:.3g} {name}" for name, size in parts.items())
     return (
-        f"memory: {sharers} of {workers} workers x {parameters / 1e6:.1f} M parameters x ({told}) bytes = "
-        f"{need / GIB:.1f} GiB before the first clip, {where} has {there / GIB:.1f} GiB: take a smaller model, a "
-        "higher engine.zero with more workers, or fewer workers on one machine"
+        f"memory: {sharers} of {workers} workers x ({parameters / 1e6:.1f} M parameters x ({told}) bytes + "
+        f"{clips.count} clips x {clips.each / 1e6:.4g} MB for {clips.frames} frames) = {need / GIB:.1f} GiB at the "
+        f"least, {where} has {there / GIB:.1f} GiB: " + _advice(need - sharers * clips.bytes > there)
     )
+
+
+def _advice(model_alone: bool) -> str:
+    if model_alone:
+        return "take a smaller model, a higher engine.zero with more workers, or fewer workers on one machine"
+    return "set recompute=true, bptt_blocks, or a smaller data.frames_per_step; or take more machines"
 
 
 def per_parameter(engine: EngineConfig, workers: int) -> dict[str, float]:

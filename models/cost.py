@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -81,6 +81,50 @@ class Costs:
             whole = _count(lambda: _backward(_show(model, 1, None)[0]))
             inside = _count(_layer_pass(one, layer, 1))
         return _Quadratic(0.0, whole - inside, 0.0)
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes that a clip's forward pass keeps for its backward pass, and those of the memory after it."""
+
+    constant: float
+    per_frame: float
+    carried: int
+
+    def kept(self, frames: int) -> float:
+        """Of a clip through which gradients flow."""
+        return self.constant + self.per_frame * frames
+
+
+def footprint(config: ModelConfig, recompute: bool = False) -> Footprint:
+    """Of one clip in fp32, from two short ones on the meta device.
+
+    There attention takes its plain form, so this is up to a third more than a CPU or a card keeps; what grows with the
+    square of the frames (full attention in that form) is left out.
+    """
+    short = 8 * (config.chunk or 1)
+    with torch.device("meta"):
+        model = WorldModel(config)
+    model.recompute = recompute
+    (one, _), (two, carried) = _kept(model, short), _kept(model, 2 * short)
+    return Footprint(2 * one - two, (two - one) / short, carried)
+
+
+def _kept(model: WorldModel, frames: int) -> tuple[float, int]:
+    """Bytes of the tensors that autograd holds after a forward pass, parameters left out, and of the memory."""
+    held: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        held[storage._cdata] = storage.nbytes()
+        return tensor
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    with torch.device("meta"), hooks:
+        output, memory = _show(model, frames, None)  # the output keeps what was packed alive
+    own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    kept = sum(size for place, size in held.items() if place not in own) if output.requires_grad else 0
+    return float(kept), memory.nbytes["total"] if memory is not None else 0
 
 
 def longest_window(config: ModelConfig) -> int:

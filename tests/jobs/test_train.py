@@ -249,9 +249,14 @@ def test_a_checkpoint_is_a_model_by_itself(place: Path) -> None:
 
 
 def test_a_model_that_cannot_fit_is_refused_with_the_arithmetic(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = preflight.too_large(10**9, EngineConfig(zero=1), 2, 2, 20 * 2**30, "this machine")
-    assert told.startswith("memory: 2 of 2 workers x 1000.0 M parameters x (4 parameters + 4 gradients + 6 optimizer)")
-    assert "= 26.1 GiB before the first clip, this machine has 20.0 GiB" in told
+    clips = preflight.Clips(3, 64, 1e9)
+    told = preflight.too_large(10**9, EngineConfig(zero=1), 2, 2, 20 * 2**30, "this machine", clips)
+    assert told.startswith("memory: 2 of 2 workers x (1000.0 M parameters x (4 parameters + 4 gradients + 6 optimizer)")
+    assert "+ 3 clips x 1000 MB for 64 frames) = 31.7 GiB at the least, this machine has 20.0 GiB" in told
+    assert "take a smaller model" in told
+    assert not preflight.too_large(10**8, EngineConfig(zero=1), 2, 2, 20 * 2**30, "this machine", clips)
+    many = preflight.Clips(12, 64, 1e9)
+    assert "recompute=true" in preflight.too_large(10**8, EngineConfig(zero=1), 2, 2, 20 * 2**30, "here", many)
     assert preflight.per_parameter(EngineConfig(zero=3, precision="bf16"), 4) == {
         "parameters": 0.5,
         "gradients": 1.0,
@@ -261,9 +266,18 @@ def test_a_model_that_cannot_fit_is_refused_with_the_arithmetic(place: Path, mon
     monkeypatch.setattr(preflight, "_card_bytes", lambda: 0)
     store = open_store(place / "store")
     before = len(store.table("runs"))
-    with pytest.raises(UserError, match="memory: 1 of 1 workers x 0.0 M parameters x .* this machine has 0.0 GiB"):
+    with pytest.raises(UserError, match=r"memory: 1 of 1 workers x \(0.0 M parameters x .* this machine has 0.0 GiB"):
         train.train(config_of(place, "seed=13"), store)
     assert len(store.table("runs")) == before
+
+
+def test_the_stage_that_keeps_most_is_counted(place: Path) -> None:
+    whole = preflight.heaviest(config_of(place), 1)
+    assert (whole.count, whole.frames) == (2, 8)
+    growing = ["data.curriculum=[{until: 2, frames: 4}, {frames: 8}]", "temporal_block=2", "bptt_blocks=1"]
+    cut = preflight.heaviest(config_of(place, *growing), 1)
+    assert (cut.count, cut.frames) == (4, 2) and cut.each < whole.each
+    assert preflight.heaviest(config_of(place, "recompute=true"), 1).each < whole.each
 
 
 def test_a_run_tells_what_it_cost_and_its_loss_at_both_lengths(place: Path) -> None:

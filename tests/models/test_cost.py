@@ -10,7 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.config import LayerConfig, ModelConfig, SamplerConfig
-from models.cost import Costs, _count, conditions_for, crossing, longest_window, remembered
+from models.cost import Costs, _count, conditions_for, crossing, footprint, longest_window, remembered, show
 from models.horizon import fresh_horizon, horizon
 from models.memory import Memory
 from models.world_model import Layer, WorldModel
@@ -127,3 +127,21 @@ def test_the_horizon_is_in_frames() -> None:
     attention = horizon(make("causal_full"))
     assert (attention.longest, attention.window, attention.forgets) == (None, 1, False)
     assert fresh_horizon(config_of("block_ssm_chunks")).window == 9 and longest_window(config_of("mamba_local")) == 3
+
+
+def test_a_footprint_is_what_autograd_keeps() -> None:
+    config, frames = config_of("block_ssm"), 24
+    model = WorldModel(config)
+    held: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        kept = show(model, frames)
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    real = sum(size for place, size in held.items() if place not in own)
+    assert kept.requires_grad
+    assert 0.7 * footprint(config).kept(frames) < real < 1.05 * footprint(config).kept(frames)
+    assert footprint(config, recompute=True).kept(frames) < 0.3 * real
