@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import traceback
+from collections.abc import Mapping
+from pathlib import Path
 
 from safetensors import SafetensorError
 
@@ -44,6 +47,40 @@ def is_loss(error: Exception) -> bool:
         return True
     words = ("gloo", "nccl", "connection closed", "connection reset", "peer")
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+
+
+def how_died(failures: Mapping[int, BaseException], killed_by_kernel: int) -> str:
+    """How a group's workers were lost, from Ray's error of each rank and the kernel's count of kills meanwhile."""
+    ranks = sorted(rank for rank, error in failures.items() if _is_out_of_memory(error))
+    if not ranks and not killed_by_kernel:
+        return "a worker died (killed, or its node went away)"
+    who = "worker " + ", ".join(map(str, ranks)) if ranks else "a worker, it seems,"
+    whose = "its" if ranks else "this"
+    return (
+        f"{who} was killed because {whose} machine ran out of memory (set recompute=true, bptt_blocks or a smaller "
+        "data.frames_per_step, or place fewer workers on a machine)"
+    )
+
+
+def kernel_kills() -> int:
+    """Processes of this machine, or of its container, that the kernel has killed so far for want of memory."""
+    for path in ("/sys/fs/cgroup/memory.events", "/proc/vmstat"):
+        with contextlib.suppress(OSError):
+            counts = dict(line.split() for line in Path(path).read_text().splitlines())
+            if "oom_kill" in counts:
+                return int(counts["oom_kill"])
+    return 0
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether Ray's memory monitor killed the process; the kernel's own killer leaves no word in Ray's error."""
+    import ray.exceptions
+
+    while error is not None:
+        if isinstance(error, ray.exceptions.OutOfMemoryError) or "running low on memory" in str(error):
+            return True
+        error = error.__cause__
+    return False
 
 
 def is_of_storage(error: Exception) -> bool:

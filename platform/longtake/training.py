@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from longtake import checkpoints, cluster, progress
 from longtake.errors import UserError
-from longtake.loop_errors import LoopError, is_loss, is_of_storage
+from longtake.loop_errors import LoopError, how_died, is_loss, is_of_storage, kernel_kills
 from longtake.progress import Progress
 
 if TYPE_CHECKING:
@@ -242,11 +242,12 @@ def fit(
     with cluster.launch(need):
         filesystem, root = store.pyarrow()
         own = {"name": session, "storage_filesystem": filesystem, "storage_path": f"{root}/runs/{run_id}/ray"}
+        kills = kernel_kills()
         trainer = _trainer(job, need, max_failures, own)
         try:
             _run_watched(trainer.fit, _watcher(store, run_id, session, on_progress))
         except Exception as error:
-            _explain(error, store, run_id, max_failures)
+            _explain(error, store, run_id, max_failures, kills)
             raise
         finally:
             with contextlib.suppress(FileNotFoundError):
@@ -337,8 +338,11 @@ def _watcher(store: Store, run: str, session: str, on_progress: OnProgress | Non
     return watch
 
 
-def _explain(error: Exception, store: Store, run: str, max_failures: int) -> None:
-    """Raise what a user can use instead of Ray's error, if this is one whose cause we know."""
+def _explain(error: Exception, store: Store, run: str, max_failures: int, kills: int) -> None:
+    """Raise what a user can use instead of Ray's error, if this is one whose cause we know.
+
+    `kills`: of `kernel_kills`, when the run began.
+    """
     from ray.train import ControllerError, WorkerGroupError
 
     cause: BaseException | None = error
@@ -349,9 +353,10 @@ def _explain(error: Exception, store: Store, run: str, max_failures: int) -> Non
     if isinstance(cause, WorkerGroupError):
         step = checkpoints.newest(store, run)
         kept = "there is no checkpoint yet" if step is None else f"the checkpoint of step {step} is whole"
+        died = how_died(cause.worker_failures, kernel_kills() - kills)
         raise UserError(
-            f"run {run}: a worker died (killed, out of memory, or its node went away) more often than the "
-            f"{max_failures} times it may be replaced; {kept}; start the run again to go on"
+            f"run {run}: {died} more often than the {max_failures} times it may be replaced; {kept}; start the run "
+            "again to go on"
         ) from error
 
 

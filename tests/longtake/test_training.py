@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
-from longtake import checkpoints, training
+from longtake import checkpoints, loop_errors, training
 from longtake.cluster import Demand, launch
 from longtake.engine import EngineConfig
 from longtake.errors import UserError
@@ -97,6 +97,22 @@ def test_mean_of_one_is_itself(tmp_path: Path) -> None:
 def test_too_many_workers_are_refused_with_the_arithmetic(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"900 workers x .* = 900 CPUs"):
         training.fit(toy_loop.loop, Toy(EngineConfig()), store=open_store(tmp_path), run_id=RUN, workers=900)
+
+
+def test_a_worker_that_was_killed_for_want_of_memory_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.exceptions import OutOfMemoryError
+    from ray.train import WorkerGroupError
+
+    def told(error: Exception, killed_by_kernel: int) -> str:
+        monkeypatch.setattr(training, "kernel_kills", lambda: 3 + killed_by_kernel)
+        with pytest.raises(UserError) as caught:
+            training._explain(WorkerGroupError("", {0: ValueError(), 1: error}), open_store(tmp_path), RUN, 2, kills=3)
+        return str(caught.value)
+
+    assert "run toy: worker 1 was killed because its machine ran out of memory" in told(OutOfMemoryError("x"), 0)
+    assert "run toy: a worker, it seems, was killed because this machine ran out" in told(ValueError(), 1)
+    assert "a worker died (killed, or its node went away) more often than the 2 times" in told(ValueError(), 0)
+    assert loop_errors.kernel_kills() >= 0
 
 
 # --- Ray ---------------------------------------------------------------------------------------------------
