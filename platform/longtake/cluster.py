@@ -9,11 +9,14 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+import yaml
 
 from longtake import nodes
 from longtake.errors import UserError
@@ -41,6 +44,8 @@ ON_A_CLUSTER = (
     "RAY_DEDUP_LOGS_SKIP_REGEX",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S",
 )
+LAUNCHED = "~/ray_bootstrap_config.yaml"
+"""On a head that `ray up` made, where jobs run: the cluster's file, with what nodes of each type have."""
 # How a bucket is reached, and those who watch a training: workers on a cluster must know it too. No key and no token:
 # Ray writes what a job gives to its workers into logs, tables and the dashboard. Nodes have theirs from a profile,
 # ~/.aws or their own environment.
@@ -85,6 +90,11 @@ class Demand:
             parts = _count(self.gpus_per_worker, "GPU")
             found.append(self._too_much(parts, self.gpus_per_worker, "GPU", gpus, where))
         return found
+
+    @property
+    def least(self) -> Demand:
+        """What it cannot go on without, once it runs."""
+        return self
 
     def _too_much(self, parts: str, each: float, unit: str, there: float, where: str) -> str:
         fits = int(there // each)
@@ -188,13 +198,18 @@ def _check(need: Demand | None, resources: Mapping[str, float], where: str) -> N
 
 
 def _resources() -> dict[str, float]:
-    """What the open Ray has, or what its autoscaler may bring it to."""
+    """What the open Ray has, or what its autoscaler may bring it to: without limit where nobody tells."""
     import ray
-    from ray._private.state import state
 
-    there = dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
-    most = state.get_max_resources_from_cluster_config() or {}
-    return {name: max(there.get(name, 0), most.get(name, 0)) for name in {*there, *most}}
+    there: dict[str, float] = dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
+    if not nodes.grow(node["Labels"] for node in ray.nodes()):  # type: ignore[no-untyped-call]
+        return there
+    file = Path(LAUNCHED).expanduser()
+    if not file.is_file():
+        return there | {"CPU": math.inf, "GPU": math.inf}
+    kinds = yaml.safe_load(file.read_text())["available_node_types"].values()
+    most = {name: sum(k.get("max_workers", 0) * k["resources"].get(name, 0) for k in kinds) for name in ("CPU", "GPU")}
+    return there | {name: max(there.get(name, 0), more) for name, more in most.items()}
 
 
 def _machine_gpus() -> int:

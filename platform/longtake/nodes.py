@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from longtake.cluster import Demand
 
 POLL_S = 1.0
+GROUP, HOSTS = "ray.io/node-group", "local.cluster.node"
+"""The label in which a launcher of nodes says of which type one is; this type are hosts of one's own."""
 TAKEN, IDLE = 3, 4
 """Why Ray says a node is gone (NodeDeathInfo): a spot interruption that was announced, and an autoscaler's tidying."""
 
@@ -38,8 +40,13 @@ class Watch:
     """What has changed since the last look, in lines for the user."""
 
     def __init__(self, need: Demand | None, nodes: Mapping[str, Node]) -> None:
-        self._need = need
+        self._need = need.least if need else None
         self._known = dict(nodes)
+
+    def begin(self) -> list[str]:
+        """A line if what is there is too little."""
+        missing = self._missing([node for node in self._known.values() if node.alive])
+        return [f"the job waits for nodes: {'; '.join(missing)}"] if missing else []
 
     def look(self, nodes: Mapping[str, Node]) -> list[str]:
         """A line per node that came or went."""
@@ -53,13 +60,22 @@ class Watch:
         return [f"{line}; {self._now(alive)}" for line in lines]
 
     def _now(self, alive: list[Node]) -> str:
-        cpus, gpus = sum(node.cpus for node in alive), sum(node.gpus for node in alive)
+        if missing := self._missing(alive):
+            return f"the job waits for more: {'; '.join(missing)}"
         working = [node for node in alive if node.cpus or node.gpus]
-        there = f"{len(working)} {'node' if len(working) == 1 else 'nodes'} with {in_words(cpus, gpus)}"
-        missing = self._need.problems(cpus, gpus, "the cluster") if self._need else []
-        if missing or not working:
-            return f"the job waits for more: {'; '.join(missing) or 'no node is left to work'}"
-        return f"the job goes on with {there}"
+        count = f"{len(working)} {'node' if len(working) == 1 else 'nodes'}"
+        return f"the job goes on with {count} with {in_words(*_sums(working))}"
+
+    def _missing(self, alive: list[Node]) -> list[str]:
+        cpus, gpus = _sums(alive)
+        if not cpus and not gpus:
+            return ["there is none to work"]
+        return self._need.problems(cpus, gpus, "the cluster") if self._need else []
+
+
+def _sums(nodes: Iterable[Node]) -> tuple[float, float]:
+    there = list(nodes)
+    return sum(node.cpus for node in there), sum(node.gpus for node in there)
 
 
 def in_words(cpus: float, gpus: float) -> str:
@@ -86,6 +102,8 @@ def told(need: Demand | None, say: Callable[[str], None]) -> Iterator[None]:
                 for line in watch.look(_nodes()):
                     say(line)
 
+    for line in watch.begin():
+        say(line)
     thread = threading.Thread(target=work, name="nodes", daemon=True)
     thread.start()
     try:
@@ -93,6 +111,11 @@ def told(need: Demand | None, say: Callable[[str], None]) -> Iterator[None]:
     finally:
         ended.set()
         thread.join(5)
+
+
+def grow(labels: Iterable[Mapping[str, str]]) -> bool:
+    """Whether nodes of these labels are of a cluster whose autoscaler may add others."""
+    return any(told.get(GROUP, HOSTS) != HOSTS for told in labels)
 
 
 def _nodes() -> dict[str, Node]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from longtake import nodes
 from longtake.cluster import Demand
 from longtake.errors import UserError, unknown
 from longtake.jobs_api import connect, is_loopback, is_own, normal_address, outside_errors, quiet, require_same_ray
@@ -74,10 +75,8 @@ class Head:
         return is_loopback(self.address) and all(is_own(node["node_ip"]) for node in self.nodes())
 
     def grows(self) -> bool:
-        """Whether an autoscaler may add nodes. Without one each node is a type of its own, named by its id."""
-        report = (self._get("/api/cluster_status").get("clusterStatus") or {}).get("autoscalerReport") or {}
-        types = report.get("nodeTypeMapping") or {}
-        return any(kind != f"node_{node}" for node, kind in types.items())
+        """Whether an autoscaler may add nodes."""
+        return nodes.grow(node.get("labels") or {} for node in self.nodes())
 
     def require(self, cpus: float, gpus: float, need: Demand | None = None) -> None:
         """Refuse what can never start: Ray would keep it pending, even after a stop.

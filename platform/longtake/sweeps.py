@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from longtake.cluster import Demand
@@ -62,6 +62,11 @@ class SweepDemand(Demand):
                     f"{where} has {there:g}: {advice}"
                 )
         return found
+
+    @property
+    def least(self) -> Demand:
+        """One trial: the others wait."""
+        return replace(self, at_once=1)
 
     @property
     def nested(self) -> bool:

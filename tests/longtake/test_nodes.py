@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from longtake.cluster import Demand
 from longtake.nodes import IDLE, TAKEN, Node, Watch
+from longtake.sweeps import SweepDemand
 
 HEAD = Node("h", "10.0.0.1", True, 0, 0)
 ONE, TWO = Node("a", "10.0.0.2", True, 2, 0), Node("b", "10.0.0.3", True, 2, 0)
@@ -39,9 +40,22 @@ def test_what_is_left_is_too_little_until_another_comes() -> None:
     assert line == "node 10.0.0.3 (2 CPUs, 1 GPU) has come; the job goes on with 2 nodes with 4 CPUs, 1 GPU"
 
 
+def test_a_sweep_goes_on_with_one_trial() -> None:
+    for workers, words in ((2, "the job goes on with 1 node"), (3, "the job waits for more: 1 trials at once x 3")):
+        assert words in watch(SweepDemand(workers, at_once=4)).look(nodes(HEAD, ONE, GONE))[0]
+
+
 def test_no_node_is_left() -> None:
     lines = watch(None).look(nodes(HEAD, replace(ONE, alive=False), replace(TWO, alive=False)))
-    assert all(line.endswith("the job waits for more: no node is left to work") for line in lines) and len(lines) == 2
+    assert all(line.endswith("the job waits for more: there is none to work") for line in lines) and len(lines) == 2
+
+
+def test_a_job_that_begins_with_too_little_says_so() -> None:
+    assert watch().begin() == []
+    (line,) = Watch(TRAINING, nodes(HEAD)).begin()
+    assert line == "the job waits for nodes: there is none to work"
+    (line,) = Watch(Demand(3), nodes(HEAD, ONE)).begin()
+    assert line.startswith("the job waits for nodes: 3 workers x")
 
 
 def test_why_a_node_is_gone() -> None:

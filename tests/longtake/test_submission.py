@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import math
 import shutil
 import socket
 import threading
@@ -343,12 +344,22 @@ def test_a_driver_hands_on_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "planted" not in str(asked)
 
 
-def test_a_cluster_counts_what_its_autoscaler_may_add(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_counts_what_its_autoscaler_may_add(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import ray
-    from ray._private.state import state
 
+    labels: dict[str, str] = {}
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0})
-    monkeypatch.setattr(state, "get_max_resources_from_cluster_config", lambda: {"CPU": 4, "GPU": 8})
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Labels": labels}])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cluster._resources() == {"CPU": 8.0}, "started by hand"
+    labels["ray.io/node-group"] = "local.cluster.node"
+    assert cluster._resources() == {"CPU": 8.0}, "hosts of one's own"
+    labels["ray.io/node-group"] = "head"
+    assert cluster._resources() == {"CPU": math.inf, "GPU": math.inf}, "in Kubernetes"
+    kinds = {
+        "head": {"resources": {"CPU": 0}, "max_workers": 0},
+        "spot": {"resources": {"CPU": 1, "GPU": 2}, "max_workers": 4},
+        "data": {"resources": {"CPU": 1}, "max_workers": 3},
+    }
+    (tmp_path / "ray_bootstrap_config.yaml").write_text(json.dumps({"available_node_types": kinds}))
     assert cluster._resources() == {"CPU": 8.0, "GPU": 8}
-    monkeypatch.setattr(state, "get_max_resources_from_cluster_config", lambda: None)
-    assert cluster._resources() == {"CPU": 8.0}
