@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from evals.horizon import MARGIN_DB, TASK, Horizon, memory_horizon
 from jobs.plots import distinct, looks, new_figure, styled
+from jobs.report.findings import CALLED
 from longtake.errors import UserError
 from longtake.schema import NO_RUN
 
@@ -60,12 +61,13 @@ def _told(scores: pd.DataFrame) -> list[Horizon]:
 
 def sentence(found: Horizon) -> str:
     """What a reader may quote."""
+    rival = CALLED.get(found.lost_to or "", "itself with its memory wiped")
     facts = f"({found.reach} measured, 95 % interval {found.low} to {found.high}, n = {found.episodes})"
     if found.lost_to is None:
         return f"remembers for all of the {found.reach} frames {facts}"
     if found.frames == 0:
-        return f"shows no memory: {found.lost_to} is as good from the start {facts}"
-    return f"remembers for {found.frames} frames, then {found.lost_to} is as good {facts}"
+        return f"shows no memory: {rival} is as good from the start {facts}"
+    return f"remembers for {found.frames} frames, then {rival} is as good {facts}"
 
 
 def horizon_curve(scores: pd.DataFrame, *, width: int = 920, height: int = PANEL_PX) -> Figure:

@@ -174,6 +174,8 @@ def curve(scores: pd.DataFrame) -> pd.DataFrame:
 
 def _curves(axes: Axes, scores: pd.DataFrame, metric: str, window: int | None) -> list[End]:
     """Draw one panel; returns where its lines end."""
+    from matplotlib.ticker import MaxNLocator
+
     points, styles = curve(scores), looks(scores)
     shown, far = _off_scale(points, metric)
     low, high = float(shown.low.min()), float(shown.high.max())
@@ -181,6 +183,7 @@ def _curves(axes: Axes, scores: pd.DataFrame, metric: str, window: int | None) -
     axes.set_ylim(low - room, high + room)
     axes.set_xlim(0, shown.distance.max())
     axes.set_xlabel("distance (frames)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if window and window < shown.distance.max():
         _mark_window(axes, window)
     ends = []

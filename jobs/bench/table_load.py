@@ -1,11 +1,14 @@
 """The tables: a million scores read, filtered and grouped, many writers beside a reader, writers killed.
 
 As parts and compacted: `filtered read` (system, metric and distance; three columns), `run read` (every row of one run),
-`whole read`, `group-by` (pandas, six columns, mean and standard error). Writers beside a reader that also compacts:
+`whole read`, `group-by` (pandas, six columns, mean and standard error); compacted also `pandas`: `pandas.read_parquet`
+of the folder or, through s3fs, the bucket, which must give the same frame. Writers beside a reader that also compacts:
 `lost` counts rows that were acknowledged before a look and not in it, `double` rows twice in one, `failed` looks that
-raised. Kills are kill -9 at a random moment of an append: `lost` counts acknowledged parts that are not whole after
-it, `half` others that are visible and not whole. Wall-clock seconds, medians, in a folder of its own or below `place`.
-About three minutes. Bars on two cores: filtered read 3 s in 300 parts and 1 s compacted, group-by 2 s, those counts 0.
+raised. Kills are kill -9 at a random moment of a writer that does nothing but append, `midway` those that came between
+an append's beginning and its acknowledgement: `lost` counts acknowledged parts that are not whole after it, `half`
+others that are visible and not whole, `failed` looks that raised. Wall-clock seconds, medians, in a folder of its own
+or below `place`. About four minutes; `kills: 0`, `writers: 0` or `rows: 0` leave a part of it out. Bars on two cores:
+filtered read 3 s in 300 parts and 1 s compacted, group-by 2 s, all those counts but `midway` 0.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ import numpy as np
 from pydantic import Field
 
 from jobs.bench.measure import Row
-from jobs.bench.table_writer import write
+from jobs.bench.table_writer import BEGUN, write
 from longtake import tables
 from longtake.compaction import compact
 from longtake.config import Config
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
 WHERE = "system == 'block_ssm' and metric == 'psnr' and distance > 90"
 COLUMNS = ["run", "distance", "value"]
 GROUPS = ["run", "checkpoint", "task", "system", "metric", "distance"]
@@ -47,20 +51,20 @@ class Settings(Config):
     """How much, and where."""
 
     place: str = Field("", description="a folder or s3://BUCKET/PREFIX to work below; a temporary folder if empty")
-    rows: Positive = 1_000_000
+    rows: Count = 1_000_000
     parts: Positive = 300
     rounds: Positive = Field(3, description="measured reads")
-    writers: Positive = 8
+    writers: Count = 8
     writer_parts: Positive = 10
     writer_rows: Positive = 1_000
-    kills: Annotated[int, Field(ge=0)] = 50
+    kills: Count = 50
 
 
 def run(settings: Settings) -> list[Row]:
     """Measure everything, each in a store of its own."""
     with _place(settings.place) as place:
-        found = _reads(open_store(f"{place}/reads"), settings)
-        found += _writers(open_store(f"{place}/writers"), settings)
+        found = _reads(open_store(f"{place}/reads"), settings) if settings.rows else []
+        found += _writers(open_store(f"{place}/writers"), settings) if settings.writers else []
         return found + (_kills(open_store(f"{place}/kills"), settings) if settings.kills else [])
 
 
@@ -101,14 +105,28 @@ def scores(rows: int, parts: int) -> Iterator[pd.DataFrame]:
 
 
 def _reads(store: Store, settings: Settings) -> list[Row]:
-    name = f"{settings.rows} rows"
+    name = f"{_kind(store)}, {settings.rows} rows"
     seconds, _ = _timed(lambda: _append(store, settings), 1)
     found = [Row(f"{name} into {settings.parts} parts", "append", seconds, "s", 1)]
     found += _read(store, f"{name} in {settings.parts} parts", settings.rounds)
     seconds, done = _timed(lambda: compact(store, "scores"), 1)
     assert done.rows == settings.rows, f"{done.rows} rows after compaction"
     found.append(Row(f"{name} from {settings.parts} parts", "compact", seconds, "s", 1))
-    return found + _read(store, f"{name} compacted", settings.rounds)
+    found += _read(store, f"{name} compacted", settings.rounds)
+    return [*found, _read_by_pandas(store, f"{name} compacted", settings.rounds)]
+
+
+def _kind(store: Store) -> str:
+    return "folder" if store.is_folder else "S3"
+
+
+def _read_by_pandas(store: Store, case: str, rounds: int) -> Row:
+    """What pandas alone makes of the files. Raises AssertionError if that is not what `table` gives."""
+    import pandas as pd
+
+    seconds, frame = _timed(lambda: pd.read_parquet(f"{store.uri}/tables/scores"), rounds)
+    pd.testing.assert_frame_equal(frame, store.table("scores"))
+    return Row(case, "pandas", seconds, "s", rounds)
 
 
 def _append(store: Store, settings: Settings) -> None:
@@ -165,14 +183,14 @@ def _writers(store: Store, settings: Settings) -> list[Row]:
     sizes = _sizes(store)
     lost += count * settings.writer_parts * rows - int(sizes["nunique"].sum())
     double += int((sizes["size"] - sizes["nunique"]).sum())
-    case = f"{count} writers of {settings.writer_parts} x {rows} rows"
+    case = f"{_kind(store)}, {count} writers of {settings.writer_parts} x {rows} rows"
     counts = {"lost": lost, "double": double, "failed": failed, "looks": looks}
     return [Row(case, "all", seconds, "s", 1), *_counts(case, counts, looks)]
 
 
 def _kills(store: Store, settings: Settings) -> list[Row]:
     rows, draw = settings.writer_rows, random.Random(0)
-    lost = half = 0
+    lost = half = midway = failed = 0
     with tempfile.TemporaryDirectory() as folder:
         told = Path(folder) / "told"
         for turn in range(settings.kills):
@@ -183,12 +201,19 @@ def _kills(store: Store, settings: Settings) -> list[Row]:
             time.sleep(draw.uniform(0, KILL_WITHIN_S))
             process.kill()
             process.join()
-            known, sizes = _lines(told), _sizes(store)
+            known = _lines(told)
+            midway += told.read_text().splitlines()[-1].startswith(BEGUN)
+            try:
+                sizes = _sizes(store)
+            except Exception:  # whatever a reader can meet is what is counted
+                failed += 1
+                continue
             whole = {str(part) for part in sizes.index[(sizes["size"] == rows) & (sizes["nunique"] == rows)]}
             lost += len(known - whole)
             half += len({str(part) for part in sizes.index} - known - whole)
-    case = f"{settings.kills} kills of a writer of {rows} rows a part"
-    return _counts(case, {"lost": lost, "half": half, "acknowledged": len(known)}, settings.kills)
+    case = f"{_kind(store)}, {settings.kills} kills of a writer of {rows} rows a part"
+    counts = {"lost": lost, "half": half, "failed": failed, "midway": midway, "acknowledged": len(known)}
+    return _counts(case, counts, settings.kills)
 
 
 def _counts(case: str, counts: dict[str, int], repetitions: int) -> list[Row]:
@@ -202,7 +227,9 @@ def _start(store: Store, name: str, parts: int, rows: int, told: Path) -> BasePr
 
 
 def _lines(told: Path) -> set[str]:
-    return set(told.read_text().split()) if told.exists() else set()
+    """The parts that were acknowledged."""
+    lines = told.read_text().split() if told.exists() else []
+    return {line for line in lines if not line.startswith(BEGUN)}
 
 
 def _sizes(store: Store) -> pd.DataFrame:

@@ -7,12 +7,16 @@ import os
 from longtake import tables
 from longtake.store import open_store
 
+BEGUN = "begun:"
+
 
 def write(uri: str, name: str, parts: int, rows: int, told: str) -> None:
-    """Append `parts` parts of `rows` rows to `steps`; a line of the file `told` for each that was acknowledged."""
+    """Append `parts` parts of `rows` rows to `steps`; the file `told` says which were begun and which acknowledged."""
     store = open_store(uri)
     handle = os.open(told, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     for number in range(parts):
         part = f"{name}-{number}"
-        tables.append(store, "steps", [{"run": part, "step": step, "loss": 0.5} for step in range(rows)], part)
+        made = [{"run": part, "step": step, "loss": 0.5} for step in range(rows)]
+        os.write(handle, f"{BEGUN}{part}\n".encode())
+        tables.append(store, "steps", made, part)
         os.write(handle, f"{part}\n".encode())

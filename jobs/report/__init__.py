@@ -42,7 +42,13 @@ HIDDEN = {
     "pid",
     "reason",
 }  # of a run's columns: shown elsewhere, or of no use
-PICTURED = "retrieval"
+CALLED = {"worker_s": "seconds of all workers", "frames": "frames trained on", "dataset": "dataset's fingerprint"}
+"""Columns of a run whose names do not say what they are."""
+FILMED = ("retrieval", "rollout")
+STRIPPED = "retrieval"
+"""The tasks whose episodes are shown moving, and as strips of frames."""
+FILM_LETTERS = 3_000_000
+"""Of a film in the page: with all its plots and strips a page stays below 15 MB."""
 
 
 def main(runs: list[str], store: str, out: str | None) -> None:
@@ -121,7 +127,10 @@ def _task(material: Material, task: TaskScores) -> dict[str, Any]:
         height = 300 + width // 8
         return psnr_curve(about, "psnr", material.window, width=width, height=height, labels=labels)
 
-    shown = show(material, task) if task.task == PICTURED and has_psnr else None
+    shown = show(material, task) if task.task in FILMED and has_psnr else None
+    film = make_film(shown, FILM_LETTERS) if shown else None
+    if film and film.left_out:
+        material.notes.append(f"{task.task}: the film shows less, to keep this page small: without {film.left_out}.")
     rows = f"protocol == '{task.protocol}' and run in {[*(run.id for run in material.runs), NO_RUN]}"
     found = claims(about, material.window)
     beyond = reach(about, material.window)
@@ -141,8 +150,8 @@ def _task(material: Material, task: TaskScores) -> dict[str, Any]:
         "curve": _sizes(draw, f"{task.task}-curve", f"{task.task}: PSNR against distance") if has_curve else None,
         "command": plot_command("scores", material.store, rows, f"{task.task}.png"),
         "horizon_command": plot_command("scores", material.store, rows, "horizon.png", horizon=True),
-        "strips": make_strips(shown) if shown else [],
-        "film": make_film(shown) if shown else None,
+        "strips": make_strips(shown) if shown and task.task == STRIPPED else [],
+        "film": film,
     }
 
 
@@ -285,7 +294,7 @@ def _provenance(run: Run) -> dict[str, Any]:
     for key, value in run.row.items():
         if key in HIDDEN or value is None or value is pd.NaT or value == "" or value != value:
             continue
-        facts[key.replace("_", " ")] = _plain(value)
+        facts[CALLED.get(key, key.replace("_", " "))] = _plain(value)
     return {
         "id": run.id,
         "name": run.name,
@@ -298,6 +307,8 @@ def _plain(value: Any) -> str:
     """A value of a table as a reader wants it: times to the second, JSON objects as a list."""
     if isinstance(value, datetime.datetime):
         return value.strftime("%Y-%m-%d %H:%M:%S UTC")
+    if isinstance(value, float):
+        return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
     if isinstance(value, str) and value.startswith("{"):
         return ", ".join(f"{name} {told}" for name, told in json.loads(value).items())
     return str(value)

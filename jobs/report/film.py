@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from jobs.report.strips import FORGOTTEN, Image, Row, Shown, called, even
+from jobs.report.strips import FORGOTTEN, Generated, Image, Row, Shown, called, even, model_of
 from longtake import video
 
 TILE_PX = 160  # of a frame's longer side, at least, in the film: whole multiples of small frames
 EDGE_PX = 4
 SLOWEST, FASTEST = 4.0, 10.0  # frames per second: to see what happens, and to see it move
-MOST = 240  # frames; longer ones are thinned
+MOST = 240  # frames of time; longer episodes are thinned
 SCREEN = (20, 24, 29)
 SHOWN = (224, 168, 32)
 """Behind and between the frames, and around those that were the context: --screen and --shown of the page."""
@@ -26,7 +27,10 @@ SHOWN = (224, 168, 32)
 
 @dataclass(frozen=True)
 class Film:
-    """An mp4 as a data URI, `width` x `height`; what each of its frames is, in words; and its rows and columns."""
+    """An mp4 as a data URI, `width` x `height`; what each of its frames is, in words; and its rows and columns.
+
+    `left_out` says in words what it would have shown too, had it been allowed to be larger; empty for nothing.
+    """
 
     uri: str
     width: int
@@ -36,43 +40,63 @@ class Film:
     context: int
     rows: list[Row]
     columns: list[str]
+    left_out: str
 
 
-def make_film(shown: Shown) -> Film:
-    """The whole episodes: first the context, then the generation."""
+def make_film(shown: Shown, limit: int = 2**62) -> Film:
+    """The whole episodes, first the context, then the generation: as much as `limit` letters of its URI can hold.
+
+    First the models that are not the best are left out, from the worst on, then every other frame.
+    """
+    models, most = shown.models, MOST
+    while True:
+        film = _film(shown, models, most)
+        if len(film.uri) <= limit or most == 2:
+            return film
+        if len(models) > 1:
+            models = models[: max(1, min(len(models) - 1, int(len(models) * limit / len(film.uri))))]
+        else:
+            most = max(2, len(film.moments) // 2)
+
+
+def _film(shown: Shown, models: Sequence[str], most: int) -> Film:
+    """With these models, and at most so many frames of time."""
     protocol = shown.protocol
-    times = even(protocol.context + protocol.horizon, MOST)
-    tiles = np.stack([_row(shown, frames, wiped) for frames, wiped in _rows(shown)])  # row, clip, t, H, W, 3
-    pictures = np.stack([_picture(tiles[:, :, t], t < protocol.context) for t in times])
+    made = [one for one in shown.made if model_of(one.look) in (None, *models)]
+    times = even(protocol.context + protocol.horizon, most)
+    pictures = (_picture(_tiles(shown, made, t), t < protocol.context) for t in times)
     fps = float(min(FASTEST, max(SLOWEST, shown.fps)))
     file = io.BytesIO()
     video.write(file, pictures, fps)
+    height, width = _picture(_tiles(shown, made, 0), is_context=True).shape[:2]
+    without = ", ".join(shown.models[len(models) :])
+    every = f"all but {len(times)} of {protocol.context + protocol.horizon} frames" if most < MOST else ""
     return Film(
         uri="data:video/mp4;base64," + base64.b64encode(file.getvalue()).decode(),
-        width=pictures.shape[2] // 2 * 2,
-        height=pictures.shape[1] // 2 * 2,
+        width=width // 2 * 2,
+        height=height // 2 * 2,
         fps=fps,
         moments=[_moment(shown, t) for t in times],
         context=sum(t < protocol.context for t in times),
-        rows=[Row("truth", "ink", None), *(Row(called(one.look), one.look.ink, None) for one in shown.made)],
+        rows=[Row("truth", "ink", None), *(Row(called(one.look), one.look.ink, None) for one in made)],
         columns=[f"{note} (episode {episode})" for episode, note in shown.episodes.items()],
+        left_out=" and ".join(filter(None, (without, every))),
     )
 
 
-def _rows(shown: Shown) -> list[tuple[Image, bool]]:
-    """The generated frames (b, horizon, H, W, 3) of each row, and whether its context was wiped."""
-    truth = (shown.truth[:, shown.protocol.context :], False)
-    return [truth, *((one.frames, one.look.kind == "wiped") for one in shown.made)]
-
-
-def _row(shown: Shown, frames: Image, wiped: bool) -> Image:
-    """Context and generation of one system (b, t, H, W, 3), small frames enlarged."""
-    context = shown.truth[:, : shown.protocol.context]
-    if wiped:
-        context = np.full_like(context, FORGOTTEN[0])
-    whole = np.concatenate([context, frames], axis=1)
-    zoom = max(1, round(TILE_PX / max(whole.shape[2:4])))
-    return whole.repeat(zoom, axis=2).repeat(zoom, axis=3)
+def _tiles(shown: Shown, made: Sequence[Generated], t: int) -> Image:
+    """The frames of one moment (row, clip, H, W, 3), the truth first; small ones enlarged."""
+    context = shown.protocol.context
+    truth = shown.truth[:, t]
+    rows = [truth]
+    for one in made:
+        if t >= context:
+            rows.append(one.frames[:, t - context])
+        else:
+            rows.append(np.full_like(truth, FORGOTTEN[0]) if one.look.kind == "wiped" else truth)
+    tiles = np.stack(rows)
+    zoom = max(1, round(TILE_PX / max(truth.shape[1:3])))
+    return tiles.repeat(zoom, axis=2).repeat(zoom, axis=3)
 
 
 def _picture(tiles: Image, is_context: bool) -> Image:

@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 SEEN = "seen"
 FLOORS = ("copy_last", "context_mean")
 CALLED = {"copy_last": "copying the last frame", "context_mean": "the mean of the context"}
+EXPLAINED = {
+    "psnr": "PSNR: peak signal-to-noise ratio of the pixels; 3 dB more is half the squared error.",
+    "ssim": "SSIM: structural similarity, 1 for the same frame.",
+    "lpips": "LPIPS: distance of what a trained network sees in two frames, 0 for the same.",
+    "sharpness": "Sharpness: how much more detail than the truth has; below 0 is blurred.",
+    "fvd": "FVD: Fréchet video distance, between all clips made and all true ones.",
+}
+"""By how a metric's name begins."""
 VERBS = {"better": "beats", "worse": "loses to", "undecided": "cannot be told apart from"}
 
 
@@ -99,10 +107,15 @@ def _join(words: Sequence[str], last: str = " and ") -> str:
 
 def best_model(scores: pd.DataFrame, beyond: int) -> str | None:
     """The model of the highest mean PSNR beyond a distance."""
+    return next(iter(ranked_models(scores, beyond)), None)
+
+
+def ranked_models(scores: pd.DataFrame, beyond: int) -> list[str]:
+    """The models by their mean PSNR beyond a distance, the best first."""
     found = summarise(scores[scores.metric == "psnr"], beyond=beyond)
     means = dict(zip(found.system, found["mean"], strict=True))
     models = [system for system, look in looks(scores).items() if look.kind == "model" and system in means]
-    return max(models, key=means.__getitem__, default=None)
+    return sorted(models, key=means.__getitem__, reverse=True)
 
 
 def number(value: float, digits: int = 2, sign: bool = False) -> str:
@@ -135,6 +148,12 @@ class Summary:
 
     columns: list[tuple[str, str]]
     rows: list[SummaryRow]
+    explained: list[str]
+
+    @property
+    def marked(self) -> bool:
+        """Whether a best model stands out among several."""
+        return any(cell.best for row in self.rows for cell in row.cells if cell)
 
 
 def summary(scores: pd.DataFrame, window: int) -> Summary:
@@ -160,7 +179,9 @@ def summary(scores: pd.DataFrame, window: int) -> Summary:
         SummaryRow(look, int(counts.get(system, 0)), [column.get(system) for column in columns])
         for system, look in styles.items()
     ]
-    return Summary(titles, lines)
+    there = scores.metric.unique()
+    explained = [told for name, told in EXPLAINED.items() if any(metric.startswith(name) for metric in there)]
+    return Summary(titles, lines, explained)
 
 
 def _column(rows: pd.DataFrame, metric: str, beyond: int, styles: dict[str, Look]) -> dict[str, Cell]:

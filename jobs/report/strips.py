@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from evals.protocol import Protocol
 from jobs.evaluate import ScoreCell, Variant
 from jobs.plots import Look, looks
-from jobs.report.findings import best_model, reach
+from jobs.report.findings import best_model, ranked_models, reach
 from longtake import checkpoints
 from longtake.schema import NO_RUN
 
@@ -29,7 +29,11 @@ if TYPE_CHECKING:
 
 Image = NDArray[np.uint8]
 SHOWN_CONTEXT, SHOWN_MADE = 2, 10  # columns
-TILE_PX = 64  # about, on the page: a whole multiple of a frame
+TILE_PX = 64  # about, on the page: a frame times or by a whole number
+MOST_ROWS = 8
+"""Pictured of a task beside the truth: a page stays small and is made soon, however many systems were scored."""
+UNPICTURED = ("floor", "stranger")
+"""They show nothing new."""
 VARIANTS: dict[str, Variant] = {"wiped": "wiped", "ceiling": "reconstruction"}
 """What of a checkpoint stands behind a look; the whole model behind others."""
 FORGOTTEN = (127, 127, 127, 56)  # where a wiped model's context would be
@@ -71,7 +75,10 @@ class Generated:
 
 @dataclass(frozen=True)
 class Shown:
-    """Some episodes of a task with what every system made of them: `truth` (b, context + horizon, H, W, 3)."""
+    """Some episodes of a task with what the systems made of them: `truth` (b, context + horizon, H, W, 3).
+
+    `models` are those that are shown, the best first.
+    """
 
     task: TaskScores
     protocol: Protocol
@@ -79,6 +86,7 @@ class Shown:
     truth: Image
     made: list[Generated]
     fps: float
+    models: list[str]
 
     def distances(self, episode: int) -> pd.Series[int]:
         """Of every generated frame of an episode, to the context frame that shows the same place."""
@@ -102,13 +110,14 @@ def show(material: Material, task: TaskScores) -> Shown | None:
         material.notes.append(f"{task.task}: no pictures, since dataset {name} is not the one that was scored.")
         return None
     chosen = pick_episodes(task.scores, material.window)
-    cells = list(_cells(material, task, name, protocol, tuple(chosen)))
+    models = pick_models(material, task)
+    cells = list(_cells(material, task, name, protocol, tuple(chosen), models))
     if not cells:
         return None
     with one_thread():
         truth = _truth(cells[0][1])
         made = [Generated(look, generate(cell)) for look, cell in cells]
-    return Shown(task, protocol, chosen, truth, made, dataset.manifest.fps)
+    return Shown(task, protocol, chosen, truth, made, dataset.manifest.fps, models)
 
 
 def make_strips(shown: Shown) -> list[Strip]:
@@ -128,16 +137,46 @@ def pick_episodes(scores: pd.DataFrame, window: int) -> dict[int, str]:
     return found
 
 
+def pick_models(material: Material, task: TaskScores) -> list[str]:
+    """The best models, as many as fit into the rows with their controls and the oracle; the rest is told in the notes.
+
+    A model is shown with all of its rows or not at all, and one always is.
+    """
+    rows = [look for look in looks(task.scores).values() if look.kind not in UNPICTURED]
+    ranked = ranked_models(task.scores, reach(task.scores, material.window))
+    free = MOST_ROWS - sum(look.kind == "oracle" for look in rows)
+    needed = np.cumsum([sum(model_of(look) == model for look in rows) for model in ranked])
+    kept = max(1, int((needed <= free).sum()))
+    if ranked[kept:]:
+        left_out = ", ".join(ranked[kept:])
+        material.notes.append(f"{task.task}: pictures of the {kept} best models only; left out: {left_out}.")
+    return ranked[:kept]
+
+
+def model_of(look: Look) -> str | None:
+    """The model that a row is of, with its controls; None for what is of none."""
+    return None if look.kind in ("floor", "oracle") else look.system.partition("/")[0]
+
+
+def _is_of(look: Look, models: Sequence[str]) -> bool:
+    return model_of(look) in (None, *models)
+
+
 def _cells(
-    material: Material, task: TaskScores, dataset: str, protocol: Protocol, episodes: tuple[int, ...]
+    material: Material,
+    task: TaskScores,
+    dataset: str,
+    protocol: Protocol,
+    episodes: tuple[int, ...],
+    models: Sequence[str],
 ) -> Iterator[tuple[Look, ScoreCell]]:
-    """Each system to show, as a cell of an evaluation; floors and strangers are left out: they show nothing new."""
+    """Each system to show, as a cell of an evaluation."""
     rows = task.scores.drop_duplicates("system")
     subjects = {s: (str(run), int(step)) for s, run, step in zip(rows.system, rows.run, rows.checkpoint, strict=True)}
     store = material.store
     for look in looks(task.scores).values():
         run, step = subjects[look.system]
-        if look.kind in ("floor", "stranger"):
+        if look.kind in UNPICTURED or not _is_of(look, models):
             continue
         if run != NO_RUN and step not in checkpoints.complete(store, run):
             material.notes.append(f"{look.name}: no pictures, since the checkpoint of step {step} is gone.")
@@ -178,7 +217,7 @@ def generate(cell: ScoreCell) -> Image:
 
 def _strip(shown: Shown, clip: int, episode: int) -> Strip:
     """Lay out one episode: the truth first, then every system."""
-    protocol, truth = shown.protocol, shown.truth[clip]
+    protocol, truth = shown.protocol, shrunk(shown.truth[clip])
     given = even(protocol.context, SHOWN_CONTEXT)
     asked = even(protocol.horizon, SHOWN_MADE)
     context = [truth[t] for t in given]
@@ -188,7 +227,7 @@ def _strip(shown: Shown, clip: int, episode: int) -> Strip:
     means = scores[(scores.episode == episode) & (scores.metric == "psnr")].groupby("system").value.mean()
     for one in shown.made:
         told: Sequence[Image | None] = [None] * len(context) if one.look.kind == "wiped" else context
-        grid.append([*told, *(one.frames[clip, j] for j in asked)])
+        grid.append([*told, *shrunk(one.frames[clip, asked])])
         rows.append(Row(called(one.look), one.look.ink, float(means[one.look.system])))
     image = mosaic(grid, len(context))
     height, width = truth.shape[1:3]
@@ -206,6 +245,18 @@ def _strip(shown: Shown, clip: int, episode: int) -> Strip:
         made_width=(len(asked) * (width + gap_px(width)) - gap_px(width)) * scale,
         rows=rows,
     )
+
+
+def shrunk(frames: Image) -> Image:
+    """Frames (t, H, W, 3), large ones shrunk by a whole number: a strip shows many beside each other."""
+    by = max(1, round(frames.shape[2] / TILE_PX))
+    if by == 1:
+        return frames
+    height, width = (size // by * by for size in frames.shape[1:3])
+    cut = frames[:, :height, :width].astype(np.float32)
+    blocks = cut.reshape(len(frames), height // by, by, width // by, by, 3)
+    small: Image = blocks.mean((2, 4)).round().astype(np.uint8)
+    return small
 
 
 def called(look: Look) -> str:

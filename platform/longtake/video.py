@@ -8,8 +8,9 @@ that is worth 5 to 8 dB at the same size. An mp4 for people is yuv420p, which ev
 from __future__ import annotations
 
 import io
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import IO, TYPE_CHECKING, Any
@@ -108,16 +109,18 @@ def read_image(data: bytes) -> Frames:
     return pictures[0]
 
 
-def write(file: str | IO[bytes], frames: Frames, fps: float) -> None:
-    """An mp4 for people to look at, that can be sought in; a row or column at an odd edge is cut."""
+def write(file: str | IO[bytes], frames: Iterable[Frames], fps: float) -> None:
+    """An mp4 of frames (H, W, 3) for people, that can be sought in; a row or column at an odd edge is cut."""
     import av
 
-    height, width = (size // 2 * 2 for size in frames.shape[1:3])
+    coming = iter(frames)
+    first = next(coming)
+    height, width = (size // 2 * 2 for size in first.shape[:2])
     with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
         stream.gop_size = SOUGHT
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-        for frame in frames:
+        for frame in itertools.chain([first], coming):
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame[:height, :width]), format="rgb24")
             container.mux(stream.encode(picture))
         container.mux(stream.encode(None))

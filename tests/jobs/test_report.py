@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import json
 import re
@@ -22,7 +23,7 @@ from jobs.evaluate import ScoreCell
 from jobs.report.film import EDGE_PX, SCREEN, SHOWN, make_film
 from jobs.report.findings import best_model, claims, reach, summary, verdict
 from jobs.report.gather import Run, find_runs, gather
-from jobs.report.strips import even, generate, make_strips, mosaic, pick_episodes, show
+from jobs.report.strips import even, generate, make_strips, mosaic, pick_episodes, pick_models, show, shrunk
 from jobs.score_cell import score_cell
 from longtake import checkpoints, tables, video
 from longtake.dataset_writer import DatasetWriter
@@ -218,7 +219,7 @@ def test_the_page_is_whole_and_needs_no_network(page: str) -> None:
 
 def test_the_page_shows_everything_asked_for(page: str) -> None:
     assert page.count('class="strip"') == 3
-    assert page.count("<video") == 1
+    assert page.count("<video") == 2  # of retrieval and rollout
     assert page.count("<svg") == 12  # two tasks, training and state, each at three widths
     for word in (
         BLOCK,
@@ -294,6 +295,41 @@ def test_the_film_is_what_was_asked_and_what_was_made(store: Store) -> None:
             assert np.abs(tile[1, 40:120] - (SHOWN if t < 6 else SCREEN)).mean() < 25
     wiped = moving.frames[2, 2 * (side + EDGE_PX) + 40 : 3 * side, 40:120]
     assert np.abs(wiped.astype(int) - 127).max() < 12
+
+
+def test_a_film_that_may_not_be_large_shows_less_and_says_so(store: Store) -> None:
+    """The best model stays to the last, then frames of time go."""
+    material = gather(store, [BLOCK, WINDOW])
+    shown = show(material, material.tasks[0])
+    assert shown is not None and len(shown.models) == 2
+    whole = make_film(shown)
+    assert whole.left_out == "" and len(whole.rows) == 6
+    best, worst = shown.models
+    fewer = make_film(shown, len(whole.uri) - 1)
+    assert [row.name for row in fewer.rows] == ["truth", best, "memory wiped", "nearest pose (oracle)"]
+    assert (fewer.left_out, fewer.moments) == (worst, whole.moments)
+    short = make_film(shown, len(fewer.uri) - 1)
+    assert len(short.uri) < len(fewer.uri) and len(short.moments) < 12 and len(short.rows) == 4
+    assert short.left_out == f"{worst} and all but {len(short.moments)} of 12 frames"
+    assert short.moments[0] == "context, frame 1 of 6" and short.moments[-1] == "generated, distance 11"
+
+
+def test_of_many_models_the_best_are_pictured_with_their_controls(store: Store) -> None:
+    rows = [scores_of({name: 20.0 - number}) for number, name in enumerate("abcdefg")]
+    scores = pd.concat([*rows, *(scores_of({f"{name}/wiped": 9.0}) for name in "abc"), scores_of({"nearest_pose": 40})])
+    material = gather(store, [BLOCK])
+    task = dataclasses.replace(material.tasks[0], scores=scores)
+    assert pick_models(material, task) == ["a", "b", "c", "d"]  # with three wiped and the oracle eight rows
+    assert material.notes == ["retrieval: pictures of the 4 best models only; left out: e, f, g."]
+
+
+def test_large_frames_are_shrunk_in_strips() -> None:
+    """By a whole number, each pixel the mean of those it stands for."""
+    frames = np.random.default_rng(0).integers(0, 256, (2, 130, 200, 3), np.uint8)
+    small = shrunk(frames)
+    assert small.shape == (2, 43, 66, 3)
+    assert np.abs(small[1, 2, 5] - frames[1, 6:9, 15:18].mean((0, 1))).max() <= 0.5
+    assert shrunk(frames[:, :, :80]).shape == (2, 130, 80, 3)
 
 
 @pytest.mark.slow
