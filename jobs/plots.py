@@ -183,7 +183,7 @@ def _curves(axes: Axes, scores: pd.DataFrame, metric: str, window: int | None) -
     axes.set_ylim(low - room, high + room)
     axes.set_xlim(0, shown.distance.max())
     axes.set_xlabel("distance (frames)")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
     if window and window < shown.distance.max():
         _mark_window(axes, window)
     ends = []

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    Plot = Callable[[pd.DataFrame], Figure]
+    Plot = Callable[[pd.DataFrame, Store], Figure]
 
 
 def main(
@@ -60,7 +60,8 @@ def main(
         kept = rows[rows.task == "retrieval"] if horizon else rows
         if table == "scores":
             require_alike(place, kept)
-        picture(_plot(table, draw, horizon), kept, plot, plot_command(table, place, where, plot, draw, horizon))
+        command = plot_command(table, place, where, plot, draw, horizon)
+        picture(_plot(table, draw, horizon), kept, place, plot, command)
     frame = order(_horizons(rows) if horizon else condense(table, rows, _names(by), _names(columns)), _names(sort))
     show(frame, format, out)
 
@@ -85,7 +86,7 @@ def condense(table: str, rows: pd.DataFrame, by: Sequence[str], columns: Sequenc
     return means(rows, by) if by else rows
 
 
-def picture(plot: Plot, rows: pd.DataFrame, path: str, command: str) -> None:
+def picture(plot: Plot, rows: pd.DataFrame, store: Store, path: str, command: str) -> None:
     """A plot of some rows as a file, and under it the command that draws it again.
 
     Raises UserError for what cannot share a plot or cannot be written.
@@ -93,7 +94,7 @@ def picture(plot: Plot, rows: pd.DataFrame, path: str, command: str) -> None:
     from jobs import plots
 
     try:
-        figure = plot(rows)
+        figure = plot(rows, store)
         plots.write_under(figure, command)
         plots.save(figure, path)
     except (ValueError, OSError) as error:
@@ -123,59 +124,70 @@ def _quote(argument: str) -> str:
     return '"' + re.sub(r'([\\"$`])', r"\\\1", argument) + '"'
 
 
-def _plot_scores(rows: pd.DataFrame) -> Figure:
-    """The only metric against distance, or PSNR among several."""
+def _plot_scores(rows: pd.DataFrame, store: Store) -> Figure:
+    """The only metric against distance, or PSNR among several; the widest window of the models is marked."""
     from jobs import plots
+    from jobs.report.gather import known_runs
 
     metrics = sorted(rows["metric"].unique())
     if len(metrics) > 1 and "psnr" not in metrics:
         raise ValueError(f"metric: {', '.join(metrics)} cannot share a plot")
-    return plots.psnr_curve(rows, metrics[0] if len(metrics) == 1 else "psnr")
+    window = max((run.window for run in known_runs(store, set(rows["run"]))), default=0)
+    return plots.psnr_curve(rows, metrics[0] if len(metrics) == 1 else "psnr", window)
 
 
-def _plot_horizon(rows: pd.DataFrame) -> Figure:
+def _plot_horizon(rows: pd.DataFrame, _: Store) -> Figure:
     from jobs import horizons
 
     return horizons.horizon_curve(rows)
 
 
-def _plot_losses(rows: pd.DataFrame) -> Figure:
+def _names_of(rows: pd.DataFrame, store: Store) -> dict[str, str]:
+    """What each run of some rows is called: by its id, where its name is not known."""
+    from jobs.report.gather import known_runs
+
+    ids = [str(run) for run in rows["run"].unique()]
+    known = {run.id: run.name for run in known_runs(store, ids)}
+    return {run: known.get(run, run) for run in ids}
+
+
+def _plot_losses(rows: pd.DataFrame, store: Store) -> Figure:
     from jobs import step_plots
 
-    return step_plots.training_curve(rows, {str(run): str(run) for run in rows["run"].unique()})
+    return step_plots.training_curve(rows, _names_of(rows, store))
 
 
-def _plot_state(rows: pd.DataFrame) -> Figure:
+def _plot_state(rows: pd.DataFrame, store: Store) -> Figure:
     from jobs import step_plots
 
-    return step_plots.drift_curve(rows, {str(run): str(run) for run in rows["run"].unique()})
+    return step_plots.drift_curve(rows, _names_of(rows, store))
 
 
-def _plot_history(rows: pd.DataFrame) -> Figure:
+def _plot_history(rows: pd.DataFrame, _: Store) -> Figure:
     from jobs import sweep_plots
 
     return sweep_plots.history_curve(rows)
 
 
-def _plot_space(rows: pd.DataFrame) -> Figure:
+def _plot_space(rows: pd.DataFrame, _: Store) -> Figure:
     from jobs import sweep_plots
 
     return sweep_plots.space_curve(rows)
 
 
-def _plot_importances(rows: pd.DataFrame) -> Figure:
+def _plot_importances(rows: pd.DataFrame, _: Store) -> Figure:
     from jobs import sweep_plots
 
     return sweep_plots.importance_bars(rows)
 
 
-def _plot_price(rows: pd.DataFrame) -> Figure:
+def _plot_price(rows: pd.DataFrame, _: Store) -> Figure:
     from jobs import sweep_plots
 
     return sweep_plots.price_curve(rows)
 
 
-def _plot_bench(rows: pd.DataFrame) -> Figure:
+def _plot_bench(rows: pd.DataFrame, _: Store) -> Figure:
     """Cost against frames of a profile alone, bars of what else there is."""
     from jobs import bench_plots
 

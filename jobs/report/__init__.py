@@ -47,7 +47,7 @@ CALLED = {"worker_s": "seconds of all workers", "frames": "frames trained on", "
 FILMED = ("retrieval", "rollout")
 STRIPPED = "retrieval"
 """The tasks whose episodes are shown moving, and as strips of frames."""
-FILM_LETTERS = 3_000_000
+FILM_LETTERS = 2_000_000
 """Of a film in the page: with all its plots and strips a page stays below 15 MB."""
 
 
@@ -115,7 +115,7 @@ def _task(material: Material, task: TaskScores) -> dict[str, Any]:
     """Everything that the page says about one task."""
     from jobs.plots import looks, psnr_curve
     from jobs.report.film import make_film
-    from jobs.report.findings import claims, of_memory, reach, summary, verdict
+    from jobs.report.findings import SEEN, claims, of_memory, reach, strata, summary, verdict
     from jobs.report.strips import make_strips, show
     from jobs.results import plot_command
 
@@ -132,6 +132,8 @@ def _task(material: Material, task: TaskScores) -> dict[str, Any]:
     if film and film.left_out:
         material.notes.append(f"{task.task}: the film shows less, to keep this page small: without {film.left_out}.")
     rows = f"protocol == '{task.protocol}' and run in {[*(run.id for run in material.runs), NO_RUN]}"
+    rows += " and partial.isna()" if "partial" in task.scores else ""
+    kept = f"{rows} and stratum == '{SEEN}'" if SEEN in strata(task.scores) else rows
     found = claims(about, material.window)
     beyond = reach(about, material.window)
     return {
@@ -148,7 +150,7 @@ def _task(material: Material, task: TaskScores) -> dict[str, Any]:
         "summary": summary(task.scores, material.window),
         "looks": list(looks(task.scores).values()),
         "curve": _sizes(draw, f"{task.task}-curve", f"{task.task}: PSNR against distance") if has_curve else None,
-        "command": plot_command("scores", material.store, rows, f"{task.task}.png"),
+        "command": plot_command("scores", material.store, kept, f"{task.task}.png"),
         "horizon_command": plot_command("scores", material.store, rows, "horizon.png", horizon=True),
         "strips": make_strips(shown) if shown and task.task == STRIPPED else [],
         "film": film,

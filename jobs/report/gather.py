@@ -181,7 +181,18 @@ def find_runs(store: Store, runs: Sequence[str]) -> list[Run]:
     problems = [unknown("run", run, [*trained.run, "latest"]) for run in ids if run not in set(trained.run)]
     if problems:
         raise UserError(*problems)
-    rows = {str(run): row for run, row in trained.set_index("run").to_dict("index").items()}
+    return _named(trained, ids)
+
+
+def known_runs(store: Store, runs: Iterable[str]) -> list[Run]:
+    """Those of these runs that are trainings of this store; others have no name to call them by."""
+    table = store.table("runs", where=f"run in {sorted(runs)!r} and kind in {list(TRAININGS)!r}")
+    return _named(table, [str(run) for run in table.run])
+
+
+def _named(table: pd.DataFrame, ids: Sequence[str]) -> list[Run]:
+    """The runs of some rows of the table, by name, those of one name told apart."""
+    rows = {str(run): row for run, row in table.set_index("run").to_dict("index").items()}
     names = [str(rows[run]["name"]) for run in ids]
     found = []
     for run, name in zip(ids, names, strict=True):

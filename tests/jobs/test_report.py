@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import html
 import io
 import json
 import re
+import shlex
 import time
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,7 +20,7 @@ import torch
 from safetensors.torch import save_file
 
 from evals.protocol import Protocol
-from jobs import report
+from jobs import cli, report
 from jobs.evaluate import ScoreCell
 from jobs.report.film import EDGE_PX, SCREEN, SHOWN, make_film
 from jobs.report.findings import best_model, claims, reach, summary, verdict
@@ -345,6 +347,41 @@ def test_a_sweep_has_a_page_with_its_best_runs(store: Store, tmp_path: Path) -> 
         assert f'id="sweep-{sweep}-{plot}"' in text
         assert f"--plot {plot}.png --draw {plot} --store" in text
     assert "Trials: 9 done, 2 pruned" in text and f"longtake report {sweep} --store" in text
+
+
+def words_of(svg: str) -> set[str]:
+    """What is written in a picture, but for numbers: how many ticks there are depends on the width."""
+    told = [html.unescape(re.sub("<.*?>", "", text)).strip() for text in re.findall(r"<text.*?</text>", svg, re.DOTALL)]
+    return {word for word in told if re.search("[a-z]", word)}
+
+
+@pytest.mark.drill
+def test_every_plot_is_drawn_again_by_the_command_under_it(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the same names, marks and axes."""
+    copy = open_store(tmp_path / "store")
+    store.download_dir("tables", tmp_path / "store" / "tables")  # no datasets: no pictures
+    sweep = write_sweep(copy, [WINDOW, BLOCK])
+    write_profile(copy, BLOCK)
+    text = report.build(copy, [sweep]).read_text()
+    monkeypatch.chdir(tmp_path)
+    drawn = set()
+    for section in re.findall(r'<section class="card".*?</section>', text, re.DOTALL):
+        commands = re.findall(r"Draw it again: <code>(.*?)</code>", section)
+        svgs = re.findall(r"<svg.*?</svg>", section, re.DOTALL)
+        assert len(commands) == (len(svgs) > 0) or "horizon.png" in commands[0]
+        for command in commands:
+            words = shlex.split(html.unescape(command).replace(".png", ".svg"))
+            with pytest.raises(SystemExit) as left:
+                cli.main(words[1:])
+            assert not left.value.code
+            picture = Path(words[words.index("--plot") + 1])
+            drawn.add(picture.stem)
+            if svgs:
+                assert words_of(svgs[0]) <= words_of(picture.read_text()), picture
+    plots = {"retrieval", "rollout", "horizon", "training", "state", "costs"}
+    assert drawn == plots | {"history", "space", "importances", "price"}
 
 
 def test_a_sweep_without_trials_says_so(store: Store, tmp_path: Path) -> None:

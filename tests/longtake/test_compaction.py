@@ -290,9 +290,11 @@ WRITER = textwrap.dedent("""
 
 
 @pytest.mark.drill
-def test_writers_are_killed(store: Store, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["folder", "S3"])
+def test_writers_are_killed(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """A kill -9 in the middle of appends and compactions: the table opens and holds what was acknowledged."""
-    told = tmp_path / "acknowledged"
+    place = tmp_path / "store" if kind == "folder" else f"{request.getfixturevalue('bucket')}/killed"
+    store, told = open_store(place), tmp_path / "acknowledged"
     for turn in range(4):
         kill_one(store, told, turn, after=0.05 + 0.08 * turn)
         check_acknowledged(store, told)
