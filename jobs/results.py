@@ -97,8 +97,10 @@ def picture(plot: Plot, rows: pd.DataFrame, store: Store, path: str, command: st
         figure = plot(rows, store)
         plots.write_under(figure, command)
         plots.save(figure, path)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         raise UserError(f"--plot {path}: {error}; choose rows with --where") from error
+    except OSError as error:
+        raise UserError(f"--plot {path}: cannot be written: {error.strerror}") from error
 
 
 def _plot(table: str, draw: str | None, horizon: bool) -> Plot:
@@ -363,14 +365,41 @@ FORMATS: dict[str, Callable[[pd.DataFrame], bytes]] = {
 }
 
 
+NARROWEST = 10
+"""Letters to which a column of text may shrink."""
+
+
 def _print_rich(frame: pd.DataFrame) -> None:
+    """A table that fits the terminal: numbers are never broken, text between words and, if need be, anywhere.
+
+    What would have to be cut all the same is printed as it is to a pipe: long lines, and nothing missing.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD)
-    for name, right in zip(frame.columns, _numeric(frame), strict=True):
-        table.add_column(str(name), justify="right" if right else "left", overflow="fold")
-    for row in _cells(frame):
+    console, rows = Console(markup=False, highlight=False), _cells(frame)
+    names, right = [str(name) for name in frame.columns], _numeric(frame)
+    columns = [[name, *(row[number] for row in rows)] for number, name in enumerate(names)]
+    for least in (_longest_word, _shrunk):
+        needed = [max(map(len, c)) if number else least(c) for c, number in zip(columns, right, strict=True)]
+        if sum(needed) + 2 * len(needed) <= console.width:
+            break
+    else:
+        print(_aligned(frame).decode(), end="")
+        return
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name, number, cells, width in zip(names, right, columns, needed, strict=True):
+        whole = width == max(map(len, cells))
+        table.add_column(name, justify="right" if number else "left", overflow="fold", no_wrap=whole)
+    for row in rows:
         table.add_row(*row)
-    Console(markup=False, highlight=False).print(table)
+    console.print(table)
+
+
+def _longest_word(cells: Sequence[str]) -> int:
+    return max(len(word) for cell in cells for word in cell.split() or [""])
+
+
+def _shrunk(cells: Sequence[str]) -> int:
+    return min(NARROWEST, max(map(len, cells)))

@@ -8,6 +8,7 @@ import json
 import re
 import shlex
 import subprocess
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,22 @@ def test_a_terminal_gets_a_table_with_no_markup(
     assert "1.25" in out
     with pytest.raises(UserError, match="not for a terminal"):
         show(pd.DataFrame(), "parquet")
+
+
+@pytest.mark.parametrize(("width", "lines"), [(60, 4), (40, 5), (32, 5), (16, 3)])
+def test_a_terminal_cuts_nothing(
+    width: int, lines: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Wide enough: a line a row. Narrower: words are broken off, then ids, never numbers. Too narrow: as to a pipe."""
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", str(width))
+    show(pd.DataFrame({"run": ["20261121-105012-ew3c", "b"], "why": ["lost its place", ""], "value": [12345.25, 1.0]}))
+    out = capsys.readouterr().out
+    assert len([line for line in out.splitlines() if line.strip()]) == lines, out
+    assert "12345" in out and ("20261121-105012-ew3c" in out) == (width != 32)
+    assert Counter("20261121-105012-ew3clostitsplace12345") <= Counter(out)
+    show(pd.DataFrame({"run": [], "why": []}))
+    assert "why" in capsys.readouterr().out
 
 
 def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
