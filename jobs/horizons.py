@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from evals.horizon import MARGIN_DB, TASK, Horizon, memory_horizon
-from jobs.plots import distinct, looks, new_figure, styled
+from jobs.plots import distinct, looks, new_figure, styled, whole_ticks
 from jobs.report.findings import CALLED
 from longtake.errors import UserError
 from longtake.schema import NO_RUN
@@ -94,6 +94,7 @@ def _panel(axes: Axes, horizon: Horizon, color: str) -> None:
     axes.axvline(horizon.frames, color="#56606c", linewidth=1.6)
     axes.set_xlim(0, horizon.reach)
     axes.set_xlabel("distance (frames)")
+    whole_ticks(axes)
     told = f"{horizon.frames} frames [{horizon.low}, {horizon.high}]"
     axes.set_title(f"{horizon.system}: PSNR (dB) above the best of copy last, context mean and itself wiped")
     axes.set_title(f"horizon {told}", loc="right", color="#56606c")

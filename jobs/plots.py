@@ -174,8 +174,6 @@ def curve(scores: pd.DataFrame) -> pd.DataFrame:
 
 def _curves(axes: Axes, scores: pd.DataFrame, metric: str, window: int | None) -> list[End]:
     """Draw one panel; returns where its lines end."""
-    from matplotlib.ticker import MaxNLocator
-
     points, styles = curve(scores), looks(scores)
     shown, far = _off_scale(points, metric)
     low, high = float(shown.low.min()), float(shown.high.max())
@@ -183,7 +181,7 @@ def _curves(axes: Axes, scores: pd.DataFrame, metric: str, window: int | None) -
     axes.set_ylim(low - room, high + room)
     axes.set_xlim(0, shown.distance.max())
     axes.set_xlabel("distance (frames)")
-    axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
+    whole_ticks(axes)
     if window and window < shown.distance.max():
         _mark_window(axes, window)
     ends = []
@@ -196,6 +194,13 @@ def _curves(axes: Axes, scores: pd.DataFrame, metric: str, window: int | None) -
         value = f"{far:.0f} dB" if metric == "psnr" else f"{far:.2f}"
         axes.set_title(f"oracle: {value}, off the scale", loc="right", color=FLOOR_INK)
     return ends
+
+
+def whole_ticks(axes: Axes) -> None:
+    """Frames and steps are counted: no halves of them below a panel, however narrow it is."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
 
 
 def _off_scale(points: pd.DataFrame, metric: str) -> tuple[pd.DataFrame, float | None]:

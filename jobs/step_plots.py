@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jobs.plots import FLOOR_INK, NARROW_PX, SERIES, End, Look, label_ends, model_colors, new_figure, styled
+from jobs.plots import (
+    FLOOR_INK,
+    NARROW_PX,
+    SERIES,
+    End,
+    Look,
+    label_ends,
+    model_colors,
+    new_figure,
+    styled,
+    whole_ticks,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,6 +58,7 @@ def training_curve(
             axes = figure.add_subplot(*((2, 1) if narrow else (1, 2)), number, title=title, xlabel="step")
             ends[axes] = _losses(axes, rows, column, found)
             axes.set_xlim(0, max(1, rows.step.max()))
+            whole_ticks(axes)
             axes.margins(y=0.08)
             _mark_stages(axes, rows)
         if labels:
@@ -79,6 +91,7 @@ def drift_curve(
                 axes = figure.add_subplot(*shape, number, title=f"{name}: {title}", xlabel="step")
                 ends[axes] = _state(axes, rows[rows.run == run], prefix)
                 axes.set_xlim(0, max(1, rows.step.max()))
+                whole_ticks(axes)
                 axes.margins(y=0.08)
         if labels:
             label_ends(figure, ends)
