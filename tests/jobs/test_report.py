@@ -401,7 +401,7 @@ def test_costs_are_shown_where_the_model_was_profiled(store: Store, tmp_path: Pa
 
 @pytest.mark.slow
 def test_the_page_of_a_long_run_is_quick_and_small(store: Store, tmp_path: Path) -> None:
-    """100,000 steps and 20 scored checkpoints: under 20 s and 15 MB."""
+    """100,000 steps and 20 scored checkpoints: under 20 s (of the processor: it may be busy) and 15 MB."""
     copy = open_store(tmp_path)
     store.download_dir("", tmp_path)
     count = 100_000
@@ -416,9 +416,9 @@ def test_the_page_of_a_long_run_is_quick_and_small(store: Store, tmp_path: Path)
     rows = copy.table("scores", where=f"run == '{BLOCK}'").drop(columns="event_time")
     for number in range(19):
         tables.append(copy, "scores", rows.assign(checkpoint=number * 20), part=f"eval-{number}")
-    began = time.monotonic()
+    began = time.process_time()
     page = report.build(copy, [BLOCK])
-    assert time.monotonic() - began < 20
+    assert time.process_time() - began < 20
     assert page.stat().st_size < 15e6
 
 
