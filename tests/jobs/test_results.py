@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from jobs import cli, compact, runs
+from jobs.formats import FORMATS
 from jobs.plots import broken
-from jobs.results import FORMATS, PLOTS, condense, main, means, order, plot_command, show, summary
+from jobs.results import PLOTS, condense, main, means, order, plot_command, show, summary
 from longtake import tables
 from longtake.config import Config
 from longtake.errors import UserError
