@@ -120,8 +120,12 @@ def _groups(file: ClusterFile) -> Iterator[str]:
         yield f"max_workers is {file.max_workers}, its groups want up to {parts} = {total}: raise it, or lower theirs"
     if file.idle_minutes <= 0:
         yield f"the idle time-out is {file.idle_minutes:g} minutes: a node would end before its first task"
-    if file.form != "local" and (file.head.cpus or file.head.gpus):
-        had = f"{file.head.cpus or 0:g} CPUs and {file.head.gpus or 0:g} GPUs"
+    if file.form != "local" and (file.head.cpus != 0 or file.head.gpus):
+        had = (
+            "all CPUs of the machine"
+            if file.head.cpus is None
+            else f"{file.head.cpus:g} CPUs and {file.head.gpus or 0:g} GPUs"
+        )
         yield f"{file.head.name}: {had} on the head: tasks there can end the whole cluster with it; set CPU: 0"
 
 

@@ -102,6 +102,7 @@ AWS: list[tuple[Change, str]] = [
     (lambda c: c.pop("file_mounts"), "the nodes would not know the cluster's token"),
     (lambda c: c["setup_commands"].append("export K=AKIA" + "Q" * 16), "what looks like a key"),
     (lambda c: c["setup_commands"].append("export AWS_SECRET_ACCESS_KEY=" + "q" * 20), "what looks like a key"),
+    (lambda c: c["available_node_types"]["head"].pop("resources"), "head: all CPUs of the machine on the head"),
     (lambda c: edited(c, "https://set/", "https://me:token@set/"), "what looks like a key"),
 ]
 LOCAL: list[tuple[Change, str]] = [
