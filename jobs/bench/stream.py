@@ -2,7 +2,8 @@
 
 Random episodes are written below `place` (a folder, or s3://BUCKET/PREFIX to measure an object storage). Each round
 takes `steps` batches from the platform, through Ray Data, and then from a DataLoader of two worker processes that reads
-and cuts one clip per item, both running and warm; wall-clock seconds. `speedup` is the median over rounds, the bar 1.0.
+one clip per item and hands tensors over in shared memory, both running and warm; wall-clock seconds, in which every
+frame is looked at once, as a copy to a GPU does. `speedup` is the median over rounds, the bar 1.0.
 `bytes read` counts what is asked of the storage over what the clips' frames, actions and poses take there, bar 1.3.
 `memory` is the proportional set of all processes of the job, shared memory included, above that of an idle Ray: its
 peaks in the first and in the last third of `stream_gb` of frames, which are to be the same, and 1.2 GB at most.
@@ -17,14 +18,15 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
 import numpy as np
 import psutil
+import torch
 from pydantic import Field
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
 from jobs.bench.measure import Row
@@ -37,11 +39,13 @@ from longtake.plan import GlobalBatch, Plan
 from longtake.provenance import new_run_id
 from longtake.shards import Codec
 from longtake.store import Store, open_store
-from longtake.stream import Batch, batches, load_clips
+from longtake.stream import batches, load_clips
 
 Positive = Annotated[int, Field(ge=1)]
+Tensors = dict[str, torch.Tensor]
 OURS, THEIRS = "longtake", "DataLoader, 2 workers"
 LOAD = 0.8  # of the clips a second that the stream can give
+READY = 32  # batches that a source may have made while the other one was measured
 SAMPLE_S = 0.25  # between two looks at memory
 
 
@@ -119,7 +123,7 @@ def plan_of(data: Dataset, settings: Settings) -> Plan:
 # --- speed --------------------------------------------------------------------------------------------------
 
 
-class Clips(TorchDataset[Batch]):
+class Clips(TorchDataset[Tensors]):
     """Item i is clip i of the plan's line: what anyone would write for a DataLoader."""
 
     def __init__(self, data: Dataset, plan: Plan, count: int) -> None:
@@ -128,21 +132,22 @@ class Clips(TorchDataset[Batch]):
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, item: int) -> Batch:
+    def __getitem__(self, item: int) -> Tensors:
         size = self.plan.frames_per_step // self.plan.frames_at(0)
         step, slot = divmod(item, size)
         whole = self.plan.batch(step)
         one = slice(slot, slot + 1)
         clip = GlobalBatch(step, whole.frames, whole.source, 1, whole.episode[one], whole.start[one], whole.slot[one])
-        return load_clips(self.data, clip)
+        return {name: torch.from_numpy(array) for name, array in load_clips(self.data, clip).items()}
 
 
-def _collate(clips: Sequence[Batch]) -> Batch:
-    return {name: np.concatenate([clip[name] for clip in clips]) for name in clips[0]}
+def _collate(clips: list[Tensors]) -> Tensors:
+    """PyTorch's own, which stacks in shared memory."""
+    return {name: tensor.flatten(0, 1) for name, tensor in default_collate(clips).items()}
 
 
 def _loader(data: Dataset, plan: Plan, settings: Settings) -> Iterator[Any]:
-    count = settings.clips * (settings.rounds + 1) * (settings.steps + 8)
+    count = settings.clips * (settings.rounds + 1) * (settings.steps + READY)
     clips = Clips(data, plan, count)
     # A process that holds Ray must not be forked.
     loader = DataLoader(clips, settings.clips, num_workers=2, collate_fn=_collate, multiprocessing_context="spawn")
@@ -167,11 +172,11 @@ def _speed(case: str, data: Dataset, plan: Plan, settings: Settings) -> Iterator
 
 def _seconds(source: Iterator[Any], steps: int) -> float:
     """For so many batches; what was made ready while the other one was measured is taken first, and not counted."""
-    for _ in itertools.islice(source, 8):
+    for _ in itertools.islice(source, READY):
         pass
     began = time.perf_counter()
-    for _ in itertools.islice(source, steps):
-        pass
+    for batch in itertools.islice(source, steps):
+        np.asarray((batch[1] if isinstance(batch, tuple) else batch)["frames"]).max()
     return time.perf_counter() - began
 
 
@@ -180,7 +185,7 @@ def _seconds(source: Iterator[Any], steps: int) -> float:
 
 def _waiting(case: str, data: Dataset, plan: Plan, settings: Settings, ceiling: float) -> Row:
     """What a trainer waits whose step, on a device of its own, would use 80 % of `ceiling` clips a second."""
-    step_s, warm = settings.clips / (LOAD * ceiling), 8
+    step_s, warm = settings.clips / (LOAD * ceiling), READY
     waits = []
     for _, _, waited in timed(batches(data, plan, 0, 1, 0, settings.steps + warm)):
         waits.append(waited)

@@ -21,7 +21,7 @@ import io
 import json
 import zlib
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -282,9 +282,12 @@ class Dataset:
         chosen = self._index.of_split(split)
         return pd.DataFrame({"episode": self._index.numbers[chosen], "length": self._index.lengths[chosen]})
 
-    def read(self, episode: int, start: int = 0, stop: int | None = None, *, labels: bool = False) -> Episode:
+    def read(
+        self, episode: int, start: int = 0, stop: int | None = None, *, labels: bool = False, into: Array | None = None
+    ) -> Episode:
         """Frames [start, stop) of an episode, by one ranged read of their chunks; labels only where asked for.
 
+        into: an array that the frames are written to, instead of a new one.
         Raises IndexError for frames that do not exist, CorruptData for bytes that are not what was written.
         """
         if not 0 <= episode < len(self._index.lengths):
@@ -293,7 +296,7 @@ class Dataset:
         stop = length if stop is None else stop
         if not 0 <= start < stop <= length:
             raise IndexError(f"episode {episode} has {length} frames, not [{start}, {stop})")
-        frames = self._read_span(self._spec("frames"), episode, start, stop)
+        frames = self._read_span(self._spec("frames"), episode, start, stop, into)
         small = {name: array[start:stop] for name, array in self._read_small(episode).items()}
         named = [spec for spec in self.manifest.arrays if labels and spec.name.startswith(LABEL)]
         known = {spec.name.removeprefix(LABEL): self._read_span(spec, episode, start, stop) for spec in named}
@@ -308,37 +311,37 @@ class Dataset:
         if found is None:
             specs = [spec for spec in self.manifest.arrays if spec.name in ("actions", "pose")]
             length = int(self._index.lengths[episode])
-            found = self._small[episode] = self._decode(
-                episode, {spec: range(len(spec.spans(length))) for spec in specs}
-            )
+            parts: dict[str, list[Array]] = {spec.name: [] for spec in specs}
+            for spec, chunk in self._decode(episode, {spec: range(len(spec.spans(length))) for spec in specs}):
+                parts[spec.name].append(chunk)
+            found = self._small[episode] = {name: np.concatenate(chunks) for name, chunks in parts.items()}
             if len(self._small) > CACHED_EPISODES:
                 self._small.popitem(last=False)
         return found
 
-    def _read_span(self, spec: ArraySpec, episode: int, start: int, stop: int) -> Array:
+    def _read_span(self, spec: ArraySpec, episode: int, start: int, stop: int, into: Array | None = None) -> Array:
         spans = spec.spans(int(self._index.lengths[episode]))
         wanted = [i for i, (a, b) in enumerate(spans) if a < stop and b > start]
-        joined = self._decode(episode, {spec: wanted})[spec.name]
-        first = spans[wanted[0]][0]
-        return joined[start - first : stop - first]
+        found = np.empty((stop - start, *spec.shape), spec.dtype) if into is None else into
+        for i, (_, chunk) in zip(wanted, self._decode(episode, {spec: wanted}), strict=True):
+            first, end = max(spans[i][0], start), min(spans[i][1], stop)
+            found[first - start : end - start] = chunk[first - spans[i][0] : end - spans[i][0]]
+        return found
 
-    def _decode(self, episode: int, wanted: Mapping[ArraySpec, Sequence[int]]) -> dict[str, Array]:
-        """These chunks of these arrays, by one read from the first to the last byte of them."""
+    def _decode(self, episode: int, wanted: Mapping[ArraySpec, Sequence[int]]) -> Iterator[tuple[ArraySpec, Array]]:
+        """These chunks of these arrays, one by one, by one read from the first to the last byte of them."""
         chunks = {spec: self._index.chunks(episode, spec.name) for spec in wanted}
         ends = [(chunks[spec][i].offset, chunks[spec][i].size) for spec, numbers in wanted.items() for i in numbers]
         base, end = min(offset for offset, _ in ends), max(offset + size for offset, size in ends)
         shard = f"{self.root}/shards/{self._index.shards[episode]:05d}.shard"
         data = self._bytes(shard, base, end - base)
-        found = {}
         for spec, numbers in wanted.items():
-            spans, pieces = spec.spans(int(self._index.lengths[episode])), []
+            spans = spec.spans(int(self._index.lengths[episode]))
             for i in numbers:
                 chunk = chunks[spec][i]
                 where = f"{shard}: episode {episode}, {spec.name}, chunk {i}"
-                part = data[chunk.offset - base :][: chunk.size]
-                pieces.append(decode(spec, part, chunk.crc, spans[i][1] - spans[i][0], where))
-            found[spec.name] = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-        return found
+                part = data[chunk.offset - base : chunk.offset - base + chunk.size]
+                yield spec, decode(spec, part, chunk.crc, spans[i][1] - spans[i][0], where)
 
     def _bytes(self, shard: str, offset: int, size: int) -> bytes:
         try:

@@ -85,6 +85,11 @@ class Mixture:
         return self.datasets[0].frame_shape
 
     @property
+    def frame_dtype(self) -> str:
+        """Of the frames, as NumPy writes it."""
+        return self.datasets[0].frame_dtype
+
+    @property
     def action_dim(self) -> int:
         """Numbers in an action as a model sees it."""
         return self.datasets[0].action_dim
@@ -111,11 +116,13 @@ class Mixture:
         """Which dataset each of these episodes is of."""
         return np.searchsorted(self._ends, episodes, side="right").astype(np.int64)
 
-    def read(self, episode: int, start: int = 0, stop: int | None = None, *, labels: bool = False) -> Episode:
+    def read(
+        self, episode: int, start: int = 0, stop: int | None = None, *, labels: bool = False, into: Array | None = None
+    ) -> Episode:
         """Frames [start, stop) of an episode, see `Dataset.read`."""
         part = int(self.part_of(np.array([episode]))[0])
         own = episode - (int(self._ends[part - 1]) if part else 0)
-        found = self.datasets[part].read(own, start, stop, labels=labels)
+        found = self.datasets[part].read(own, start, stop, labels=labels, into=into)
         return found if self.has_pose else replace(found, pose=None)
 
 

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from longtake.episodes import CorruptData, Episode
+from longtake.cluster import machine_cpus
+from longtake.episodes import CorruptData
 from longtake.errors import UserError
 from longtake.mixture import Data
 from longtake.plan import GlobalBatch, Plan, cut
@@ -27,10 +28,15 @@ Batch = dict[str, NDArray[Any]]
 Replace = Callable[[int, int, int], tuple[int, int]]
 
 WINDOW = 512  # steps handed to Ray Data at a time, at most
-TASK_BYTES = 4 * 2**20  # what one data task loads: few tasks, since each costs the rank 20 ms of CPU
-PAUSE_S = 0.02  # of Ray Data's executor between two rounds
+TASK_BYTES = 128 * 2**20  # what one data task loads: few tasks, since each costs the rank 20 ms of CPU
+BLOCK_BYTES = 4 * 2**20  # of steps that a task hands over at once, if one is not larger
+BLOCKS_AHEAD = 6  # that a task makes before Ray Data asks for them
+MEMORY = 64 * 2**20, 256 * 2**20  # of clips ready in the object store: 16 steps, but for these bounds
+PAUSE_S = 0.005  # of Ray Data's executor between two rounds
 ATTEMPTS = 100  # clips tried in place of one that cannot be read
-READERS = 16  # clips of a batch that are read from an object storage at the same time
+READERS = 16  # clips that are read from an object storage at the same time
+DECODERS = 8  # clips that are decoded at the same time, where there are as many CPUs
+AHEAD = 2  # steps that are being read while one is worked with
 
 
 # --- clips --------------------------------------------------------------------------------------------------
@@ -56,54 +62,74 @@ def load_clips(dataset: Data, batch: GlobalBatch, palindrome: bool = False, repl
     `replace(step, slot, attempt)` names the clip to take for a corrupt one; without it CorruptData is
     raised.
     """
-
-    def load(place: tuple[int, int, int]) -> dict[str, Any]:
-        return _load(dataset, batch, *place, palindrome, replace)
-
-    places = list(zip(batch.episode.tolist(), batch.start.tolist(), batch.slot.tolist(), strict=True))
+    share = _Share(dataset, batch, palindrome, replace)
+    places = range(len(batch.slot))
     if dataset.store.is_folder:
-        clips = list(map(load, places))
+        for place in places:
+            share.load(place)
     else:  # each waits for an answer, most of the time
-        with ThreadPoolExecutor(READERS, thread_name_prefix="clips") as pool:
-            clips = list(pool.map(load, places))
-    stacked = {name: np.stack([clip[name] for clip in clips]) for name in clips[0]}
-    return {**stacked, "weight": np.array([len(clips) / batch.size])}
+        with _readers(dataset) as pool:
+            list(pool.map(share.load, places))
+    return share.clips
 
 
-def _load(
-    dataset: Data,
-    batch: GlobalBatch,
-    episode: int,
-    start: int,
-    slot: int,
-    palindrome: bool,
-    replace: Replace | None,
-) -> dict[str, Any]:
-    """One clip, or the first readable one of those that replace it."""
-    for attempt in itertools.count():
-        try:
-            source = dataset.read(episode, start, start + batch.source)
-        except CorruptData as error:
-            if replace is None or attempt >= ATTEMPTS:
-                raise
-            log.warning("step %d, clip %d replaced: %s", batch.step, slot, error)
-            episode, start = replace(batch.step, slot, attempt)
-        else:
-            place = {"episode": episode, "start": start, "slot": slot, "replaced": attempt}
-            clip = _clip(source, dataset.action_vectors(source.actions), batch.stride, palindrome)
-            return {**clip, **{k: np.int64(v) for k, v in place.items()}}
-    raise AssertionError("unreachable")
+def _readers(dataset: Data) -> ThreadPoolExecutor:
+    """Threads that read and decode clips: both leave the interpreter's lock to others most of the time."""
+    threads = min(DECODERS, machine_cpus()) if dataset.store.is_folder else READERS
+    return ThreadPoolExecutor(threads, thread_name_prefix="clips")
 
 
-def _clip(source: Episode, actions: NDArray[np.float32], stride: int, palindrome: bool) -> Batch:
-    actions = _stacked(actions, stride)
-    clip = {"frames": source.frames[::stride], "actions": actions}
-    if source.pose is not None:
-        clip["pose"] = relative_pose(source.pose[::stride])
-    if not palindrome:
-        return clip
-    back = {name: array[::-1] for name, array in clip.items()} | {"actions": np.zeros_like(actions)}
-    return {name: np.concatenate([array, back[name]]) for name, array in clip.items()}
+class _Share:
+    """Room for the clips of a batch, each read into its place."""
+
+    def __init__(self, dataset: Data, batch: GlobalBatch, palindrome: bool, replace: Replace | None) -> None:
+        self._dataset, self._batch, self._palindrome, self._replace = dataset, batch, palindrome, replace
+        self.clips = _empty(dataset, batch)
+
+    def load(self, place: int) -> None:
+        """One clip, or the first readable one of those that replace it."""
+        batch, clip = self._batch, {name: array[place] for name, array in self.clips.items() if name != "weight"}
+        episode, start, slot = (int(array[place]) for array in (batch.episode, batch.start, batch.slot))
+        for attempt in itertools.count():
+            try:
+                self._fill(clip, episode, start)
+            except CorruptData as error:
+                if self._replace is None or attempt >= ATTEMPTS:
+                    raise
+                log.warning("step %d, clip %d replaced: %s", batch.step, slot, error)
+                episode, start = self._replace(batch.step, slot, attempt)
+            else:
+                for name, number in (("episode", episode), ("start", start), ("slot", slot), ("replaced", attempt)):
+                    self.clips[name][place] = number
+                return
+
+    def _fill(self, clip: Batch, episode: int, start: int) -> None:
+        stride, stop = self._batch.stride, start + self._batch.source
+        there = slice(self._batch.source // stride)
+        into = clip["frames"][there] if stride == 1 else None
+        source = self._dataset.read(episode, start, stop, into=into)
+        if into is None:
+            clip["frames"][there] = source.frames[::stride]
+        clip["actions"][there] = _stacked(self._dataset.action_vectors(source.actions), stride)
+        if source.pose is not None:
+            clip["pose"][there] = relative_pose(source.pose[::stride])
+        if self._palindrome:
+            clip["actions"][there.stop :] = 0
+            for name in clip.keys() & {"frames", "pose"}:
+                clip[name][there.stop :] = clip[name][there][::-1]
+
+
+def _empty(dataset: Data, batch: GlobalBatch) -> Batch:
+    """Room for the clips of a batch."""
+    clips, frames = len(batch.slot), batch.frames
+    room: Batch = {
+        "frames": np.empty((clips, frames, *dataset.frame_shape), dataset.frame_dtype),
+        "actions": np.empty((clips, frames, batch.stride * dataset.action_dim), np.float32),
+    }
+    if dataset.has_pose:
+        room["pose"] = np.empty((clips, frames, 4), np.float32)
+    numbers = {name: np.empty(clips, np.int64) for name in ("episode", "start", "slot", "replaced")}
+    return {**room, **numbers, "weight": np.array([clips / batch.size])}
 
 
 def _stacked(actions: NDArray[np.float32], stride: int) -> NDArray[np.float32]:
@@ -139,40 +165,52 @@ def few_replaced(
 
 @dataclass(frozen=True)
 class _Loader:
-    """Step → its loaded share, with the bytes that this took from the storage; picklable, for a Ray Data task."""
+    """Steps → their loaded shares, picklable, for a Ray Data task.
+
+    bytes_read of a batch: asked of the storage since the one before was whole, so partly for those after it.
+    """
 
     dataset: Data
     plan: Plan
     rank: int
     world: int
 
-    def load(self, step: int) -> Batch:
-        share, before = cut(self.plan.batch(step), self.rank, self.world), self.dataset.bytes_read
-        clips = load_clips(self.dataset, share, self.plan.palindrome, self.plan.replacement)
-        return {**clips, "bytes_read": np.array([self.dataset.bytes_read - before])}
+    def load(self, steps: Iterable[int]) -> Iterator[tuple[int, Batch]]:
+        """These steps, in order; the next AHEAD are being read while one is worked with."""
+        waiting: deque[tuple[int, _Share, list[Future[None]]]] = deque()
+        counted = self.dataset.bytes_read
+        with _readers(self.dataset) as pool:
+            try:
+                for step in itertools.chain(steps, itertools.repeat(None, AHEAD)):
+                    if step is not None:
+                        waiting.append((step, *self._begin(step, pool)))
+                    if waiting and (step is None or len(waiting) > AHEAD):
+                        done, share, clips = waiting.popleft()
+                        for clip in clips:
+                            clip.result()
+                        before, counted = counted, self.dataset.bytes_read
+                        yield done, {**share.clips, "bytes_read": np.array([counted - before])}
+            finally:
+                for _, _, clips in waiting:
+                    for clip in clips:
+                        clip.cancel()
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return {"step": row["step"], **self.load(int(row["step"]))}
+    def _begin(self, step: int, pool: ThreadPoolExecutor) -> tuple[_Share, list[Future[None]]]:
+        batch = cut(self.plan.batch(step), self.rank, self.world)
+        share = _Share(self.dataset, batch, self.plan.palindrome, self.plan.replacement)
+        return share, [pool.submit(share.load, place) for place in range(len(batch.slot))]
+
+    def rows(self, rows: Any) -> Iterator[Batch]:
+        """The steps of a Ray Data task, each a row."""
+        for step, batch in self.load(rows["step"].tolist()):
+            yield {"step": np.array([step]), **{name: array[None] for name, array in batch.items()}}
 
 
 def local_batches(
-    dataset: Data, plan: Plan, rank: int, world: int, start_step: int, stop_step: int, ahead: int = 2
+    dataset: Data, plan: Plan, rank: int, world: int, start_step: int, stop_step: int
 ) -> Iterator[tuple[int, Batch]]:
-    """(step, batch) for steps [start, stop), loaded by a thread up to `ahead` steps early; no Ray."""
-    loader = _Loader(dataset, plan, rank, world)
-    waiting: deque[tuple[int, Future[Batch]]] = deque()
-    with ThreadPoolExecutor(1, thread_name_prefix="clips") as pool:
-        try:
-            for step in range(start_step, stop_step):
-                waiting.append((step, pool.submit(loader.load, step)))
-                if len(waiting) > ahead:
-                    done, batch = waiting.popleft()
-                    yield done, batch.result()
-            for step, batch in waiting:
-                yield step, batch.result()
-        finally:
-            for _, batch in waiting:
-                batch.cancel()
+    """(step, batch) for steps [start, stop), read by threads up to AHEAD steps early; no Ray."""
+    return _Loader(dataset, plan, rank, world).load(range(start_step, stop_step))
 
 
 def batches(
@@ -184,21 +222,24 @@ def batches(
     stop_step: int,
     *,
     cpus: float = 0.5,
-    memory_mb: int = 64,
 ) -> Iterator[tuple[int, Batch]]:
     """(step, batch) for steps [start, stop) through Ray Data; the same bytes as `local_batches`.
 
-    cpus: of this rank's data tasks. memory_mb: how much they may have ready in the object store.
+    cpus: that Ray sets aside for this rank's data task.
 
-    Steps go to Ray Data in windows. One that fits into `memory_mb` whole lets its executor finish, and leaves the rank
-    alone while the clips are trained on; of a longer one the executor waits, with pauses, for clips to be taken.
+    Steps go to Ray Data in windows, and there to tasks that read many one after another, with threads: a task costs
+    the rank 20 ms of CPU, and what it gives comes in order. Ray Data holds a task back while enough steps are ready.
+    A window that is small enough is ready whole: the executor ends, and leaves the rank alone while it trains.
     """
     loader = _Loader(dataset, plan, rank, world)
-    step_bytes = max(1, plan.frames_per_step * math.prod(dataset.frame_shape) // world)
-    per_task = max(1, TASK_BYTES // step_bytes)
-    _configure_ray_data(cpus, max(memory_mb * 2**20, 4 * per_task * step_bytes))
+    step_bytes = max(
+        1, plan.frames_per_step * math.prod(dataset.frame_shape) * np.dtype(dataset.frame_dtype).itemsize // world
+    )
+    least, most = MEMORY
+    _configure_ray_data(cpus, max(least, min(16 * step_bytes, most), 4 * step_bytes))
     for start in range(start_step, stop_step, WINDOW):
-        yield from _window(loader, range(start, min(start + WINDOW, stop_step)), per_task, cpus)
+        steps = range(start, min(start + WINDOW, stop_step))
+        yield from _window(loader, steps, max(1, TASK_BYTES // step_bytes), cpus)
 
 
 def _window(loader: _Loader, steps: range, per_task: int, cpus: float) -> Iterator[tuple[int, Batch]]:
@@ -207,7 +248,9 @@ def _window(loader: _Loader, steps: range, per_task: int, cpus: float) -> Iterat
 
     rows = [{"step": step} for step in steps]
     tasks = -(-len(rows) // per_task)
-    loaded = ray.data.from_items(rows, override_num_blocks=tasks).map(loader, num_cpus=cpus)
+    loaded = ray.data.from_items(rows, override_num_blocks=tasks).map_batches(
+        loader.rows, batch_size=None, batch_format="numpy", num_cpus=cpus
+    )
     expected = iter(steps)
     for block in loaded.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2):
         for row in range(len(block["step"])):
@@ -228,12 +271,12 @@ def _configure_ray_data(cpus: float, memory: int) -> None:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    context.target_max_block_size = 2 * TASK_BYTES
+    context.target_max_block_size = BLOCK_BYTES
+    context._max_num_blocks_in_streaming_gen_buffer = BLOCKS_AHEAD
+    context.memory_usage_poll_interval_s = None
     context.custom_execution_callback_classes = [_breather()]
     context.execution_options.preserve_order = True
-    context.execution_options.resource_limits = ray.data.ExecutionResources(
-        cpu=cpus, object_store_memory=max(memory, 64 * 2**20)
-    )
+    context.execution_options.resource_limits = ray.data.ExecutionResources(cpu=cpus, object_store_memory=memory)
 
 
 @functools.cache
