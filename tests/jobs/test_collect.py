@@ -21,7 +21,7 @@ SMALL = CollectConfig(
 )
 
 
-@pytest.mark.parametrize("name", ["doom-maze", "doom-maze-tiny", "atari", "doom-memory"])
+@pytest.mark.parametrize("name", ["doom-maze", "doom-maze-tiny", "atari", "atari-montezuma", "doom-memory"])
 def test_shipped_configs_load_and_print_their_plan(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -30,6 +30,11 @@ def test_shipped_configs_load_and_print_their_plan(
     told = capsys.readouterr().out
     assert "24 train, 3 val, 3 test" in told
     assert not (tmp_path / "datasets").exists()
+
+
+def test_every_shipped_config_loads_and_is_of_its_name() -> None:
+    for path in collect.CONFIGS.glob("*.yaml"):
+        assert load(CollectConfig, path.stem, [], search=collect.CONFIGS).name == path.stem
 
 
 def test_the_config_of_memory_maze_loads_and_tells_what_is_missing(

@@ -30,20 +30,41 @@ def test_an_object_is_gone_for_exactly_as_long_as_asked() -> None:
     np.testing.assert_array_equal(generate(config, 1).frames, episode.frames)
 
 
+LOOKS = {
+    "green pillar": lambda p: float((p[:, 1] > p[:, 0] + 20).mean()),
+    "red pillar": lambda p: float((p[:, 0] > p[:, 1] + 40).mean()),
+    "yellow lamp": lambda p: float((np.minimum(p[:, 0], p[:, 1]) - p[:, 2]).max() / 100),
+    "grey column": lambda p: float((np.ptp(p, axis=1) < 25).mean()),
+}
+"""How much of an object (pixels, 3) is of its colour."""
+
+
 def test_places_and_colours_are_those_in_the_picture() -> None:
     centres: dict[int, list[float]] = {0: [], 1: [], 2: []}
-    greener: dict[str, list[float]] = {name: [] for name in OBJECTS}
-    for seed in range(12):
+    colours: dict[str, list[float]] = {name: [] for name in OBJECTS}
+    for seed in range(14):
         episode = generate(DoomMemoryConfig(away=1, look=1, resolution=(48, 48)), seed)
         band = slice(21, 27)  # before the wall, where floor and ceiling do not differ by direction
         mask = shown(episode)[0, band]
         centres[int(episode.labels["place"][0])].append(float(np.median(np.argwhere(mask)[:, 1])))
-        red, green, _ = episode.frames[0, band][mask].astype(float).mean(0)
-        greener[episode.meta["objects"][0]].append(green - red)
+        name = episode.meta["objects"][0]
+        assert name == list(OBJECTS)[episode.labels["object"][0]]
+        here = mask.any(0)
+        lower = episode.frames[0, 22:36][:, here].reshape(-1, 3).astype(int)  # a lamp stands lower than the wall
+        colours[name].append(LOOKS[name](lower if name == "yellow lamp" else episode.frames[0, band][mask].astype(int)))
     assert all(centres.values())
     assert max(centres[0]) < 20 < min(centres[1]) and max(centres[1]) < 28 < min(centres[2])
-    assert greener["green pillar"] and greener["red pillar"]
-    assert min(greener["green pillar"]) > max(greener["red pillar"])
+    for name, found in colours.items():
+        assert found and min(found) > 0.2, name
+
+
+def test_an_object_may_be_gone_for_eight_hundred_frames() -> None:
+    config = DoomMemoryConfig(away=800, look=1, resolution=(16, 16))
+    episode = generate(config, 2)
+    assert len(episode) == 802 and episode.labels["gap"].tolist() == [0] * 801 + [800]
+    assert np.flatnonzero(episode.labels["object"] >= 0).tolist() == [0, 801]
+    np.testing.assert_array_equal(episode.frames[0], episode.frames[801])
+    assert (episode.frames[1:801] != episode.frames[0]).any((1, 2, 3)).all()
 
 
 def test_several_objects_come_in_the_order_that_is_told() -> None:

@@ -36,6 +36,23 @@ class Counter(gymnasium.Env[Any, Any]):
         return np.full((20, 16, 3), int(self.total), np.uint8)
 
 
+class Corridor(Counter):
+    """A picture whose colour is the place on a line; the two actions are a step forth and a step back."""
+
+    def __init__(self, render_mode: str = "rgb_array", continuous: bool = False) -> None:
+        super().__init__(render_mode)
+        box = gymnasium.spaces.Box(-1, 1, (1,))
+        self.action_space = box if continuous else gymnasium.spaces.Discrete(2)
+        self.continuous = continuous
+
+    def step(self, action: Any) -> Any:
+        self.total += float(action[0]) * 10 if self.continuous else 1 - 2 * int(action)
+        return 0, 0.0, False, False, {}
+
+    def render(self) -> Any:
+        return np.full((16, 16, 3), int(128 + self.total), np.uint8)
+
+
 gymnasium.register("Counter-v0", Counter, disable_env_checker=True)
 CONFIG = GymConfig(environment="Counter-v0", resolution=(10, 8), steps=30, hold=2)
 
@@ -57,6 +74,32 @@ def test_episodes_end_when_the_environment_ends_them_and_follow_their_seed() -> 
     np.testing.assert_array_equal(one.actions, same.actions)
     assert len(one) != len(other) or (one.actions != other.actions).any()
     assert about(short)["action_classes"] is None
+
+
+@pytest.mark.parametrize("continuous", [False, True])
+def test_the_script_that_returns_sees_its_places_again(continuous: bool) -> None:
+    """An entry point that nobody registered."""
+    opposites = None if continuous else [1, 0]
+    config = GymConfig(
+        environment=f"{__name__}:Corridor",
+        options={"continuous": continuous},
+        resolution=(16, 16),
+        steps=101,
+        policy="return",
+        excursion=25,
+        opposites=opposites,
+    )
+    frames = generate(config, 1).frames[:, 0, 0, 0].astype(int)
+    for start in (0, 50):
+        there, back = frames[start : start + 26], frames[start + 25 : start + 51]
+        np.testing.assert_allclose(back, there[::-1], atol=1)
+        assert len(set(there)) > 4
+    for wrong in ([0, 0], [0], None):
+        if not continuous:
+            with pytest.raises(UserError, match=r"source.opposites: .* each of actions 0 to 1, each once"):
+                generate(config.model_copy(update={"opposites": wrong}), 0)
+    with pytest.raises(UserError, match="by their sign"):
+        generate(CONFIG.model_copy(update={"policy": "return", "options": {"continuous": True}}), 0)
 
 
 @pytest.mark.parametrize(

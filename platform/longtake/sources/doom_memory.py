@@ -28,7 +28,7 @@ from longtake.sources import doom_maze
 from longtake.sources.doom_maze import SQUARE, TURN, DoomMazeConfig, Pixels
 from longtake.sources.pixels import shrink, square
 
-OBJECTS = {"green pillar": 30, "red pillar": 32, "white lamp": 2028, "grey column": 48}
+OBJECTS = {"green pillar": 30, "red pillar": 32, "yellow lamp": 2028, "grey column": 48}
 """Things that do not move or flicker, by what they look like."""
 PLACES = (math.radians(18), 0.0, -math.radians(18))
 ROOM = 9  # squares across: what is behind does not fill the view

@@ -1,14 +1,20 @@
-"""Any Gymnasium environment that renders RGB, Atari games among them, acted in at random with held actions.
+"""Any Gymnasium environment that renders RGB, Atari games among them, acted in by a script.
 
 `environment` is an id as `gymnasium.make` takes it; `MODULE:ID` imports the module that registers it first, so
-`ale_py:ALE/Pong-v5` is Pong. Frames are what the environment renders, area-averaged. An episode ends when the
-environment ends it, or after `steps` frames. There is no pose: nothing common tells where one is.
+`ale_py:ALE/Pong-v5` is Pong; `MODULE:CLASS` is an entry point, which need not be registered. The script `held` keeps
+random actions for a while; `return` makes such an excursion and then takes it back, action by action, so that the same
+places are seen again at growing distances: of discrete actions it has to be told which undoes which.
+
+Frames are what the environment renders, area-averaged. An episode ends when the environment ends it, or after `steps`
+frames. There is no pose: nothing common tells where one is.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import random
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -29,11 +35,16 @@ class GymConfig(Config):
     """Which environment, and how it is acted in."""
 
     source: Literal["gym"] = "gym"
-    environment: str = Field(description="id, or MODULE:ID to import what registers it: ale_py:ALE/Pong-v5")
+    environment: str = Field(
+        description="id, MODULE:ID (imports what registers it: ale_py:ALE/Pong-v5) or MODULE:CLASS"
+    )
     options: dict[str, bool | int | float | str | None] = Field({}, description="further arguments of the environment")
     resolution: tuple[Pixels, Pixels] = Field(default=(64, 64), description="(height, width), area-averaged")
     steps: int = Field(default=512, ge=2, description="frames per episode, at most")
     hold: float = Field(default=4.0, ge=1, description="mean number of frames for which an action is kept")
+    policy: Literal["held", "return"] = Field("held", description="random actions, or excursions and the way back")
+    excursion: int = Field(default=64, ge=1, description="actions of an excursion, before it is taken back")
+    opposites: list[int] | None = Field(None, description="of discrete actions 0, 1, ..., the one that undoes each")
     fps: float = Field(default=15.0, gt=0, description="frames per second of world time")
 
 
@@ -63,7 +74,7 @@ def _make(config: GymConfig) -> gymnasium.Env[Any, Any]:
 
     options: dict[str, Any] = {"render_mode": "rgb_array", "disable_env_checker": True, **config.options}
     try:
-        env = gymnasium.make(config.environment, **options)
+        env = gymnasium.make(_registered(config.environment), **options)
     except (gymnasium.error.Error, ImportError, TypeError, ValueError) as error:
         raise UserError(f"source.environment: {config.environment}: {error}") from error
     if not isinstance(env.action_space, (gymnasium.spaces.Discrete, gymnasium.spaces.Box)):
@@ -71,7 +82,32 @@ def _make(config: GymConfig) -> gymnasium.Env[Any, Any]:
         raise UserError(
             f"source.environment: {config.environment}: actions are {env.action_space}, expected Discrete or Box"
         )
+    if config.policy == "return" and (problem := _no_way_back(config, env.action_space)):
+        env.close()
+        raise UserError(problem)
     return env
+
+
+def _registered(environment: str) -> Any:
+    """What gymnasium.make takes: the id, or of an entry point what would have been registered."""
+    from gymnasium.envs.registration import EnvSpec
+
+    module, _, name = environment.partition(":")
+    if name and hasattr(importlib.import_module(module), name):
+        return EnvSpec(id=f"{name}-v0", entry_point=environment)
+    return environment
+
+
+def _no_way_back(config: GymConfig, space: Any) -> str:
+    """Why actions of a space cannot be taken back; nothing if they can."""
+    if not hasattr(space, "n"):
+        whole = np.array_equal(space.low, -space.high)
+        return "" if whole else f"source.policy: return takes actions back by their sign, but they are {space}"
+    there = list(range(int(space.n)))
+    if config.opposites is None or sorted(config.opposites) != there:
+        told = "missing" if config.opposites is None else str(config.opposites)
+        return f"source.opposites: {told}, but policy return needs one for each of actions 0 to {there[-1]}, each once"
+    return ""
 
 
 def generate(config: GymConfig, seed: int) -> Episode:
@@ -90,12 +126,12 @@ def _act(env: gymnasium.Env[Any, Any], config: GymConfig, seed: int) -> Episode:
     start = seed % 2**31
     env.reset(seed=start)
     env.action_space.seed(start)
-    rng = random.Random(seed)
     frames, actions, rewards = [_seen(env, config)], [_none(env)], [0.0]
-    action = env.action_space.sample()
+    script = _held(env, config, random.Random(seed))
+    if config.policy == "return":
+        script = _there_and_back(env, config, script)
     while len(frames) < config.steps:
-        if rng.random() * config.hold < 1:
-            action = env.action_space.sample()
+        action = next(script)
         _, reward, terminated, truncated, _ = env.step(action)
         frames.append(_seen(env, config))
         actions.append(_kept(env, action))
@@ -104,6 +140,25 @@ def _act(env: gymnasium.Env[Any, Any], config: GymConfig, seed: int) -> Episode:
             break
     labels = {"reward": np.array(rewards, np.float32)}
     return Episode(np.stack(frames), np.stack(actions), meta={"seed": seed}, labels=labels)
+
+
+def _held(env: gymnasium.Env[Any, Any], config: GymConfig, rng: random.Random) -> Iterator[Any]:
+    """Random actions, each kept for some frames."""
+    action = env.action_space.sample()
+    while True:
+        if rng.random() * config.hold < 1:
+            action = env.action_space.sample()
+        yield action
+
+
+def _there_and_back(env: gymnasium.Env[Any, Any], config: GymConfig, script: Iterator[Any]) -> Iterator[Any]:
+    """Excursions of a script, each taken back before the next."""
+    first = int(getattr(env.action_space, "start", 0))
+    while True:
+        away = list(itertools.islice(script, config.excursion))
+        yield from away
+        for action in reversed(away):
+            yield -action if config.opposites is None else first + config.opposites[int(action) - first]
 
 
 def _none(env: gymnasium.Env[Any, Any]) -> Array:
