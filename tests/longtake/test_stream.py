@@ -287,5 +287,6 @@ def test_ray_data_gives_the_same_batches_in_order(tmp_path: Path) -> None:
     assert list(got) == list(expected)
     for step, batch in got.items():
         assert batch.keys() == expected[step].keys() and batch["frames"].flags.writeable
+        assert batch.pop("bytes_read").shape == (1,)  # follows from what was read ahead meanwhile
         for name, array in batch.items():
             np.testing.assert_array_equal(array, expected[step][name])
