@@ -17,6 +17,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 from botocore import exceptions as boto
@@ -48,7 +49,9 @@ _inside: ContextVar[bool] = ContextVar("inside", default=False)
 
 
 def client() -> PatientS3:
-    """The client that the environment asks for. Raises UserError for settings that are no positive numbers."""
+    """The client that the environment asks for. Raises UserError for settings that cannot be meant."""
+    if "@" in urlsplit(os.environ.get("AWS_ENDPOINT_URL", "")).netloc:  # it is told to workers, and in errors
+        raise UserError("AWS_ENDPOINT_URL: has a name or password before the host; keys come from AWS_* or ~/.aws")
     # Look-alikes compute other checksums than Amazon: some refuse theirs, some keep a damaged object.
     os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
     os.environ.setdefault("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required")

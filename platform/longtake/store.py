@@ -310,6 +310,9 @@ def _normal(uri: str) -> str:
     if parts.scheme == "s3":
         if not parts.netloc:
             raise UserError(f"store {uri!r} names no bucket; expected s3://BUCKET/PREFIX")
+        if "@" in parts.netloc:  # it would be in every table and log
+            told = parts.netloc.rpartition("@")[2]
+            raise UserError(f"store: a key before the bucket {told}; keys come from AWS_* or ~/.aws, never from a URI")
         return f"s3://{parts.netloc}/{parts.path.strip('/')}".rstrip("/")
     if parts.scheme not in ("", "file"):
         raise UserError(f"store {uri!r}: unknown scheme {parts.scheme!r}; expected a folder or s3://BUCKET/PREFIX")

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from longtake.episodes import Dataset
+from longtake.dataset_writer import DatasetWriter
+from longtake.episodes import Dataset, Episode
 from longtake.errors import UserError
 from longtake.plan import Plan
 from longtake.store import open_store
@@ -49,6 +50,33 @@ def test_an_epoch_through_a_bad_line_has_the_same_bytes(bucket: str, faulty: Pro
         for name in far.keys() - {"bytes_read"}:  # that follows from what was read ahead meanwhile
             np.testing.assert_array_equal(far[name], near[name])
     assert min(faulty.counts[fault] for fault in ("busy", "reset", "cut")) > 0
+
+
+def test_an_epoch_reads_little_more_than_it_uses(bucket: str, faulty: Proxy) -> None:
+    """One ranged read per clip, and one per episode for its actions and pose; whole shards never."""
+    length, chunk = 128, 16
+    store = open_store(f"{bucket}/used")
+    making = DatasetWriter(store, "used", recipe={}, fps=1, action_space={}, pose=["x", "y", "yaw"], chunk=chunk)
+    for shard in range(2):
+        rng = np.random.default_rng(shard)
+        made = []
+        for _ in range(5):
+            frames = rng.integers(0, 256, (length, 16, 16, 3), dtype=np.uint8)
+            made.append(Episode(frames, np.zeros((length, 2), np.float32), np.zeros((length, 3), np.float32)))
+        making.write_shard(shard, made)
+    making.finalize(2)
+    data = Dataset(open_store(f"{bucket}/used"), "used")
+    plan = Plan.of(data, "train", stages=[(None, 32)], frames_per_step=256, base_segment=32, seed=0)
+    steps = int(plan.steps_per_epoch)
+    data.read(int(plan.batch(0).episode[0]), 0, 1)  # the index and the client are there, as in any later step
+    before, used, clips = faulty.counts.copy(), 0, 0
+    for _, batch in local_batches(data, plan, 0, 1, 0, steps):
+        used += sum(array.nbytes for name, array in batch.items() if name in ("frames", "actions", "pose"))
+        clips += len(batch["frames"])
+    read, requests = (faulty.counts[name] - before[name] for name in ("bytes", "requests"))
+    print(f"{read} bytes read, {used} used: {read / used:.2f}; {requests} requests for {clips} clips")
+    assert used > 500_000 and read / used <= 1.3
+    assert requests <= clips + 2 * len(data.episodes("train"))
 
 
 def test_a_server_that_comes_back_is_waited_for(bucket: str, faulty: Proxy) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import pickle
 from pathlib import Path
 
 import pytest
+from s3fs import S3FileSystem
 
 import longtake
+from longtake import tables
 from longtake.errors import UserError
 from longtake.store import TEMPORARY, Store, open_store
+from tests.longtake.test_stream import numbered
 
 
 def told(uri: str | Path, *, check: bool = False) -> str:
@@ -175,3 +179,35 @@ def test_a_missing_bucket_is_told(bucket: str) -> None:
 def test_the_store_is_not_its_name() -> None:
     assert repr(Store("/x")) == "Store('/x')"
     assert {Store("/x"), Store("/x")} == {Store("/x")}
+
+
+def test_keys_are_taken_from_no_uri_and_stand_in_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="never from a URI") as caught:
+        open_store("s3://AKIAPLANTED:planted-secret@bucket/wm")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://me:planted-secret@127.0.0.1:1")
+    with pytest.raises(UserError, match="keys come from AWS_") as other:
+        _ = open_store("s3://bucket").fs
+    assert "planted" not in str(caught.value).lower() + str(other.value).lower()
+
+
+def test_no_key_is_in_what_is_written_or_told(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A dataset, a table, and the error of a server that is gone."""
+    keys = {"AWS_ACCESS_KEY_ID": "AKIAPLANTEDKEY000000", "AWS_SECRET_ACCESS_KEY": "planted-secret-" + "s" * 25}
+    for name, value in keys.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("LONGTAKE_S3_PATIENCE_S", "0.2")
+    S3FileSystem.clear_instance_cache()
+    caplog.set_level(logging.INFO)
+    store = open_store(f"{bucket}/keys")
+    numbered(f"{bucket}/keys")
+    tables.append(store, "steps", [{"run": "r", "step": 1}], part="p")
+    found = b"".join(store.read_bytes(name) for name in store.find())
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    S3FileSystem.clear_instance_cache()
+    with pytest.raises(UserError, match="did not answer") as caught:
+        open_store(f"{bucket}/keys").read_bytes("x")
+    told = str(caught.value) + caplog.text + "".join(capfd.readouterr())
+    assert len(found) > 1000 and "numbered" in str(store.find())
+    assert [value for value in keys.values() if value.encode() in found or value in told] == []
