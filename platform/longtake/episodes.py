@@ -24,6 +24,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -46,6 +47,7 @@ SPLIT_RULE = "episodes in the order of the SHA-256 of their arrays: first test, 
 TOKENIZER = "tokenizer"  # the folder in a dataset of latents with what encoded them
 LABEL = "label."  # what the stored name of a label begins with
 CACHED_EPISODES = 4096  # whose small arrays (actions, pose) a reader keeps
+READ_AT_ONCE = 64  # episodes whose small arrays are read at the same time
 OPENED = 8  # datasets that a process keeps open for those who send them
 
 
@@ -202,6 +204,7 @@ class Dataset:
         self.manifest = self._read_manifest()
         self._index = Index(store, f"{self.root}/index.parquet", self.manifest.index_crc)
         self._small: OrderedDict[int, dict[str, Array]] = OrderedDict()
+        self._reading = [Lock() for _ in range(READ_AT_ONCE)]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _opened, (self.store, self.name, self.manifest.seal)
@@ -306,17 +309,19 @@ class Dataset:
         return next(spec for spec in self.manifest.arrays if spec.name == name)
 
     def _read_small(self, episode: int) -> dict[str, Array]:
-        """Actions and pose of an episode, which lie side by side, from the cache or by one read."""
-        found = self._small.get(episode)
-        if found is None:
-            specs = [spec for spec in self.manifest.arrays if spec.name in ("actions", "pose")]
-            length = int(self._index.lengths[episode])
-            parts: dict[str, list[Array]] = {spec.name: [] for spec in specs}
-            for spec, chunk in self._decode(episode, {spec: range(len(spec.spans(length))) for spec in specs}):
-                parts[spec.name].append(chunk)
-            found = self._small[episode] = {name: np.concatenate(chunks) for name, chunks in parts.items()}
-            if len(self._small) > CACHED_EPISODES:
-                self._small.popitem(last=False)
+        """Actions and pose of an episode, which lie side by side, from the cache or by one read for all threads."""
+        with self._reading[episode % len(self._reading)]:
+            return self._small.get(episode) or self._read_anew(episode)
+
+    def _read_anew(self, episode: int) -> dict[str, Array]:
+        specs = [spec for spec in self.manifest.arrays if spec.name in ("actions", "pose")]
+        length = int(self._index.lengths[episode])
+        parts: dict[str, list[Array]] = {spec.name: [] for spec in specs}
+        for spec, chunk in self._decode(episode, {spec: range(len(spec.spans(length))) for spec in specs}):
+            parts[spec.name].append(chunk)
+        found = self._small[episode] = {name: np.concatenate(chunks) for name, chunks in parts.items()}
+        if len(self._small) > CACHED_EPISODES:
+            self._small.popitem(last=False)
         return found
 
     def _read_span(self, spec: ArraySpec, episode: int, start: int, stop: int, into: Array | None = None) -> Array:

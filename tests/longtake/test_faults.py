@@ -76,7 +76,7 @@ def test_an_epoch_reads_little_more_than_it_uses(bucket: str, faulty: Proxy) -> 
     read, requests = (faulty.counts[name] - before[name] for name in ("bytes", "requests"))
     print(f"{read} bytes read, {used} used: {read / used:.2f}; {requests} requests for {clips} clips")
     assert used > 500_000 and read / used <= 1.3
-    assert requests <= clips + 2 * len(data.episodes("train"))
+    assert requests <= clips + len(data.episodes("train"))
 
 
 def test_a_server_that_comes_back_is_waited_for(bucket: str, faulty: Proxy) -> None:
