@@ -31,7 +31,6 @@ from jobs.options import (
     Sort,
     StoreUri,
     Where,
-    Wide,
 )
 from longtake import __version__
 from longtake.errors import UserError
@@ -207,7 +206,6 @@ def results(
     horizon: Annotated[
         bool, typer.Option("--horizon", help="Of scores: for how many frames each model remembers.")
     ] = False,
-    wide: Wide = False,
     store: StoreUri = STORE,
 ) -> None:
     """Print a table; scores as means unless --columns asks for rows.
@@ -228,7 +226,6 @@ def results(
         plot=plot,
         draw=draw,
         horizon=horizon,
-        wide=wide,
     )
 
 

@@ -68,6 +68,8 @@ class Subject:
     """Frames of the longest clips that it was trained on."""
     stride: int = 1
     """Source frames from one frame of those clips to the next."""
+    cost: tuple[tuple[str, float], ...] = ()
+    """What its training had cost by then: column of `scores` and value."""
 
     @staticmethod
     def read(store: Store, run: str, name: str, step: int, dataset: str) -> Subject:
@@ -85,11 +87,16 @@ class Subject:
                 raise UserError(f"run {run}: its model is not causal (causal: false): it cannot go on from a context")
             chunk, trained = told["model"].get("chunk") or 1, told["trained_frames"]
             latents, stride = told["tokenizer"] != PIXELS, told.get("stride", 1)
-            return Subject(run, name, step, dataset, latents, chunk, trained, stride)
+            return Subject(run, name, step, dataset, latents, chunk, trained, stride, _cost(store, run, step))
         except FileNotFoundError:
             raise UserError(f"run {run}: the checkpoint of step {step} has no config ({where} is missing)") from None
         except (ValueError, KeyError) as error:
             raise UserError(f"run {run}: {where} is damaged: {type(error).__name__}: {error}") from None
+
+
+def _cost(store: Store, run: str, step: int) -> tuple[tuple[str, float], ...]:
+    told = checkpoints.manifest(store, run, step)["metrics"]
+    return tuple((f"train_{name}", told[name]) for name in ("frames", "worker_s", "bytes_read") if name in told)
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,8 @@ class ScoreCell:
     """What makes the system, where it is not ours."""
     trained_frames: int | None = None
     """Frames of the longest clips that its model was trained on, where known."""
+    cost: tuple[tuple[str, float], ...] = ()
+    """What that training had cost, where known: column and value."""
 
     @property
     def label(self) -> dict[str, Any]:
@@ -128,7 +137,7 @@ class ScoreCell:
             label["partial"] = self.protocol.limit
         if self.trained_frames is not None:
             label["beyond_training"] = max(0, self.protocol.stream - self.trained_frames)
-        return label
+        return label | dict(self.cost)
 
     @property
     def share(self) -> str:
@@ -277,6 +286,7 @@ def _protocol_cells(
     for other in others:
         systems += _foreign(other, config, protocol)
     trained = {subject.run: subject.trained_frames for subject in subjects}
+    costs = {(subject.run, subject.step): subject.cost for subject in subjects}
     makers = {(other.name, other.run): other.make for other in others}
     whole = TASKS[protocol.task].together
     shares = _shares(dataset, protocol, protocol.scored if whole else config.clips_per_cell)
@@ -285,7 +295,7 @@ def _protocol_cells(
         for episodes, after in shares:
             strangers = after if variant == "stranger" else ()
             asked = ScoreCell(store.uri, dataset.name, protocol, system, run, step, variant, episodes, strangers)
-            cell = replace(asked, make=make, trained_frames=trained.get(run))
+            cell = replace(asked, make=make, trained_frames=trained.get(run), cost=costs.get((run, step), ()))
             yield Cell(cell.name(cell.share), cell)
 
 

@@ -15,7 +15,7 @@ from evals.protocol import Protocol
 from jobs.evaluate import EvaluateConfig, Subject, plan_cells
 from jobs.score_cell import score_cell
 from jobs.sweep_config import Sweep
-from jobs.train import start_record
+from jobs.train import start_record, told_cost
 from jobs.train_config import WorldModelTraining
 from jobs.train_loop import train_loop
 from longtake import tables
@@ -61,7 +61,7 @@ def run_trial(payload: tuple[Store, Sweep], given: Assignment, judge: Judge) -> 
         last = step
         return judge(step, numbers)
 
-    with record:
+    with record, told_cost(record, store):
         train_judged(TrialRun(config, sweep.config.objective, heard, sweep.config.against), store, given.run)
         if last < config.steps:
             record.finish("stopped", f"pruned at step {last}")

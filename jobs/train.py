@@ -33,13 +33,14 @@ from longtake.store import open_store
 from models.config import AutoencoderConfig
 
 if TYPE_CHECKING:
+    from longtake.cluster import Demand
     from longtake.mixture import Data
     from longtake.plan import Plan
     from longtake.runs import RunRecord
     from longtake.store import Store
     from longtake.training import Context
 
-OF_THE_SESSION = ("workers", "gpus_per_worker", "max_failures", "keep", "watch")
+OF_THE_SESSION = ("workers", "min_workers", "gpus_per_worker", "max_failures", "keep", "watch")
 """Settings that change where and how a training is run, and not what is learnt: a resumed run may have others."""
 
 CONFIGS = Path(__file__).parent / "configs" / "train"
@@ -115,11 +116,11 @@ def build_plan(config: TrainConfig, dataset: Data, split: str, stage: int = -1) 
 
 def describe(config: TrainConfig, store: Store) -> str:
     """The plan in words: data, steps, workers and what they ask of the machine."""
-    from longtake.cluster import Demand, machine_cpus
+    from longtake.cluster import machine_cpus
 
     dataset = open_data(store, config.data.dataset)
     plan = build_plan(config, dataset, "train")
-    need = Demand(config.workers, gpus_per_worker=config.gpus_per_worker)
+    need = demand(config)
     each = need.cpus_per_worker + need.data_cpus_per_worker
     lengths = ", then ".join(
         f"{stage.frames} frames" + (f" until step {stage.until}" if stage.until else "")
@@ -133,11 +134,22 @@ def describe(config: TrainConfig, store: Store) -> str:
             f"model     {_model_in_words(config)}",
             f"steps     {config.steps}, an epoch is {plan.steps_per_epoch:.0f}; "
             f"a checkpoint every {config.checkpoint_every}",
-            f"workers   {config.workers} x {each:g} CPUs of {machine_cpus()}"
+            f"workers   {_workers_in_words(config)} x {each:g} CPUs of {machine_cpus()}"
             + (f", {config.workers * config.gpus_per_worker:g} GPUs" if config.gpus_per_worker else ""),
             f"config    {config_hash(config)}",
         ]
     )
+
+
+def demand(config: TrainConfig) -> Demand:
+    """What the run cannot do without."""
+    from longtake.cluster import Demand
+
+    return Demand(config.min_workers or config.workers, gpus_per_worker=config.gpus_per_worker)
+
+
+def _workers_in_words(config: TrainConfig) -> str:
+    return f"{config.min_workers} to {config.workers}" if config.min_workers else f"{config.workers}"
 
 
 def _drawn(config: TrainConfig, dataset: Data, plan: Plan) -> list[str]:
@@ -195,25 +207,27 @@ def _train(config: TrainConfig, store: Store, run: str, forked_from: str = "") -
     """Begin or go on with a run, and stay with it to its end; `forked_from` is RUN@STEP or nothing."""
     from jobs.preflight import require_memory  # which needs torch
     from jobs.progress import training_bar
-    from longtake.cluster import Demand, launch
+    from longtake.cluster import launch
     from longtake.training import fit
 
     require_memory(config)
-    need = Demand(config.workers, gpus_per_worker=config.gpus_per_worker)
-    with launch(need) if config.workers else contextlib.nullcontext():  # what does not fit leaves no run behind
+    with (
+        launch(demand(config)) if config.workers else contextlib.nullcontext()
+    ):  # what does not fit leaves no run behind
         if forked_from and checkpoints.newest(store, run) is None:
             source, _, step = forked_from.partition("@")
             checkpoints.copy(store, source, int(step), run)
         record = start_record(config, store, run, forked_from=forked_from)
         start = checkpoints.newest(store, run)
         print(f"{config.name}: run {run}" + (f" goes on from step {start}" if start is not None else ""), flush=True)
-        with record, _told_cost(record, store), training_bar(config.name, config.steps) as bar:
+        with record, told_cost(record, store), training_bar(config.name, config.steps) as bar:
             fit(
                 _loop(config),
                 config,
                 store=store,
                 run_id=run,
                 workers=config.workers,
+                min_workers=config.min_workers,
                 gpus_per_worker=config.gpus_per_worker,
                 max_failures=config.max_failures,
                 keep=config.keep,
@@ -224,7 +238,7 @@ def _train(config: TrainConfig, store: Store, run: str, forked_from: str = "") -
 
 
 @contextlib.contextmanager
-def _told_cost(record: RunRecord, store: Store) -> Iterator[None]:
+def told_cost(record: RunRecord, store: Store) -> Iterator[None]:
     """Write into a run's record, however it ends, what its steps have cost."""
     try:
         yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, TypeGuard
 
 from jobs import tokenizers
@@ -176,16 +177,28 @@ def perceptual_problems(config: TrainConfig) -> list[str]:
 
 def batch_problems(config: TrainConfig) -> list[str]:
     """Batches that cannot be shared evenly."""
-    problems, ranks = [], max(1, config.workers)
+    workers = max(1, config.workers)
+    counts = range(min(config.min_workers or workers, workers), workers + 1)
+    problems, ranks, told = _elastic_problems(config), math.lcm(*counts), " or ".join(map(str, counts))
     for number, stage in enumerate(config.data.curriculum):
         clips, left = divmod(config.data.frames_per_step, stage.frames)
         if left or clips % ranks or not clips:
             good = stage.frames * ranks * max(1, round(config.data.frames_per_step / stage.frames / ranks))
             problems.append(
                 f"data.frames_per_step: {config.data.frames_per_step} frames are not the same whole number of clips "
-                f"of {stage.frames} frames (curriculum.{number}) for each of {ranks} workers: "
+                f"of {stage.frames} frames (curriculum.{number}) for each of {told} workers: "
                 f"the nearest that fits is {good}"
             )
     if config.validation.clips % ranks:
-        problems.append(f"validation.clips: {config.validation.clips} cannot be shared evenly by {ranks} workers")
+        problems.append(f"validation.clips: {config.validation.clips} cannot be shared evenly by {told} workers")
     return problems
+
+
+def _elastic_problems(config: TrainConfig) -> list[str]:
+    if config.min_workers is None:
+        return []
+    if not config.workers:
+        return [f"min_workers: {config.min_workers}, but workers: 0 trains in this process, without Ray: leave it out"]
+    if config.min_workers > config.workers:
+        return [f"min_workers: {config.min_workers}, but there are at most workers: {config.workers}"]
+    return []

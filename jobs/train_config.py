@@ -156,6 +156,9 @@ class TrainConfig(Config):
     steps: Positive
     seed: int = 0
     workers: Annotated[int, Field(ge=0)] = Field(1, description="Ray workers; 0 trains in this process, without Ray")
+    min_workers: Positive | None = Field(
+        None, description="the run starts, and goes on, with as few as these while others are missing; none: never"
+    )
     gpus_per_worker: float = Field(0.0, ge=0)
     max_failures: Annotated[int, Field(ge=0)] = Field(3, description="lost workers replaced before the run fails")
     checkpoint_every: Positive = Field(100, description="steps")

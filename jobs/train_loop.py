@@ -22,7 +22,7 @@ from jobs import initial, tokenizers
 from jobs.objective import Batch, Noised, Objective, seeded
 from jobs.train import build_plan
 from jobs.train_config import TrainConfig, WorldModelTraining
-from longtake import tables
+from longtake import checkpoints, tables
 from longtake.engine import Engine, step_of
 from longtake.mixture import Data, Mixture, open_data
 from longtake.plan import cut
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from longtake.training import Context
 
 Item = TypeVar("Item")
+COSTS = ("frames", "worker_s", "bytes_read")
+"""What models are compared at: columns of `steps` whose sum so far a checkpoint tells."""
 
 
 def train_loop(context: Context, config: WorldModelTraining) -> None:
@@ -81,8 +83,12 @@ def train_loop(context: Context, config: WorldModelTraining) -> None:
 def stream(context: Context, config: TrainConfig, dataset: Data, start: int) -> Iterator[tuple[int, Any]]:
     """This rank's clips of every step to come, through Ray Data, or without it where there is no Ray."""
     plan = build_plan(config, dataset, "train")
-    source = batches if config.workers else local_batches
-    found = source(dataset, plan, context.rank, context.world, start, config.steps)
+    where = (context.rank, context.world, start, config.steps)
+    if config.workers:
+        # Elastic workers hold the CPUs of their data tasks themselves: how many fit is then a sum.
+        found = batches(dataset, plan, *where, cpus=0.0 if config.min_workers else 0.5)
+    else:
+        found = local_batches(dataset, plan, *where)
     return few_replaced(found, plan, context.world, config.data.max_replaced)
 
 
@@ -213,6 +219,7 @@ class StepLog:
     def __init__(self, context: Context, start: int, config: TrainConfig) -> None:
         self._context = context
         self._frames = config.data.frames_per_step
+        self._spent = _spent(context, start)
         self._watchers = _watchers(context, config) if config.watch and context.rank == 0 else None
         self._shown = 0
         self._rows: list[dict[str, Any]] = []
@@ -232,6 +239,8 @@ class StepLog:
         where = {"run": self._context.run_id, "step": step, "frames": frames}
         whole = {name: round(self.latest[name]) for name in ("clip_frames", "bytes_read")}
         worker_s = numbers["step_s"] * self._context.world
+        for name, value in {"frames": frames, "worker_s": worker_s, "bytes_read": whole["bytes_read"]}.items():
+            self._spent[name] += value
         self._rows.append({**where, **self.latest, **whole, "worker_s": worker_s, "val_loss": np.nan})
 
     def note(self, **numbers: float) -> None:
@@ -240,8 +249,8 @@ class StepLog:
         self.latest.update(numbers)
 
     def metrics(self) -> dict[str, float]:
-        """What a checkpoint of the last step is judged by."""
-        return {name: value for name, value in self.latest.items() if name in ("loss", "val_loss")}
+        """What a checkpoint of the last step is judged by, and what the run has cost so far."""
+        return {name: value for name, value in self.latest.items() if name in ("loss", "val_loss")} | self._spent
 
     def flush(self) -> None:
         """Write the rows since the last flush; called before each checkpoint, so that no row is lost or doubled."""
@@ -265,6 +274,12 @@ class StepLog:
             for row in self._rows[self._shown :]:
                 self._watchers.add(row["step"], {name: value for name, value in row.items() if name != "step"})
         self._shown = len(self._rows)
+
+
+def _spent(context: Context, start: int) -> dict[str, float]:
+    """What the steps before `start` have cost, as their checkpoint says."""
+    told = checkpoints.manifest(context.store, context.run_id, start)["metrics"] if start else {}
+    return {name: float(told.get(name, 0)) for name in COSTS}
 
 
 def _watchers(context: Context, config: TrainConfig) -> Watchers:

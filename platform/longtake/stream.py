@@ -225,7 +225,7 @@ def batches(
 ) -> Iterator[tuple[int, Batch]]:
     """(step, batch) for steps [start, stop) through Ray Data; the same bytes as `local_batches`.
 
-    cpus: that Ray sets aside for this rank's data task.
+    cpus: that Ray sets aside for this rank's data task; 0 for a rank that holds those of its task too.
 
     Steps go to Ray Data in windows, and there to tasks that read many one after another, with threads: a task costs
     the rank 20 ms of CPU, and what it gives comes in order. Ray Data holds a task back while enough steps are ready.
@@ -249,7 +249,7 @@ def _window(loader: _Loader, steps: range, per_task: int, cpus: float) -> Iterat
     rows = [{"step": step} for step in steps]
     tasks = -(-len(rows) // per_task)
     loaded = ray.data.from_items(rows, override_num_blocks=tasks).map_batches(
-        loader.rows, batch_size=None, batch_format="numpy", num_cpus=cpus
+        loader.rows, batch_size=None, batch_format="numpy", num_cpus=cpus, concurrency=1
     )
     expected = iter(steps)
     for block in loaded.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2):

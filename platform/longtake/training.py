@@ -218,6 +218,7 @@ def fit(
     store: Store,
     run_id: str,
     workers: int = 1,
+    min_workers: int | None = None,
     gpus_per_worker: float = 0.0,
     max_failures: int = 3,
     keep: int = 2,
@@ -227,15 +228,16 @@ def fit(
     """Run `loop(context, payload)` to its end on `workers` Ray workers, or in this process for 0.
 
     Goes on from the newest complete checkpoint of `run_id`, and keeps the newest `keep`, and
-    the one with the lowest value of the metric `keep_best`. Lost workers are
-    replaced up to `max_failures` times; an error of the loop itself ends the run at once and is raised here,
+    the one with the lowest value of the metric `keep_best`. With `min_workers` it starts, and goes on, with as few as
+    those while the cluster has no room for more; the loop then leaves its data tasks no CPUs of their own. Lost workers
+    are replaced up to `max_failures` times; an error of the loop itself ends the run at once and is raised here,
     with the worker's traceback as a note. `on_progress` is called in this thread, at most every half second;
     `of` is 0 while workers get ready. UserError if they do not fit the machine, or are lost too often.
     """
     if workers == 0:
         loop(LocalContext(store, run_id, keep=keep, keep_best=keep_best, on_progress=on_progress), payload)
         return
-    need = cluster.Demand(workers, gpus_per_worker=gpus_per_worker)
+    need = cluster.Demand(min_workers or workers, gpus_per_worker=gpus_per_worker)
     session = uuid.uuid4().hex[:8]
     context = {"store": store, "run_id": run_id, "keep": keep, "keep_best": keep_best, "session": session}
     job = {"loop": loop, "payload": payload, "context": context}
@@ -243,7 +245,7 @@ def fit(
         filesystem, root = store.pyarrow()
         own = {"name": session, "storage_filesystem": filesystem, "storage_path": f"{root}/runs/{run_id}/ray"}
         kills = kernel_kills()
-        trainer = _trainer(job, need, max_failures, own)
+        trainer = _trainer(job, need, workers, max_failures, own)
         try:
             _run_watched(trainer.fit, _watcher(store, run_id, session, on_progress))
         except Exception as error:
@@ -267,7 +269,10 @@ def _worker(job: dict[str, Any]) -> None:
         context.close()
 
 
-def _trainer(job: dict[str, Any], need: cluster.Demand, max_failures: int, storage: dict[str, Any]) -> Any:
+def _trainer(
+    job: dict[str, Any], need: cluster.Demand, workers: int, max_failures: int, storage: dict[str, Any]
+) -> Any:
+    """Of `workers`, or of as few as are needed: Ray counts elastic ones by whole CPUs, so theirs include the data's."""
     from ray.train import UserCallback
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
@@ -280,14 +285,15 @@ def _trainer(job: dict[str, Any], need: cluster.Demand, max_failures: int, stora
                 if isinstance(error, LoopError):
                     raise error
 
-    resources = {"CPU": need.cpus_per_worker}
+    elastic = need.workers < workers
+    resources = {"CPU": need.cpus_per_worker + need.data_cpus_per_worker * elastic}
     if need.gpus_per_worker:
         resources["GPU"] = need.gpus_per_worker
     return TorchTrainer(
         _worker,
         train_loop_config=job,
         scaling_config=ScalingConfig(
-            num_workers=need.workers,
+            num_workers=(need.workers, workers) if elastic else workers,
             use_gpu=need.gpus_per_worker > 0,
             resources_per_worker=resources,
             # Cards of one machine are near each other; ranks without cards only share its CPUs.

@@ -225,6 +225,8 @@ def test_a_killed_run_ends_with_the_same_weights_and_rows(place: Path) -> None:
     steps = store.table("steps").set_index(["run", "step"]).loss
     assert steps["killed"].to_dict() == steps["straight"].to_dict()
     assert len(steps["killed"]) == config.steps
+    frames = {name: checkpoints.manifest(store, name, 6)["metrics"]["frames"] for name in ("killed", "straight")}
+    assert frames == {"killed": 96, "straight": 96}
 
 
 @pytest.mark.slow
@@ -293,6 +295,9 @@ def test_a_run_tells_what_it_cost_and_its_loss_at_both_lengths(place: Path) -> N
     assert row.frames == 4 * 16
     assert row.worker_s == pytest.approx(steps.step_s.sum())
     clips = store.dataset("mazes")
+    by_then = checkpoints.manifest(store, name, 4)["metrics"]
+    assert (by_then["frames"], by_then["bytes_read"]) == (row.frames, row.bytes_read)
+    assert by_then["worker_s"] == pytest.approx(row.worker_s)
     assert 0 < row.bytes_read == steps.bytes_read.sum() < 4 * clips.manifest.bytes
 
 
@@ -344,6 +349,9 @@ def test_temporal_blocks_change_cost_and_truncation_changes_gradients(place: Pat
     ("overrides", "told"),
     [
         (["data.dataset=maze"], "unknown dataset 'maze' (did you mean mazes?)"),
+        (["min_workers=1"], "min_workers: 1, but workers: 0 trains in this process, without Ray: leave it out"),
+        (["workers=2", "min_workers=3"], "min_workers: 3, but there are at most workers: 2"),
+        (["workers=3", "min_workers=2"], "(curriculum.0) for each of 2 or 3 workers: the nearest that fits is 48"),
         (["model.height=32"], "model.height: 32, but frames of mazes have 16: set model.height=16"),
         (["data.dataset=blind"], "model.conditions: pose, but blind has no pose: set model.conditions=actions"),
         (["data.dataset=blind", "model.conditions=actions"], "data.clip: palindrome, but blind has no pose"),
