@@ -292,8 +292,11 @@ def _names(text: str | None) -> list[str]:
     return [name.strip() for name in (text or "").split(",") if name.strip()]
 
 
+_ELSEWHERE = {"model": "there is no column 'model': models, their controls and floors stand in the column system"}
+
+
 def _require(frame: pd.DataFrame, names: Sequence[str]) -> None:
     there = [str(name) for name in frame.columns]
-    missing = [unknown("column", name, there) for name in names if name not in there]
+    missing = [_ELSEWHERE.get(name) or unknown("column", name, there) for name in names if name not in there]
     if missing and len(frame):
         raise UserError(*missing)

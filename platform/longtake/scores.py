@@ -117,7 +117,7 @@ def latest(store: Store, where: str | None = None) -> pd.DataFrame:
 def best(store: Store, metric: str = "psnr", where: str | None = None, beyond: int = 0) -> pd.DataFrame:
     """Of each task the checkpoint with the best mean over episodes, by the metric's own direction: as `summarise`.
 
-    Floors and oracle do not take part.
+    Models take part, with their memory: no floors, no oracle, no controls such as MODEL/wiped.
 
     Args:
         where: rows to choose from, as a pandas query.
@@ -128,7 +128,8 @@ def best(store: Store, metric: str = "psnr", where: str | None = None, beyond: i
     """
     rows = _of_metric(tables.read(store, "scores", where), metric, store)
     require_alike(store, rows)
-    found = summarise(rows[rows.run != NO_RUN], beyond=beyond)
+    models = rows[(rows.run != NO_RUN) & ~rows.system.str.contains("/")]
+    found = summarise(models, beyond=beyond)
     ranked = found.sort_values("mean", key=_direction(rows, metric), kind="stable")
     return ranked.drop_duplicates("task").sort_values("task").reset_index(drop=True)
 

@@ -119,6 +119,11 @@ def test_unknown_columns_are_told_all_at_once() -> None:
         assert "did you mean system?" in caught.value.lines[0]
 
 
+def test_who_asks_for_models_is_told_where_they_stand() -> None:
+    with pytest.raises(UserError, match="in the column system"):
+        condense("scores", pd.DataFrame(scores(("a", 0, 1.0))), ["model", "task"], [])
+
+
 def test_sorting_rises_and_falls() -> None:
     frame = pd.DataFrame({"a": [1, 2, 2], "b": [1, 1, 2]})
     assert order(frame, ["-a", "b"]).values.tolist() == [[2, 1], [2, 2], [1, 1]]
