@@ -50,6 +50,7 @@ OFF_SCALE = {"psnr": 6.0, "ssim": 0.15}
 """An oracle further than this above everything else is named, not drawn: it would flatten the rest."""
 CODE_PX, CODE_LINE_PX = 7, 17  # a letter and a line of the command under a plot
 LINE_PX = 16  # between two names
+AROUND_LINES = 6  # what a panel has above and below its names: title, ticks, label
 NARROW_PX = 600
 
 
@@ -134,7 +135,7 @@ def psnr_curve(
     Args:
         scores: rows of the `scores` table, of one protocol per task.
         window: frames that the models' attention sees; marked when given.
-        height: of one panel.
+        height: of one panel; it is higher if its labels need that.
         labels: name each line at its right end; without, the caller shows a key.
 
     Raises:
@@ -148,6 +149,8 @@ def psnr_curve(
             raise ValueError(f"protocol: {task} was scored under several, which cannot share a plot")
     rows = distinct(rows)
     tasks = sorted(rows.task.astype(str).unique())
+    if labels:
+        height = room_for(int(rows.groupby("task", observed=True).system.nunique().max()), height)
     with styled():
         figure = new_figure(width, height * len(tasks))
         ends = {}
@@ -233,6 +236,11 @@ def _mark_window(axes: Axes, window: int) -> None:
         f"window, {window} frames", (window, 0), xycoords=axes.get_xaxis_transform(), xytext=(6, 7),
         textcoords="offset points", color="#56606c",
     )  # fmt: skip
+
+
+def room_for(names: int, height: int) -> int:
+    """The height of a panel at whose right end so many names stand, one below the other; at least `height`."""
+    return max(height, LINE_PX * (names + AROUND_LINES))
 
 
 def label_ends(figure: Figure, panels: Mapping[Axes, list[End]]) -> None:

@@ -16,6 +16,7 @@ from jobs.plots import (
     label_ends,
     model_colors,
     new_figure,
+    room_for,
     styled,
     whole_ticks,
 )
@@ -51,6 +52,8 @@ def training_curve(
     colors = model_colors(list(runs.values()))
     found = {run: Look(run, name, "model", colors[name], "solid") for run, name in runs.items()}
     narrow = width < NARROW_PX
+    if labels:
+        height = room_for(len(runs), height)
     with styled():
         figure = new_figure(width, height * (2 if narrow else 1))
         ends = {}

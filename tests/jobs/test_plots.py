@@ -246,3 +246,22 @@ def test_a_window_beyond_all_distances_is_not_drawn() -> None:
     figure = psnr_curve(make_scores(horizon=2), window=9)
     figure.draw_without_rendering()
     assert not [text for axes in figure.axes for text in axes.texts if "window, 9" in text.get_text()]
+
+
+@pytest.mark.parametrize("kind", ["distance", "training"])
+def test_names_of_many_lines_stand_beside_the_panel_and_not_on_each_other(kind: str) -> None:
+    names = [f"model_{number:02d}" for number in range(40)]
+    if kind == "distance":
+        rows = make_scores(episodes=2, horizon=3)
+        rows = rows[rows.system == "copy_last"]
+        figure = psnr_curve(pd.concat([rows.assign(system=name, run=name) for name in names]))
+    else:
+        steps = pd.DataFrame({"run": np.repeat(names, 2), "step": [0, 1] * 40, "loss": 1.0, "val_loss": 1.0})
+        figure = training_curve(steps, {name: name for name in names})
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        boxes = [text.get_window_extent() for text in axes.texts if text.get_text() in names]
+        middles = sorted((box.y0 + box.y1) / 2 for box in boxes)
+        panel = axes.get_window_extent()
+        assert len(boxes) == 40 and all(after - before > 14 for before, after in pairwise(middles))
+        assert panel.y0 - 8 < middles[0] and middles[-1] < panel.y1 + 8 and panel.width > 300
