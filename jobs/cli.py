@@ -31,6 +31,7 @@ from jobs.options import (
     Sort,
     StoreUri,
     Where,
+    Wide,
 )
 from longtake import __version__
 from longtake.errors import UserError
@@ -206,6 +207,7 @@ def results(
     horizon: Annotated[
         bool, typer.Option("--horizon", help="Of scores: for how many frames each model remembers.")
     ] = False,
+    wide: Wide = False,
     store: StoreUri = STORE,
 ) -> None:
     """Print a table; scores as means unless --columns asks for rows.
@@ -226,6 +228,7 @@ def results(
         plot=plot,
         draw=draw,
         horizon=horizon,
+        wide=wide,
     )
 
 

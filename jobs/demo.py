@@ -10,12 +10,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from jobs import collect, evaluate, train
+from jobs import collect, evaluate, results, train
 from jobs.evaluate import EvaluateConfig, Subject
+from jobs.score_table import side_by_side
 from jobs.train_config import WorldModelTraining
 from longtake import checkpoints
 from longtake.config import Config, dump, load
@@ -29,12 +30,16 @@ CONFIGS = Path(__file__).parent / "configs" / "demo"
 
 
 class DemoConfig(Config):
-    """Names of the configs that the stages run; the first training has a memory, the second is its contrast."""
+    """Names of the configs that the stages run; the first training has a memory, the others are its contrasts."""
 
     collect: str
-    train: tuple[str, str]
+    train: Annotated[list[str], Field(min_length=2)]
     evaluate: str
-    task: str = Field("retrieval", description="the task whose differences are printed at the end")
+    task: str = Field("retrieval", description="the task whose differences are printed at the end, and drawn")
+    all_distances: bool = Field(
+        False, description="means of all distances, as papers print them, not of those beyond the window"
+    )
+    minutes: int = Field(9, description="what it takes on two cores, about")
 
 
 def main(config: str, overrides: list[str], store: str, dry_run: bool) -> None:
@@ -48,20 +53,22 @@ def main(config: str, overrides: list[str], store: str, dry_run: bool) -> None:
     where = open_store(store)
     where.require_writable()
     collect.check(load(collect.CollectConfig, settings.collect, search=collect.CONFIGS), where)
-    run_demo(settings, trainings, evaluation, where)
+    picture = f"{settings.task}-{Path(config).stem}.png"
+    run_demo(settings, trainings, evaluation, where, picture)
 
 
 def run_demo(
-    settings: DemoConfig, trainings: list[WorldModelTraining], evaluation: EvaluateConfig, store: Store
+    settings: DemoConfig, trainings: list[WorldModelTraining], evaluation: EvaluateConfig, store: Store, picture: str
 ) -> None:
-    """Collect, train twice, evaluate, report; then say what was found and where it lies."""
+    """Collect, train, evaluate, report; then say what was found, draw it, and say where it lies."""
     from jobs import report
     from longtake.cluster import Demand, launch
 
     began = time.monotonic()
     stages = 3 + len(trainings)
     print(
-        f"Longtake demo: {stages} stages, about nine minutes on two cores. Everything goes to {store.uri}",
+        f"Longtake demo: {stages} stages, about {settings.minutes} minutes on two cores. "
+        f"Everything goes to {store.uri}",
         flush=True,
     )
     with launch(Demand(max(config.workers for config in trainings))):
@@ -80,9 +87,15 @@ def run_demo(
             page = report.build(store, runs)
     window = max(trainings[0].model.layer_window(layer) for layer in trainings[0].model.stack)
     scores = demo_scores(store, evaluation, subjects)
-    print("\n" + table(scores, window))
-    print("\n" + verdicts(scores[scores.task == settings.task], [config.name for config in trainings], window))
-    print(f"\nDone in {(time.monotonic() - began) / 60:.1f} minutes.\n" + what_next(store, page, runs))
+    beyond = 0 if settings.all_distances else window
+    where = f"beyond the window of {beyond} frames" if beyond else "of all distances"
+    print(f"\nMeans {where} ± 95 % interval over episodes:")
+    results.show(side_by_side(store, scores[scores.distance > beyond]))
+    asked = scores[scores.task == settings.task]
+    print("\n" + verdicts(asked, [config.name for config in trainings], window))
+    where = f"task == '{settings.task}' and protocol == '{asked.protocol.iloc[0]}' and run in {[*runs, NO_RUN]}"
+    results.draw_scores(store, asked, picture, where)
+    print(f"\nDone in {(time.monotonic() - began) / 60:.1f} minutes.\n" + what_next(store, page, runs, picture))
 
 
 @contextmanager
@@ -110,41 +123,30 @@ def demo_scores(store: Store, evaluation: EvaluateConfig, subjects: list[Subject
     return scores[ours & scores.protocol.isin(protocols)]
 
 
-def table(scores: pd.DataFrame, window: int) -> str:
-    """Means beyond the window with 95 % intervals over episodes, best first, as text."""
-    from longtake.scores import summarise
-
-    found = summarise(scores, beyond=window)
-    found["cell"] = [f"{m:.2f} ± {(h - m):.2f}" for m, h in zip(found["mean"], found["high"], strict=True)]
-    wide = found.pivot(index=["task", "system", "protocol", "episodes"], columns="metric", values="cell").reset_index()
-    lines = [f"{'task':<11}{'system':<24}{'PSNR (dB)':<17}{'SSIM':<17}{'episodes':<10}protocol"]
-    for task, group in wide.groupby("task"):
-        ordered = group.assign(order=group.psnr.str.split().str[0].astype(float)).sort_values("order", ascending=False)
-        for row in ordered.itertuples():
-            lines.append(f"{task:<11}{row.system:<24}{row.psnr:<17}{row.ssim:<17}{row.episodes:<10}{row.protocol}")
-    return f"At distances beyond the window of {window} frames (mean ± 95 % interval over episodes):\n" + "\n".join(
-        lines
-    )
-
-
 def verdicts(scores: pd.DataFrame, names: list[str], window: int) -> str:
-    """One line per claim: the paired difference in PSNR, its interval, and whether it is beyond doubt."""
+    """One line per claim: the paired difference in PSNR, its interval, and whether it is beyond doubt.
+
+    The first model against its rivals; and each against itself wiped, which costs only who has a memory.
+    """
     from longtake.scores import paired_difference
 
-    model, contrast = names
-    lines = []
-    for other in ("copy_last", contrast, f"{model}/wiped", "context_mean"):
-        gap = paired_difference(scores, model, other, beyond=window)
+    model, *contrasts = names
+    pairs = [(model, other) for other in ("copy_last", "context_mean", *contrasts)]
+    pairs += [(name, f"{name}/wiped") for name in names] + [(f"{model}/wiped", name) for name in contrasts]
+    wide, lines = max(len(f"{a} - {b}") for a, b in pairs) + 2, []
+    for a, b in pairs:
+        gap = paired_difference(scores, a, b, beyond=window)
         word = "better" if gap.low > 0 else "worse" if gap.high < 0 else "undecided"
-        lines.append(f"  {model} - {other:<24}{gap.mean:+.2f} dB  [{gap.low:+.2f}, {gap.high:+.2f}]  {word}")
+        lines.append(f"  {f'{a} - {b}':<{wide}}{gap.mean:+.2f} dB  [{gap.low:+.2f}, {gap.high:+.2f}]  {word}")
     return "Paired over held-out mazes, PSNR beyond the window, 95 % interval:\n" + "\n".join(lines)
 
 
-def what_next(store: Store, page: Path | str, runs: list[str]) -> str:
+def what_next(store: Store, page: Path | str, runs: list[str], picture: str) -> str:
     """Where everything lies, and what to type next."""
     return "\n".join(
         [
             f"report    {page}",
+            f"picture   {picture}",
             f"store     {store.uri}  (datasets/, runs/, tables/)",
             f"runs      {', '.join(runs)}",
             "next      longtake results scores --by task,system",

@@ -30,6 +30,7 @@ Columns = Annotated[
     str | None,
     typer.Option("--columns", metavar="A,B", help="Only these columns of the rows; `all` for all."),
 ]
+Wide = Annotated[bool, typer.Option("--wide", help="Of scores: a line per system, a column per metric, as in papers.")]
 Plot = Annotated[
     str | None,
     typer.Option("--plot", metavar="FILE", help="Draw scores, steps, trials or bench: .png, .svg or .pdf."),

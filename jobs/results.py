@@ -39,9 +39,12 @@ def main(
     plot: str | None = None,
     draw: str | None = None,
     horizon: bool = False,
+    wide: bool = False,
 ) -> None:
     """The command: read, condense, order, show; with `plot` also draw the rows, by the plot that `draw` names."""
     check_output(format, out)
+    if wide and (table != "scores" or horizon or columns):
+        raise UserError("--wide is of scores, a column per metric: leave out --horizon and --columns")
     if horizon and (table != "scores" or by or columns):
         raise UserError("--horizon is of scores, and makes its own columns: leave out --by and --columns")
     if plot and table in schema.KEYS and table not in PLOTS:
@@ -63,14 +66,23 @@ def main(
             require_alike(place, kept)
         command = plot_command(table, place, where, plot, draw, horizon)
         picture(_plot(table, draw, horizon), kept, place, plot, command)
-    frame = order(_horizons(rows) if horizon else condense(table, rows, _names(by), _names(columns)), _names(sort))
-    show(frame, format, out)
+    if wide:
+        frame = _wide(place, rows, _names(by))
+    else:
+        frame = _horizons(rows) if horizon else condense(table, rows, _names(by), _names(columns))
+    show(order(frame, _names(sort)), format, out)
 
 
 def _horizons(rows: pd.DataFrame) -> pd.DataFrame:
     from jobs import horizons
 
     return rows if rows.empty else horizons.table(rows)
+
+
+def _wide(store: Store, rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    from jobs.score_table import side_by_side
+
+    return rows if rows.empty else side_by_side(store, rows, by or SUMMARY_BY)
 
 
 def condense(table: str, rows: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
@@ -102,6 +114,15 @@ def picture(plot: Plot, rows: pd.DataFrame, store: Store, path: str, command: st
         raise UserError(f"--plot {path}: {error}; choose rows with --where") from error
     except OSError as error:
         raise UserError(f"--plot {path}: cannot be written: {error.strerror}") from error
+
+
+def draw_scores(store: Store, rows: pd.DataFrame, path: str, where: str) -> None:
+    """Scores against distance as a file, and under it the command that draws it again.
+
+    Raises UserError for what cannot share a plot or cannot be written.
+    """
+    require_alike(store, rows)
+    picture(_plot_scores, rows, store, path, plot_command("scores", store, where, path))
 
 
 def _plot(table: str, draw: str | None, horizon: bool) -> Plot:

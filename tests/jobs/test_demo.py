@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 import longtake
+from jobs.demo import verdicts
 
 STAGES = ["[1/5]", "[2/5]", "[3/5]", "[4/5]", "[5/5]"]
 """Headings of the demo: collect, two trainings, evaluate, report."""
@@ -85,6 +86,23 @@ def test_the_whole_sentence_on_s3_scores_the_same(bucket: str, undisturbed: pd.D
     pd.testing.assert_frame_equal(finish(bucket, tmp_path / "log"), undisturbed, check_exact=True)
     read = pd.read_parquet(f"{bucket}/tables/scores")
     assert len(read) == len(undisturbed)
+
+
+def test_verdicts_say_who_has_a_memory() -> None:
+    """Wiping costs the first model 7 dB, its contrast nothing; what is within the window says nothing."""
+    means = {"copy_last": 10.0, "context_mean": 14.0, "m": 17.0, "m/wiped": 10.0, "w": 13.0, "w/wiped": 13.0}
+    rows = [
+        {"system": system, "metric": "psnr", "protocol": "p", "episode": episode, "distance": distance}
+        | {"value": value + (system == "m") * (episode - 1) if distance > 4 else 99.0}
+        for system, value in means.items()
+        for episode in range(3)
+        for distance in (3, 5, 7)
+    ]
+    lines = verdicts(pd.DataFrame(rows), ["m", "w"], window=4).splitlines()[1:]
+    assert [" ".join(line.split()[:4] + line.split()[-1:]) for line in lines] == [
+        "m - copy_last +7.00 better", "m - context_mean +3.00 better", "m - w +4.00 better",
+        "m - m/wiped +7.00 better", "w - w/wiped +0.00 undecided", "m/wiped - w -3.00 worse",
+    ]  # fmt: skip
 
 
 @pytest.mark.slow

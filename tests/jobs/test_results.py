@@ -330,3 +330,27 @@ def test_horizons_are_a_table_and_a_plot(tmp_path: Path, capsys: pytest.CaptureF
         main("scores", store.uri, horizon=True, where="run == 'none'")
     with pytest.raises(UserError, match="--horizon is of scores"):
         main("steps", store.uri, horizon=True)
+
+
+def test_a_wide_table_is_that_of_papers(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    """A line per system, the best first, with its run and the frames it was trained on; a column per metric."""
+    rows = scores(("a", 0, 0.2), ("a", 1, 0.4), ("b", 0, 0.9), ("b", 1, 0.9), metric="lpips_alex", better="lower")
+    tables.append(store, "scores", rows, "lpips")
+    floor = scores(("copy_last", 0, 12.0), ("copy_last", 1, 12.0), run="none")
+    tables.append(store, "scores", floor, "floor")
+    tables.append(store, "runs", [{"run": "r", "frames": 128000}], "r")
+    main("scores", store.uri, by="system,run", wide=True, format="csv")
+    told = pd.read_csv(io.StringIO(capsys.readouterr().out), keep_default_na=False)
+    assert list(told.columns) == ["system", "run", "psnr", "lpips_alex", "protocol", "episodes", "frames"]
+    assert told.values.tolist() == [
+        ["a", "r", "15.00 ± 63.53", "0.300 ± 1.271", "p1", 2, "128000"],
+        ["copy_last", "none", "12.00 ± 0.00", "", "p1", 2, ""],
+        ["b", "r", "5.00 ± 0.00", "0.900 ± 0.000", "p1", 2, "128000"],
+    ]
+    other = scores(("a", 0, 1.0), ("a", 1, 1.0), protocol="p2")
+    tables.append(store, "scores", other, "other")
+    main("scores", store.uri, by="system", wide=True, where="metric == 'psnr'", format="csv")
+    lines = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    assert lines.protocol.tolist() == ["p1", "p1", "p1", "p2"], "other protocols have lines of their own"
+    with pytest.raises(UserError, match="--wide is of scores, a column per metric: leave out --horizon and --columns"):
+        main("scores", store.uri, wide=True, horizon=True)

@@ -47,7 +47,7 @@ def test_an_epoch_through_a_bad_line_has_the_same_bytes(bucket: str, faulty: Pro
         local_batches(there, plan_of(there), 0, 1, 0, steps), local_batches(kept, plan, 0, 1, 0, steps), strict=True
     ):
         assert far.keys() == near.keys() and not far["replaced"].any()
-        for name in far:
+        for name in far.keys() - {"bytes_read"}:  # that follows from what was read ahead meanwhile
             np.testing.assert_array_equal(far[name], near[name])
     assert min(faulty.counts[fault] for fault in ("busy", "reset", "cut")) > 0
 
