@@ -266,7 +266,7 @@ def find_protocol(store: Store, protocol: str, datasets: Iterable[str]) -> tuple
     for config in sorted(CONFIGS.glob("*.yaml")):
         for short in load(EvaluateConfig, config.stem, search=CONFIGS).protocols:
             for fingerprint in prints:
-                full = short.model_copy(update={"dataset": fingerprint})
+                full = short.model_copy(update={"dataset": fingerprint, "stride": found.stride if found else None})
                 if full.hash == protocol:
                     return full, config.stem
     return found, None
