@@ -74,7 +74,8 @@ def main(dataset: str, tokenizer: str, name: str | None, overrides: list[str], s
         print(dump(config) + "\n" + describe(job, where))
         return
     made = run(job, where)
-    print(f"dataset {made.name} is ready: longtake train CONFIG --set data.dataset={made.name} tokenizer=dataset")
+    asked = f"--set data.dataset={made.name} --set tokenizer=dataset"
+    print(f"dataset {made.name} is ready: longtake train CONFIG {asked} --store {where.uri}")
 
 
 # --- the plan -----------------------------------------------------------------------------------------------
