@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from longtake.errors import Damaged, UserError, unknown
-from longtake.index import Index
+from longtake.index import ROWS, Index
 from longtake.shards import Array, ArraySpec, Chunk, CorruptData, decode
 
 if TYPE_CHECKING:
@@ -370,7 +370,7 @@ def chunks_of(row: Mapping[Any, Any], spec: ArraySpec) -> list[Chunk]:
 def to_parquet(frame: pd.DataFrame) -> bytes:
     """A table as the bytes of a Parquet file."""
     buffer = io.BytesIO()
-    frame.to_parquet(buffer, index=False)
+    frame.to_parquet(buffer, index=False, row_group_size=ROWS)
     return buffer.getvalue()
 
 

@@ -290,3 +290,18 @@ def test_ray_data_gives_the_same_batches_in_order(tmp_path: Path) -> None:
         assert batch.pop("bytes_read").shape == (1,)  # follows from what was read ahead meanwhile
         for name, array in batch.items():
             np.testing.assert_array_equal(array, expected[step][name])
+
+
+def test_of_a_long_index_only_the_part_that_is_asked_for_is_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = numbered(tmp_path / "whole")
+    monkeypatch.setattr("longtake.episodes.ROWS", 3)
+    cut_up = numbered(tmp_path / "parts")
+    assert cut_up._index._file.num_row_groups == 4
+    first = cut_up.read(7, 8, 24)
+    assert cut_up._index._places.keys() == {("frames", 2), ("actions", 2), ("pose", 2)}
+    np.testing.assert_array_equal(first.frames[:, 0, 0, 1], np.arange(8, 24))
+    for episode in range(10):
+        np.testing.assert_array_equal(cut_up.read(episode).frames, whole.read(episode).frames)
+        assert cut_up.read(episode).meta == whole.read(episode).meta
