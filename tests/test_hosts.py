@@ -167,6 +167,16 @@ def test_the_whole_sentence(laptop: fleet.Hosts, cluster: Path, data: None, prin
     assert {"retrieval", "rollout"} <= set(scores.task)
 
 
+def test_rays_own_command(laptop: fleet.Hosts, data: None, printed: list[str]) -> None:
+    """A verb by `ray job submit`, as docs/cluster.md says, with the code that the nodes were set up with."""
+    guide = (ROOT / "docs" / "cluster.md").read_text()
+    (line,) = re.findall(r"^ray job submit .*?PREFIX$", guide, re.DOTALL | re.MULTILINE)
+    assert "train maze --store s3://BUCKET/PREFIX" in line
+    line = line.replace("train maze --store s3://BUCKET/PREFIX", f"inspect doom-maze-tiny --store {STORE}")
+    printed.append(here(laptop.on_laptop("bash", "-c", line, RAY_AUTH_MODE="token"), 300))
+    assert "succeeded" in printed[-1] and "doom-maze-tiny" in printed[-1]
+
+
 def test_a_cable_is_pulled_for_a_minute(laptop: fleet.Hosts, cluster: Path, data: None, printed: list[str]) -> None:
     """A training on two hosts goes on when one of them is back, and ends with the parameters of an undisturbed one."""
     line = f"train tiny --set workers=2 --set steps={LONG} --set checkpoint_every=10"
