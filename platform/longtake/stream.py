@@ -32,7 +32,7 @@ TASK_BYTES = 128 * 2**20  # what one data task loads: few tasks, since each cost
 BLOCK_BYTES = 4 * 2**20  # of steps that a task hands over at once, if one is not larger
 BLOCKS_AHEAD = 6  # that a task makes before Ray Data asks for them
 MEMORY = 64 * 2**20, 256 * 2**20  # of clips ready in the object store: 16 steps, but for these bounds
-PAUSE_S = 0.005  # of Ray Data's executor between two rounds
+PAUSE_S = 0.005, 0.02  # of Ray Data's executor between two rounds: while its consumer waits, and while it does not
 ATTEMPTS = 100  # clips tried in place of one that cannot be read
 READERS = 16  # clips that are read from an object storage at the same time
 DECODERS = 8  # clips that are decoded at the same time, where there are as many CPUs
@@ -290,6 +290,7 @@ def _breather() -> type[Any]:
 
     class Breather(ExecutionCallback):
         def on_execution_step(self, executor: Any) -> None:
-            time.sleep(PAUSE_S)
+            waited_for, held_back = PAUSE_S
+            time.sleep(waited_for if executor._consumer_idling() else held_back)
 
     return Breather
