@@ -16,9 +16,10 @@ from jobs.sweep_config import Sweep, SweepConfig
 from jobs.train_config import WorldModelTraining
 from longtake import space
 from longtake.config import differences
+from longtake.engine import decay_start
 from longtake.errors import UserError, unknown
 from longtake.runs import select
-from longtake.search import expected_steps
+from longtake.search import expected_steps, rungs
 from longtake.space import Axis, corners, points, size
 from longtake.store import Store
 
@@ -156,14 +157,31 @@ def _beyond_problems(protocol: Protocol, beyond: int) -> list[str]:
 
 
 def notes(sweep: Sweep) -> list[str]:
-    """One line per axis that cannot change results, whatever the other axes are: its trials would be repetitions."""
+    """One line per axis that cannot change results, whatever the other axes are: its trials would be repetitions.
+
+    And one where trials are judged early while their learning rates fall.
+    """
     every = [sweep.trial(labels) for labels in corners(sweep.config.space)]
-    found = []
+    found = _rung_notes(sweep, every)
     for field in sweep.config.space:
         for fields, idle, why in IDLE:
             if field in fields and all(map(idle, every)):
                 found.append(f"space: {field} cannot change the results: {why}")
     return found
+
+
+def _rung_notes(sweep: Sweep, every: Sequence[WorldModelTraining]) -> list[str]:
+    """Rungs at which a trial that learns fast looks worse than it will be: its rate is high then, and falls later."""
+    steps = sweep.base.steps
+    at = rungs(sweep.config.pruning, steps)
+    falls = min(decay_start(config.engine, steps) if config.engine.final_lr < 1 else steps for config in every)
+    if not at or falls >= at[-1]:
+        return []
+    share = math.floor(100 * (1 - at[-1] / steps)) / 100
+    return [
+        f"pruning: rungs at {', '.join(map(str, at))} judge trials whose learning rate falls from step {falls} on, so "
+        f"what learns fast looks bad there: set change.engine.decay={share:g} (or final_lr=1)"
+    ]
 
 
 def _exact_carry(config: WorldModelTraining) -> bool:

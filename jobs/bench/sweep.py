@@ -22,7 +22,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -38,7 +38,7 @@ from longtake.store import open_store
 from longtake.study import Direction, Study
 
 Positive = Annotated[int, Field(ge=1)]
-SHIPPED = Path(__file__).parent / "sweep_curves.json"
+SHIPPED = [str(Path(__file__).parent / f"sweep_curves_{name}.json") for name in ("maze", "memory")]
 RESAMPLES = 4000
 METHODS: dict[str, tuple[Literal["tpe", "random"], Literal["asha", "none"]]] = {
     "ASHA + TPE": ("tpe", "asha"),
@@ -50,7 +50,7 @@ METHODS: dict[str, tuple[Literal["tpe", "random"], Literal["asha", "none"]]] = {
 class Settings(Config):
     """Which curves, how many seeds, how the search is set."""
 
-    curves: str = Field(str(SHIPPED), description="a file of recorded curves")
+    curves: Annotated[list[str], Field(min_length=1)] = Field(SHIPPED, description="files of recorded curves")
     store: str | None = Field(None, description="take the curves of a sweep in this store instead")
     recorded: str = Field("latest", description="that sweep's id")
     save: str | None = Field(None, description="a file to keep that sweep's curves in")
@@ -72,6 +72,7 @@ class Curve(Config):
 class Curves(Config):
     """Every point of a space, trained to its end."""
 
+    name: str
     space: dict[str, Axis]
     steps: Positive
     frames_per_step: Positive
@@ -110,6 +111,7 @@ def of_sweep(uri: str, wanted: str) -> Curves:
     sweep = job.earlier(store, name, [])
     study = job.open_study(sweep, store)
     told: dict[str, Any] = {
+        "name": sweep.config.name,
         "space": {field: axis.model_dump(mode="json") for field, axis in sweep.config.space.items()},
         "steps": sweep.base.steps,
         "frames_per_step": sweep.base.data.frames_per_step,
@@ -123,16 +125,16 @@ def of_sweep(uri: str, wanted: str) -> Curves:
     return build(Curves, told | {"trials": trials})
 
 
-def read(settings: Settings) -> Curves:
+def read(settings: Settings) -> list[Curves]:
     """The curves that the settings name, kept if they ask for it."""
     if settings.store is None:
         if settings.save:
             raise UserError("save: keeps the curves of a sweep: give store too")
-        return load(Curves, Path(settings.curves))
+        return [load(Curves, Path(file)) for file in settings.curves]
     curves = of_sweep(settings.store, settings.recorded)
     if settings.save:
         Path(settings.save).write_text(curves.model_dump_json(indent=1))
-    return curves
+    return [curves]
 
 
 @dataclass(frozen=True)
@@ -170,8 +172,11 @@ def search(curves: Curves, sampling: Sampling, pruning: Pruning) -> Iterator[Rea
 
 
 def run(settings: Settings) -> list[Row]:
-    """Replay every seed."""
-    curves = read(settings)
+    """Replay every seed on each set of curves."""
+    return [row for curves in read(settings) for row in _replay(settings, curves)]
+
+
+def _replay(settings: Settings, curves: Curves) -> list[Row]:
     sign = 1 if curves.direction == "maximize" else -1
     cost = settings.trials * curves.steps * curves.frames_per_step
     shares: dict[str, list[float]] = {name: [] for name in METHODS}
@@ -184,7 +189,8 @@ def run(settings: Settings) -> list[Row]:
             paid, best = _chase(search(curves, *method), sign * target, sign, cost, settings.patience)
             shares[name].append(paid / cost)
             equal[name].append(best)
-    return [*_share_rows(shares), *_equal_rows(equal)]
+    rows = [*_share_rows(shares), *_equal_rows(equal)]
+    return [replace(row, case=f"{curves.name}: {row.case}") for row in rows]
 
 
 def _method(

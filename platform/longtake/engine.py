@@ -61,11 +61,16 @@ class EngineConfig(Config):
         return self
 
 
+def decay_start(config: EngineConfig, steps: int) -> int:
+    """The step from which on the learning rate falls."""
+    return max(config.warmup, round((1 - config.decay) * steps))
+
+
 def learning_rate(config: EngineConfig, step: int, steps: int) -> float:
     """Learning rate of step `step` (from 0) of `steps`: linear warm-up, lr, then a cosine to final_lr * lr."""
     if step < config.warmup:
         return config.lr * (step + 1) / config.warmup
-    start = max(config.warmup, round((1 - config.decay) * steps))
+    start = decay_start(config, steps)
     done = min(1.0, max(0, step - start) / max(1, steps - start))
     share = config.final_lr + (1 - config.final_lr) * 0.5 * (1 + math.cos(math.pi * done))
     return config.lr * share

@@ -28,14 +28,23 @@ class Pruning(Config):
     factor: int = Field(2, ge=2, description="asha: rungs lie at first x factor^n; one in `factor` goes on")
 
 
+def rungs(pruning: Pruning, steps: int) -> list[int]:
+    """Steps below `steps` at which ASHA judges a trial; none with another method."""
+    found, rung = [], pruning.first
+    while pruning.method == "asha" and rung < steps:
+        found.append(rung)
+        rung *= pruning.factor
+    return found
+
+
 def expected_steps(pruning: Pruning, steps: int) -> float:
     """Steps that a trial of `steps` takes on average: at each rung one in `factor` goes on, of median half."""
     if pruning.method == "none":
         return float(steps)
     if pruning.method == "median":
         return (pruning.first + steps) / 2
-    total, share, at, rung = 0.0, 1.0, 0, pruning.first
-    while rung < steps:
+    total, share, at = 0.0, 1.0, 0
+    for rung in rungs(pruning, steps):
         total += share * (rung - at)
-        share, at, rung = share / pruning.factor, rung, rung * pruning.factor
+        share, at = share / pruning.factor, rung
     return total + share * (steps - at)

@@ -19,6 +19,7 @@ def curves(**more: Any) -> Curves:
     """A grid of 20 points whose losses never cross; x and y tell which are good."""
     points = [{"x": x, "y": y} for x in range(5) for y in range(4)]
     told = {
+        "name": "toy",
         "space": {"x": {"integer": [0, 4]}, "y": {"choice": [0, 1, 2, 3]}},
         "steps": 8,
         "frames_per_step": 10,
@@ -46,11 +47,11 @@ def test_pruned_trials_cost_what_they_trained() -> None:
 
 def test_a_search_with_asha_needs_fewer_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where curves never cross, stopping early saves; the yardstick needs about what random needs."""
-    monkeypatch.setattr(bench, "read", lambda settings: curves())
+    monkeypatch.setattr(bench, "read", lambda settings: [curves()])
     rows = bench.run(Settings(seeds=8, trials=10, startup=3, first=2))
     median = {row.case: row.value for row in rows if row.metric == "share of random's frames"}
-    assert median["ASHA + random"] < median["random, another seed"]
-    assert set(median) == {"ASHA + TPE", "ASHA + random", "random, another seed"}
+    assert median["toy: ASHA + random"] < median["toy: random, another seed"]
+    assert set(median) == {"toy: ASHA + TPE", "toy: ASHA + random", "toy: random, another seed"}
 
 
 def test_only_whole_grids_are_replayed() -> None:
@@ -64,9 +65,11 @@ def test_only_whole_grids_are_replayed() -> None:
 
 
 def test_the_shipped_curves_are_whole() -> None:
-    shipped = bench.read(Settings())
-    assert len(shipped.trials) >= 100
-    assert {len(curve.values) for curve in shipped.trials} == {8}
+    sets = bench.read(Settings())
+    assert [curves.name for curves in sets] == ["maze", "memory"]
+    for curves in sets:
+        assert len(curves.trials) >= 100
+        assert {len(curve.values) for curve in curves.trials} == {8}
 
 
 def test_what_a_study_was_told_is_what_is_replayed() -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import optuna
 import pandas as pd
 import pytest
+from optuna.storages.journal import JournalFileBackend
 
 from jobs import sweep as job
 from jobs import sweep_check, train
@@ -40,7 +44,7 @@ model:
   d_state: 4
   headdim: 8
   layers: [{mixer: ssm, spatial_block: [1, 1]}]
-engine: {backend: torch, warmup: 1}
+engine: {backend: torch, warmup: 1, decay: 0.25}
 validation: {every: 2, clips: 2}
 """
 SWEEP = """
@@ -72,14 +76,14 @@ def place(tmp_path: Path) -> Path:
 
 
 def write_dataset(store: Store) -> None:
-    random = np.random.default_rng(0)
+    draw = np.random.default_rng(0)
     about = {"fps": 10.0, "action_space": {"turn": "degrees"}, "pose": ["x", "y", "yaw"]}
     writer = DatasetWriter(store, "mazes", recipe={}, **about, test=0.2)
     episodes = []
     for _ in range(40):
-        walk = np.cumsum(random.normal(0, 0.3, (16, 3)), 0).astype(np.float32)
-        shade = np.clip(128 + 60 * walk[:, None, None, :] + random.normal(0, 20, (16, 16, 16, 3)), 0, 255)
-        episodes.append(Episode(shade.astype(np.uint8), random.normal(size=(16, 2)).astype(np.float32), walk))
+        walk = np.cumsum(draw.normal(0, 0.3, (16, 3)), 0).astype(np.float32)
+        shade = np.clip(128 + 60 * walk[:, None, None, :] + draw.normal(0, 20, (16, 16, 16, 3)), 0, 255)
+        episodes.append(Episode(shade.astype(np.uint8), draw.normal(size=(16, 2)).astype(np.float32), walk))
     writer.write_shard(0, episodes)
     writer.finalize(1)
 
@@ -235,6 +239,15 @@ def test_axes_that_cannot_change_results_are_pointed_out(place: Path) -> None:
         "model.d_state",
         "model.window",
     ]
+
+
+def test_rungs_in_a_falling_rate_are_pointed_out(place: Path) -> None:
+    assert sweep_check.notes(sweep_of(place)[0]) == []
+    (line,) = sweep_check.notes(sweep_of(place, "change={engine: {decay: 1.0}}")[0])
+    assert line.startswith("pruning: rungs at 2, 4 judge trials whose learning rate falls from step 1 on")
+    assert "set change.engine.decay=0.5" in line
+    for fair in ("change={engine: {decay: 0.5}}", "change={engine: {decay: 1.0, final_lr: 1.0}}"):
+        assert sweep_check.notes(sweep_of(place, fair)[0]) == []
 
 
 def test_a_dry_run_tells_the_time_by_earlier_trials(place: Path) -> None:
@@ -394,36 +407,60 @@ def test_two_sweeps_of_one_seed_have_one_winner(place: Path, bucket: str) -> Non
 @pytest.mark.cluster
 @pytest.mark.drill
 @pytest.mark.timeout(500)
-def test_a_killed_sweep_goes_on(place: Path) -> None:
-    """kill -9 of the driver: no finished trial is run again, none is lost, none is there twice."""
-    driver = subprocess.Popen(
-        command(place / "store", str(place / "sweep.yaml"), "--set", RETRIEVAL), cwd=ROOT, env=environment()
-    )
+def test_a_sweep_killed_at_random_moments_goes_on(place: Path) -> None:
+    """kill -9 of the driver, three times: nothing that ended runs again, nothing is lost, nothing is there twice."""
+    moments, kept = random.Random(24), dict[int, dict[str, Any]]()
+    wide = "space={engine.lr: {loguniform: [1.0e-5, 1.0e-2]}, model.window: {integer: [1, 3]}}"
+    asked = [
+        str(place / "sweep.yaml"),
+        *(x for each in (wide, RETRIEVAL, "trials=24", "at_once=2") for x in ("--set", each)),
+    ]
+    for _ in range(3):
+        killed_after(place, asked, moments.randint(15, 70), moments.uniform(0, 1))
+        (sweep,) = set(trials(place)["sweep"])
+        over = {n for n, trial in enumerate(told_by_optuna(place, sweep)) if trial.state.is_finished()}
+        rows = trials(place).drop(columns="event_time").set_index("trial", drop=False)
+        kept |= {n: rows.loc[n].to_dict() for n in over & set(rows.index[rows["state"].isin(["done", "pruned"])])}
+        asked = ["--resume", sweep]
+    assert 1 <= len(kept) < 24
+    sweep_to_the_end(place / "store", *asked)
+    after = trials(place)
+    assert after["trial"].tolist() == list(range(24)) and after["run"].is_unique
+    assert set(after["state"]) == {"done", "pruned"}
+    assert [trial.state.name for trial in told_by_optuna(place, sweep)] == [
+        {"done": "COMPLETE", "pruned": "PRUNED"}[state] for state in after["state"]
+    ]
+    ended = after.drop(columns="event_time").set_index("trial", drop=False).loc[list(kept)]
+    pd.testing.assert_frame_equal(ended.reset_index(drop=True), pd.DataFrame(list(kept.values())), check_dtype=False)
+    runs = open_store(place / "store").table("runs").set_index("run")
+    assert (runs.loc[ended["run"], "sessions"] == 1).all()
+    assert sorted(runs.index[runs["kind"] == "train"]) == sorted(after["run"])
+    assert runs.loc[sweep, "status"] == "done"
+
+
+def killed_after(place: Path, arguments: list[str], lines: int, seconds: float) -> None:
+    """Start a sweep, and kill -9 its driver so long after so many lines have come to the journal."""
+    wanted = journal_lines(place) + lines
+    driver = subprocess.Popen(command(place / "store", *arguments), cwd=ROOT, env=environment())
     try:
         deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and ended(place) < 3:
-            time.sleep(0.1)
+        while time.monotonic() < deadline and journal_lines(place) < wanted:
+            time.sleep(0.05)
+        time.sleep(seconds)
+        assert driver.poll() is None, "the sweep has ended before it could be killed"
     finally:
         driver.send_signal(signal.SIGKILL)
         driver.wait()
-    before = trials(place).set_index("run")
-    assert 3 <= ended(place) < 8
-    (sweep,) = set(before["sweep"])
-    told = sweep_to_the_end(place / "store", "--resume", sweep)
-    assert f"of {len(before)} trials that have begun, {len(before[before.state != 'running'])} have ended" in told
-    after = trials(place)
-    assert after["trial"].tolist() == list(range(8))
-    assert set(after["state"]) <= {"done", "pruned"}
-    assert after["run"].is_unique
-    kept = after.set_index("run").loc[before.index]
-    finished = before["state"] != "running"
-    pd.testing.assert_frame_equal(
-        kept[finished].drop(columns="event_time"), before[finished].drop(columns="event_time")
-    )
-    runs = open_store(place / "store").table("runs").set_index("run")
-    assert (runs.loc[before.index[finished], "sessions"] == 1).all()
-    assert sorted(runs.index[runs["kind"] == "train"]) == sorted(after["run"])
-    assert runs.loc[sweep, "status"] == "done"
+
+
+def journal_lines(place: Path) -> int:
+    return sum(len(file.read_bytes().splitlines()) for file in place.glob("store/sweeps/*/study.journal"))
+
+
+def told_by_optuna(place: Path, sweep: str) -> list[optuna.trial.FrozenTrial]:
+    """The study as Optuna itself reads it."""
+    backend = JournalFileBackend(str(place / f"store/sweeps/{sweep}/study.journal"))
+    return optuna.load_study(study_name=sweep, storage=optuna.storages.JournalStorage(backend)).trials
 
 
 @pytest.mark.slow
@@ -448,11 +485,6 @@ def test_a_sweep_with_all_of_it(place: Path) -> None:
     unchanged = store.table("scores", where="split == 'test' and system == 'toys'")
     kept = unchanged[unchanged["run"].isin(scores["run"])].reset_index(drop=True)
     pd.testing.assert_frame_equal(kept, scores)
-
-
-def ended(place: Path) -> int:
-    table = trials(place)
-    return int((table["state"] != "running").sum()) if len(table) else 0
 
 
 def test_a_sweep_that_runs_is_not_resumed_and_keeps_its_settings(place: Path) -> None:

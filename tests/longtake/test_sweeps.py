@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -266,6 +267,17 @@ def test_no_point_is_tried_twice(tmp_path: Path, method: Literal["tpe", "random"
     resumed = study_of(store, **asked)
     play(resumed, 30, value=value)
     assert told(resumed) == told(whole)
+
+
+def test_the_median_stops_the_lower_half(tmp_path: Path) -> None:
+    study = played(tmp_path, "median", 10, pruning=Pruning(method="median", first=4))
+    rows = study.rows()
+    assert {row["state"] for row in rows} == {"done", "pruned"}
+    curves = study.curves()
+    for number, row in enumerate(rows):
+        others = [curves[n][row["step"]] for n in range(number) if rows[n]["state"] == "done"]
+        if row["state"] == "pruned":
+            assert row["step"] >= 4 and row["objective"] < statistics.median(others)
 
 
 def test_a_grid_is_every_point_in_order(tmp_path: Path) -> None:
