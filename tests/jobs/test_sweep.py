@@ -25,6 +25,7 @@ from longtake.config import load
 from longtake.dataset_writer import DatasetWriter
 from longtake.episodes import Episode
 from longtake.errors import UserError
+from longtake.space import corners
 from longtake.store import Store, open_store
 
 ROOT = Path(__file__).parents[2]
@@ -103,9 +104,14 @@ def refused(place: Path, *overrides: str) -> str:
 # --- what is refused ---------------------------------------------------------------------------------------
 
 
-def test_shipped_configs_are_valid() -> None:
-    for path in sorted(CONFIGS.glob("*.yaml")):
-        new(load(SweepConfig, path, search=CONFIGS))
+def test_shipped_configs_are_valid(tmp_path: Path) -> None:
+    (_, example, _) = (ROOT / "docs" / "sweeps.md").read_text().split("```")
+    (tmp_path / "example.yaml").write_text(example.removeprefix("yaml"))
+    for path in (*sorted(CONFIGS.glob("*.yaml")), tmp_path / "example.yaml"):
+        sweep = new(load(SweepConfig, path, search=CONFIGS))
+        for labels in corners(sweep.config.space):
+            sweep.trial(labels)
+        assert sweep_check.notes(sweep) == []
 
 
 def test_every_corner_is_checked_before_the_first_trial(place: Path) -> None:
