@@ -3,8 +3,9 @@
 What is possible is read off true views: a thing's pixels are those that differ from the view without it, in one piece,
 in most of the clips that show it there (walls and floors may be lit otherwise, row by row, as in Doom one way and the
 other); its colours are their mean, for a thing looks the same in every room. A frame is
-answered by the thing and place that it is nearest to over those pixels, or by none, where it is nearest to the view
-without any. A blurred thing is read as long as it is more there than not.
+answered by the thing and place that it is nearest to over those pixels, or by none, where it is nearer to the view
+without any, or where nothing stands out of the frame's own rows: a grey frame shows nothing, though grey may be nearer
+to a thing than a bright wall is. A blurred thing is read as long as it is more there than not.
 
 Letters: n clips, m frames of each, H and W pixels.
 """
@@ -38,12 +39,16 @@ class Sprites:
         """What a frame (H, W, 3) shows, where `empty` is the view without anything; None: nothing."""
         frame = made.astype(np.float64)
         bare = ((frame - empty) ** 2).sum(-1)
-        nearer = {
-            answer: float((bare - ((frame - self.colours[answer]) ** 2).sum(-1))[mask].sum())
-            for answer, mask in self.masks.items()
-        }
+        nearer = {answer: self._nearer(answer, frame, bare) for answer in self.masks}
         best = max(nearer, key=nearer.__getitem__)
         return best if nearer[best] > 0 else None
+
+    def _nearer(self, answer: Answer, frame: NDArray[np.float64], bare: NDArray[np.float64]) -> float:
+        """By how much a frame is nearer to a thing than to the view without, and than its own rows without it are."""
+        mask, colours = self.masks[answer], self.colours[answer]
+        away = ((frame - colours) ** 2).sum(-1)
+        around = ((np.median(frame, 1, keepdims=True) - colours) ** 2).sum(-1)
+        return float(min((bare - away)[mask].sum(), (around - away)[mask].sum()))
 
     def psnr(self, answer: Answer, truth: Frame, made: Frame) -> float:
         """PSNR, in dB, over the pixels of a thing alone."""

@@ -137,6 +137,8 @@ def test_what_a_thing_looks_like_is_read_off_the_clips() -> None:
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (6, 15, 18, 21)
     other_empty, other = room(draw, 2, 2)
     assert sprites.read(other, other_empty) == (2, 2) and sprites.read(other_empty, other_empty) is None
+    for grey in (0, 90, 128, 255):
+        assert sprites.read(np.full_like(other, grey), other_empty) is None, "nothing stands out of it"
     faint = (0.4 * other + 0.6 * other_empty).astype(np.uint8)
     assert sprites.read(faint, other_empty) is None, "more gone than there"
     with pytest.raises(ValueError, match="thing 0 at place 0: its view is the view without it"):
