@@ -10,11 +10,11 @@ objective.
 Two sets of curves are shipped, those of the sweeps `curves-maze` and `curves-memory`: held-out losses of 108 and 112
 tiny models, every point of a grid, each trained to its end at a constant learning rate. With one that falls from the
 start, a model that learns fast looks bad until late, and ASHA stopped the best ones. The rate and `first` were chosen
-after looking at such curves of the mazes: 0.34 of random's frames (0.24 to 0.48) while points were still tried twice.
-The memory curves were recorded afterwards, on other data, another space and other seeds, and replayed once with these
-settings: 0.91 (0.54 to 1.77), so the bar is not met there, nor does random with ASHA meet it (0.73). The order at step
-12 tells little of the order at the end there (rank correlation 0.65, 0.77 for the mazes), and random is good at what is
-left: 32 of 112 points. What a search saves depends on its curves.
+after looking at such curves of the mazes: 0.31 of random's frames (0.23 to 0.37). The memory curves were recorded
+afterwards, on other data, another space and other seeds, and replayed once with these settings: 0.91 (0.54 to 1.77), so
+the bar is not met there, nor does random with ASHA meet it (0.73). The order at step 12 tells little of the order at
+the end there (rank correlation 0.65, 0.77 for the mazes), and random is good at what is left: 32 of 112 points. What a
+search saves depends on its curves.
 
 `--set sweep.store=URI --set sweep.recorded=ID` takes any finished grid without pruning, and `--set sweep.save=FILE`
 keeps its curves in the form of the shipped ones. About four minutes.
