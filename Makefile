@@ -41,7 +41,7 @@ test-fast: setup
 drills: setup
 	$(BIN)/python -m pytest -m drill --durations=10
 
-# Three hosts of namespaces, `ray up` over ssh, the whole sentence on S3, `ray down`; as root, with sshd and rsync.
+# `ray up` over ssh to hosts of namespaces: the whole sentence on S3, and a simulated EC2; as root, with sshd, rsync, nft.
 cluster: setup
 	LONGTAKE_MUST_RUN=1 $(BIN)/python -m pytest -m hosts -rs -s
 
