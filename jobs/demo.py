@@ -53,12 +53,11 @@ def main(config: str, overrides: list[str], store: str, dry_run: bool) -> None:
     where = open_store(store)
     where.require_writable()
     collect.check(load(collect.CollectConfig, settings.collect, search=collect.CONFIGS), where)
-    picture = f"{settings.task}-{Path(config).stem}.png"
-    run_demo(settings, trainings, evaluation, where, picture)
+    run_demo(settings, trainings, evaluation, where)
 
 
 def run_demo(
-    settings: DemoConfig, trainings: list[WorldModelTraining], evaluation: EvaluateConfig, store: Store, picture: str
+    settings: DemoConfig, trainings: list[WorldModelTraining], evaluation: EvaluateConfig, store: Store
 ) -> None:
     """Collect, train, evaluate, report; then say what was found, draw it, and say where it lies."""
     from jobs import report
@@ -94,7 +93,8 @@ def run_demo(
     asked = scores[scores.task == settings.task]
     print("\n" + verdicts(asked, [config.name for config in trainings], window))
     where = f"task == '{settings.task}' and protocol == '{asked.protocol.iloc[0]}' and run in {[*runs, NO_RUN]}"
-    results.draw_scores(store, asked, picture, where)
+    picture = page.with_suffix(".png")
+    results.draw_scores(store, asked, str(picture), where)
     print(f"\nDone in {(time.monotonic() - began) / 60:.1f} minutes.\n" + what_next(store, page, runs, picture))
 
 
@@ -141,7 +141,7 @@ def verdicts(scores: pd.DataFrame, names: list[str], window: int) -> str:
     return "Paired over held-out mazes, PSNR beyond the window, 95 % interval:\n" + "\n".join(lines)
 
 
-def what_next(store: Store, page: Path | str, runs: list[str], picture: str) -> str:
+def what_next(store: Store, page: Path, runs: list[str], picture: Path) -> str:
     """Where everything lies, and what to type next."""
     return "\n".join(
         [
