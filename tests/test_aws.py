@@ -1,4 +1,4 @@
-"""`make cluster`, on AWS: cluster.yaml makes a cluster of a simulated EC2, and ends it."""
+"""`make cluster`, on AWS: cluster.yaml makes a cluster of a simulated EC2, which grows, loses a spot node, and goes."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ pytestmark = [pytest.mark.hosts, pytest.mark.cluster, pytest.mark.slow, pytest.m
 
 FILE = ROOT / "cluster.yaml"
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
+DASHBOARD = "http://127.0.0.1:8265"
+STORE = "s3://bucket/longtake"
 KEYS = {"aws_access_key_id": "planted-id-of-a-key", "aws_secret_access_key": "planted-secret-of-a-key"}
 HEAD_PROFILE, WORKER_PROFILE = "mine-longtake-head", "mine-longtake-worker"
 NO_WAY_OUT = "an address of moto's would be a stranger's; ssh goes to the private ones"
@@ -42,6 +44,22 @@ SIMULATED = {
     "available_node_types.gpu_on_demand.worker_setup_commands": IS_THERE,
 }
 """All that the simulated cluster has otherwise than the file that a user fills in, and why."""
+HOLD = """
+import sys, time, boto3, ray
+from botocore.exceptions import ClientError
+ray.init(address="auto", log_to_driver=False)
+@ray.remote(num_gpus=1, max_retries=3)
+def hold():
+    bucket = boto3.client("s3")
+    while True:
+        try:
+            bucket.head_object(Bucket="bucket", Key="enough")
+            return ray.util.get_node_ip_address()
+        except ClientError:
+            time.sleep(1)
+print(sorted(ray.get([hold.remote() for _ in range(int(sys.argv[1]))])))
+"""
+"""Tasks that need a card each, until there is an object in the bucket, which their nodes' profile lets them see."""
 
 
 # --- the file -------------------------------------------------------------------------------------------------
@@ -164,7 +182,7 @@ def alive(cloud: Ec2, *machines: str) -> dict[str, str]:
 # --- the test -------------------------------------------------------------------------------------------------
 
 
-def test_up_and_down(cloud: Ec2) -> None:
+def test_up_from_none_to_two_a_spot_node_lost_and_down(cloud: Ec2) -> None:
     laptop = cloud.laptop
     longtake(cloud, "cluster", "token")
     group = make_group(cloud, FILE.read_text())
@@ -182,7 +200,10 @@ def test_up_and_down(cloud: Ec2) -> None:
         assert [one["InstanceType"] for one in cloud.instances().values()] == ["m7i.2xlarge"]
         with background(laptop.on_laptop(*RAY, "dashboard", "-p", "8265", str(path), **REACH)):
             until(lambda: alive(cloud), 120)
+            a_verb_brings_a_data_node(cloud)
+            two_cards_and_a_spot_node_lost(cloud)
             only_ssh_is_open(cloud)
+            hold(cloud, "waits", tasks=3)
     finally:
         began = time.monotonic()
         told = ray(cloud, "down", "-y", str(path))
@@ -190,8 +211,61 @@ def test_up_and_down(cloud: Ec2) -> None:
     assert "Exception" not in told, "or the head could start nodes while they are ended"
     until(lambda: without_power(cloud), 20)
     assert cloud.instances() == {}
-    as_stated(cloud, filled, group, ["head"])
-    no_key_lies_about(laptop, nodes=1)
+    as_stated(cloud, filled, group)
+    no_key_lies_about(laptop)
+
+
+def a_verb_brings_a_data_node(cloud: Ec2) -> None:
+    """Collecting needs no card: a node of the data group comes, writes to the bucket by its profile, and goes."""
+    began = time.monotonic()
+    printed = longtake(cloud, "submit", "collect", "doom-maze-tiny", "--store", STORE)
+    assert "(16 CPUs) has come" in printed and "succeeded" in printed
+    alive(cloud, "m7i.4xlarge")
+    print(f"collect, 0 -> 1 workers: {time.monotonic() - began:.0f} s")
+    assert "manifest" in str(cloud.ask("s3", "list_objects_v2", Bucket="bucket", Prefix="longtake/datasets"))
+    until(lambda: alive(cloud), 300)
+
+
+def two_cards_and_a_spot_node_lost(cloud: Ec2) -> None:
+    """Two tasks wait, two spot nodes come; one is taken away, another comes, and both tasks end."""
+    began = time.monotonic()
+    hold(cloud, "hold", tasks=2)
+    before = until(lambda: working(cloud), 400)
+    print(f"0 -> 2 workers: {time.monotonic() - began:.0f} s")
+    lost = min(before)
+    began = time.monotonic()
+    cloud.ask("ec2", "terminate_instances", InstanceIds=[lost])  # as EC2 does, to a spot node
+    after = until(lambda: working(cloud, without=lost), 400)
+    print(f"one of 2 lost -> 2 workers: {time.monotonic() - began:.0f} s")
+    (kept,) = before.keys() & after.keys()
+    (new,) = after.keys() - before.keys()
+    assert kept != lost
+    cloud.ask("s3", "put_object", Bucket="bucket", Key="enough", Body=b"")
+    until(lambda: ended(cloud, "hold"), 60)
+    assert str(sorted([after[kept], after[new]])) in ray(cloud, "job", "logs", "--address", DASHBOARD, "hold")
+    cloud.ask("s3", "delete_object", Bucket="bucket", Key="enough")
+
+
+def hold(cloud: Ec2, job: str, tasks: int) -> None:
+    """Submit HOLD, by Ray's own command."""
+    words = ("--address", DASHBOARD, "--submission-id", job, "--no-wait", "--", "python", "-c", HOLD, str(tasks))
+    ray(cloud, "job", "submit", *words)
+
+
+def working(cloud: Ec2, without: str | None = None) -> dict[str, str]:
+    """Instance id → address of two spot nodes with a card, each with a task that runs there; one id is not of them."""
+    found = alive(cloud, "g6e.2xlarge", "g6e.2xlarge")
+    assert without not in found
+    assert {cloud.instances()[id_]["InstanceLifecycle"] for id_ in found} == {"spot"}
+    nodes = {node["node_id"]: node["node_ip"] for node in ask(cloud.laptop, "nodes")}
+    tasks = [task for task in ask(cloud.laptop, "tasks") if task["state"] == "RUNNING"]
+    assert sorted(str(nodes.get(task["node_id"])) for task in tasks) == sorted(found.values())
+    return found
+
+
+def ended(cloud: Ec2, job: str) -> None:
+    (told,) = [one for one in ask(cloud.laptop, "jobs") if one["submission_id"] == job]
+    assert told["status"] == "SUCCEEDED", told
 
 
 def only_ssh_is_open(cloud: Ec2) -> None:
@@ -223,7 +297,7 @@ def without_power(cloud: Ec2) -> None:
     assert not cloud.hosts
 
 
-def as_stated(cloud: Ec2, filled: dict[str, Any], group: str, groups: list[str]) -> None:
+def as_stated(cloud: Ec2, filled: dict[str, Any], group: str) -> None:
     """What EC2 was asked for is what the file says, by the laptop's key for the head, by the head's role for others."""
     calls = cloud.calls()
     changing = {call["Action"] for call in calls if not call["Action"].startswith(("Describe", "Get", "List"))}
@@ -234,7 +308,7 @@ def as_stated(cloud: Ec2, filled: dict[str, Any], group: str, groups: list[str])
     }
     asked = [call for call in calls if call["Action"] == "RunInstances"]
     names = [kinds[call["InstanceType"], call.get("InstanceMarketOptions.MarketType", "on-demand")] for call in asked]
-    assert names == groups
+    assert names[:2] == ["head", "data"] and set(names[2:]) == {"gpu_spot"}
     for name, call in zip(names, asked, strict=True):
         assert call["key"] == (KEYS["aws_access_key_id"] if name == "head" else OF_THE_ROLE)
         assert call["IamInstanceProfile.Name"] == (HEAD_PROFILE if name == "head" else WORKER_PROFILE)
@@ -251,13 +325,13 @@ def as_stated(cloud: Ec2, filled: dict[str, Any], group: str, groups: list[str])
     assert [one["GroupId"] for one in inner["UserIdGroupPairs"]] == [group]
 
 
-def no_key_lies_about(laptop: fleet.Hosts, nodes: int) -> None:
+def no_key_lies_about(laptop: fleet.Hosts) -> None:
     """Neither the account's keys nor, but in its own file, the token is in any file that a node ever had."""
     token = (laptop.home / ".ray" / "auth_token").read_bytes()
     secrets = [value.encode() for value in KEYS.values()]
-    homes = [folder for folder in laptop.folder.iterdir() if (folder / "home").is_dir()]
+    nodes = [folder for folder in laptop.folder.iterdir() if (folder / "home").is_dir()]
     read = 0
-    for folder in homes:
+    for folder in nodes:
         for path in (path for part in ("home", "tmp") for path in (folder / part).rglob("*")):
             if not path.is_file() or path.is_symlink() or "venv" in path.parts:
                 continue
@@ -266,5 +340,5 @@ def no_key_lies_about(laptop: fleet.Hosts, nodes: int) -> None:
             if token in text or b"PRIVATE KEY" in text:
                 assert path.name in ("auth_token", "ray_bootstrap_key.pem"), path
                 assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
-    assert len(homes) == nodes and read > 50
+    assert len(nodes) == 5 and read > 100
     assert [stat.S_IMODE(path.stat().st_mode) for path in (laptop.home / ".ssh").glob("*.pem")] == [0o600]
