@@ -337,7 +337,7 @@ def no_key_lies_about(laptop: fleet.Hosts) -> None:
                 continue
             text, read = path.read_bytes(), read + 1
             assert not [secret for secret in secrets if secret in text], path
-            if token in text or b"PRIVATE KEY" in text:
+            if token in text or b"PRIVATE KEY-----\n" in text:
                 assert path.name in ("auth_token", "ray_bootstrap_key.pem"), path
                 assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
     assert len(nodes) == 5 and read > 100
