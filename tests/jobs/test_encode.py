@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,24 +29,9 @@ from longtake.store import Store, open_store
 from models.autoencoder import Autoencoder
 from models.config import AutoencoderConfig, SamplerConfig
 from models.tokenizer import AutoencoderTokenizer
-from tests.jobs.test_latents import AUTOENCODER, WORLD
+from tests.jobs.test_latents import AUTOENCODER, WORLD, Place
 
 EPISODES, LENGTH = 20, 16
-
-
-@dataclass(frozen=True)
-class Place:
-    """A folder with a store: the dataset `mazes`, the autoencoder `squeeze` of two steps, and the latents of both."""
-
-    folder: Path
-    autoencoder: str
-
-    @property
-    def store(self) -> Store:
-        return open_store(self.folder / "store")
-
-    def config(self, *overrides: str) -> TrainConfig:
-        return load(TrainConfig, self.folder / "inner.yaml", list(overrides), search=train.CONFIGS)
 
 
 def asked(**changes: Any) -> EncodeConfig:
@@ -127,7 +111,7 @@ def test_a_shard_does_not_depend_on_who_makes_it(place: Place, tmp_path: Path) -
 
 def test_training_on_latents_equals_training_with_the_tokenizer_on_the_fly(place: Place) -> None:
     data = ["data.dataset=mazes-latents", "tokenizer=dataset"]
-    runs = [train.train(place.config(*more), place.store) for more in ([], data)]
+    runs = [train.train(place.config("inner", *more), place.store) for more in ([], data)]
     weights = []
     for run in runs:
         with checkpoints.opened(place.store, run, 2) as folder:
@@ -141,7 +125,7 @@ def test_training_on_latents_equals_training_with_the_tokenizer_on_the_fly(place
 
 def test_a_model_of_latents_is_asked_of_the_true_pixels_unless_told_otherwise(place: Place) -> None:
     run = train.train(
-        place.config("name=scored", "data.dataset=mazes-latents", "tokenizer=dataset", "steps=1"), place.store
+        place.config("inner", "name=scored", "data.dataset=mazes-latents", "tokenizer=dataset", "steps=1"), place.store
     )
     (subject,) = find_subjects(place.store, run)
     protocol = Protocol(task="retrieval", context=8, horizon=4, episodes=2, sampler=SamplerConfig(steps=1))
@@ -222,7 +206,7 @@ def test_frames_of_another_size_and_a_missing_package_are_told(place: Place, tmp
 )
 def test_trainings_that_take_latents_for_pixels_are_refused(place: Place, overrides: list[str], told: str) -> None:
     with pytest.raises(UserError) as caught:
-        train.check(place.config(*overrides), place.store)
+        train.check(place.config("inner", *overrides), place.store)
     assert told in str(caught.value)
 
 
