@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 Batch = dict[str, NDArray[Any]]
 Replace = Callable[[int, int, int], tuple[int, int]]
 
-WINDOW = 512  # steps handed to Ray Data at a time, at most
+WINDOW = 1024  # steps handed to Ray Data at a time, at most
 TASK_BYTES = 128 * 2**20  # what one data task loads: few tasks, since each costs the rank 20 ms of CPU
 BLOCK_BYTES = 4 * 2**20  # of steps that a task hands over at once, if one is not larger
 BLOCKS_AHEAD = 6  # that a task makes before Ray Data asks for them
@@ -36,6 +36,7 @@ PAUSE_S = 0.005, 0.02  # of Ray Data's executor between two rounds: while its co
 ATTEMPTS = 100  # clips tried in place of one that cannot be read
 READERS = 16  # clips that are read from an object storage at the same time
 DECODERS = 8  # clips that are decoded at the same time, where there are as many CPUs
+READY = 1  # blocks that are made a rank's own ahead; Ray Data holds one more of them
 AHEAD = 2  # steps that are being read while one is worked with
 
 
@@ -252,10 +253,9 @@ def _window(loader: _Loader, steps: range, per_task: int, cpus: float) -> Iterat
         loader.rows, batch_size=None, batch_format="numpy", num_cpus=cpus, concurrency=1
     )
     expected = iter(steps)
-    for block in loaded.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2):
-        for row in range(len(block["step"])):
-            # A copy: what Ray hands out is read-only memory of the object store, and would keep the whole block there.
-            batch: Batch = {str(name): array[row].copy() for name, array in block.items()}
+    blocks: Any = loaded.iter_torch_batches(batch_size=None, prefetch_batches=READY, collate_fn=_own(), device="cpu")
+    for block in blocks:
+        for batch in block:
             step = int(batch.pop("step"))
             if step != next(expected):
                 raise RuntimeError(f"Ray Data gave step {step} out of order in {steps}")
@@ -277,6 +277,21 @@ def _configure_ray_data(cpus: float, memory: int) -> None:
     context.custom_execution_callback_classes = [_breather()]
     context.execution_options.preserve_order = True
     context.execution_options.resource_limits = ray.data.ExecutionResources(cpu=cpus, object_store_memory=memory)
+
+
+@functools.cache
+def _own() -> Any:
+    """Makes a block the rank's own batches, in a thread of Ray Data's while the rank trains.
+
+    Copies: what Ray hands out is read-only memory of the object store, and would keep the whole block there.
+    """
+    from ray.data.collate_fn import NumpyBatchCollateFn
+
+    class Own(NumpyBatchCollateFn):
+        def __call__(self, batch: Batch) -> Any:
+            return [{name: array[row].copy() for name, array in batch.items()} for row in range(len(batch["step"]))]
+
+    return Own()
 
 
 @functools.cache
