@@ -38,6 +38,7 @@ BENCHMARKS = {
     "rollout": "jobs.bench.rollout",
     "tables": "jobs.bench.table_load",
     "sweep": "jobs.bench.sweep",
+    "submit": "jobs.bench.submit",
 }
 """Name to module; the order is that of a run of all."""
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import secrets
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from jobs import collect
+from jobs.bench.own_head import Ports, own_head
 from jobs.collect import CollectConfig
 from longtake.config import load
 from longtake.store import Store, open_store
@@ -37,38 +35,6 @@ KEYS = {
 """In the environment of the head, of its jobs and of the commands; they must be nowhere else."""
 
 
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as held:
-        probes = [held.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
-
-
-def end_session(leader: int) -> None:
-    """End a process that leads a session, and all that it started: the group first, then whoever is left."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(leader, signal.SIGTERM)
-    deadline = time.monotonic() + 4
-    while left := members(leader):
-        if time.monotonic() > deadline:
-            for process in left:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGKILL)
-        time.sleep(0.2)
-
-
-def members(session: int) -> list[int]:
-    """Living processes of a session."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            state, _, _, owner = folder.joinpath("stat").read_text().rpartition(")")[2].split()[:4]
-            if int(owner) == session and state != "Z":
-                found.append(int(folder.name))
-    return found
-
-
 @pytest.fixture(scope="module")
 def environment() -> Iterator[dict[str, str]]:
     """A home of its own (short: sockets lie under it), a token, and no index: nothing may be downloaded."""
@@ -83,6 +49,7 @@ def environment() -> Iterator[dict[str, str]]:
         "RAY_TMPDIR": str(home / "r"),
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",  # else its workers wait for every other process of a busy machine
         "OMP_NUM_THREADS": "1",
         "PIP_NO_INDEX": "1",
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
@@ -92,49 +59,20 @@ def environment() -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def ports() -> list[int]:
-    """Of the head: Ray itself, dashboard, client, agent."""
-    return free_ports(4)
+def ports(environment: dict[str, str]) -> Iterator[Ports]:
+    """Of a head of two CPUs that wants the token."""
+    with own_head(environment | {"RAY_AUTH_MODE": "token"}, Path(environment["HOME"], "head.log")) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
-def head(environment: dict[str, str], ports: list[int]) -> Iterator[str]:
-    """The address of a head of two CPUs that wants the token."""
-    port, dashboard, client, agent = ports
-    command = [
-        *("ray", "start", "--head", "--block", "--disable-usage-stats", "--num-cpus=2"),
-        *("--node-ip-address=127.0.0.1", f"--port={port}", f"--ray-client-server-port={client}"),
-        *("--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"),
-        *(f"--dashboard-agent-listen-port={agent}", "--object-store-memory=200000000"),
-    ]
-    log = Path(environment["HOME"], "head.log")
-    with log.open("w") as out, pytest.MonkeyPatch.context() as patch:
-        process = subprocess.Popen(
-            command,
-            env=environment | {"RAY_AUTH_MODE": "token"},
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            patch.setenv("RAY_AUTH_TOKEN_PATH", environment["RAY_AUTH_TOKEN_PATH"])
-            patch.delenv("RAY_AUTH_MODE", raising=False)
-            yield wait_for_head(f"http://127.0.0.1:{dashboard}", process, log)
-        finally:
-            end_session(process.pid)
-            process.wait(10)
-
-
-def wait_for_head(address: str, process: subprocess.Popen[bytes], log: Path) -> str:
-    from longtake.errors import UserError
-
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(UserError):
-            if Head(address).nodes():
-                return address
-        time.sleep(0.5)
-    pytest.fail(f"the head did not start:\n{log.read_text()[-3000:]}")
+def head(environment: dict[str, str], ports: Ports) -> Iterator[str]:
+    """Its address; this process has the token too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_TOKEN_PATH", environment["RAY_AUTH_TOKEN_PATH"])
+        patch.delenv("RAY_AUTH_MODE", raising=False)
+        Head(ports.address).nodes()
+        yield ports.address
 
 
 @pytest.fixture(scope="module")
@@ -264,10 +202,10 @@ def test_a_stopped_training_says_so(longtake: Longtake, store: Store, head: str)
 
 
 @pytest.mark.parametrize("key", [None, "0" * 64])
-def test_without_the_token_nobody_reads_or_submits(head: str, ports: list[int], key: str | None) -> None:
+def test_without_the_token_nobody_reads_or_submits(head: str, ports: Ports, key: str | None) -> None:
     import requests
 
-    agent = f"http://127.0.0.1:{ports[3]}"
+    agent = f"http://127.0.0.1:{ports.agent}"
     job = {"entrypoint": "true", "submission_id": "intruder"}
     before = {one.id for one in Head(head).jobs()}
     headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -292,13 +230,13 @@ def test_without_the_token_nobody_reads_or_submits(head: str, ports: list[int], 
     assert {one.id for one in Head(head).jobs()} == before
 
 
-def test_without_the_token_nobody_joins(ports: list[int], environment: dict[str, str], head: str) -> None:
+def test_without_the_token_nobody_joins(ports: Ports, environment: dict[str, str], head: str) -> None:
     """Not as a driver, either: by Ray's own port, and by that of its client."""
     code = "import ray, sys; ray.init(sys.argv[1]); print('joined', ray.nodes())"
     wrong = Path(environment["HOME"], "nobodys")
     wrong.write_text("0" * 64)
     without, other = {"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(wrong)}
-    own, client = f"127.0.0.1:{ports[0]}", f"ray://127.0.0.1:{ports[2]}"
+    own, client = f"127.0.0.1:{ports.ray}", f"ray://127.0.0.1:{ports.client}"
     tried = [
         subprocess.Popen(
             [sys.executable, "-c", code, address],
