@@ -50,6 +50,15 @@ class EvaluateConfig(Config):
     stranger: bool = Field(True, description="also score each model when it is shown another clip's context")
     systems: dict[str, str] = Field({}, description="models that are not ours: name to FILE.py:MAKER")
     clips_per_cell: Positive = Field(8, description="clips that run side by side in one cell")
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(
+        [], description="every protocol is scored with each of these seeds, in place of its own"
+    )
+
+    def seeded(self) -> list[Protocol]:
+        """The protocols, one per seed: what a sampler's noise does to a score is seen in rows that stand apart."""
+        if not self.seeds:
+            return self.protocols
+        return [p.model_copy(update={"seed": seed}) for p in self.protocols for seed in dict.fromkeys(self.seeds)]
 
 
 @dataclass(frozen=True)
@@ -244,7 +253,7 @@ def plan_cells(config: EvaluateConfig, store: Store, subjects: Sequence[Subject]
     for name in names:
         dataset = store.dataset(name)
         own = [subject for subject in subjects if asked[subject.run] == name]
-        for short in config.protocols:
+        for short in config.seeded():
             for protocol, its in _full(short, dataset, own):
                 found = protocol_problems(protocol, dataset)
                 found += [line for subject in its for line in subject_problems(protocol, subject, dataset, store)]

@@ -303,6 +303,16 @@ def test_what_is_limited_stands_apart(store: Store, tmp_path: Path) -> None:
         results.main("scores", copy.uri, plot=str(tmp_path / "x.png"))
 
 
+def test_every_seed_is_a_row_of_its_own(store: Store) -> None:
+    cells = plan(store, RETRIEVAL, REASONING, seeds=[3, 5, 3])
+    once = plan(store, RETRIEVAL, REASONING)
+    assert len(cells) == 2 * len(once)
+    assert {(cell.protocol.task, cell.protocol.seed) for cell in cells} == {
+        (task, seed) for task in ("retrieval", "reasoning") for seed in (3, 5)
+    }
+    assert len({cell.protocol.hash for cell in cells}) == 4
+
+
 def test_fields_of_other_tasks_are_refused() -> None:
     with pytest.raises(ValueError, match="seen_within: rollout has no such field; it is of reasoning"):
         Protocol(task="rollout", seen_within=2.0)
