@@ -4,6 +4,10 @@ Random episodes are written below `place` (a folder, or s3://BUCKET/PREFIX to me
 takes `steps` batches from the platform, through Ray Data, and then from a DataLoader of two worker processes that reads
 one clip per item and hands tensors over in shared memory, both running and warm; wall-clock seconds, in which every
 frame is looked at once, as a copy to a GPU does. `speedup` is the median over rounds, the bar 1.0.
+With `mosaic`, a Python that has mosaicml-streaming, its two workers take their turn in every round, on the same
+episodes as its users lay them out: a sample is a clip, so that clips can begin at fixed borders only, zstd, shuffled.
+`cold cache` is one epoch from nothing unpacked (from S3: nothing downloaded), `warm cache` goes on from the raw clips
+which that left on the local disk, and holds only for data that fits there.
 `bytes read` counts what is asked of the storage over what the clips' frames, actions and poses take there, bar 1.3.
 `memory` is the proportional set of all processes of the job, shared memory included, above that of an idle Ray: its
 peaks in the first and in the last third of `stream_gb` of frames, which are to be the same, and 1.2 GB at most.
@@ -30,6 +34,7 @@ from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
 from jobs.bench.measure import Row
+from jobs.bench.mosaic import beside
 from jobs.train_loop import timed
 from longtake.cluster import Demand, launch
 from longtake.config import Config
@@ -61,6 +66,7 @@ class Settings(Config):
     clips: Positive = Field(16, description="per batch")
     steps: Positive = Field(100, description="batches per round")
     rounds: Positive = 5
+    mosaic: str = Field("", description="a Python that has mosaicml-streaming, to measure it too; left out if empty")
     stream_gb: float = Field(2.0, ge=0, description="of frames, for the peaks of memory; 0 leaves them out")
 
 
@@ -156,18 +162,26 @@ def _loader(data: Dataset, plan: Plan, settings: Settings) -> Iterator[Any]:
 
 def _speed(case: str, data: Dataset, plan: Plan, settings: Settings) -> Iterator[Row]:
     endless = 10**9
-    sources = {OURS: batches(data, plan, 0, 1, 0, endless), THEIRS: _loader(data, plan, settings)}
-    rates: dict[str, list[float]] = {name: [] for name in sources}
-    for number in range(settings.rounds + 1):
-        for name, source in sources.items():
-            seconds = _seconds(source, settings.steps)
-            if number:
-                rates[name].append(settings.steps * settings.clips / seconds)
-    sources[OURS].close()  # type: ignore[attr-defined]
-    for name, found in rates.items():
-        yield Row(f"{case}: {name}", "clips", statistics.median(found), "1/s", settings.rounds)
-    ratios = [ours / theirs for ours, theirs in zip(rates[OURS], rates[THEIRS], strict=True)]
-    yield Row(f"{case}: {OURS} over {THEIRS}", "speedup", statistics.median(ratios), "times", settings.rounds)
+    ours, theirs = batches(data, plan, 0, 1, 0, endless), _loader(data, plan, settings)
+    with beside(settings.mosaic, data, settings.clip, settings.clips, READY, settings.steps) as more:
+        turns = {OURS: lambda: _rate(ours, settings), THEIRS: lambda: _rate(theirs, settings), **more}
+        rates: dict[str, list[float]] = {name: [] for name in turns}
+        for number in range(settings.rounds + 1):
+            for name, rate in turns.items():
+                found = rate()
+                if number:
+                    rates[name].append(found)
+    ours.close()  # type: ignore[attr-defined]
+    for name, found_in_rounds in rates.items():
+        yield Row(f"{case}: {name}", "clips", statistics.median(found_in_rounds), "1/s", settings.rounds)
+    for name in list(rates)[1:]:
+        ratios = [mine / other for mine, other in zip(rates[OURS], rates[name], strict=True)]
+        yield Row(f"{case}: {OURS} over {name}", "speedup", statistics.median(ratios), "times", settings.rounds)
+
+
+def _rate(source: Iterator[Any], settings: Settings) -> float:
+    """Clips a second over one round."""
+    return settings.steps * settings.clips / _seconds(source, settings.steps)
 
 
 def _seconds(source: Iterator[Any], steps: int) -> float:

@@ -7,8 +7,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from jobs.bench.mosaic import beside
 from jobs.bench.stream import Clips, Settings, _collate, bytes_read_over_used, footprint, plan_of, written
+from longtake.errors import UserError
 from longtake.store import open_store
 from longtake.stream import load_clips
 
@@ -36,3 +39,12 @@ def test_the_footprint_counts_children_and_shared_pages_once() -> None:
     grown = footprint() - before
     child.communicate(b"\n")
     assert 64e6 < grown < 110e6
+
+
+def test_mosaicml_streaming_is_left_out_unless_a_python_has_it(tmp_path: Path) -> None:
+    data = written(open_store(tmp_path), SMALL)
+    with beside("", data, 32, 4, ready=1, steps=1) as contestants:
+        assert not contestants
+    for python, words in (("nowhere/python", "does not start"), (sys.executable, "No module named 'streaming'")):
+        with pytest.raises(UserError, match=f"stream.mosaic: {python}.*{words}"), beside(python, data, 32, 4, 1, 1):
+            pass

@@ -1,0 +1,111 @@
+"""Clips through mosaicml-streaming, timed: run by a Python that has it, as `mosaic.py` says; imports nothing of ours.
+
+Arguments: the folder or s3:// place of its shards, an empty folder to work in, frames per clip, clips per batch.
+Each line on stdin is answered by one on stdout, which begins with `ok`:
+
+    write FILE        append the clips of an episode: an .npz with frames, actions and pose
+    finish            no more episodes; bytes of the shards, as they are stored
+    cold              forget every shard that was read, then go through all clips once; clips, seconds
+    warm SKIP COUNT   go on, epoch after epoch; clips, seconds of COUNT batches after SKIP
+
+A cold epoch counts from when its first batch is asked for, which waits for most of the shards, as shuffled clips do;
+the start of two forked workers is in it, and of little weight in an epoch of seconds.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from streaming import MDSWriter, StreamingDataLoader, StreamingDataset
+
+WORKERS = 2
+
+
+class Side:
+    """One dataset: written, and then read again and again."""
+
+    def __init__(self, place: str, scratch: str, clip: str, clips: str) -> None:
+        self.place, self.scratch, self.clip, self.clips = place, scratch, int(clip), int(clips)
+        self.writer: Any = None
+        self.batches: Iterator[Any] = iter(())
+
+    def write(self, file: str) -> tuple[()]:
+        """Cut an episode at every multiple of the clip's length: a sample is a clip, and can begin nowhere else."""
+        with np.load(file) as arrays:
+            episode = {name: arrays[name] for name in ("frames", "actions", "pose")}
+        if self.writer is None:
+            shapes = {name: (self.clip, *array.shape[1:]) for name, array in episode.items()}
+            columns = {n: f"ndarray:{episode[n].dtype}:{','.join(map(str, s))}" for n, s in shapes.items()}
+            self.writer = MDSWriter(out=self.place, columns=columns, compression="zstd")
+        for start in range(0, len(episode["frames"]) - self.clip + 1, self.clip):
+            self.writer.write({name: array[start : start + self.clip] for name, array in episode.items()})
+        return ()
+
+    def finish(self) -> tuple[int]:
+        """Close the last shard."""
+        self.writer.finish()
+        return (sum(shard["zip_data"]["bytes"] for shard in self.writer.shards),)
+
+    def cold(self) -> tuple[int, float]:
+        """All clips once, by a reader that has nothing yet."""
+        self.batches = iter(())  # ends the workers of the one before
+        loader = StreamingDataLoader(
+            self.fresh(), batch_size=self.clips, num_workers=WORKERS, persistent_workers=True, drop_last=False
+        )
+        found = timed(loader)
+        self.batches = itertools.chain.from_iterable(itertools.repeat(loader))
+        return found
+
+    def fresh(self) -> Any:
+        """The dataset, nothing of it unpacked: from a folder in place, from S3 through an empty cache."""
+        if self.place.startswith("s3://"):
+            for old in Path(self.scratch).iterdir():
+                shutil.rmtree(old)
+            empty = tempfile.mkdtemp(dir=self.scratch)
+            return StreamingDataset(remote=self.place, local=empty, shuffle=True, batch_size=self.clips)
+        for unpacked in Path(self.place).glob("*.mds"):
+            unpacked.unlink()
+        return StreamingDataset(local=self.place, shuffle=True, batch_size=self.clips)
+
+    def warm(self, skip: str, count: str) -> tuple[int, float]:
+        """What was made ready before is taken first, and not counted."""
+        for batch in itertools.islice(self.batches, int(skip)):
+            looked_at(batch)
+        return timed(itertools.islice(self.batches, int(count)))
+
+
+def timed(batches: Iterable[Any]) -> tuple[int, float]:
+    """Clips and seconds of these batches, every frame looked at."""
+    began = time.perf_counter()
+    clips = sum(looked_at(batch) for batch in batches)
+    return clips, time.perf_counter() - began
+
+
+def looked_at(batch: Any) -> int:
+    """Clips in a batch."""
+    batch["frames"].numpy().max()
+    return len(batch["frames"])
+
+
+def main() -> None:
+    """Answer lines until there are no more."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no answer
+    side = Side(*sys.argv[1:])
+    print("ok", file=answers, flush=True)
+    for line in sys.stdin:
+        command, *arguments = line.split()
+        print("ok", *getattr(side, command)(*arguments), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()
