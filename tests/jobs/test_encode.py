@@ -109,6 +109,17 @@ def test_a_shard_does_not_depend_on_who_makes_it(place: Place, tmp_path: Path) -
     np.testing.assert_array_equal(half.read(0).frames, first.read(0).frames.astype(np.float16))
 
 
+def test_a_bucket_gets_the_same_bytes(place: Place, bucket: str) -> None:
+    there, latents = open_store(f"{bucket}/encode"), "datasets/mazes-latents/"
+    there.upload_dir(place.folder / "store", "")
+    theirs = place.store.find(latents)
+    there.remove(theirs)
+    made = encode_here(asked(), there)
+    assert made.manifest.seal == place.store.dataset("mazes-latents").manifest.seal
+    assert there.find(latents) == theirs and any(name.endswith(".shard") for name in theirs)
+    assert not [name for name in theirs if there.read_bytes(name) != place.store.read_bytes(name)]
+
+
 def test_training_on_latents_equals_training_with_the_tokenizer_on_the_fly(place: Place) -> None:
     data = ["data.dataset=mazes-latents", "tokenizer=dataset"]
     runs = [train.train(place.config("inner", *more), place.store) for more in ([], data)]
