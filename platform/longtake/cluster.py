@@ -12,14 +12,15 @@ import logging
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from longtake import nodes
 from longtake.errors import UserError
+from longtake.node_kinds import kinds_of_nodes
+
+Resources = Mapping[str, float]
 
 # What every process of a local Ray inherits, unless the user has set it: quiet, offline, no token file. Train
 # looks at its workers ten times a second, not every 2 s. One thread per rank keeps sums bitwise repeatable.
@@ -44,8 +45,6 @@ ON_A_CLUSTER = (
     "RAY_DEDUP_LOGS_SKIP_REGEX",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S",
 )
-LAUNCHED = "~/ray_bootstrap_config.yaml"
-"""On a head that `ray up` made, where jobs run: the cluster's file, with what nodes of each type have."""
 # How a bucket is reached, and those who watch a training: workers on a cluster must know it too. No key and no token:
 # Ray writes what a job gives to its workers into logs, tables and the dashboard. Nodes have theirs from a profile,
 # ~/.aws or their own environment.
@@ -91,6 +90,10 @@ class Demand:
             found.append(self._too_much(parts, self.gpus_per_worker, "GPU", gpus, where))
         return found
 
+    def too_big(self, there: Sequence[Resources], where: str) -> list[str]:
+        """A line if no single node holds one worker, however many nodes there are; its data tasks may be elsewhere."""
+        return too_big(self.cpus_per_worker, self.gpus_per_worker, there, "one worker", where)
+
     @property
     def least(self) -> Demand:
         """What it cannot go on without, once it runs."""
@@ -123,7 +126,7 @@ def launch(
         import ray  # after the environment, parts of which it reads only now
 
         if ray.is_initialized():
-            _check(need, _resources(), "the open Ray")
+            _check(need, *_room(), "the open Ray")
             yield
             return
         if address == "local":
@@ -134,7 +137,7 @@ def launch(
             if address == "local":
                 yield
             else:
-                _check(need, _resources(), f"the cluster at {address}")
+                _check(need, *_room(), f"the cluster at {address}")
                 with nodes.told(need, lambda line: print(line, flush=True)):
                     yield
         finally:
@@ -154,7 +157,7 @@ def _start_local(need: Demand | None, cpus: int, dashboard: bool, object_store_m
     import ray
 
     gpus = _machine_gpus() if need is not None and need.gpus_per_worker else 0
-    _check(need, {"CPU": cpus, "GPU": gpus}, "this machine")
+    _check(need, {"CPU": cpus, "GPU": gpus}, [{"CPU": cpus, "GPU": gpus}], "this machine")
     ray.init(
         address="local",  # without it ray.init would join any Ray that happens to run on this machine
         num_cpus=cpus,
@@ -191,25 +194,43 @@ def _variables_of_the_job() -> set[str]:
     return set((told.get("runtime_env") or {}).get("env_vars") or {})
 
 
-def _check(need: Demand | None, resources: Mapping[str, float], where: str) -> None:
-    problems = need.problems(resources.get("CPU", 0), resources.get("GPU", 0), where) if need else []
+def _check(need: Demand | None, total: Resources, each: Sequence[Resources], where: str) -> None:
+    if need is None:
+        return
+    problems = need.problems(total.get("CPU", 0), total.get("GPU", 0), where) or need.too_big(each, where)
     if problems:
         raise UserError(*problems)
 
 
-def _resources() -> dict[str, float]:
-    """What the open Ray has, or what its autoscaler may bring it to: without limit where nobody tells."""
+def too_big(cpus: float, gpus: float, there: Sequence[Resources], what: str, where: str) -> list[str]:
+    """A line if no single node has so many CPUs and GPUs; `there` is what each node has, or each kind of node."""
+    has = sorted(((node.get("GPU", 0), node.get("CPU", 0)) for node in there), reverse=True)
+    if any(gpus <= its_gpus and cpus <= its_cpus for its_gpus, its_cpus in has):
+        return []
+    words = "; ".join(nodes.in_words(its_cpus, its_gpus) for its_gpus, its_cpus in dict.fromkeys(has))
+    asked = nodes.in_words(cpus, gpus)
+    return [f"{what} needs {asked} on a single node, and the nodes of {where} have {words or 'nothing'}"]
+
+
+def _room() -> tuple[Resources, list[Resources]]:
+    """What the open Ray has, or may be brought to by its autoscaler: in all, and on each node or kind of node.
+
+    Without limit where nobody tells.
+    """
     import ray
 
-    there: dict[str, float] = dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
-    if not nodes.grow(node["Labels"] for node in ray.nodes()):  # type: ignore[no-untyped-call]
-        return there
-    file = Path(LAUNCHED).expanduser()
-    if not file.is_file():
-        return there | {"CPU": math.inf, "GPU": math.inf}
-    kinds = yaml.safe_load(file.read_text())["available_node_types"].values()
-    most = {name: sum(k.get("max_workers", 0) * k["resources"].get(name, 0) for k in kinds) for name in ("CPU", "GPU")}
-    return there | {name: max(there.get(name, 0), more) for name, more in most.items()}
+    total: dict[str, float] = dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
+    rows = ray.nodes()  # type: ignore[no-untyped-call]
+    there = [row["Resources"] for row in rows if row["Alive"]]
+    if not nodes.grow(row["Labels"] for row in rows):
+        return total, there
+    kinds = kinds_of_nodes()
+    if kinds is None:
+        endless = {"CPU": math.inf, "GPU": math.inf}
+        return total | endless, [*there, endless]
+    for name in ("CPU", "GPU"):
+        total[name] = max(total.get(name, 0), sum(kind["most"] * kind.get(name, 0) for kind in kinds))
+    return total, [*there, *kinds]
 
 
 def _machine_gpus() -> int:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import json
+import secrets
 import shlex
 import tempfile
 import time
@@ -17,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from longtake import nodes
-from longtake.cluster import Demand
+from longtake import node_kinds, nodes
+from longtake.cluster import Demand, too_big
 from longtake.errors import UserError, unknown
 from longtake.jobs_api import connect, is_loopback, is_own, normal_address, outside_errors, quiet, require_same_ray
 
@@ -82,17 +84,40 @@ class Head:
         """Refuse what can never start: Ray would keep it pending, even after a stop.
 
         `cpus` and `gpus` are those of the job's own process, on one node; `need` is what its workers ask for.
-        A cluster that grows is not refused anything here; the job itself knows how far it can grow.
+        Of a cluster that grows it is known what single nodes may have, if `ray up` made it; how many workers there
+        may be is for the job itself to know.
         """
-        if (not cpus and not gpus and need is None) or self.grows():
-            return
-        nodes = [node["resources_total"] for node in self.nodes()]
-        problems = _too_big(cpus, gpus, nodes, self.address)
-        if need is not None:
-            total = [sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU")]
-            problems += need.problems(total[0], total[1], f"the cluster at {self.address}")
+        grows, where = self.grows(), f"the cluster at {self.address}"
+        each = [node["resources_total"] for node in self.nodes()]
+        problems = self._own_process(cpus, gpus, each, grows, where) if cpus or gpus else []
+        if need is not None and not grows:
+            total = [sum(node.get(name, 0) for node in each) for name in ("CPU", "GPU")]
+            problems += need.problems(total[0], total[1], where) or need.too_big(each, where)
         if problems:
             raise UserError(*problems)
+
+    def _own_process(
+        self, cpus: float, gpus: float, each: list[Mapping[str, float]], grows: bool, where: str
+    ) -> list[str]:
+        what = f"the job's own process (--cpus {cpus:g} --gpus {gpus:g})"
+        problems = too_big(cpus, gpus, each, what, where)
+        if not problems or not grows:
+            return problems
+        kinds = self.kinds_of_nodes()
+        return [] if kinds is None else too_big(cpus, gpus, [*each, *kinds], what, f"{where}, also those it may add,")
+
+    def kinds_of_nodes(self) -> list[dict[str, float]] | None:
+        """What the head knows of nodes that may come: node_kinds.py, run there as a job that is then forgotten."""
+        with outside_errors(self.address):
+            command = ["python", "-c", Path(node_kinds.__file__).read_text(encoding="utf-8")]
+            job = self._submit(entrypoint=f"exec {shlex.join(command)}", submission_id=f"kinds-{secrets.token_hex(4)}")
+            told: list[str] = []
+            ended = self.follow(job, told.append)
+            self._client.delete_job(job)
+        if ended.code:
+            raise UserError(f"the head at {self.address} cannot tell which nodes may come: {''.join(told).strip()}")
+        found: list[dict[str, float]] | None = json.loads("".join(told).splitlines()[-1])
+        return found
 
     # --- jobs ----------------------------------------------------------------------------------------------
 
@@ -239,15 +264,6 @@ class _Log:
             self._write(text[max(0, self._written - position) :])
             self._written = end
         return end
-
-
-def _too_big(cpus: float, gpus: float, nodes: Sequence[Mapping[str, float]], address: str) -> list[str]:
-    """A line if no single node holds the job's own process."""
-    held = [(node.get("CPU", 0), node.get("GPU", 0)) for node in nodes]
-    if any(cpus <= has_cpus and gpus <= has_gpus for has_cpus, has_gpus in held):
-        return []
-    there = ", ".join(f"{c:g} CPUs and {g:g} GPUs" for c, g in sorted(held, reverse=True)[:4]) or "none is alive"
-    return [f"--cpus {cpus:g} --gpus {gpus:g}: no node of the cluster at {address} holds that; its nodes: {there}"]
 
 
 def _job(info: Any) -> Job:

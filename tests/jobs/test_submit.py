@@ -175,13 +175,21 @@ def test_refused_before_anything_is_sent(
         ("lower workers to 2", ["train", "tiny", "--set", "workers=3"], {}),
         ("got none", ["train", "tiny"], {"RAY_AUTH_TOKEN_PATH": "/nonexistent"}),
         ("does not accept", ["train", "tiny"], {"RAY_AUTH_TOKEN_PATH": str(wrong)}),
-        ("no node of the cluster", ["--gpus", "1", "train", "tiny"], {}),
+        ("needs 0 CPUs, 1 GPU on a single node", ["--gpus", "1", "train", "tiny"], {}),
     ):
         done = longtake("submit", *arguments, **variables)
         assert done.returncode == 2 and words in done.stderr, done.stdout + done.stderr
         assert len(done.stderr.splitlines()) == 1
     assert "# " not in longtake("submit", "train", "tiny", "--dry-run", "--store", store.uri).stderr
     assert len(Head(head).jobs()) == before
+
+
+def test_the_head_tells_of_nodes_that_may_come(head: str, environment: dict[str, str]) -> None:
+    before = {one.id for one in Head(head).jobs()}
+    file = Path(environment["HOME"], "ray_bootstrap_config.yaml")
+    file.write_text("available_node_types: {spot: {resources: {CPU: 8, GPU: 1}, max_workers: 2}}")
+    assert Head(head).kinds_of_nodes() == [{"CPU": 8, "GPU": 1, "most": 2}]
+    assert {one.id for one in Head(head).jobs()} == before
 
 
 def test_a_stopped_training_says_so(longtake: Longtake, store: Store, head: str) -> None:

@@ -7,6 +7,8 @@ import json
 import math
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -17,7 +19,7 @@ import pytest
 import typer
 
 from jobs import collect, evaluate, submit, sweep, train
-from longtake import cluster, submission
+from longtake import cluster, node_kinds, submission
 from longtake.cluster import Demand
 from longtake.config import config_hash, load, shipped
 from longtake.errors import UserError
@@ -146,18 +148,22 @@ def test_a_wrong_line_is_refused_as_by_the_verb_itself() -> None:
 
 
 class Fake(Head):
-    """A head with these nodes, and an autoscaler if it is told so."""
+    """A head with these nodes, and an autoscaler if it is told so, which may add nodes of these kinds."""
 
     def __init__(self, *nodes: dict[str, float], address: str = "http://127.0.0.1:8265", ip: str = "127.0.0.1"):
         self.address = address
         self._nodes = [{"node_ip": ip, "resources_total": node} for node in nodes]
         self.autoscaler = False
+        self.kinds: list[dict[str, float]] | None = None
 
     def nodes(self) -> list[dict[str, Any]]:
         return self._nodes
 
     def grows(self) -> bool:
         return self.autoscaler
+
+    def kinds_of_nodes(self) -> list[dict[str, float]] | None:
+        return self.kinds
 
 
 def test_what_never_fits_is_refused_with_the_arithmetic() -> None:
@@ -167,10 +173,29 @@ def test_what_never_fits_is_refused_with_the_arithmetic() -> None:
     with pytest.raises(UserError) as caught:
         head.require(4, 2, Demand(11, gpus_per_worker=1))
     own, cpus, gpus = caught.value.lines
-    assert own.endswith("its nodes: 8 CPUs and 1 GPUs, 2 CPUs and 0 GPUs")
+    assert own.startswith("the job's own process (--cpus 4 --gpus 2) needs 4 CPUs, 2 GPUs on a single node")
+    assert own.endswith("have 8 CPUs, 1 GPU; 2 CPUs")
     assert "= 11 CPUs" in cpus and "has 10" in cpus and "11 GPUs" in gpus
+
+
+def test_many_small_nodes_hold_no_large_worker() -> None:
+    head = Fake(*[{"CPU": 4, "GPU": 1}] * 8)
+    head.require(0, 0, Demand(8, gpus_per_worker=1))
+    with pytest.raises(UserError, match="one worker needs 0.5 CPUs, 2 GPUs on a single node.* have 4 CPUs, 1 GPU$"):
+        head.require(0, 0, Demand(1, gpus_per_worker=2))
+
+
+def test_a_cluster_that_grows_is_refused_only_what_no_node_of_it_could_hold() -> None:
+    head = Fake({"CPU": 0})
     head.autoscaler = True
     head.require(4, 2, Demand(11, gpus_per_worker=1))
+    head.kinds = [{"CPU": 8, "GPU": 1, "most": 2}, {"CPU": 16, "GPU": 0, "most": 4}]
+    for cpus, gpus in ((8, 1), (16, 0), (0, 0)):
+        head.require(cpus, gpus, Demand(11, gpus_per_worker=1))
+    for cpus, gpus in ((1, 8), (9, 1), (17, 0)):
+        with pytest.raises(UserError, match="have 8 CPUs, 1 GPU; 16 CPUs; 0 CPUs$") as caught:
+            head.require(cpus, gpus)
+        assert f"--cpus {cpus} --gpus {gpus}" in caught.value.lines[0]
 
 
 def test_a_folder_of_this_machine_is_no_store_for_others(tmp_path: Path) -> None:
@@ -348,18 +373,39 @@ def test_a_cluster_counts_what_its_autoscaler_may_add(monkeypatch: pytest.Monkey
     import ray
 
     labels: dict[str, str] = {}
-    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0})
-    monkeypatch.setattr(ray, "nodes", lambda: [{"Labels": labels}])
+    there, endless = {"CPU": 8.0}, {"CPU": math.inf, "GPU": math.inf}
+    monkeypatch.setattr(ray, "cluster_resources", lambda: there)
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Labels": labels, "Alive": True, "Resources": there}])
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert cluster._resources() == {"CPU": 8.0}, "started by hand"
+    assert cluster._room() == (there, [there]), "started by hand"
     labels["ray.io/node-group"] = "local.cluster.node"
-    assert cluster._resources() == {"CPU": 8.0}, "hosts of one's own"
+    assert cluster._room() == (there, [there]), "hosts of one's own"
     labels["ray.io/node-group"] = "head"
-    assert cluster._resources() == {"CPU": math.inf, "GPU": math.inf}, "in Kubernetes"
+    assert cluster._room() == (endless, [there, endless]), "in Kubernetes"
     kinds = {
         "head": {"resources": {"CPU": 0}, "max_workers": 0},
         "spot": {"resources": {"CPU": 1, "GPU": 2}, "max_workers": 4},
         "data": {"resources": {"CPU": 1}, "max_workers": 3},
     }
     (tmp_path / "ray_bootstrap_config.yaml").write_text(json.dumps({"available_node_types": kinds}))
-    assert cluster._resources() == {"CPU": 8.0, "GPU": 8}
+    total, each = cluster._room()
+    assert total == {"CPU": 8.0, "GPU": 8}
+    assert each == [there, {"CPU": 1, "GPU": 2, "most": 4}, {"CPU": 1, "GPU": 0, "most": 3}]
+    cluster._check(Demand(8, gpus_per_worker=1), total, each, "the cluster")
+    with pytest.raises(UserError, match="8 workers x 2 GPUs = 16 GPUs, the cluster has 8"):
+        cluster._check(Demand(8, gpus_per_worker=2), total, each, "the cluster")
+    with pytest.raises(UserError, match="one worker needs 0.5 CPUs, 8 GPUs on a single node"):
+        cluster._check(Demand(1, gpus_per_worker=8), total, each, "the cluster")
+
+
+def test_the_head_is_asked_for_its_kinds_of_nodes_by_a_text_that_needs_nothing(tmp_path: Path) -> None:
+    """As the job does it that runs there."""
+    (tmp_path / "ray_bootstrap_config.yaml").write_text(
+        "available_node_types: {a: {resources: {GPU: 2}, max_workers: 1}}"
+    )
+    command = [sys.executable, "-c", Path(node_kinds.__file__).read_text()]
+    for home, told in ((tmp_path, [{"CPU": 0, "GPU": 2, "most": 1}]), (tmp_path / "no", None)):
+        done = subprocess.run(
+            command, env={"HOME": str(home)}, cwd=tmp_path, capture_output=True, text=True, timeout=60
+        )
+        assert json.loads(done.stdout) == told, done.stderr
