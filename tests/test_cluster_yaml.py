@@ -126,7 +126,7 @@ def test_versions_are_those_of_requirements(cluster: dict[str, Any]) -> None:
 def test_nodes_are_installed_what_ray_starts_instances_with(cluster: dict[str, Any]) -> None:
     """Tests' own requirements bring it, too, and nodes do not get those."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert '"$HOME/longtake[doom]"' in cluster["setup_commands"][-1]
+    assert '"$HOME/longtake[doom,atari]"' in cluster["setup_commands"][-1]
     assert [line for line in project["dependencies"] if line.startswith("boto3>=")]
 
 
