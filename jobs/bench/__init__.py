@@ -31,6 +31,7 @@ CONFIGS = Path(__file__).parents[1] / "configs" / "bench"
 BENCHMARKS = {
     "scan": "jobs.bench.scan",
     "stream": "jobs.bench.stream",
+    "plan": "jobs.bench.plan",
     "nested": "jobs.bench.nested",
     "step": "jobs.bench.step",
     "train": "jobs.bench.train",

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from jobs import cli
-from jobs.bench import BENCHMARKS, choose
+from jobs.bench import BENCHMARKS, choose, plan
 from jobs.bench.measure import extra_memory, in_turns, speedup
+from jobs.bench.plan_reader import look
 from jobs.bench.scan import OURS, Shape, prepare
 from longtake.store import open_store
 
@@ -119,3 +120,14 @@ def test_tables_are_measured_and_lose_nothing(tmp_path: Path) -> None:
     counts = rows["folder, 1 kills of a writer of 50 rows a part"]
     assert (counts["lost"], counts["half"], counts["failed"]) == (0, 0, 0) and counts["acknowledged"] > 0
     assert counts["midway"] in (0, 1)
+
+
+def test_an_index_of_the_plans_benchmark_is_one_that_datasets_are_read_by(tmp_path: Path) -> None:
+    small = plan.Settings(episodes=20_000, frames=100, clip=32, clips=8)  # more than one row group
+    store = open_store(tmp_path)
+    plan.written(store, small)
+    index = store.dataset("plan").index
+    assert index.episode.tolist() == list(range(20_000)) and set(index.length) == {100}
+    assert set(index.split) == {"train", "val", "test"} and {len(sizes) for sizes in index.frames_size} == {4}
+    found = look(store.uri, "plan", small.clip, small.clips)
+    assert set(found) == set(plan.UNITS) and min(found.values()) > 0
