@@ -42,6 +42,7 @@ LOOKS = {
 def test_places_and_colours_are_those_in_the_picture() -> None:
     centres: dict[int, list[float]] = {0: [], 1: [], 2: []}
     colours: dict[str, list[float]] = {name: [] for name in OBJECTS}
+    walls: dict[str, list[np.ndarray]] = {}
     for seed in range(14):
         episode = generate(DoomMemoryConfig(away=1, look=1, resolution=(48, 48)), seed)
         band = slice(21, 27)  # before the wall, where floor and ceiling do not differ by direction
@@ -52,10 +53,14 @@ def test_places_and_colours_are_those_in_the_picture() -> None:
         here = mask.any(0)
         lower = episode.frames[0, 22:36][:, here].reshape(-1, 3).astype(int)  # a lamp stands lower than the wall
         colours[name].append(LOOKS[name](lower if name == "yellow lamp" else episode.frames[0, band][mask].astype(int)))
+        far = episode.frames[1, 21:25].reshape(-1, 3).astype(float).mean(0)  # the bare wall
+        walls.setdefault(episode.meta["walls"], []).append(far / far.sum())
     assert all(centres.values())
     assert max(centres[0]) < 20 < min(centres[1]) and max(centres[1]) < 28 < min(centres[2])
     for name, found in colours.items():
         assert found and min(found) > 0.2, name
+    assert len(walls) > 7 and max(float(np.ptp(found, axis=0).max()) for found in walls.values()) < 0.03
+    assert walls["PRED"][0][0] > 0.9 and walls["PGREEN"][0].argmax() == 1 and np.ptp(walls["A-CONCTE"][0]) < 0.01
 
 
 def test_an_object_may_be_gone_for_eight_hundred_frames() -> None:
