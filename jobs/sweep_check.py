@@ -112,8 +112,9 @@ def _search_problems(config: SweepConfig) -> list[str]:
 
 def _objective_problems(config: SweepConfig, trial: WorldModelTraining, store: Store) -> list[str]:
     objective, problems = config.objective, []
-    if config.pruning.method != "none" and config.pruning.first >= trial.steps:
-        problems.append(f"pruning.first: {config.pruning.first} is not before the end of a trial ({trial.steps} steps)")
+    first = config.pruning.begin(trial.steps)
+    if config.pruning.method != "none" and first >= trial.steps:
+        problems.append(f"pruning.first: {first} is not before the end of a trial ({trial.steps} steps)")
     if objective.column is not None:
         problems += _column_problems(objective.column, trial)
     if objective.protocol is not None:
@@ -233,7 +234,7 @@ def describe(sweep: Sweep, store: Store) -> str:
     config, base = sweep.config, sweep.base
     need, pruning = sweep.need, config.pruning
     each = need.cpus_per_worker + need.data_cpus_per_worker
-    rungs = f", from step {pruning.first} on" if pruning.method != "none" else ""
+    rungs = f", from step {pruning.begin(base.steps)} on" if pruning.method != "none" else ""
     against = f", against {' and '.join(config.against)}" if config.against else ""
     frames = config.trials * base.steps * base.data.frames_per_step
     return "\n".join(

@@ -60,7 +60,7 @@ class Settings(Config):
     seeds: Positive = 50
     trials: Positive = Field(32, description="of random search")
     startup: Positive = Field(8, description="trials of TPE drawn at random")
-    first: Positive = Field(12, description="step of ASHA's first rung")
+    first: Positive | None = Field(None, description="step of ASHA's first rung; a quarter of a trial when not given")
     factor: Annotated[int, Field(ge=2)] = 2
     patience: Annotated[float, Field(gt=0)] = Field(2.0, description="times random's cost, after which a seed is over")
 

@@ -21,7 +21,9 @@ from longtake.search import Pruning, Sampling
 from longtake.space import Axis, Label, Space, active
 
 Labels = dict[str, Label]
-REDRAWS = 16
+CANDIDATES = 24
+"""Of which TPE takes the most promising; of fewer each time that it proposed what had been tried."""
+REDRAWS = 64
 """How often a search may propose what has been tried before chance is asked instead."""
 
 
@@ -90,16 +92,21 @@ def sampler(sampling: Sampling, number: int, again: int = 0) -> optuna.samplers.
         # Several of these are marked experimental, as they have been for years.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return optuna.samplers.TPESampler(
-            seed=seed, multivariate=True, group=True, constant_liar=True, n_startup_trials=sampling.startup
+            seed=seed,
+            multivariate=True,
+            group=True,
+            constant_liar=True,
+            n_startup_trials=sampling.startup,
+            n_ei_candidates=max(1, CANDIDATES // (again + 1)),
         )
 
 
-def pruner(pruning: Pruning) -> optuna.pruners.BasePruner:
-    """What stops a trial early."""
+def pruner(pruning: Pruning, steps: int) -> optuna.pruners.BasePruner:
+    """What stops a trial of `steps` early."""
     if pruning.method == "none":
         return optuna.pruners.NopPruner()
     if pruning.method == "median":
-        return optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=pruning.first - 1)
+        return optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=pruning.begin(steps) - 1)
     return optuna.pruners.SuccessiveHalvingPruner(
-        min_resource=pruning.first, reduction_factor=pruning.factor, bootstrap_count=0
+        min_resource=pruning.begin(steps), reduction_factor=pruning.factor, bootstrap_count=0
     )

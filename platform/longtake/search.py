@@ -16,7 +16,7 @@ class Sampling(Config):
         "tpe", description="nsga2 is for several objectives; tpe takes them too"
     )
     seed: int = Field(0, ge=0)
-    startup: int = Field(5, ge=1, description="tpe: trials drawn at random before the search learns from them")
+    startup: int = Field(8, ge=1, description="tpe: trials drawn at random before the search learns from them")
     population: int = Field(16, ge=2, description="nsga2: trials of a generation")
 
 
@@ -24,13 +24,17 @@ class Pruning(Config):
     """What to stop early, judged at checkpoints."""
 
     method: Literal["asha", "median", "none"] = "asha"
-    first: int = Field(100, ge=1, description="step of the first rung")
+    first: int | None = Field(None, ge=1, description="step of the first rung; a quarter of a trial when not given")
     factor: int = Field(2, ge=2, description="asha: rungs lie at first x factor^n; one in `factor` goes on")
+
+    def begin(self, steps: int) -> int:
+        """Step of the first rung of trials of `steps`."""
+        return self.first or max(1, steps // 4)
 
 
 def rungs(pruning: Pruning, steps: int) -> list[int]:
     """Steps below `steps` at which ASHA judges a trial; none with another method."""
-    found, rung = [], pruning.first
+    found, rung = [], pruning.begin(steps)
     while pruning.method == "asha" and rung < steps:
         found.append(rung)
         rung *= pruning.factor
@@ -42,7 +46,7 @@ def expected_steps(pruning: Pruning, steps: int) -> float:
     if pruning.method == "none":
         return float(steps)
     if pruning.method == "median":
-        return (pruning.first + steps) / 2
+        return (pruning.begin(steps) + steps) / 2
     total, share, at = 0.0, 1.0, 0
     for rung in rungs(pruning, steps):
         total += share * (rung - at)

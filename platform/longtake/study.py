@@ -84,7 +84,7 @@ class Study:
         self._space, self._sampling, self._points = space, sampling, size(space)
         self._axes = {field: optuna_parts.distribution(axis) for field, axis in space.items()}
         self._journal = Journal(store, f"sweeps/{sweep}/study.journal") if store and not database else None
-        self._pruner = optuna_parts.pruner(pruning)
+        self._pruner = optuna_parts.pruner(pruning, steps)
         self._seconds: dict[int, float] = {}
         self._live: set[int] = set()
         self._storage: BaseStorage = JournalStorage(self._journal) if self._journal else InMemoryStorage()
