@@ -221,7 +221,8 @@ def _places(axes: Axes, number: int, values: pd.Series[Any]) -> np.ndarray[Any, 
         aside, up, across, stands = PLACES.get(place, (5, 3, "left", "bottom"))
         axes.annotate(
             text, (number, place), xytext=(aside, up), textcoords="offset points", ha=across, va=stands,
-            color="#56606c", annotation_clip=False,
+            color="#56606c", annotation_clip=False, zorder=5,
+            bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.85},
         )  # fmt: skip
     return np.asarray(found, float)
 
