@@ -23,7 +23,7 @@ from longtake.space import Axis, Label, Space, active
 Labels = dict[str, Label]
 CANDIDATES = 24
 """Of which TPE takes the most promising; of fewer each time that it proposed what had been tried."""
-REDRAWS = 64
+REDRAWS = 24
 """How often a search may propose what has been tried before chance is asked instead."""
 
 

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
 import pandas as pd
+import psutil
 import pytest
 from optuna.storages.journal import JournalFileBackend
 
 from jobs import sweep as job
 from jobs import sweep_check, train
 from jobs.sweep_config import CONFIGS, Sweep, SweepConfig, new
-from longtake import checkpoints, tables
+from longtake import checkpoints, progress, tables
 from longtake.config import load
 from longtake.dataset_writer import DatasetWriter
 from longtake.episodes import Episode
@@ -434,6 +438,97 @@ def test_a_sweep_killed_at_random_moments_goes_on(place: Path) -> None:
     runs = open_store(place / "store").table("runs").set_index("run")
     assert sorted(runs.index[runs["kind"] == "train"]) == sorted(after["run"])
     assert runs.loc[sweep, "status"] == "done"
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.drill
+@pytest.mark.timeout(500)
+def test_a_sweep_outlives_its_head(place: Path) -> None:
+    """kill -9 of Ray's head, its GCS and its raylet: the driver ends, and a resume goes on from what had been done."""
+    asked = [str(place / "sweep.yaml"), "--set", "trials=5"]
+    # Ray looks for a lost head for a minute.
+    with driving(place, asked, {"RAY_gcs_rpc_server_reconnect_timeout_s": "5"}) as driver:
+        wait_for(driver, lambda: of_trials(place, "state").isin(["done", "pruned"]).sum() >= 2)
+        head = [each for each in children(driver) if name_of(each).endswith(("gcs_server", "raylet"))]
+        assert len(head) == 2
+        for process in head:
+            process.kill()
+        assert driver.wait(240) != 0
+    kept = ended(place)
+    assert 2 <= len(kept) < 5
+    (sweep,) = set(kept["sweep"])
+    sweep_to_the_end(place / "store", "--resume", sweep)
+    after = ended(place)
+    pd.testing.assert_frame_equal(after.loc[kept.index], kept)
+    assert after.index.tolist() == list(range(5)) and after["run"].is_unique
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.drill
+@pytest.mark.timeout(500)
+def test_a_trial_outlives_one_of_its_workers(place: Path) -> None:
+    """Trials of two workers each, one of which is killed -9: its trial goes on from its checkpoint, the sweep to its
+    end."""
+    long = "change={workers: 2, steps: 96, checkpoint_every: 4, validation: {every: 4, clips: 2}}"
+    asked = [str(place / "sweep.yaml"), *(word for value in (long, "trials=2", "pruning.method=none")
+                                          for word in ("--set", value))]  # fmt: skip
+    with driving(place, asked) as driver:
+        wait_for(driver, lambda: (of_trials(place, "step") >= 8).any())
+        workers = [each for each in children(driver) if name_of(each).startswith("ray::RayTrainWorker")]
+        assert len(workers) == 2
+        workers[-1].kill()
+        assert driver.wait(240) == 0
+    table, store = trials(place), open_store(place / "store")
+    assert table["state"].tolist() == ["done", "done"] and (table["step"] == 96).all()
+    told = [progress.read(store, run) for run in table["run"]]
+    assert [each.restarts for each in told if each] == [1, 0]
+    steps = store.table("steps").groupby("run")["step"]
+    assert all(sorted(steps.get_group(run)) == list(range(96)) for run in table["run"])
+
+
+@contextlib.contextmanager
+def driving(place: Path, arguments: list[str], more: dict[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """A sweep in a process of its own, which is gone at the end, with all that it started."""
+    driver = subprocess.Popen(command(place / "store", *arguments), cwd=ROOT, env=environment() | (more or {}))
+    started: list[psutil.Process] = []
+    try:
+        yield driver
+    finally:
+        if driver.poll() is None:
+            started = children(driver)
+            driver.kill()
+        driver.wait()
+        for process in started:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
+def children(driver: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """All processes below a driver, by id."""
+    return sorted(psutil.Process(driver.pid).children(recursive=True), key=lambda process: process.pid)
+
+
+def name_of(process: psutil.Process) -> str:
+    """The first word of its command; none if it has just ended."""
+    with contextlib.suppress(psutil.Error):
+        return next(iter(process.cmdline()), "")
+    return ""
+
+
+def of_trials(place: Path, column: str) -> pd.Series[Any]:
+    """A column of the trials that have begun."""
+    table = trials(place)
+    return table[column] if len(table) else pd.Series([], dtype=object)
+
+
+def wait_for(driver: subprocess.Popen[bytes], condition: Callable[[], bool], seconds: float = 240) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert driver.poll() is None, "the sweep has ended before that"
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.05)
 
 
 def ended(place: Path) -> pd.DataFrame:
