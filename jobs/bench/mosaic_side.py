@@ -58,8 +58,13 @@ class Side:
     def cold(self) -> tuple[int, float]:
         """All clips once, by a reader that has nothing yet."""
         self.batches = iter(())  # ends the workers of the one before
+        dataset = self.fresh()
+        for stream in dataset.streams:
+            # Forked with the connection that fetched the index, both workers would talk to S3 through it: each gets
+            # the other's shards, or waits for ever.
+            stream._downloader.clean_up()
         loader = StreamingDataLoader(
-            self.fresh(), batch_size=self.clips, num_workers=WORKERS, persistent_workers=True, drop_last=False
+            dataset, batch_size=self.clips, num_workers=WORKERS, persistent_workers=True, drop_last=False
         )
         found = timed(loader)
         self.batches = itertools.chain.from_iterable(itertools.repeat(loader))
