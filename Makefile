@@ -41,7 +41,8 @@ test-fast: setup
 drills: setup
 	$(BIN)/python -m pytest -m drill --durations=10
 
-# `ray up` over ssh to hosts of namespaces: the whole sentence on S3, and a simulated EC2; as root, with sshd, rsync, nft.
+# `ray up` over ssh to hosts of namespaces: the whole sentence on S3, and a simulated EC2; a cluster that grows by itself.
+# As root, with sshd, rsync, nft.
 cluster: setup
 	LONGTAKE_MUST_RUN=1 $(BIN)/python -m pytest -m hosts -rs -s
 
