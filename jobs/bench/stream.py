@@ -66,6 +66,7 @@ class Settings(Config):
     clips: Positive = Field(16, description="per batch")
     steps: Positive = Field(100, description="batches per round")
     rounds: Positive = 5
+    waiting: Positive = Field(1100, description="steps in which a trainer's waits are counted; a window ends after 1024")
     mosaic: str = Field("", description="a Python that has mosaicml-streaming, to measure it too; left out if empty")
     stream_gb: float = Field(2.0, ge=0, description="of frames, for the peaks of memory; 0 leaves them out")
 
@@ -209,11 +210,11 @@ def _waiting(case: str, data: Dataset, plan: Plan, settings: Settings, ceiling: 
     """What a trainer waits whose step, on a device of its own, would use 80 % of `ceiling` clips a second."""
     step_s, warm = settings.clips / (LOAD * ceiling), READY
     waits = []
-    for _, _, waited in timed(batches(data, plan, 0, 1, 0, settings.steps + warm)):
+    for _, _, waited in timed(batches(data, plan, 0, 1, 0, settings.waiting + warm)):
         waits.append(waited)
         time.sleep(step_s)
     counted = sum(waits[warm:])
-    share = counted / (counted + settings.steps * step_s)
+    share = counted / (counted + settings.waiting * step_s)
     return Row(f"{case}: {OURS} at {LOAD:.0%}", "data wait", share, "share", 1)
 
 
