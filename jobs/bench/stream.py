@@ -66,7 +66,7 @@ class Settings(Config):
     clips: Positive = Field(16, description="per batch")
     steps: Positive = Field(100, description="batches per round")
     rounds: Positive = 5
-    waiting: Positive = Field(1100, description="steps in which a trainer's waits are counted; a window ends after 1024")
+    waiting: Positive = Field(1100, description="steps of a trainer whose waits are counted; more than a window")
     mosaic: str = Field("", description="a Python that has mosaicml-streaming, to measure it too; left out if empty")
     stream_gb: float = Field(2.0, ge=0, description="of frames, for the peaks of memory; 0 leaves them out")
 
