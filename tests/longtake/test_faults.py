@@ -15,6 +15,7 @@ from longtake.dataset_writer import DatasetWriter
 from longtake.episodes import Dataset, Episode
 from longtake.errors import UserError
 from longtake.plan import Plan
+from longtake.shards import Codec
 from longtake.store import open_store
 from longtake.stream import local_batches
 from tests.fault_proxy import Proxy, proxy
@@ -35,13 +36,16 @@ def plan_of(data: Dataset) -> Plan:
     return Plan.of(data, "train", stages=[(None, 16)], frames_per_step=64, base_segment=16, seed=0)
 
 
-def test_an_epoch_through_a_bad_line_has_the_same_bytes(bucket: str, faulty: Proxy, tmp_path: Path) -> None:
-    stored = numbered(f"{bucket}/line")
-    kept = numbered(tmp_path)
+@pytest.mark.parametrize("codec, edge", [("zstd", 2), ("video", 256)])
+def test_an_epoch_through_a_bad_line_has_the_same_bytes(
+    bucket: str, faulty: Proxy, tmp_path: Path, codec: Codec, edge: int
+) -> None:
+    line = f"{bucket}/line-{codec}"
+    stored, kept = (numbered(place, edge=edge, codec=codec) for place in (line, tmp_path))
     plan = plan_of(kept)
     steps = int(np.ceil(plan.steps_per_epoch))
     faulty.busy, faulty.reset, faulty.cut = 0.2, 0.1, 0.1
-    there = Dataset(open_store(f"{bucket}/line"), stored.name)
+    there = Dataset(open_store(line), stored.name)
     assert there.fingerprint == kept.fingerprint
     for (_, far), (_, near) in zip(
         local_batches(there, plan_of(there), 0, 1, 0, steps), local_batches(kept, plan, 0, 1, 0, steps), strict=True

@@ -6,6 +6,7 @@ import logging
 import pickle
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from longtake.episodes import CorruptData, Dataset, Episode
 from longtake.errors import UserError
 from longtake.mixture import Mixture, open_data, whole_weights
 from longtake.plan import Plan, cut
+from longtake.shards import Codec
 from longtake.store import open_store
 from longtake.stream import batches, few_replaced, load_clips, local_batches, relative_pose
 
@@ -118,15 +120,21 @@ def test_relative_pose_is_in_the_first_frame_s_axes() -> None:
     np.testing.assert_allclose(relative_pose(pose), expected, atol=1e-6)
 
 
-def numbered(store_path: str | Path, episodes: int = 10, length: int = 64, name: str = "numbered") -> Dataset:
+def numbered(
+    store_path: str | Path,
+    episodes: int = 10,
+    length: int = 64,
+    name: str = "numbered",
+    edge: int = 2,
+    codec: Codec = "zstd",
+) -> Dataset:
     """A dataset whose frames say where they are from: (episode's own number, frame)."""
-    making = DatasetWriter(
-        open_store(store_path), name, recipe={}, fps=1, action_space={}, pose=["x", "y", "yaw"], chunk=8
-    )
+    about: dict[str, Any] = {"fps": 1, "action_space": {}, "pose": ["x", "y", "yaw"]}
+    making = DatasetWriter(open_store(store_path), name, recipe={}, chunk=8, codec=codec, **about)
     for shard in range(2):
         made = []
         for number in range(shard * episodes // 2, (shard + 1) * episodes // 2):
-            frames = np.zeros((length, 2, 2, 3), np.uint8)
+            frames = np.zeros((length, edge, edge, 3), np.uint8)
             frames[..., 0], frames[..., 1] = number, np.arange(length)[:, None, None]
             actions = np.arange(1, length + 1, dtype=np.float32)[:, None]
             made.append(Episode(frames, actions, np.zeros((length, 3), np.float32)))
