@@ -188,7 +188,8 @@ while kill -0 $sshd 2>/dev/null; do wait -n; done
 @contextlib.contextmanager
 def hosts(addresses: Mapping[str, str], profile: str) -> Iterator[Hosts]:
     """Hosts by name and address, up and letting the laptop's key in; `{address}` in the profile is the host's."""
-    # Not below /tmp, which every host has of its own.
+    # Not below /tmp, which every host has of its own; nor may their Python be there.
+    assert not Path(sys.prefix).resolve().is_relative_to("/tmp"), f"{sys.prefix}: no host sees it; clone elsewhere"
     made = Hosts(Path(tempfile.mkdtemp(prefix="lth", dir="/var/tmp")))
     try:
         made.open()
