@@ -24,7 +24,8 @@ Resources = Mapping[str, float]
 
 # What every process of a local Ray inherits, unless the user has set it: quiet, offline, no token file. Train
 # looks at its workers ten times a second, not every 2 s. One thread per rank keeps sums bitwise repeatable.
-# No idle workers in advance: Train cannot use them. We tell of a lost worker or node, not Ray's paragraphs.
+# Threads that decode video share two heaps: with glibc's one for each, a data task holds half a GB more. No idle
+# workers in advance: Train cannot use them. We tell of a lost worker or node, not Ray's paragraphs.
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -36,10 +37,12 @@ ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
     "RAY_TRAIN_METRICS_ENABLED": "0",
+    "MALLOC_ARENA_MAX": "2",
     "OMP_NUM_THREADS": "1",
 }
 # What a running cluster is asked to keep of these: the rest is settled when its nodes start.
 ON_A_CLUSTER = (
+    "MALLOC_ARENA_MAX",
     "OMP_NUM_THREADS",
     "RAY_DATA_DISABLE_PROGRESS_BARS",
     "RAY_DEDUP_LOGS_SKIP_REGEX",
