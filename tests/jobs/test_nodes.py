@@ -1,4 +1,4 @@
-"""Nodes are killed under a training and its data tasks: the work goes on or waits, and says which."""
+"""Nodes are killed under a training, its data tasks and an evaluation: the work goes on or waits, and says which."""
 
 from __future__ import annotations
 
@@ -181,32 +181,52 @@ def test_a_training_waits_for_a_node(cluster: Any, nodes: list[Any], store: Stor
 
 def test_a_training_goes_on_without_a_data_node(cluster: Any, store: Store) -> None:
     """Its data tasks have only a node of their own: it is lost, and they are done where there is room again."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
     rank = add(cluster)
-    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-    try:
-        there = NodeAffinitySchedulingStrategy(rank.node_id, soft=False)
-        sitting = ray.remote(Sitting).options(num_cpus=0.5, scheduling_strategy=there).remote()
-        ray.get(sitting.sits.remote(), timeout=120)
-        with verb(store, "train tiny --set steps=200 --set checkpoint_every=100") as training:
-            until(lambda: runs(rank, "RayTrainWorker"), 120, training.told)
-            other = add(cluster)
-            until(lambda: runs(other, "ray::MapBatches"), 120, training.told)
-            run = at_step(store, training, 2)
-            cluster.remove_node(other, allow_graceful=False)
-            assert "the job goes on with 1 node with 1 CPU" in training.says("(1 CPU) is lost")
-            ray.kill(sitting)
-            training.done()
-    finally:
-        ray.shutdown()
+    with (
+        sitting(cluster, rank, 0.5) as leave,
+        verb(store, "train tiny --set steps=200 --set checkpoint_every=100") as it,
+    ):
+        until(lambda: runs(rank, "RayTrainWorker"), 120, it.told)
+        other = add(cluster)
+        until(lambda: runs(other, "ray::MapBatches"), 120, it.told)
+        run = at_step(store, it, 2)
+        cluster.remove_node(other, allow_graceful=False)
+        assert "the job goes on with 1 node with 1 CPU" in it.says("(1 CPU) is lost")
+        leave()
+        it.done()
     assert steps(store, run) == list(range(200))
     assert progress.read(store, run).restarts == 0  # type: ignore[union-attr]
 
 
+def test_an_evaluation_goes_on_with_what_is_left(cluster: Any, nodes: list[Any], store: Store) -> None:
+    """The node that does the cells is lost, and they are done on the other as soon as that has room."""
+    line = "evaluate tiny --runs none --set dataset=doom-maze-tiny --set clips_per_cell=1 --set seeds=[0,1,2,3]"
+    with sitting(cluster, nodes[0], 1) as leave, verb(store, line) as it:
+        until(lambda: list(Path(store.path("tables", "scores")).glob("*")), 180, it.told)
+        cluster.remove_node(nodes[1], allow_graceful=False)
+        assert "the job goes on with 1 node with 1 CPU" in it.says("(1 CPU) is lost")
+        leave()
+        assert "failed" not in it.done()
+
+
 class Sitting:
-    """Takes the place of data tasks on a node."""
+    """Takes the place of tasks on a node."""
 
     def sits(self) -> bool:
         return True
+
+
+@contextlib.contextmanager
+def sitting(cluster: Any, node: Any, cpus: float) -> Iterator[Callable[[], None]]:
+    """CPUs of a node are taken until one calls what this gives."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    try:
+        there = NodeAffinitySchedulingStrategy(node.node_id, soft=False)
+        made = ray.remote(Sitting).options(num_cpus=cpus, scheduling_strategy=there).remote()
+        ray.get(made.sits.remote(), timeout=120)
+        yield lambda: ray.kill(made)
+    finally:
+        ray.shutdown()
