@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -317,8 +317,8 @@ class Dataset:
         specs = [spec for spec in self.manifest.arrays if spec.name in ("actions", "pose")]
         length = int(self._index.lengths[episode])
         parts: dict[str, list[Array]] = {spec.name: [] for spec in specs}
-        for spec, chunk in self._decode(episode, {spec: range(len(spec.spans(length))) for spec in specs}):
-            parts[spec.name].append(chunk)
+        for spec, stored in self._stored(episode, {spec: range(len(spec.spans(length))) for spec in specs}):
+            parts[spec.name].append(decode(spec, *stored))
         found = self._small[episode] = {name: np.concatenate(chunks) for name, chunks in parts.items()}
         if len(self._small) > CACHED_EPISODES:
             self._small.popitem(last=False)
@@ -328,12 +328,12 @@ class Dataset:
         spans = spec.spans(int(self._index.lengths[episode]))
         wanted = [i for i, (a, b) in enumerate(spans) if a < stop and b > start]
         found = np.empty((stop - start, *spec.shape), spec.dtype) if into is None else into
-        for i, (_, chunk) in zip(wanted, self._decode(episode, {spec: wanted}), strict=True):
+        for i, (_, stored) in zip(wanted, self._stored(episode, {spec: wanted}), strict=True):
             first, end = max(spans[i][0], start), min(spans[i][1], stop)
-            found[first - start : end - start] = chunk[first - spans[i][0] : end - spans[i][0]]
+            decode(spec, *stored, first=first - spans[i][0], into=found[first - start : end - start])
         return found
 
-    def _decode(self, episode: int, wanted: Mapping[ArraySpec, Sequence[int]]) -> Iterator[tuple[ArraySpec, Array]]:
+    def _stored(self, episode: int, wanted: Mapping[ArraySpec, Sequence[int]]) -> Iterator[tuple[ArraySpec, _Stored]]:
         """These chunks of these arrays, one by one, by one read from the first to the last byte of them."""
         chunks = {spec: self._index.chunks(episode, spec.name) for spec in wanted}
         ends = [(chunks[spec][i].offset, chunks[spec][i].size) for spec, numbers in wanted.items() for i in numbers]
@@ -346,13 +346,22 @@ class Dataset:
                 chunk = chunks[spec][i]
                 where = f"{shard}: episode {episode}, {spec.name}, chunk {i}"
                 part = data[chunk.offset - base : chunk.offset - base + chunk.size]
-                yield spec, decode(spec, part, chunk.crc, spans[i][1] - spans[i][0], where)
+                yield spec, _Stored(part, chunk.crc, spans[i][1] - spans[i][0], where)
 
     def _bytes(self, shard: str, offset: int, size: int) -> bytes:
         try:
             return self.store.read_range(shard, offset, size)
         except FileNotFoundError:
             raise CorruptData(f"{shard}: the file is gone") from None
+
+
+class _Stored(NamedTuple):
+    """A chunk as it was read: what `decode` is told of it."""
+
+    data: bytes
+    crc: int
+    frames: int
+    where: str
 
 
 @lru_cache(maxsize=OPENED)

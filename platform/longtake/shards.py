@@ -89,42 +89,47 @@ class ShardBuffer:
         return bytes(self._data)
 
 
-def decode(spec: ArraySpec, data: bytes, crc: int, frames: int, where: str) -> Array:
-    """One chunk's bytes as an array (frames, *shape); raises CorruptData that names `where`."""
+def decode(
+    spec: ArraySpec, data: bytes, crc: int, frames: int, where: str, *, first: int = 0, into: Array | None = None
+) -> Array:
+    """One chunk's bytes as an array (frames, *shape), or written `into` one: as many frames, from `first` on.
+
+    Raises CorruptData that names `where`.
+    """
     if zlib.crc32(data) != crc:
         raise CorruptData(f"{where}: the checksum of {len(data)} bytes does not match")
+    found = np.empty((frames, *spec.shape), spec.dtype) if into is None else into
     try:
-        return _CODECS[spec.codec][1](spec, data, frames)
+        _CODECS[spec.codec][1](spec, data, frames, first, found)
     except (ValueError, OSError, zlib.error) as error:  # an index that belongs to other bytes
         raise CorruptData(f"{where}: {error}") from error
+    return found
 
 
-def _zstd_out(spec: ArraySpec, data: bytes, frames: int) -> Array:
-    return _array(spec, _zstd().decompress(data, decompressed_size=spec.nbytes(frames), asbytes=True), frames)
+def _zstd_out(spec: ArraySpec, data: bytes, frames: int, first: int, into: Array) -> None:
+    _copy(spec, _zstd().decompress(data, decompressed_size=spec.nbytes(frames)), frames, first, into)
 
 
-def _zlib_out(spec: ArraySpec, data: bytes, frames: int) -> Array:
-    return _array(spec, zlib.decompress(data), frames)
+def _zlib_out(spec: ArraySpec, data: bytes, frames: int, first: int, into: Array) -> None:
+    _copy(spec, zlib.decompress(data), frames, first, into)
 
 
-def _video_out(spec: ArraySpec, data: bytes, frames: int) -> Array:
-    pictures = video.decode(data, frames)
-    if pictures.shape[1:] != spec.shape:
-        raise ValueError(f"frames of shape {pictures.shape[1:]} instead of {spec.shape}")
-    return pictures
-
-
-_CODECS: dict[Codec, tuple[Callable[[ArraySpec, Array], bytes], Callable[[ArraySpec, bytes, int], Array]]] = {
-    "zstd": (lambda spec, array: _zstd().compress(_raw(array), asbytes=True), _zstd_out),
-    "zlib": (lambda spec, array: zlib.compress(_raw(array), ZLIB_LEVEL), _zlib_out),
-    "video": (lambda spec, array: video.encode(array, spec.crf if spec.crf is not None else video.CRF), _video_out),
-}
-
-
-def _array(spec: ArraySpec, raw: bytes, frames: int) -> Array:
+def _copy(spec: ArraySpec, raw: pyarrow.Buffer | bytes, frames: int, first: int, into: Array) -> None:
     if len(raw) != spec.nbytes(frames):
         raise ValueError(f"{len(raw)} bytes instead of {spec.nbytes(frames)}")
-    return np.frombuffer(raw, spec.dtype).reshape(frames, *spec.shape)
+    into[...] = np.frombuffer(raw, spec.dtype).reshape(frames, *spec.shape)[first : first + len(into)]
+
+
+_In = Callable[[ArraySpec, Array], bytes]
+_Out = Callable[[ArraySpec, bytes, int, int, Array], None]
+_CODECS: dict[Codec, tuple[_In, _Out]] = {
+    "zstd": (lambda spec, array: _zstd().compress(_raw(array), asbytes=True), _zstd_out),
+    "zlib": (lambda spec, array: zlib.compress(_raw(array), ZLIB_LEVEL), _zlib_out),
+    "video": (
+        lambda spec, array: video.encode(array, spec.crf if spec.crf is not None else video.CRF),
+        lambda spec, data, frames, first, into: video.decode(data, frames, first, into),
+    ),
+}
 
 
 def _raw(array: Array) -> bytes:

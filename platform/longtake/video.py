@@ -46,21 +46,28 @@ def encode(frames: Frames, crf: int = CRF) -> bytes:
     return b"".join(map(bytes, [*packets, *encoder.encode(None)]))
 
 
-def decode(data: bytes, frames: int) -> Frames:
-    """The (T, H, W, 3) of a stream that `encode` made. Raises ValueError if it does not hold that many frames."""
+def decode(data: bytes, frames: int, first: int, into: Frames) -> None:
+    """Write the frames from `first` on of a stream that `encode` made to `into` (T, H, W, 3).
+
+    Raises ValueError if the stream does not hold `frames` frames, or holds others than of that size.
+    """
     import av
 
     decoder = av.CodecContext.create("h264", "r")
     decoder.thread_count = 1
-    pictures: list[Frames] = []
+    rgb, found = _Rgb(), 0
     try:
         for packet in [*decoder.parse(data), *decoder.parse(b""), None]:
-            pictures += map(_rgb, decoder.decode(packet))
+            for picture in decoder.decode(packet):
+                if (picture.height, picture.width, 3) != into.shape[1:]:
+                    raise ValueError(f"frames of {picture.height}x{picture.width} instead of {into.shape[1:]}")
+                if first <= found < first + len(into):
+                    into[found - first] = rgb(picture)
+                found += 1
     except av.FFmpegError as error:
         raise ValueError(f"no H.264 stream: {error.strerror}") from error
-    if len(pictures) != frames:
-        raise ValueError(f"{len(pictures)} frames in the stream instead of {frames}")
-    return np.stack(pictures)
+    if found != frames:
+        raise ValueError(f"{found} frames in the stream instead of {frames}")
 
 
 def squared_error(one: Frames, other: Frames) -> float:
@@ -151,14 +158,14 @@ def _pictures(container: InputContainer, span: tuple[float, float] | None) -> It
     tick = float(stream.time_base or 0) or 1.0
     if span is not None:
         container.seek(max(0, int(span[0] / tick)), stream=stream, backward=True)
-    read = 0
+    read, rgb = 0, _Rgb()
     for picture in container.decode(stream):
         time: float = (picture.pts if picture.pts is not None else read) * tick
         read += 1
         if picture.is_corrupt:
             raise BadVideo(f"frame {read - 1} is damaged")
         if span is None or span[0] - tick <= time <= span[1]:
-            yield _rgb(picture), time
+            yield rgb(picture), time
         elif time > span[1]:
             return
     promised = stream.frames
@@ -166,8 +173,17 @@ def _pictures(container: InputContainer, span: tuple[float, float] | None) -> It
         raise BadVideo(f"the file is cut off or damaged: it promises {promised} frames and holds {read}")
 
 
-def _rgb(picture: av.VideoFrame) -> Frames:
-    return np.asarray(picture.to_ndarray(format="rgb24"), np.uint8)
+class _Rgb:
+    """Pictures as arrays (H, W, 3), through one converter: setting one up costs as much as the work itself."""
+
+    def __init__(self) -> None:
+        from av.video.reformatter import VideoReformatter
+
+        self._converter = VideoReformatter()
+
+    def __call__(self, picture: av.VideoFrame) -> Frames:
+        # One thread: its own would each get a slice of a small picture.
+        return np.asarray(self._converter.reformat(picture, format="rgb24", threads=1).to_ndarray(), np.uint8)
 
 
 def _even_fps(times: list[float]) -> float:
