@@ -1,7 +1,7 @@
 """mosaicml-streaming beside the stream: the same episodes in its shards, read by a Python of its own.
 
-Its pins clash with ours, so it is installed apart (`python -m venv V; V/bin/pip install torch mosaicml-streaming`) and
-runs `mosaic_side.py` as another process, which answers line by line.
+Its pins clash with ours, so it is installed apart (`python -m venv V; V/bin/pip install torch mosaicml-streaming av`)
+and runs `mosaic_side.py` as another process, which answers line by line.
 """
 
 from __future__ import annotations
@@ -83,9 +83,10 @@ def beside(python: str, data: Dataset, clip: int, clips: int, ready: int, steps:
     if not python:
         yield {}
         return
+    codec = next(spec.codec for spec in data.manifest.arrays if spec.name == "frames")
     place = data.store.path("mosaic") if data.store.is_folder else f"{data.store.uri}/mosaic"
     with tempfile.TemporaryDirectory(prefix="longtake-mosaic-") as folder:
-        side = Side(python, place, folder, clip, clips)
+        side = Side(python, place, folder, clip, clips, codec)
         try:
             _write(side, data, Path(folder, "episode.npz"))
             yield {COLD: lambda: _rate(side.ask("cold")), WARM: lambda: _rate(side.ask("warm", ready, steps))}

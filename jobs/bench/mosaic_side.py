@@ -1,6 +1,7 @@
-"""Clips through mosaicml-streaming, timed: run by a Python that has it, as `mosaic.py` says; imports nothing of ours.
+"""Clips through mosaicml-streaming, timed: run by a Python that has it, as `mosaic.py` says.
 
-Arguments: the folder or s3:// place of its shards, an empty folder to work in, frames per clip, clips per batch.
+It imports nothing of ours but the decoder of videos, so that both sides have the same one.
+Arguments: the folder or s3:// place of its shards, an empty folder to work in, frames per clip, clips per batch, codec.
 Each line on stdin is answered by one on stdout, which begins with `ok`:
 
     write FILE        append the clips of an episode: an .npz with frames, actions and pose
@@ -27,14 +28,33 @@ from typing import Any
 import numpy as np
 from streaming import MDSWriter, StreamingDataLoader, StreamingDataset
 
+sys.path.append(str(Path(__file__).parents[2] / "platform"))
+from longtake import video
+
 WORKERS = 2
+
+
+class Videos(StreamingDataset):  # type: ignore[misc]
+    """Samples whose frames are a video of that many frames."""
+
+    def __init__(self, shape: tuple[int, ...], **settings: Any) -> None:
+        super().__init__(**settings)
+        self.shape = shape
+
+    def __getitem__(self, at: Any) -> Any:
+        sample = super().__getitem__(at)
+        frames = np.empty(self.shape, np.uint8)
+        video.decode(sample["frames"], len(frames), 0, frames)
+        return {**sample, "frames": frames}
 
 
 class Side:
     """One dataset: written, and then read again and again."""
 
-    def __init__(self, place: str, scratch: str, clip: str, clips: str) -> None:
+    def __init__(self, place: str, scratch: str, clip: str, clips: str, codec: str) -> None:
         self.place, self.scratch, self.clip, self.clips = place, scratch, int(clip), int(clips)
+        self.video = codec == "video"
+        self.shape: tuple[int, ...] = ()
         self.writer: Any = None
         self.batches: Iterator[Any] = iter(())
 
@@ -45,15 +65,21 @@ class Side:
         if self.writer is None:
             shapes = {name: (self.clip, *array.shape[1:]) for name, array in episode.items()}
             columns = {n: f"ndarray:{episode[n].dtype}:{','.join(map(str, s))}" for n, s in shapes.items()}
-            self.writer = MDSWriter(out=self.place, columns=columns, compression="zstd")
+            self.shape = shapes["frames"]
+            if self.video:
+                columns["frames"] = "bytes"
+            self.writer = MDSWriter(out=self.place, columns=columns, compression=None if self.video else "zstd")
         for start in range(0, len(episode["frames"]) - self.clip + 1, self.clip):
-            self.writer.write({name: array[start : start + self.clip] for name, array in episode.items()})
+            sample: dict[str, Any] = {name: array[start : start + self.clip] for name, array in episode.items()}
+            if self.video:
+                sample["frames"] = video.encode(sample["frames"])
+            self.writer.write(sample)
         return ()
 
     def finish(self) -> tuple[int]:
         """Close the last shard."""
         self.writer.finish()
-        return (sum(shard["zip_data"]["bytes"] for shard in self.writer.shards),)
+        return (sum((shard["zip_data"] or shard["raw_data"])["bytes"] for shard in self.writer.shards),)
 
     def cold(self) -> tuple[int, float]:
         """All clips once, by a reader that has nothing yet."""
@@ -76,10 +102,16 @@ class Side:
             for old in Path(self.scratch).iterdir():
                 shutil.rmtree(old)
             empty = tempfile.mkdtemp(dir=self.scratch)
-            return StreamingDataset(remote=self.place, local=empty, shuffle=True, batch_size=self.clips)
-        for unpacked in Path(self.place).glob("*.mds"):
-            unpacked.unlink()
-        return StreamingDataset(local=self.place, shuffle=True, batch_size=self.clips)
+            return self.opened(remote=self.place, local=empty)
+        if not self.video:
+            for unpacked in Path(self.place).glob("*.mds"):
+                unpacked.unlink()
+        return self.opened(local=self.place)
+
+    def opened(self, **where: str) -> Any:
+        """Its clips, shuffled."""
+        settings = {"shuffle": True, "batch_size": self.clips, **where}
+        return Videos(self.shape, **settings) if self.video else StreamingDataset(**settings)
 
     def warm(self, skip: str, count: str) -> tuple[int, float]:
         """What was made ready before is taken first, and not counted."""

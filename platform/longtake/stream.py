@@ -28,16 +28,16 @@ Batch = dict[str, NDArray[Any]]
 Replace = Callable[[int, int, int], tuple[int, int]]
 
 WINDOW = 1024  # steps handed to Ray Data at a time, at most
-TASK_BYTES = 128 * 2**20  # what one data task loads: few tasks, since each costs the rank 20 ms of CPU
-BLOCK_BYTES = 4 * 2**20  # of steps that a task hands over at once, if one is not larger
-BLOCKS_AHEAD = 6  # that a task makes before Ray Data asks for them
+TASK_BYTES = 2 * 2**30  # what one data task loads, some seconds of work: its readers begin with nothing ahead
+BLOCK_BYTES = 32 * 2**20  # of steps that a task hands over at once, if one is not larger: each costs 15 ms of CPU
+BUFFER = 64 * 2**20  # of blocks that a task makes before Ray Data asks for them
 MEMORY = 64 * 2**20, 256 * 2**20  # of clips ready in the object store: 16 steps, but for these bounds
 PAUSE_S = 0.005, 0.02  # of Ray Data's executor between two rounds: while its consumer waits, and while it does not
 ATTEMPTS = 100  # clips tried in place of one that cannot be read
 READERS = 16  # clips that are read from an object storage at the same time
 DECODERS = 8  # clips that are decoded at the same time, where there are as many CPUs
 READY = 1  # blocks that are made a rank's own ahead; Ray Data holds one more of them
-AHEAD = 2  # steps that are being read while one is worked with
+AHEAD = 2  # blocks that are being read while one is worked with
 
 
 # --- clips --------------------------------------------------------------------------------------------------
@@ -63,7 +63,7 @@ def load_clips(dataset: Data, batch: GlobalBatch, palindrome: bool = False, repl
     `replace(step, slot, attempt)` names the clip to take for a corrupt one; without it CorruptData is
     raised.
     """
-    share = _Share(dataset, batch, palindrome, replace)
+    share = _Share(dataset, batch, palindrome, replace, _of_step(_room(dataset, batch, 1), 0))
     places = range(len(batch.slot))
     if dataset.store.is_folder:
         for place in places:
@@ -81,11 +81,13 @@ def _readers(dataset: Data) -> ThreadPoolExecutor:
 
 
 class _Share:
-    """Room for the clips of a batch, each read into its place."""
+    """The clips of a batch, each read into its place."""
 
-    def __init__(self, dataset: Data, batch: GlobalBatch, palindrome: bool, replace: Replace | None) -> None:
+    def __init__(
+        self, dataset: Data, batch: GlobalBatch, palindrome: bool, replace: Replace | None, room: Batch
+    ) -> None:
         self._dataset, self._batch, self._palindrome, self._replace = dataset, batch, palindrome, replace
-        self.clips = _empty(dataset, batch)
+        self.clips = room
 
     def load(self, place: int) -> None:
         """One clip, or the first readable one of those that replace it."""
@@ -120,17 +122,21 @@ class _Share:
                 clip[name][there.stop :] = clip[name][there][::-1]
 
 
-def _empty(dataset: Data, batch: GlobalBatch) -> Batch:
-    """Room for the clips of a batch."""
+def _room(dataset: Data, batch: GlobalBatch, steps: int) -> Batch:
+    """Room for the clips of so many batches like this one, a row for each."""
     clips, frames = len(batch.slot), batch.frames
     room: Batch = {
-        "frames": np.empty((clips, frames, *dataset.frame_shape), dataset.frame_dtype),
-        "actions": np.empty((clips, frames, batch.stride * dataset.action_dim), np.float32),
+        "frames": np.empty((steps, clips, frames, *dataset.frame_shape), dataset.frame_dtype),
+        "actions": np.empty((steps, clips, frames, batch.stride * dataset.action_dim), np.float32),
     }
     if dataset.has_pose:
-        room["pose"] = np.empty((clips, frames, 4), np.float32)
-    numbers = {name: np.empty(clips, np.int64) for name in ("episode", "start", "slot", "replaced")}
-    return {**room, **numbers, "weight": np.array([clips / batch.size])}
+        room["pose"] = np.empty((steps, clips, frames, 4), np.float32)
+    numbers = {name: np.empty((steps, clips), np.int64) for name in ("episode", "start", "slot", "replaced")}
+    return {**room, **numbers, "weight": np.full((steps, 1), clips / batch.size)}
+
+
+def _of_step(rows: Batch, row: int) -> Batch:
+    return {name: array[row] for name, array in rows.items()}
 
 
 def _stacked(actions: NDArray[np.float32], stride: int) -> NDArray[np.float32]:
@@ -166,7 +172,7 @@ def few_replaced(
 
 @dataclass(frozen=True)
 class _Loader:
-    """Steps → their loaded shares, picklable, for a Ray Data task.
+    """Steps → their loaded shares, up to `together` at once, picklable, for a Ray Data task.
 
     bytes_read of a batch: asked of the storage since the one before was whole, so partly for those after it.
     """
@@ -175,43 +181,54 @@ class _Loader:
     plan: Plan
     rank: int
     world: int
+    together: int = 1
 
-    def load(self, steps: Iterable[int]) -> Iterator[tuple[int, Batch]]:
-        """These steps, in order; the next AHEAD are being read while one is worked with."""
-        waiting: deque[tuple[int, _Share, list[Future[None]]]] = deque()
+    def load(self, steps: Iterable[int]) -> Iterator[tuple[list[int], Batch]]:
+        """Blocks of these steps, in order, a row for each; the next AHEAD are being read while one is worked with."""
+        waiting: deque[tuple[list[int], Batch, list[Future[None]]]] = deque()
         counted = self.dataset.bytes_read
         with _readers(self.dataset) as pool:
             try:
-                for step in itertools.chain(steps, itertools.repeat(None, AHEAD)):
-                    if step is not None:
-                        waiting.append((step, *self._begin(step, pool)))
-                    if waiting and (step is None or len(waiting) > AHEAD):
-                        done, share, clips = waiting.popleft()
+                for group in itertools.chain(self._groups(steps), itertools.repeat(None, AHEAD)):
+                    if group is not None:
+                        waiting.append((group, *self._begin(group, pool)))
+                    if waiting and (group is None or len(waiting) > AHEAD):
+                        done, rows, clips = waiting.popleft()
                         for clip in clips:
                             clip.result()
                         before, counted = counted, self.dataset.bytes_read
-                        yield done, {**share.clips, "bytes_read": np.array([counted - before])}
+                        shares = np.diff(np.linspace(before, counted, len(done) + 1).astype(np.int64))
+                        yield done, {**rows, "bytes_read": shares[:, None]}
             finally:
                 for _, _, clips in waiting:
                     for clip in clips:
                         clip.cancel()
 
-    def _begin(self, step: int, pool: ThreadPoolExecutor) -> tuple[_Share, list[Future[None]]]:
-        batch = cut(self.plan.batch(step), self.rank, self.world)
-        share = _Share(self.dataset, batch, self.plan.palindrome, self.plan.replacement)
-        return share, [pool.submit(share.load, place) for place in range(len(batch.slot))]
+    def _groups(self, steps: Iterable[int]) -> Iterator[list[int]]:
+        """Steps whose clips have the same length, so that they fit one array."""
+        for _, alike in itertools.groupby(steps, self.plan.frames_at):
+            while group := list(itertools.islice(alike, self.together)):
+                yield group
 
-    def rows(self, rows: Any) -> Iterator[Batch]:
+    def _begin(self, group: list[int], pool: ThreadPoolExecutor) -> tuple[Batch, list[Future[None]]]:
+        cuts = [cut(self.plan.batch(step), self.rank, self.world) for step in group]
+        rows = _room(self.dataset, cuts[0], len(group))
+        palindrome, replace = self.plan.palindrome, self.plan.replacement
+        shares = [_Share(self.dataset, one, palindrome, replace, _of_step(rows, row)) for row, one in enumerate(cuts)]
+        return rows, [pool.submit(share.load, place) for share in shares for place in range(len(share.clips["slot"]))]
+
+    def blocks(self, rows: Any) -> Iterator[Batch]:
         """The steps of a Ray Data task, each a row."""
-        for step, batch in self.load(rows["step"].tolist()):
-            yield {"step": np.array([step]), **{name: array[None] for name, array in batch.items()}}
+        for group, batch in self.load(rows["step"].tolist()):
+            yield {"step": np.array(group), **batch}
 
 
 def local_batches(
     dataset: Data, plan: Plan, rank: int, world: int, start_step: int, stop_step: int
 ) -> Iterator[tuple[int, Batch]]:
     """(step, batch) for steps [start, stop), read by threads up to AHEAD steps early; no Ray."""
-    return _Loader(dataset, plan, rank, world).load(range(start_step, stop_step))
+    for (step,), rows in _Loader(dataset, plan, rank, world).load(range(start_step, stop_step)):
+        yield step, _of_step(rows, 0)
 
 
 def batches(
@@ -232,12 +249,12 @@ def batches(
     the rank 20 ms of CPU, and what it gives comes in order. Ray Data holds a task back while enough steps are ready.
     A window that is small enough is ready whole: the executor ends, and leaves the rank alone while it trains.
     """
-    loader = _Loader(dataset, plan, rank, world)
     step_bytes = max(
         1, plan.frames_per_step * math.prod(dataset.frame_shape) * np.dtype(dataset.frame_dtype).itemsize // world
     )
-    least, most = MEMORY
-    _configure_ray_data(cpus, max(least, min(16 * step_bytes, most), 4 * step_bytes))
+    together = max(1, BLOCK_BYTES // step_bytes)
+    loader = _Loader(dataset, plan, rank, world, together)
+    _configure_ray_data(cpus, step_bytes, together)
     for start in range(start_step, stop_step, WINDOW):
         steps = range(start, min(start + WINDOW, stop_step))
         yield from _window(loader, steps, max(1, TASK_BYTES // step_bytes), cpus)
@@ -250,11 +267,11 @@ def _window(loader: _Loader, steps: range, per_task: int, cpus: float) -> Iterat
     rows = [{"step": step} for step in steps]
     tasks = -(-len(rows) // per_task)
     loaded = ray.data.from_items(rows, override_num_blocks=tasks).map_batches(
-        loader.rows, batch_size=None, batch_format="numpy", num_cpus=cpus, concurrency=1
+        loader.blocks, batch_size=None, batch_format="numpy", num_cpus=cpus, concurrency=1
     )
     expected = iter(steps)
-    blocks: Any = loaded.iter_torch_batches(batch_size=None, prefetch_batches=READY, collate_fn=_own(), device="cpu")
-    for block in blocks:
+    made: Any = loaded.iter_torch_batches(batch_size=None, prefetch_batches=READY, collate_fn=_own(), device="cpu")
+    for block in made:
         for batch in block:
             step = int(batch.pop("step"))
             if step != next(expected):
@@ -264,15 +281,17 @@ def _window(loader: _Loader, steps: range, per_task: int, cpus: float) -> Iterat
         raise RuntimeError(f"Ray Data lost steps of {steps}")
 
 
-def _configure_ray_data(cpus: float, memory: int) -> None:
+def _configure_ray_data(cpus: float, step_bytes: int, together: int) -> None:
     """Order kept, one data task at a time, quiet. This is the worker's own process, so its context is ours."""
     import ray.data
 
+    least, most = MEMORY
+    memory = max(least, min(16 * step_bytes, most), 4 * step_bytes)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    context.target_max_block_size = BLOCK_BYTES
-    context._max_num_blocks_in_streaming_gen_buffer = BLOCKS_AHEAD
+    context.target_max_block_size = together * step_bytes
+    context._max_num_blocks_in_streaming_gen_buffer = max(2, min(6, BUFFER // (together * step_bytes)))
     context.memory_usage_poll_interval_s = None
     context.custom_execution_callback_classes = [_breather()]
     context.execution_options.preserve_order = True
