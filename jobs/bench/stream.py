@@ -6,9 +6,12 @@ one clip per item and hands tensors over in shared memory, both running and warm
 frame is looked at once, as a copy to a GPU does. `speedup` is the median over rounds, the bar 1.0.
 With `mosaic`, a Python that has mosaicml-streaming, its two workers take their turn in every round, on the same
 episodes as its users lay them out: a sample is a clip, so that clips can begin at fixed borders only, zstd, shuffled.
-`cold cache` is one epoch from nothing unpacked (from S3: nothing downloaded), `warm cache` goes on from the raw clips
-which that left on the local disk, and holds only for data that fits there.
-`bytes read` counts what is asked of the storage over what the clips' frames, actions and poses take there, bar 1.3.
+`cold cache` is one epoch from nothing unpacked (from S3: nothing downloaded), `warm cache` goes on from what that left
+on the local disk (raw clips, or their video), and holds only for data that fits there. From S3, `warm cache` is
+compared with the platform's own, which then holds an epoch as well (LONGTAKE_CACHE_GB); all else is without one.
+`bytes read` counts what one epoch asks of the storage, by a process that has read nothing before, over what its clips'
+frames, actions and poses take there, bar 1.3; once more with starts drawn anew, for which half a chunk more is read at
+either end.
 `memory` is the proportional set of all processes of the job, shared memory included, above that of an idle Ray: its
 peaks in the first and in the last third of `stream_gb` of frames, which are to be the same, and 1.2 GB at most. Start
 it with MALLOC_ARENA_MAX=2, as Ray's workers have it here: this process stands for one.
@@ -19,6 +22,8 @@ About three minutes, and as much again for every ten GB.
 from __future__ import annotations
 
 import itertools
+import math
+import os
 import statistics
 import tempfile
 import threading
@@ -26,6 +31,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
+from unittest.mock import patch
 
 import numpy as np
 import psutil
@@ -35,7 +41,7 @@ from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
 from jobs.bench.measure import Row
-from jobs.bench.mosaic import beside
+from jobs.bench.mosaic import WARM, beside
 from jobs.train_loop import timed
 from longtake.cluster import Demand, launch
 from longtake.config import Config
@@ -49,7 +55,7 @@ from longtake.stream import batches, load_clips
 
 Positive = Annotated[int, Field(ge=1)]
 Tensors = dict[str, torch.Tensor]
-OURS, THEIRS = "longtake", "DataLoader, 2 workers"
+OURS, OURS_WARM, THEIRS = "longtake", "longtake, warm cache", "DataLoader, 2 workers"
 LOAD = 0.8  # of the clips a second that the stream can give
 READY = 32  # batches that a source may have made while the other one was measured
 SAMPLE_S = 0.25  # between two looks at memory
@@ -65,6 +71,7 @@ class Settings(Config):
     codec: Codec = "zstd"
     clip: Positive = Field(64, description="frames per clip")
     clips: Positive = Field(16, description="per batch")
+    chunk: Positive = Field(32, description="frames per chunk of a shard")
     steps: Positive = Field(100, description="batches per round")
     rounds: Positive = 5
     waiting: Positive = Field(1100, description="steps of a trainer whose waits are counted; more than a window")
@@ -74,8 +81,9 @@ class Settings(Config):
 
 def run(settings: Settings) -> list[Row]:
     """Measure everything on one dataset."""
-    with _place(settings.place) as store, launch(Demand(1), object_store_mb=400):
-        data = written(store, settings)
+    with _place(settings.place) as store, _own_cache(), launch(Demand(1), object_store_mb=400):
+        written(store, settings)
+        data = Dataset(store, "stream", cache_bytes=0)
         case = f"{settings.edge}x{settings.edge} {settings.codec}, {'folder' if store.is_folder else 's3'}"
         idle = footprint()
         plan = plan_of(data, settings)
@@ -84,7 +92,9 @@ def run(settings: Settings) -> list[Row]:
         if settings.stream_gb:
             rows += _memory(case, data, plan, settings, idle)
         # Last: it reads in this process, whose heap keeps some of that.
-        rows.append(Row(case, "bytes read", bytes_read_over_used(data, plan, steps=8), "times", 1))
+        for starts, drawn in ((False, "clips from fixed borders"), (True, "starts drawn anew")):
+            read = bytes_read_over_used(data, plan_of(data, settings, random_start=starts))
+            rows.append(Row(f"{case}, chunks of {settings.chunk}, {drawn}", "bytes read", read, "times", 1))
         return rows
 
 
@@ -97,6 +107,16 @@ def _place(given: str) -> Iterator[Store]:
         yield open_store(folder)
 
 
+@contextmanager
+def _own_cache() -> Iterator[None]:
+    """An empty one for this benchmark, which the processes of its Ray inherit."""
+    with (
+        tempfile.TemporaryDirectory(prefix="longtake-cache-") as folder,
+        patch.dict(os.environ, LONGTAKE_CACHE=folder),
+    ):
+        yield
+
+
 def written(store: Store, settings: Settings) -> Dataset:
     """Episodes that compress about as far as those of a maze: drifting blocks of colour with a little noise.
 
@@ -104,7 +124,14 @@ def written(store: Store, settings: Settings) -> Dataset:
     of them is left, mazes leave one in 1.4 to 2.9. A video keeps a still one.
     """
     making = DatasetWriter(
-        store, "stream", recipe={}, fps=10.0, action_space={"a": "any"}, pose=["x", "y", "yaw"], codec=settings.codec
+        store,
+        "stream",
+        recipe={},
+        fps=10.0,
+        action_space={"a": "any"},
+        pose=["x", "y", "yaw"],
+        codec=settings.codec,
+        chunk=settings.chunk,
     )
     per_shard, shape = 8, (settings.frames, settings.edge, settings.edge, 3)
     for first in range(0, settings.episodes, per_shard):
@@ -130,11 +157,17 @@ def _pictures(shape: tuple[int, ...], random: np.random.Generator, still: bool) 
     return found
 
 
-def plan_of(data: Dataset, settings: Settings) -> Plan:
+def plan_of(data: Dataset, settings: Settings, random_start: bool = False) -> Plan:
     """Clips of a training on this data."""
-    stages = [(None, settings.clip)]
-    per_step = settings.clip * settings.clips
-    return Plan.of(data, "train", stages=stages, frames_per_step=per_step, base_segment=settings.clip, seed=0)
+    return Plan.of(
+        data,
+        "train",
+        stages=[(None, settings.clip)],
+        frames_per_step=settings.clip * settings.clips,
+        base_segment=settings.clip,
+        seed=0,
+        random_start=random_start,
+    )
 
 
 # --- speed --------------------------------------------------------------------------------------------------
@@ -174,8 +207,13 @@ def _loader(data: Dataset, plan: Plan, settings: Settings) -> Iterator[Any]:
 def _speed(case: str, data: Dataset, plan: Plan, settings: Settings) -> Iterator[Row]:
     endless = 10**9
     ours, theirs = batches(data, plan, 0, 1, 0, endless), _loader(data, plan, settings)
-    with beside(settings.mosaic, data, settings.clip, settings.clips, READY, settings.steps) as more:
+    with (
+        beside(settings.mosaic, data, settings.clip, settings.clips, READY, settings.steps) as more,
+        _kept(data, plan, wanted=bool(settings.mosaic)) as kept,
+    ):
         turns = {OURS: lambda: _rate(ours, settings), THEIRS: lambda: _rate(theirs, settings), **more}
+        if kept:
+            turns[OURS_WARM] = lambda: _rate(kept, settings)
         rates: dict[str, list[float]] = {name: [] for name in turns}
         for number in range(settings.rounds + 1):
             for name, rate in turns.items():
@@ -185,9 +223,25 @@ def _speed(case: str, data: Dataset, plan: Plan, settings: Settings) -> Iterator
     ours.close()  # type: ignore[attr-defined]
     for name, found_in_rounds in rates.items():
         yield Row(f"{case}: {name}", "clips", statistics.median(found_in_rounds), "1/s", settings.rounds)
-    for name in list(rates)[1:]:
-        ratios = [mine / other for mine, other in zip(rates[OURS], rates[name], strict=True)]
-        yield Row(f"{case}: {OURS} over {name}", "speedup", statistics.median(ratios), "times", settings.rounds)
+    for name in [THEIRS, *more]:
+        mine = OURS_WARM if name == WARM and kept else OURS
+        ratios = [one / other for one, other in zip(rates[mine], rates[name], strict=True)]
+        yield Row(f"{case}: {mine} over {name}", "speedup", statistics.median(ratios), "times", settings.rounds)
+
+
+@contextmanager
+def _kept(data: Dataset, plan: Plan, wanted: bool) -> Iterator[Iterator[Any] | None]:
+    """The stream from a cache that holds an epoch; None for a folder, which needs none."""
+    if data.store.is_folder or not wanted:
+        yield None
+        return
+    cached = Dataset(data.store, data.name, cache_bytes=2 * data.manifest.bytes)
+    epoch = math.ceil(plan.steps_per_epoch)
+    for _ in batches(cached, plan, 0, 1, 0, epoch):
+        pass
+    stream = batches(cached, plan, 0, 1, epoch, 10**9)
+    yield stream
+    stream.close()  # type: ignore[attr-defined]
 
 
 def _rate(source: Iterator[Any], settings: Settings) -> float:
@@ -233,12 +287,12 @@ class _Counting(Store):
         return super().read_range(rel, offset, size)
 
 
-def bytes_read_over_used(data: Dataset, plan: Plan, steps: int) -> float:
-    """Of the clips of some steps, read by a process that has read nothing before."""
+def bytes_read_over_used(data: Dataset, plan: Plan) -> float:
+    """Of the clips of an epoch, read by a process that has read nothing before."""
     store = _Counting(data.store.uri)
-    fresh, used = Dataset(store, data.name), 0.0
+    fresh, used = Dataset(store, data.name, cache_bytes=0), 0.0
     stored = {int(row["episode"]): _bytes_per_frame(data, row) for row in data.index.to_dict("records")}
-    for step in range(steps):
+    for step in range(math.ceil(plan.steps_per_epoch)):
         batch = plan.batch(step)
         load_clips(fresh, batch)
         used += sum(stored[episode] * batch.source for episode in batch.episode.tolist())

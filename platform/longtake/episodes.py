@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from longtake import cache
 from longtake.errors import Damaged, UserError, unknown
 from longtake.index import ROWS, Index
 from longtake.shards import Array, ArraySpec, Chunk, CorruptData, decode
@@ -196,18 +197,22 @@ def dataset_names(store: Store) -> list[str]:
 class Dataset:
     """A finished dataset: read any span of any episode, from several threads if need be.
 
-    Small to pickle: index and cache stay behind, and a process that is sent it often opens it once.
+    cache_bytes: of the local disk for what is read from an object storage; as the environment says if None, see
+    `longtake.cache`. Small to pickle: index and memory stay behind, and a process that is sent it often opens it once.
     """
 
-    def __init__(self, store: Store, name: str) -> None:
+    def __init__(self, store: Store, name: str, cache_bytes: int | None = None) -> None:
         self.store, self.name, self.root = store, name, f"datasets/{name}"
         self.manifest = self._read_manifest()
         self._index = Index(store, f"{self.root}/index.parquet", self.manifest.index_crc)
         self._small: OrderedDict[int, dict[str, Array]] = OrderedDict()
         self._reading = [Lock() for _ in range(READ_AT_ONCE)]
+        self._cache_bytes = 0 if store.is_folder else cache.limit() if cache_bytes is None else cache_bytes
+        made = f"{store.uri}/{self.root} {self.manifest.seal}"
+        self._cache = cache.Cache(made, self._cache_bytes) if self._cache_bytes else None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _opened, (self.store, self.name, self.manifest.seal)
+        return _opened, (self.store, self.name, self.manifest.seal, self._cache_bytes)
 
     @property
     def index(self) -> pd.DataFrame:
@@ -336,23 +341,27 @@ class Dataset:
     def _stored(self, episode: int, wanted: Mapping[ArraySpec, Sequence[int]]) -> Iterator[tuple[ArraySpec, _Stored]]:
         """These chunks of these arrays, one by one, by one read from the first to the last byte of them."""
         chunks = {spec: self._index.chunks(episode, spec.name) for spec in wanted}
-        ends = [(chunks[spec][i].offset, chunks[spec][i].size) for spec, numbers in wanted.items() for i in numbers]
-        base, end = min(offset for offset, _ in ends), max(offset + size for offset, size in ends)
+        named = [chunks[spec][i] for spec, numbers in wanted.items() for i in numbers]
+        base, end = min(chunk.offset for chunk in named), max(chunk.offset + chunk.size for chunk in named)
         shard = f"{self.root}/shards/{self._index.shards[episode]:05d}.shard"
-        data = self._bytes(shard, base, end - base)
+        data = self._bytes(shard, base, end - base, named)
         for spec, numbers in wanted.items():
             spans = spec.spans(int(self._index.lengths[episode]))
             for i in numbers:
                 chunk = chunks[spec][i]
                 where = f"{shard}: episode {episode}, {spec.name}, chunk {i}"
-                part = data[chunk.offset - base : chunk.offset - base + chunk.size]
-                yield spec, _Stored(part, chunk.crc, spans[i][1] - spans[i][0], where)
+                yield spec, _Stored(chunk.of(data, base), chunk.crc, spans[i][1] - spans[i][0], where)
 
-    def _bytes(self, shard: str, offset: int, size: int) -> bytes:
-        try:
-            return self.store.read_range(shard, offset, size)
-        except FileNotFoundError:
-            raise CorruptData(f"{shard}: the file is gone") from None
+    def _bytes(self, shard: str, offset: int, size: int, chunks: Sequence[Chunk]) -> bytes:
+        """The bytes that hold these chunks, of the local copy or of the storage."""
+
+        def fetch() -> bytes:
+            try:
+                return self.store.read_range(shard, offset, size)
+            except FileNotFoundError:
+                raise CorruptData(f"{shard}: the file is gone") from None
+
+        return self._cache.get(shard, offset, size, chunks, fetch) if self._cache else fetch()
 
 
 class _Stored(NamedTuple):
@@ -365,9 +374,9 @@ class _Stored(NamedTuple):
 
 
 @lru_cache(maxsize=OPENED)
-def _opened(store: Store, name: str, seal: int) -> Dataset:
+def _opened(store: Store, name: str, seal: int, cache_bytes: int) -> Dataset:
     """A dataset as another process knew it, by the seal of its manifest."""
-    return Dataset(store, name)
+    return Dataset(store, name, cache_bytes)
 
 
 def chunks_of(row: Mapping[Any, Any], spec: ArraySpec) -> list[Chunk]:

@@ -39,6 +39,14 @@ class Chunk(NamedTuple):
     size: int
     crc: int
 
+    def of(self, data: bytes, base: int) -> bytes:
+        """Its bytes in those of a shard from `base` on."""
+        return data[self.offset - base : self.offset - base + self.size]
+
+    def is_in(self, data: bytes, base: int) -> bool:
+        """Whether they are there, as they were written."""
+        return zlib.crc32(self.of(data, base)) == self.crc
+
 
 class ArraySpec(BaseModel):
     """One array of every episode: `shape` per frame, `chunk` the frames per chunk (0: whole episodes).
