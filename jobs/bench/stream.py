@@ -7,8 +7,8 @@ frame is looked at once, as a copy to a GPU does. `speedup` is the median over r
 With `mosaic`, a Python that has mosaicml-streaming, its two workers take their turn in every round, on the same
 episodes as its users lay them out: a sample is a clip, so that clips can begin at fixed borders only, zstd, shuffled.
 `cold cache` is one epoch from nothing unpacked (from S3: nothing downloaded), `warm cache` goes on from what that left
-on the local disk (raw clips, or their video), and holds only for data that fits there. From S3, `warm cache` is
-compared with the platform's own, which then holds an epoch as well (LONGTAKE_CACHE_GB); all else is without one.
+on the local disk (raw clips, or their video), and holds only for data that fits there. From S3, both are compared with
+the platform through a copy of its own on the local disk (LONGTAKE_CACHE_GB); all else is measured without one.
 `bytes read` counts what one epoch asks of the storage, by a process that has read nothing before, over what its clips'
 frames, actions and poses take there, bar 1.3; once more with starts drawn anew, for which half a chunk more is read at
 either end.
@@ -24,12 +24,14 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import shutil
 import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 from unittest.mock import patch
 
@@ -41,7 +43,7 @@ from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
 from jobs.bench.measure import Row
-from jobs.bench.mosaic import WARM, beside
+from jobs.bench.mosaic import COLD, WARM, beside
 from jobs.train_loop import timed
 from longtake.cluster import Demand, launch
 from longtake.config import Config
@@ -55,7 +57,9 @@ from longtake.stream import batches, load_clips
 
 Positive = Annotated[int, Field(ge=1)]
 Tensors = dict[str, torch.Tensor]
-OURS, OURS_WARM, THEIRS = "longtake", "longtake, warm cache", "DataLoader, 2 workers"
+OURS, THEIRS = "longtake", "DataLoader, 2 workers"
+OURS_COLD, OURS_WARM = "longtake, cold cache", "longtake, warm cache"
+ENDLESS = 10**9  # steps
 LOAD = 0.8  # of the clips a second that the stream can give
 READY = 32  # batches that a source may have made while the other one was measured
 SAMPLE_S = 0.25  # between two looks at memory
@@ -205,15 +209,19 @@ def _loader(data: Dataset, plan: Plan, settings: Settings) -> Iterator[Any]:
 
 
 def _speed(case: str, data: Dataset, plan: Plan, settings: Settings) -> Iterator[Row]:
-    endless = 10**9
-    ours, theirs = batches(data, plan, 0, 1, 0, endless), _loader(data, plan, settings)
-    with (
-        beside(settings.mosaic, data, settings.clip, settings.clips, READY, settings.steps) as more,
-        _kept(data, plan, wanted=bool(settings.mosaic)) as kept,
-    ):
-        turns = {OURS: lambda: _rate(ours, settings), THEIRS: lambda: _rate(theirs, settings), **more}
-        if kept:
-            turns[OURS_WARM] = lambda: _rate(kept, settings)
+    ours, theirs = batches(data, plan, 0, 1, 0, ENDLESS), _loader(data, plan, settings)
+    turns: dict[str, Callable[[], float]] = {
+        OURS: lambda: _rate(ours, settings),
+        THEIRS: lambda: _rate(theirs, settings),
+    }
+    rivals = {THEIRS: OURS}
+    with beside(settings.mosaic, data, settings.clip, settings.clips, READY, settings.steps) as more:
+        turns |= more
+        rivals |= dict.fromkeys(more, OURS)
+        if more and not data.store.is_folder:
+            cached = _Cached(data, plan, settings)
+            turns |= {OURS_COLD: cached.cold, OURS_WARM: cached.warm}
+            rivals |= {COLD: OURS_COLD, WARM: OURS_WARM}
         rates: dict[str, list[float]] = {name: [] for name in turns}
         for number in range(settings.rounds + 1):
             for name, rate in turns.items():
@@ -223,25 +231,36 @@ def _speed(case: str, data: Dataset, plan: Plan, settings: Settings) -> Iterator
     ours.close()  # type: ignore[attr-defined]
     for name, found_in_rounds in rates.items():
         yield Row(f"{case}: {name}", "clips", statistics.median(found_in_rounds), "1/s", settings.rounds)
-    for name in [THEIRS, *more]:
-        mine = OURS_WARM if name == WARM and kept else OURS
+    for name, mine in rivals.items():
         ratios = [one / other for one, other in zip(rates[mine], rates[name], strict=True)]
         yield Row(f"{case}: {mine} over {name}", "speedup", statistics.median(ratios), "times", settings.rounds)
 
 
-@contextmanager
-def _kept(data: Dataset, plan: Plan, wanted: bool) -> Iterator[Iterator[Any] | None]:
-    """The stream from a cache that holds an epoch; None for a folder, which needs none."""
-    if data.store.is_folder or not wanted:
-        yield None
-        return
-    cached = Dataset(data.store, data.name, cache_bytes=2 * data.manifest.bytes)
-    epoch = math.ceil(plan.steps_per_epoch)
-    for _ in batches(cached, plan, 0, 1, 0, epoch):
-        pass
-    stream = batches(cached, plan, 0, 1, epoch, 10**9)
-    yield stream
-    stream.close()  # type: ignore[attr-defined]
+class _Cached:
+    """The stream from an object storage through a local copy, which all clips fit in."""
+
+    def __init__(self, data: Dataset, plan: Plan, settings: Settings) -> None:
+        self._data = Dataset(data.store, data.name, cache_bytes=2 * data.manifest.bytes + 2**30)
+        self._plan, self._settings, self._step = plan, settings, 0
+
+    def cold(self) -> float:
+        """Clips a second over an epoch from an empty copy, the start of a pipeline included."""
+        for old in Path(os.environ["LONGTAKE_CACHE"]).iterdir():
+            shutil.rmtree(old)
+        steps = math.ceil(self._plan.steps_per_epoch)
+        began = time.perf_counter()
+        for _, batch in batches(self._data, self._plan, 0, 1, self._step, self._step + steps):
+            batch["frames"].max()
+        self._step += steps
+        return steps * self._settings.clips / (time.perf_counter() - began)
+
+    def warm(self) -> float:
+        """Clips a second, going on from there."""
+        going_on = batches(self._data, self._plan, 0, 1, self._step, ENDLESS)
+        found = _rate(going_on, self._settings)
+        going_on.close()  # type: ignore[attr-defined]
+        self._step += self._settings.steps + READY
+        return found
 
 
 def _rate(source: Iterator[Any], settings: Settings) -> float:

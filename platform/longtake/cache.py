@@ -6,7 +6,8 @@
 A chunk's own checksum tells whether it is there: what is a hole, half written or damaged is read from the storage
 again. So there is no index and no lock, and any number of processes fill one copy: they write the same bytes to the
 same places. What fits is kept. Nothing of a dataset makes room for more of it, since epochs go through all of it: what
-was read longest ago is what comes next. Another dataset does, whole, once nobody has read it for an hour.
+was read longest ago is what comes next. Another dataset does, whole, once nobody has read it for an hour. While there
+is room, a whole block is fetched for a clip: an epoch then asks for every byte once, and in a tenth of the requests.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from operator import itemgetter
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from longtake.errors import UserError
@@ -27,8 +29,12 @@ from longtake.errors import UserError
 if TYPE_CHECKING:
     from longtake.shards import Chunk
 
+Fetch = Callable[[int, int], bytes]
+
 log = logging.getLogger(__name__)
 
+BLOCK = 4 * 2**20  # bytes that are fetched and kept at once: ten clips or so, which all come in an epoch
+FETCHED_AT_ONCE = 64  # blocks
 LEFT = 0.05  # of the disk, which stays free
 COUNTED = 128 * 2**20  # bytes written here until what all processes wrote is counted again
 READ_S = 600.0  # between two marks that a dataset is being read
@@ -55,20 +61,33 @@ class Cache:
         self._all = Path(os.environ.get("LONGTAKE_CACHE") or Path.home() / ".cache" / "longtake")
         self._folder = self._all / f"longtake-{hashlib.sha256(of.encode()).hexdigest()[:24]}"
         self._limit = limit
+        self._fetching = [Lock() for _ in range(FETCHED_AT_ONCE)]
+        self._counting = Lock()
         self._room = 0  # bytes that may be written until all is counted again
         self._marked = 0.0
         self._full = False
 
-    def get(self, name: str, offset: int, size: int, chunks: Sequence[Chunk], fetch: Callable[[], bytes]) -> bytes:
-        """Bytes of a shard that hold these chunks: of the copy here, if it has them whole, or what `fetch` gives."""
+    def get(self, name: str, offset: int, size: int, chunks: Sequence[Chunk], fetch: Fetch) -> tuple[bytes, int, bool]:
+        """Bytes of a shard that hold these chunks, where they begin, and whether the chunks were compared already.
+
+        fetch(offset, size) asks the storage, for whole BLOCKs while they can be kept.
+        """
         path = self._folder / name.rpartition("/")[2]
-        kept = self._read(path, offset, size)
-        if all(chunk.is_in(kept, offset) for chunk in chunks):
-            return kept
-        found = fetch()
-        if not self._full:
-            self._write(path, offset, found)
-        return found
+        if (found := self._whole(path, offset, size, chunks)) is not None:
+            return found, offset, True
+        with self._fetching[hash((name, offset // BLOCK)) % len(self._fetching)]:
+            if (found := self._whole(path, offset, size, chunks)) is not None:  # another thread fetched it meanwhile
+                return found, offset, True
+            begin, end = offset // BLOCK * BLOCK, -(-(offset + size) // BLOCK) * BLOCK
+            if not self._has_room(end - begin):
+                return fetch(offset, size), offset, False
+            found = fetch(begin, end - begin)
+            self._write(path, begin, found)
+            return found, begin, False
+
+    def _whole(self, path: Path, offset: int, size: int, chunks: Sequence[Chunk]) -> bytes | None:
+        found = self._read(path, offset, size)
+        return found if all(chunk.is_in(found, offset) for chunk in chunks) else None
 
     def _read(self, path: Path, offset: int, size: int) -> bytes:
         now = time.time()
@@ -83,30 +102,39 @@ class Cache:
 
     def _write(self, path: Path, offset: int, data: bytes) -> None:
         try:
-            if self._room < len(data):
-                self._count(len(data))
-            if not self._full:
-                self._room -= len(data)
-                self._folder.mkdir(parents=True, exist_ok=True)
-                file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
-                try:
-                    os.pwrite(file, data, offset)
-                finally:
-                    os.close(file)
+            self._folder.mkdir(parents=True, exist_ok=True)
+            file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+            try:
+                os.pwrite(file, data, offset)
+            finally:
+                os.close(file)
         except OSError as error:
-            self._full = True
-            log.warning("no more is kept in %s: %s", self._all, error.strerror)
+            self._give_up(error)
+
+    def _has_room(self, wanted: int) -> bool:
+        """Whether so much may be written beside what all processes wrote; another dataset may go for it."""
+        with self._counting:
+            if self._room < wanted and not self._full:
+                try:
+                    self._count(wanted)
+                except OSError as error:
+                    self._give_up(error)
+            self._room -= 0 if self._full else wanted
+            return not self._full
 
     def _count(self, wanted: int) -> None:
-        """See how much may be written, by all processes that fill it; make room if there is too little."""
         self._all.mkdir(parents=True, exist_ok=True)
         last_read = {path: path.stat().st_mtime for path in self._all.glob(OURS) if path != self._folder}
         idle = [path for path, at in sorted(last_read.items(), key=itemgetter(1)) if at < time.time() - FORGOTTEN_S]
         while (free := self._free()) < wanted and idle:
             shutil.rmtree(idle.pop(0), ignore_errors=True)
-        self._room, self._full = min(free, COUNTED), free < wanted
+        self._room, self._full = min(free, max(COUNTED, wanted)), free < wanted
         if self._full:
             log.warning("the cache in %s is full: more of this dataset is read from its storage", self._all)
+
+    def _give_up(self, error: OSError) -> None:
+        self._full = True
+        log.warning("no more is kept in %s: %s", self._all, error.strerror)
 
     def _free(self) -> int:
         disk = shutil.disk_usage(self._all)

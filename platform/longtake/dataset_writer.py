@@ -240,7 +240,7 @@ def _squared_error(buffer: ShardBuffer, spec: ArraySpec, array: Array, chunks: S
         return 0.0
     spans = spec.spans(len(array))
     return sum(
-        video.squared_error(decode(spec, buffer.data(chunk), chunk.crc, b - a, spec.name), array[a:b])
+        video.squared_error(decode(spec, buffer.data(chunk), b - a, spec.name), array[a:b])
         for chunk, (a, b) in zip(chunks, spans, strict=True)
     )
 

@@ -344,31 +344,32 @@ class Dataset:
         named = [chunks[spec][i] for spec, numbers in wanted.items() for i in numbers]
         base, end = min(chunk.offset for chunk in named), max(chunk.offset + chunk.size for chunk in named)
         shard = f"{self.root}/shards/{self._index.shards[episode]:05d}.shard"
-        data = self._bytes(shard, base, end - base, named)
+        data, base, checked = self._bytes(shard, base, end - base, named)
         for spec, numbers in wanted.items():
             spans = spec.spans(int(self._index.lengths[episode]))
             for i in numbers:
                 chunk = chunks[spec][i]
                 where = f"{shard}: episode {episode}, {spec.name}, chunk {i}"
-                yield spec, _Stored(chunk.of(data, base), chunk.crc, spans[i][1] - spans[i][0], where)
+                part = chunk.of(data, base) if checked else chunk.require(data, base, where)
+                yield spec, _Stored(part, spans[i][1] - spans[i][0], where)
 
-    def _bytes(self, shard: str, offset: int, size: int, chunks: Sequence[Chunk]) -> bytes:
-        """The bytes that hold these chunks, of the local copy or of the storage."""
+    def _bytes(self, shard: str, offset: int, size: int, chunks: Sequence[Chunk]) -> tuple[bytes, int, bool]:
+        """Bytes that hold these chunks, where they begin, and whether the chunks were compared already."""
 
-        def fetch() -> bytes:
+        def fetch(offset: int, size: int) -> bytes:
             try:
                 return self.store.read_range(shard, offset, size)
             except FileNotFoundError:
                 raise CorruptData(f"{shard}: the file is gone") from None
 
-        return self._cache.get(shard, offset, size, chunks, fetch) if self._cache else fetch()
+        local = self._cache
+        return local.get(shard, offset, size, chunks, fetch) if local else (fetch(offset, size), offset, False)
 
 
 class _Stored(NamedTuple):
     """A chunk as it was read: what `decode` is told of it."""
 
     data: bytes
-    crc: int
     frames: int
     where: str
 

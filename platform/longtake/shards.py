@@ -47,6 +47,12 @@ class Chunk(NamedTuple):
         """Whether they are there, as they were written."""
         return zlib.crc32(self.of(data, base)) == self.crc
 
+    def require(self, data: bytes, base: int, where: str) -> bytes:
+        """Its bytes. Raises CorruptData that names `where` if they are not what was written."""
+        if not self.is_in(data, base):
+            raise CorruptData(f"{where}: the checksum of {len(self.of(data, base))} bytes does not match")
+        return self.of(data, base)
+
 
 class ArraySpec(BaseModel):
     """One array of every episode: `shape` per frame, `chunk` the frames per chunk (0: whole episodes).
@@ -98,14 +104,12 @@ class ShardBuffer:
 
 
 def decode(
-    spec: ArraySpec, data: bytes, crc: int, frames: int, where: str, *, first: int = 0, into: Array | None = None
+    spec: ArraySpec, data: bytes, frames: int, where: str, *, first: int = 0, into: Array | None = None
 ) -> Array:
     """One chunk's bytes as an array (frames, *shape), or written `into` one: as many frames, from `first` on.
 
-    Raises CorruptData that names `where`.
+    Raises CorruptData that names `where` for bytes of another array.
     """
-    if zlib.crc32(data) != crc:
-        raise CorruptData(f"{where}: the checksum of {len(data)} bytes does not match")
     found = np.empty((frames, *spec.shape), spec.dtype) if into is None else into
     try:
         _CODECS[spec.codec][1](spec, data, frames, first, found)

@@ -69,15 +69,14 @@ def load_clips(dataset: Data, batch: GlobalBatch, palindrome: bool = False, repl
         for place in places:
             share.load(place)
     else:  # each waits for an answer, most of the time
-        with _readers(dataset) as pool:
-            list(pool.map(share.load, places))
+        with _threads(READERS) as readers:
+            list(readers.map(share.load, places))
     return share.clips
 
 
-def _readers(dataset: Data) -> ThreadPoolExecutor:
-    """Threads that read and decode clips: both leave the interpreter's lock to others most of the time."""
-    threads = min(DECODERS, machine_cpus()) if dataset.store.is_folder else READERS
-    return ThreadPoolExecutor(threads, thread_name_prefix="clips")
+def _threads(number: int) -> ThreadPoolExecutor:
+    """They read and decode clips: both leave the interpreter's lock to others most of the time."""
+    return ThreadPoolExecutor(number, thread_name_prefix="clips")
 
 
 class _Share:
@@ -186,17 +185,20 @@ class _Loader:
     def load(self, steps: Iterable[int]) -> Iterator[tuple[list[int], Batch]]:
         """Blocks of these steps, in order, a row for each; the next AHEAD are being read while one is worked with."""
         waiting: deque[tuple[list[int], Batch, list[Future[None]]]] = deque()
+        remote = waits = not self.dataset.store.is_folder
         counted = self.dataset.bytes_read
-        with _readers(self.dataset) as pool:
+        with _threads(min(DECODERS, machine_cpus())) as decoders, _threads(READERS) as readers:
             try:
                 for group in itertools.chain(self._groups(steps), itertools.repeat(None, AHEAD)):
                     if group is not None:
-                        waiting.append((group, *self._begin(group, pool)))
+                        waiting.append((group, *self._begin(group, readers if waits else decoders)))
                     if waiting and (group is None or len(waiting) > AHEAD):
                         done, rows, clips = waiting.popleft()
                         for clip in clips:
                             clip.result()
                         before, counted = counted, self.dataset.bytes_read
+                        # Many threads only stand in each other's way where all is on the local disk.
+                        waits = remote and counted > before
                         shares = np.diff(np.linspace(before, counted, len(done) + 1).astype(np.int64))
                         yield done, {**rows, "bytes_read": shares[:, None]}
             finally:

@@ -98,8 +98,8 @@ def _read(spec: ArraySpec, data: bytes, chunks: list[Chunk], length: int, where:
         raise CorruptData(f"{where}: {len(chunks)} chunks in the index, {length} frames make {len(spans)}")
     pieces = []
     for number, (chunk, (start, stop)) in enumerate(zip(chunks, spans, strict=True)):
-        part = data[chunk.offset : chunk.offset + chunk.size]
-        pieces.append(decode(spec, part, chunk.crc, stop - start, f"{where}, chunk {number}"))
+        named = f"{where}, chunk {number}"
+        pieces.append(decode(spec, chunk.require(data, 0, named), stop - start, named))
     return np.concatenate(pieces)
 
 

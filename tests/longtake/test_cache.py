@@ -31,24 +31,26 @@ class Storage:
         self.data = np.random.default_rng(seed).bytes(chunks * SIZE)
         cuts = range(0, len(self.data), SIZE)
         self.chunks = [Chunk(at, SIZE, zlib.crc32(self.data[at : at + SIZE])) for at in cuts]
-        self.reads = 0
+        self.reads = self.bytes_read = 0
 
-    def through(self, kept: Cache, first: int, last: int) -> bytes:
+    def through(self, kept: Cache, first: int, last: int) -> None:
         """Chunks first to last, through the cache."""
         offset, size = first * SIZE, (last - first + 1) * SIZE
 
-        def fetch() -> bytes:
+        def fetch(begin: int, size: int) -> bytes:
             self.reads += 1
-            return self.data[offset : offset + size]
+            self.bytes_read += size
+            return self.data[begin : begin + size]
 
-        found = kept.get("datasets/x/shards/00000.shard", offset, size, self.chunks[first : last + 1], fetch)
-        assert found == self.data[offset : offset + size]
-        return found
+        name, wanted = "datasets/x/shards/00000.shard", self.chunks[first : last + 1]
+        found, begin, _ = kept.get(name, offset, size, wanted, fetch)
+        assert found[offset - begin :][:size] == self.data[offset : offset + size]
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LONGTAKE_CACHE", str(tmp_path / "kept"))
+    monkeypatch.setattr(cache, "BLOCK", SIZE)
     return tmp_path / "kept"
 
 
@@ -98,6 +100,19 @@ def test_many_threads_fill_one_copy() -> None:
     before = storage.reads
     storage.through(kept, 0, 63)
     assert storage.reads == before
+
+
+def test_an_epoch_asks_for_little_more_than_every_byte_in_few_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "BLOCK", 4 * SIZE + 100)  # which cuts chunks
+    storage, kept = Storage(chunks=64), Cache("a dataset", GB)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: storage.through(kept, number, number), np.random.default_rng(0).permutation(64)))
+    assert storage.reads < 32 and storage.bytes_read < 1.5 * 64 * SIZE
+    alone = Storage(chunks=64)
+    full = Cache("another", 0)
+    for number in range(64):
+        alone.through(full, number, number)
+    assert (alone.reads, alone.bytes_read) == (64, 64 * SIZE)
 
 
 def test_it_takes_no_more_than_allowed_and_keeps_what_it_has(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
