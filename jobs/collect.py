@@ -7,6 +7,7 @@ workers makes the same bytes, and a collection that was killed goes on with the 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +18,7 @@ from jobs.shard_tasks import make_missing, reused
 from longtake import video
 from longtake.config import Config, config_hash, dump, load
 from longtake.dataset_writer import DatasetWriter, split_sizes
-from longtake.episodes import Dataset
+from longtake.episodes import Dataset, Episode
 from longtake.errors import require_all
 from longtake.shards import Codec
 from longtake.sources import doom_maze, doom_memory, gym, memory_maze_env
@@ -37,6 +38,8 @@ SOURCES: dict[str, Any] = {
 }
 """Modules with `generate(config, seed)`, `about(config)` and `require(config)`, by the name in a config."""
 EXPECTED_RATIO = 0.9  # of compressed to raw frames, on the safe side
+TYPICAL_RATIO: dict[Codec, float] = {"zstd": 0.5, "zlib": 0.45, "video": 0.02}  # of mazes
+LEAST_SHARDS = 8  # of a small dataset, so that it is made in parallel, and little is made again after a kill
 
 
 class CollectConfig(Config):
@@ -45,7 +48,7 @@ class CollectConfig(Config):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="of the dataset")
     episodes: int = Field(ge=1)
     seed: int = Field(default=0, ge=0)
-    shard_episodes: int = Field(default=16, ge=1, description="episodes per shard, and per task")
+    shard_mb: float = Field(default=128, gt=0, description="size of a shard, about; smaller where that leaves few")
     chunk: int = Field(default=32, ge=1, description="frames per chunk: the least that a clip reads")
     codec: Codec = Field(default="zstd", description="of the frames: zstd or zlib without loss, video for large ones")
     crf: int = Field(default=video.CRF, ge=0, le=51, description="quality of a video; lower is better")
@@ -54,6 +57,13 @@ class CollectConfig(Config):
     source: Annotated[
         DoomMazeConfig | DoomMemoryConfig | MemoryMazeEnvConfig | GymConfig, Field(discriminator="source")
     ] = DoomMazeConfig()
+
+    @property
+    def shard_episodes(self) -> int:
+        """Episodes per shard, and per task; follows from the config alone, so that a killed collection goes on."""
+        height, width = self.source.resolution
+        expected = self.source.steps * height * width * 3 * TYPICAL_RATIO[self.codec]
+        return max(1, min(round(self.shard_mb * 1e6 / expected), self.episodes // LEAST_SHARDS))
 
     @property
     def shards(self) -> int:
@@ -94,7 +104,7 @@ def describe(config: CollectConfig, store: Store) -> str:
         [
             f"dataset   {store.path('datasets', config.name)}",
             f"episodes  {config.episodes} of {config.source.steps} frames: {splits}",
-            f"shards    {config.shards}, each one Ray task on 1 CPU",
+            f"shards    {config.shards} of {config.shard_episodes} episodes, each one Ray task on 1 CPU",
             f"size      at most about {_expected_bytes(config) / 1e6:.0f} MB",
             f"config    {config_hash(config)}",
         ]
@@ -134,7 +144,15 @@ def make_shard(config: CollectConfig, store_uri: str, shard: int) -> int:
     """The Ray task: record the episodes of one shard and write it; returns its frames."""
     first = shard * config.shard_episodes
     numbers = range(first, min(first + config.shard_episodes, config.episodes))
-    seeds = (config.seed * SEED_STRIDE + number for number in numbers)
-    episodes = [SOURCES[config.source.source].generate(config.source, seed) for seed in seeds]
-    _writer(config, open_store(store_uri)).write_shard(shard, episodes)
-    return sum(map(len, episodes))
+    frames = 0
+
+    def episodes() -> Iterator[Episode]:
+        """One by one: a shard of large frames would not fit the memory."""
+        nonlocal frames
+        for number in numbers:
+            episode = SOURCES[config.source.source].generate(config.source, config.seed * SEED_STRIDE + number)
+            frames += len(episode)
+            yield episode
+
+    _writer(config, open_store(store_uri)).write_shard(shard, episodes())
+    return frames

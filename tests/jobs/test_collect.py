@@ -8,17 +8,16 @@ import numpy as np
 import pytest
 
 from jobs import collect, inspect
-from jobs.collect import CollectConfig, make_shard
+from jobs.collect import TYPICAL_RATIO, CollectConfig, make_shard
 from longtake.config import load
 from longtake.errors import UserError
+from longtake.shards import Codec
 from longtake.sources.doom_maze import DoomMazeConfig
 from longtake.store import open_store
 
 pytest.importorskip("vizdoom")
 
-SMALL = CollectConfig(
-    name="small", episodes=5, shard_episodes=2, source=DoomMazeConfig(cells=2, steps=12, resolution=(16, 16))
-)
+SMALL = CollectConfig(name="small", episodes=5, source=DoomMazeConfig(cells=2, steps=12, resolution=(16, 16)))
 
 
 @pytest.mark.parametrize("name", ["doom-maze", "doom-maze-tiny", "atari", "atari-montezuma", "doom-memory"])
@@ -83,7 +82,7 @@ def test_collect_resumes_and_is_reused(tmp_path: Path, capsys: pytest.CaptureFix
     store = open_store(tmp_path)
     make_shard(SMALL, store.uri, 1)
     data = collect.run(SMALL, store, cpus=2)
-    assert "1 of 3 shards" in capsys.readouterr().out
+    assert "1 of 5 shards" in capsys.readouterr().out
     assert data.manifest.episodes == 5 and min(data.manifest.splits.values()) >= 1
     seeds = [data.read(number).meta["seed"] for number in range(5)]
     assert seeds == [0, 1, 2, 3, 4]
@@ -97,3 +96,17 @@ def test_collect_resumes_and_is_reused(tmp_path: Path, capsys: pytest.CaptureFix
     sheet = matplotlib.image.imread(tmp_path / "sheet.png")
     assert sheet.shape[:2] == (5 * inspect.TILE_PX, (inspect.COLUMNS + 1) * inspect.TILE_PX)
     assert np.ptp(sheet) > 0.5
+
+
+@pytest.mark.parametrize(("edge", "codec", "episodes"), [(64, "zstd", 4000), (256, "zstd", 400), (256, "video", 2000)])
+def test_shards_of_a_large_dataset_are_neither_small_nor_huge(edge: int, codec: Codec, episodes: int) -> None:
+    source = DoomMazeConfig(steps=512, resolution=(edge, edge))
+    config = CollectConfig(name="x", episodes=episodes, codec=codec, source=source)
+    typical = 512 * edge * edge * 3 * TYPICAL_RATIO[codec]
+    assert 64e6 < config.shard_episodes * typical < 256e6
+    assert config.shards * config.shard_episodes >= episodes > (config.shards - 1) * config.shard_episodes
+
+
+def test_a_small_dataset_is_still_made_in_parallel() -> None:
+    assert CollectConfig(name="x", episodes=320, source=DoomMazeConfig(resolution=(32, 32))).shards == 8
+    assert CollectConfig(name="x", episodes=5).shards == 5
