@@ -13,14 +13,15 @@ the platform through a copy of its own on the local disk (LONGTAKE_CACHE_GB); al
 frames, actions and poses take there, bar 1.3; once more with starts drawn anew, for which half a chunk more is read at
 either end.
 `memory` is the proportional set of all processes of the job, shared memory included, above that of an idle Ray: its
-peaks in the first and in the last third of `stream_gb` of frames, which are to be the same, and 1.2 GB at most. Start
-it with MALLOC_ARENA_MAX=2, as Ray's workers have it here: this process stands for one.
+peaks in the first and in the last third of `stream_gb` of frames, which are to be the same, and 1.2 GB at most. This
+process stands for a worker of Ray's, so its threads share two heaps as theirs do.
 `data wait` is the share of the time that a step which would use 80 % of those clips a second waits for them, bar 0.05.
 About three minutes, and as much again for every ten GB.
 """
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import math
 import os
@@ -30,7 +31,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 from unittest.mock import patch
@@ -63,6 +64,7 @@ ENDLESS = 10**9  # steps
 LOAD = 0.8  # of the clips a second that the stream can give
 READY = 32  # batches that a source may have made while the other one was measured
 SAMPLE_S = 0.25  # between two looks at memory
+M_ARENA_MAX = -8  # of glibc's malloc.h
 
 
 class Settings(Config):
@@ -85,6 +87,7 @@ class Settings(Config):
 
 def run(settings: Settings) -> list[Row]:
     """Measure everything on one dataset."""
+    _two_heaps()
     with _place(settings.place) as store, _own_cache(), launch(Demand(1), object_store_mb=400):
         written(store, settings)
         data = Dataset(store, "stream", cache_bytes=0)
@@ -100,6 +103,12 @@ def run(settings: Settings) -> list[Row]:
             read = bytes_read_over_used(data, plan_of(data, settings, random_start=starts))
             rows.append(Row(f"{case}, chunks of {settings.chunk}, {drawn}", "bytes read", read, "times", 1))
         return rows
+
+
+def _two_heaps() -> None:
+    """What MALLOC_ARENA_MAX in `longtake.cluster.ENVIRONMENT` does for a worker, for a process that runs already."""
+    with suppress(AttributeError):  # only glibc has heaps of threads
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
 
 
 @contextmanager
@@ -244,15 +253,19 @@ class _Cached:
         self._plan, self._settings, self._step = plan, settings, 0
 
     def cold(self) -> float:
-        """Clips a second over an epoch from an empty copy, the start of a pipeline included."""
+        """Clips a second over an epoch from an empty copy, the start of a pipeline included, of a process not."""
+        steps = math.ceil(self._plan.steps_per_epoch)
+        self._take(1)
         for old in Path(os.environ["LONGTAKE_CACHE"]).iterdir():
             shutil.rmtree(old)
-        steps = math.ceil(self._plan.steps_per_epoch)
         began = time.perf_counter()
+        self._take(steps)
+        return steps * self._settings.clips / (time.perf_counter() - began)
+
+    def _take(self, steps: int) -> None:
         for _, batch in batches(self._data, self._plan, 0, 1, self._step, self._step + steps):
             batch["frames"].max()
         self._step += steps
-        return steps * self._settings.clips / (time.perf_counter() - began)
 
     def warm(self) -> float:
         """Clips a second, going on from there."""

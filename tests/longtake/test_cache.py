@@ -17,8 +17,10 @@ from longtake.cache import Cache
 from longtake.dataset_writer import DatasetWriter
 from longtake.episodes import Dataset, Episode
 from longtake.errors import UserError
+from longtake.plan import Plan
 from longtake.shards import Chunk
 from longtake.store import Store, open_store
+from longtake.stream import load_clips, local_batches
 
 SIZE = 8192
 GB = 10**9
@@ -207,6 +209,22 @@ def test_clips_of_a_bucket_are_read_from_it_once(bucket: str, folder: Path, monk
     assert len(copies(folder)) == 1
     remade = made(open_store(bucket), seed=2)  # in the place of the other, under its name
     np.testing.assert_array_equal(remade.read(0).frames, episode(2, 0).frames)
+
+
+def test_a_second_epoch_is_the_same_and_reads_nothing(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "BLOCK", 2**20)
+    made(open_store(bucket), seed=3)
+    plain = Dataset(open_store(bucket), "toy", cache_bytes=0)
+    plan = Plan.of(plain, "train", stages=[(None, 32)], frames_per_step=64, base_segment=32, seed=0, random_start=True)
+    for first in (True, False):
+        kept = Dataset(open_store(bucket), "toy", cache_bytes=GB)
+        opened = kept.bytes_read
+        batches = list(local_batches(kept, plan, 0, 1, 0, 6))
+        for step, batch in batches:
+            for name, array in load_clips(plain, plan.batch(step), replace=plan.replacement).items():
+                np.testing.assert_array_equal(batch[name], array)
+        assert sum(int(batch["bytes_read"].sum()) for _, batch in batches) == kept.bytes_read - opened
+        assert (kept.bytes_read > opened) == first
 
 
 def test_a_folder_needs_no_copy(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
