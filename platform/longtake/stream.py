@@ -29,7 +29,8 @@ Replace = Callable[[int, int, int], tuple[int, int]]
 
 WINDOW = 1024  # steps handed to Ray Data at a time, at most
 TASK_BYTES = 2 * 2**30  # what one data task loads, some seconds of work: its readers begin with nothing ahead
-BLOCK_BYTES = 32 * 2**20  # of steps that a task hands over at once, if one is not larger: each costs 15 ms of CPU
+BLOCK_BYTES = 32 * 2**20  # of steps that a task hands over at once, if one is not larger: that costs 15 ms of CPU
+BLOCK_STEPS = 16  # at once, at most: the first one waits for all of them
 BUFFER = 64 * 2**20  # of blocks that a task makes before Ray Data asks for them
 MEMORY = 64 * 2**20, 256 * 2**20  # of clips ready in the object store: 16 steps, but for these bounds
 PAUSE_S = 0.005, 0.02  # of Ray Data's executor between two rounds: while its consumer waits, and while it does not
@@ -254,7 +255,7 @@ def batches(
     step_bytes = max(
         1, plan.frames_per_step * math.prod(dataset.frame_shape) * np.dtype(dataset.frame_dtype).itemsize // world
     )
-    together = max(1, BLOCK_BYTES // step_bytes)
+    together = max(1, min(BLOCK_BYTES // step_bytes, BLOCK_STEPS))
     loader = _Loader(dataset, plan, rank, world, together)
     _configure_ray_data(cpus, step_bytes, together)
     for start in range(start_step, stop_step, WINDOW):
