@@ -129,7 +129,7 @@ def _writer(config: CollectConfig, store: Store) -> DatasetWriter:
     return DatasetWriter(
         store,
         config.name,
-        recipe=json.loads(config.model_dump_json()),
+        recipe=json.loads(config.model_dump_json()) | {"shard_episodes": config.shard_episodes},
         fps=config.source.fps,
         **SOURCES[config.source.source].about(config.source),
         val=config.val,

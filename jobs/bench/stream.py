@@ -11,7 +11,7 @@ on the local disk (raw clips, or their video), and holds only for data that fits
 the platform through a copy of its own on the local disk (LONGTAKE_CACHE_GB); all else is measured without one.
 `bytes read` counts what one epoch asks of the storage, by a process that has read nothing before, over what its clips'
 frames, actions and poses take there, bar 1.3; once more with starts drawn anew, for which half a chunk more is read at
-either end.
+either end, unless a cache keeps it for the clip that needs it.
 `memory` is the proportional set of all processes of the job, shared memory included, above that of an idle Ray: its
 peaks in the first and in the last third of `stream_gb` of frames, which are to be the same, and 1.2 GB at most. This
 process stands for a worker of Ray's, so its threads share two heaps as theirs do.
@@ -99,10 +99,7 @@ def run(settings: Settings) -> list[Row]:
         if settings.stream_gb:
             rows += _memory(case, data, plan, settings, idle)
         # Last: it reads in this process, whose heap keeps some of that.
-        for starts, drawn in ((False, "clips from fixed borders"), (True, "starts drawn anew")):
-            read = bytes_read_over_used(data, plan_of(data, settings, random_start=starts))
-            rows.append(Row(f"{case}, chunks of {settings.chunk}, {drawn}", "bytes read", read, "times", 1))
-        return rows
+        return rows + [*_bytes(f"{case}, chunks of {settings.chunk}", data, settings)]
 
 
 def _two_heaps() -> None:
@@ -245,19 +242,28 @@ def _speed(case: str, data: Dataset, plan: Plan, settings: Settings) -> Iterator
         yield Row(f"{case}: {mine} over {name}", "speedup", statistics.median(ratios), "times", settings.rounds)
 
 
+def _enough(data: Dataset) -> int:
+    """Bytes of a cache that holds all of it."""
+    return 2 * data.manifest.bytes + 2**30
+
+
+def _empty_cache() -> None:
+    for old in Path(os.environ["LONGTAKE_CACHE"]).iterdir():
+        shutil.rmtree(old)
+
+
 class _Cached:
     """The stream from an object storage through a local copy, which all clips fit in."""
 
     def __init__(self, data: Dataset, plan: Plan, settings: Settings) -> None:
-        self._data = Dataset(data.store, data.name, cache_bytes=2 * data.manifest.bytes + 2**30)
+        self._data = Dataset(data.store, data.name, cache_bytes=_enough(data))
         self._plan, self._settings, self._step = plan, settings, 0
 
     def cold(self) -> float:
         """Clips a second over an epoch from an empty copy, the start of a pipeline included, of a process not."""
         steps = math.ceil(self._plan.steps_per_epoch)
         self._take(1)
-        for old in Path(os.environ["LONGTAKE_CACHE"]).iterdir():
-            shutil.rmtree(old)
+        _empty_cache()
         began = time.perf_counter()
         self._take(steps)
         return steps * self._settings.clips / (time.perf_counter() - began)
@@ -309,6 +315,16 @@ def _waiting(case: str, data: Dataset, plan: Plan, settings: Settings, ceiling: 
 # --- bytes --------------------------------------------------------------------------------------------------
 
 
+def _bytes(case: str, data: Dataset, settings: Settings) -> Iterator[Row]:
+    fixed, drawn = plan_of(data, settings), plan_of(data, settings, random_start=True)
+    yield Row(f"{case}, clips from fixed borders", "bytes read", bytes_read_over_used(data, fixed), "times", 1)
+    yield Row(f"{case}, starts drawn anew", "bytes read", bytes_read_over_used(data, drawn), "times", 1)
+    if not data.store.is_folder:
+        _empty_cache()
+        read = bytes_read_over_used(data, drawn, cache_bytes=_enough(data))
+        yield Row(f"{case}, starts drawn anew, cold cache", "bytes read", read, "times", 1)
+
+
 class _Counting(Store):
     """A store that counts the bytes it is asked for."""
 
@@ -319,10 +335,10 @@ class _Counting(Store):
         return super().read_range(rel, offset, size)
 
 
-def bytes_read_over_used(data: Dataset, plan: Plan) -> float:
+def bytes_read_over_used(data: Dataset, plan: Plan, cache_bytes: int = 0) -> float:
     """Of the clips of an epoch, read by a process that has read nothing before."""
     store = _Counting(data.store.uri)
-    fresh, used = Dataset(store, data.name, cache_bytes=0), 0.0
+    fresh, used = Dataset(store, data.name, cache_bytes), 0.0
     stored = {int(row["episode"]): _bytes_per_frame(data, row) for row in data.index.to_dict("records")}
     for step in range(math.ceil(plan.steps_per_epoch)):
         batch = plan.batch(step)

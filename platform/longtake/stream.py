@@ -194,9 +194,10 @@ class _Loader:
                     if group is not None:
                         waiting.append((group, *self._begin(group, readers if waits else decoders)))
                     if waiting and (group is None or len(waiting) > AHEAD):
-                        done, rows, clips = waiting.popleft()
+                        done, rows, clips = waiting[0]
                         for clip in clips:
-                            clip.result()
+                            clip.result()  # if it raises, those behind it are cancelled below
+                        waiting.popleft()
                         before, counted = counted, self.dataset.bytes_read
                         # Many threads only stand in each other's way where all is on the local disk.
                         waits = remote and counted > before

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import pickle
+import threading
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from longtake.mixture import Mixture, open_data, whole_weights
 from longtake.plan import Plan, cut
 from longtake.shards import Codec
 from longtake.store import open_store
-from longtake.stream import batches, few_replaced, load_clips, local_batches, relative_pose
+from longtake.stream import _Loader, batches, few_replaced, load_clips, local_batches, relative_pose
 
 
 def plan_of(lengths: list[int], stages: list[tuple[int | None, int]], per_step: int, base: int, **more: bool) -> Plan:
@@ -197,6 +199,45 @@ def test_local_batches_resume_anywhere_and_agree_over_worlds(tmp_path: Path) -> 
         assert sum(r[step]["weight"][0] for r in ranks) == pytest.approx(1)
 
 
+@pytest.mark.parametrize(("together", "rank"), [(2, 0), (3, 1), (16, 0)])
+def test_steps_that_are_handed_over_together_are_the_same(tmp_path: Path, together: int, rank: int) -> None:
+    data = numbered(tmp_path)
+    path = tmp_path / "datasets/numbered/shards/00000.shard"
+    path.write_bytes(path.read_bytes()[:-2000])  # so that some are replaced
+    plan = train_plan(data)
+    expected = dict(local_batches(data, plan, rank, 2, 1, 14))
+    blocks = list(_Loader(data, plan, rank, 2, together).load(range(1, 14)))
+    assert [step for steps, _ in blocks for step in steps] == list(expected)
+    assert not [steps for steps, _ in blocks if 5 in steps and 6 in steps]  # longer clips from step 6 on
+    assert max(len(steps) for steps, _ in blocks) == min(together, 8)
+    for steps, rows in blocks:
+        for row, step in enumerate(steps):
+            assert rows.keys() == expected[step].keys()
+            for name in rows.keys() - {"bytes_read"}:
+                np.testing.assert_array_equal(rows[name][row], expected[step][name])
+    assert any(batch["replaced"].any() for batch in expected.values())
+
+
+def test_a_clip_that_cannot_be_read_ends_the_task_without_waiting_for_all_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = numbered(tmp_path)
+    reads: list[int] = []
+
+    def read(*_: Any, **__: Any) -> Episode:
+        reads.append(1)
+        time.sleep(0.01 * (len(reads) > 1))
+        raise OSError("the storage is gone")
+
+    monkeypatch.setattr(Dataset, "read", read)
+    loader = _Loader(
+        data, Plan.of(data, "train", stages=[(None, 8)], frames_per_step=256, base_segment=8, seed=0), 0, 1, 16
+    )
+    with pytest.raises(OSError, match="gone"):
+        next(loader.load(range(64)))
+    assert len(reads) < 16 * 32
+
+
 def test_a_corrupt_clip_is_replaced_by_the_same_one_in_any_world(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -279,6 +320,7 @@ def test_closing_early_ends_the_thread(tmp_path: Path) -> None:
     stream = local_batches(data, train_plan(data), 0, 1, 0, 1000)
     next(stream)
     stream.close()  # type: ignore[attr-defined]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("clips")]
 
 
 @pytest.mark.slow
