@@ -6,9 +6,10 @@ one clip per item and hands tensors over in shared memory, both running and warm
 frame is looked at once, as a copy to a GPU does. `speedup` is the median over rounds, the bar 1.0.
 With `mosaic`, a Python that has mosaicml-streaming, its two workers take their turn in every round, on the same
 episodes as its users lay them out: a sample is a clip, so that clips can begin at fixed borders only, zstd, shuffled.
-`cold cache` is one epoch from nothing unpacked (from S3: nothing downloaded), `warm cache` goes on from what that left
-on the local disk (raw clips, or their video), and holds only for data that fits there. From S3, both are compared with
-the platform through a copy of its own on the local disk (LONGTAKE_CACHE_GB); all else is measured without one.
+`cold cache` is one epoch from nothing unpacked (from S3: nothing downloaded), and is compared with one epoch of the
+platform that begins then; `warm cache` goes on from what that left on the local disk (raw clips, or their video), and
+holds only for data that fits there. From S3, both are compared with the platform through a copy of its own on the local
+disk (LONGTAKE_CACHE_GB); all else is measured without one.
 `bytes read` counts what one epoch asks of the storage, by a process that has read nothing before, over what its clips'
 frames, actions and poses take there, bar 1.3; once more with starts drawn anew, for which half a chunk more is read at
 either end, unless a cache keeps it for the clip that needs it.
@@ -30,7 +31,7 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -59,10 +60,10 @@ from longtake.stream import batches, load_clips
 Positive = Annotated[int, Field(ge=1)]
 Tensors = dict[str, torch.Tensor]
 OURS, THEIRS = "longtake", "DataLoader, 2 workers"
-OURS_COLD, OURS_WARM = "longtake, cold cache", "longtake, warm cache"
+OURS_EPOCH, OURS_COLD, OURS_WARM = "longtake, one epoch", "longtake, cold cache", "longtake, warm cache"
 ENDLESS = 10**9  # steps
 LOAD = 0.8  # of the clips a second that the stream can give
-READY = 32  # batches that a source may have made while the other one was measured
+READY_BYTES = 450e6  # of batches that a source may have made before it is measured
 SAMPLE_S = 0.25  # between two looks at memory
 M_ARENA_MAX = -8  # of glibc's malloc.h
 
@@ -207,26 +208,38 @@ def _collate(clips: list[Tensors]) -> Tensors:
 
 
 def _loader(data: Dataset, plan: Plan, settings: Settings) -> Iterator[Any]:
-    count = settings.clips * (settings.rounds + 1) * (settings.steps + READY)
+    count = settings.clips * (settings.rounds + 1) * (settings.steps + _ready(data, plan))
     clips = Clips(data, plan, count)
     # A process that holds Ray must not be forked.
     loader = DataLoader(clips, settings.clips, num_workers=2, collate_fn=_collate, multiprocessing_context="spawn")
     return iter(loader)
 
 
+def _ready(data: Dataset, plan: Plan) -> int:
+    """Batches that are taken first, and not counted."""
+    return max(8, math.ceil(READY_BYTES / _step_bytes(data, plan)))
+
+
+def _step_bytes(data: Dataset, plan: Plan) -> int:
+    return plan.frames_per_step * math.prod(data.frame_shape)
+
+
 def _speed(case: str, data: Dataset, plan: Plan, settings: Settings) -> Iterator[Row]:
-    ours, theirs = batches(data, plan, 0, 1, 0, ENDLESS), _loader(data, plan, settings)
+    ours, theirs = _Platform(data, plan, settings), _loader(data, plan, settings)
+    skip = _ready(data, plan)
     turns: dict[str, Callable[[], float]] = {
-        OURS: lambda: _rate(ours, settings),
-        THEIRS: lambda: _rate(theirs, settings),
+        OURS: ours.running,
+        THEIRS: lambda: _rate(theirs, skip, settings),
     }
     rivals = {THEIRS: OURS}
-    with beside(settings.mosaic, data, settings.clip, settings.clips, READY, settings.steps) as more:
+    with beside(settings.mosaic, data, settings.clip, settings.clips, skip, settings.steps) as more:
         turns |= more
-        rivals |= dict.fromkeys(more, OURS)
-        if more and not data.store.is_folder:
-            cached = _Cached(data, plan, settings)
-            turns |= {OURS_COLD: cached.cold, OURS_WARM: cached.warm}
+        if more and data.store.is_folder:
+            turns |= {OURS_EPOCH: ours.epoch}
+            rivals |= {COLD: OURS_EPOCH, WARM: OURS}
+        elif more:
+            cached = _Platform(Dataset(data.store, data.name, cache_bytes=_enough(data)), plan, settings)
+            turns |= {OURS_COLD: cached.epoch, OURS_WARM: cached.running}
             rivals |= {COLD: OURS_COLD, WARM: OURS_WARM}
         rates: dict[str, list[float]] = {name: [] for name in turns}
         for number in range(settings.rounds + 1):
@@ -234,7 +247,6 @@ def _speed(case: str, data: Dataset, plan: Plan, settings: Settings) -> Iterator
                 found = rate()
                 if number:
                     rates[name].append(found)
-    ours.close()  # type: ignore[attr-defined]
     for name, found_in_rounds in rates.items():
         yield Row(f"{case}: {name}", "clips", statistics.median(found_in_rounds), "1/s", settings.rounds)
     for name, mine in rivals.items():
@@ -252,49 +264,45 @@ def _empty_cache() -> None:
         shutil.rmtree(old)
 
 
-class _Cached:
-    """The stream from an object storage through a local copy, which all clips fit in."""
+class _Platform:
+    """The stream of one dataset, begun anew for every turn, where the one before ended."""
 
     def __init__(self, data: Dataset, plan: Plan, settings: Settings) -> None:
-        self._data = Dataset(data.store, data.name, cache_bytes=_enough(data))
-        self._plan, self._settings, self._step = plan, settings, 0
+        self._data, self._plan, self._settings, self._step = data, plan, settings, 0
 
-    def cold(self) -> float:
-        """Clips a second over an epoch from an empty copy, the start of a pipeline included, of a process not."""
-        steps = math.ceil(self._plan.steps_per_epoch)
-        self._take(1)
-        _empty_cache()
-        began = time.perf_counter()
-        self._take(steps)
-        return steps * self._settings.clips / (time.perf_counter() - began)
-
-    def _take(self, steps: int) -> None:
-        for _, batch in batches(self._data, self._plan, 0, 1, self._step, self._step + steps):
-            batch["frames"].max()
-        self._step += steps
-
-    def warm(self) -> float:
-        """Clips a second, going on from there."""
-        going_on = batches(self._data, self._plan, 0, 1, self._step, ENDLESS)
-        found = _rate(going_on, self._settings)
-        going_on.close()  # type: ignore[attr-defined]
-        self._step += self._settings.steps + READY
+    def running(self) -> float:
+        """Clips a second, once it runs."""
+        skip, stream = _ready(self._data, self._plan), self._from(self._step, ENDLESS)
+        found = _rate(stream, skip, self._settings)
+        stream.close()
+        self._step += skip + self._settings.steps
         return found
 
+    def epoch(self) -> float:
+        """Clips a second over one epoch, the start of its pipeline included; from an empty cache, if it has one."""
+        for _ in self._from(self._step, self._step + 1):  # in a process that runs, as the others' do
+            pass
+        steps = self._plan.steps_per_epoch
+        number = math.ceil(self._step / steps)
+        first, self._step = math.ceil(number * steps), math.floor((number + 1) * steps)
+        _empty_cache()
+        began = time.perf_counter()
+        for _, batch in self._from(first, self._step):
+            batch["frames"].max()
+        return (self._step - first) * self._settings.clips / (time.perf_counter() - began)
 
-def _rate(source: Iterator[Any], settings: Settings) -> float:
-    """Clips a second over one round."""
-    return settings.steps * settings.clips / _seconds(source, settings.steps)
+    def _from(self, start: int, stop: int) -> Generator[Any]:
+        yield from batches(self._data, self._plan, 0, 1, start, stop)
 
 
-def _seconds(source: Iterator[Any], steps: int) -> float:
-    """For so many batches; what was made ready while the other one was measured is taken first, and not counted."""
-    for _ in itertools.islice(source, READY):
+def _rate(source: Iterator[Any], skip: int, settings: Settings) -> float:
+    """Clips a second over one round; what was made ready before is taken first, and not counted."""
+    for _ in itertools.islice(source, skip):
         pass
     began = time.perf_counter()
-    for batch in itertools.islice(source, steps):
+    for batch in itertools.islice(source, settings.steps):
         np.asarray((batch[1] if isinstance(batch, tuple) else batch)["frames"]).max()
-    return time.perf_counter() - began
+    return settings.steps * settings.clips / (time.perf_counter() - began)
 
 
 # --- waiting ------------------------------------------------------------------------------------------------
@@ -302,7 +310,7 @@ def _seconds(source: Iterator[Any], steps: int) -> float:
 
 def _waiting(case: str, data: Dataset, plan: Plan, settings: Settings, ceiling: float) -> Row:
     """What a trainer waits whose step, on a device of its own, would use 80 % of `ceiling` clips a second."""
-    step_s, warm = settings.clips / (LOAD * ceiling), READY
+    step_s, warm = settings.clips / (LOAD * ceiling), _ready(data, plan)
     waits = []
     for _, _, waited in timed(batches(data, plan, 0, 1, 0, settings.waiting + warm)):
         waits.append(waited)
@@ -366,7 +374,7 @@ def footprint() -> int:
 
 
 def _memory(case: str, data: Dataset, plan: Plan, settings: Settings, idle: int) -> Iterator[Row]:
-    step_bytes = plan.frames_per_step * int(np.prod(data.frame_shape))
+    step_bytes = _step_bytes(data, plan)
     steps = max(3, round(settings.stream_gb * 1e9 / step_bytes))
     seen = [[idle], [idle], [idle]]
     now, ended = 0, threading.Event()

@@ -123,7 +123,7 @@ class Cache:
         except FileNotFoundError:  # another process made room just now
             pass
         except OSError as error:
-            self._shut(error.strerror)
+            self._shut(str(error.strerror))
 
     def _has_room(self, wanted: int) -> bool:
         """Whether so much may be written beside what all processes wrote; another dataset may go for it."""
@@ -134,7 +134,7 @@ class Cache:
                 try:
                     self._count(wanted)
                 except OSError as error:
-                    self._shut(error.strerror)
+                    self._shut(str(error.strerror))
                     return False
             if self._room < wanted:
                 self._shut("it is full")
