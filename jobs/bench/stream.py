@@ -95,12 +95,11 @@ def run(settings: Settings) -> list[Row]:
         case = f"{settings.edge}x{settings.edge} {settings.codec}, {'folder' if store.is_folder else 's3'}"
         idle = footprint()
         plan = plan_of(data, settings)
-        rows = [*_speed(case, data, plan, settings)]
-        rows.append(_waiting(case, data, plan, settings, ceiling=rows[0].value))
-        if settings.stream_gb:
-            rows += _memory(case, data, plan, settings, idle)
-        # Last: it reads in this process, whose heap keeps some of that.
-        return rows + [*_bytes(f"{case}, chunks of {settings.chunk}", data, settings)]
+        # First: what the others leave in this process, and in idle ones of Ray's, is not of a stream.
+        memory = [*_memory(case, data, plan, settings, idle)] if settings.stream_gb else []
+        speed = [*_speed(case, data, plan, settings)]
+        waiting = _waiting(case, data, plan, settings, ceiling=speed[0].value)
+        return [*speed, waiting, *memory, *_bytes(f"{case}, chunks of {settings.chunk}", data, settings)]
 
 
 def _two_heaps() -> None:

@@ -32,13 +32,13 @@ TASK_BYTES = 2 * 2**30  # what one data task loads, some seconds of work: its re
 BLOCK_BYTES = 32 * 2**20  # of steps that a task hands over at once, if one is not larger: that costs 15 ms of CPU
 BLOCK_STEPS = 16  # at once, at most: the first one waits for all of them
 BUFFER = 64 * 2**20  # of blocks that a task makes before Ray Data asks for them
-MEMORY = 64 * 2**20, 256 * 2**20  # of clips ready in the object store: 16 steps, but for these bounds
+MEMORY = 64 * 2**20, 160 * 2**20  # of clips ready in the object store: 16 steps, but for these bounds
 PAUSE_S = 0.005, 0.02  # of Ray Data's executor between two rounds: while its consumer waits, and while it does not
 ATTEMPTS = 100  # clips tried in place of one that cannot be read
 READERS = 16  # clips that are read from an object storage at the same time
 DECODERS = 8  # clips that are decoded at the same time, where there are as many CPUs
 READY = 1  # blocks that are made a rank's own ahead; Ray Data holds one more of them
-AHEAD = 2  # blocks that are being read while one is worked with
+AHEAD = 1  # blocks that are being read while one is worked with
 
 
 # --- clips --------------------------------------------------------------------------------------------------
