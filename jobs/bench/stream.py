@@ -332,26 +332,16 @@ def _bytes(case: str, data: Dataset, settings: Settings) -> Iterator[Row]:
         yield Row(f"{case}, starts drawn anew, cold cache", "bytes read", read, "times", 1)
 
 
-class _Counting(Store):
-    """A store that counts the bytes it is asked for."""
-
-    asked = 0
-
-    def read_range(self, rel: str, offset: int, size: int) -> bytes:
-        self.asked += size
-        return super().read_range(rel, offset, size)
-
-
 def bytes_read_over_used(data: Dataset, plan: Plan, cache_bytes: int = 0) -> float:
     """Of the clips of an epoch, read by a process that has read nothing before."""
-    store = _Counting(data.store.uri)
-    fresh, used = Dataset(store, data.name, cache_bytes), 0.0
+    fresh, used = Dataset(open_store(data.store.uri), data.name, cache_bytes), 0.0
+    opened = fresh.bytes_read
     stored = {int(row["episode"]): _bytes_per_frame(data, row) for row in data.index.to_dict("records")}
     for step in range(math.ceil(plan.steps_per_epoch)):
         batch = plan.batch(step)
         load_clips(fresh, batch)
         used += sum(stored[episode] * batch.source for episode in batch.episode.tolist())
-    return store.asked / used
+    return (fresh.bytes_read - opened) / used
 
 
 def _bytes_per_frame(data: Dataset, row: dict[Any, Any]) -> float:

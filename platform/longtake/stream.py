@@ -38,7 +38,7 @@ ATTEMPTS = 100  # clips tried in place of one that cannot be read
 READERS = 16  # clips that are read from an object storage at the same time
 DECODERS = 8  # clips that are decoded at the same time, where there are as many CPUs
 READY = 1  # blocks that are made a rank's own ahead; Ray Data holds one more of them
-AHEAD = 1  # blocks that are being read while one is worked with
+AHEAD = 2  # blocks that are being read while one is worked with
 
 
 # --- clips --------------------------------------------------------------------------------------------------
