@@ -12,7 +12,7 @@ holds only for data that fits there. From S3, both are compared with the platfor
 disk (LONGTAKE_CACHE_GB); all else is measured without one.
 `bytes read` counts what one epoch asks of the storage, by a process that has read nothing before, over what its clips'
 frames, actions and poses take there, bar 1.3; once more with starts drawn anew, for which half a chunk more is read at
-either end, unless a cache keeps it for the clip that needs it.
+either end; and from S3 for the first epoch through an empty cache, which reads whole blocks.
 `memory` is the proportional set of all processes of the job, shared memory included, above that of an idle Ray: its
 peaks in the first and in the last third of `stream_gb` of frames, which are to be the same, and 1.2 GB at most. This
 process stands for a worker of Ray's, so its threads share two heaps as theirs do.
