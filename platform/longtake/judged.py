@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from longtake import checkpoints
+from longtake.errors import UserError
 
 if TYPE_CHECKING:
     from longtake.store import Store
@@ -115,8 +116,10 @@ class Mailbox:
         answered = -1
         while not over.wait(POLL_S):
             # A store that is away for a moment is asked again.
-            with contextlib.suppress(OSError):
+            asked = None
+            with contextlib.suppress(OSError, UserError):
                 asked = self._get("question")
+            with contextlib.suppress(OSError):
                 if asked is not None and asked["step"] != answered:
                     go_on = judge(asked["step"], asked["numbers"])
                     answered = asked["step"]

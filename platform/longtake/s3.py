@@ -98,7 +98,8 @@ class PatientS3(S3FileSystem):  # type: ignore[misc]
 
     async def _call_s3(self, method: Any, *args: Any, **kwargs: Any) -> Any:
         call = super()._call_s3
-        return await self._patiently(lambda: call(method, *args, **kwargs))
+        attempt = self._patiently(lambda: call(method, *args, **kwargs))
+        return await (_listed(attempt, kwargs["Bucket"]) if method == "list_objects_v2" else attempt)
 
     call_s3 = sync_wrapper(_call_s3)
 
@@ -110,7 +111,7 @@ class PatientS3(S3FileSystem):  # type: ignore[misc]
     async def _lsdir(self, *args: Any, **kwargs: Any) -> Any:
         """Listings come in pages, which s3fs asks for by themselves."""
         listing = super()._lsdir
-        return await self._patiently(lambda: listing(*args, **kwargs))
+        return await _listed(self._patiently(lambda: listing(*args, **kwargs)), str(args[0]).split("/")[0])
 
     async def _find(self, *args: Any, **kwargs: Any) -> Any:
         found = super()._find
@@ -141,6 +142,14 @@ class PatientS3(S3FileSystem):  # type: ignore[misc]
         why = str(error) or type(error).__name__
         waited = f"for {self.patience_s:g} s (LONGTAKE_S3_PATIENCE_S)" if self.patience_s else "when asked"
         return UserError(f"the object storage at {where} did not answer {waited}: {why}")
+
+
+async def _listed(listing: Awaitable[Any], bucket: str) -> Any:
+    """A listing: of a prefix without objects it is empty, so that "not found" can only mean the bucket."""
+    try:
+        return await listing
+    except FileNotFoundError as error:
+        raise UserError(f"s3://{bucket}: no such bucket (any more); make it, or mend the name") from error
 
 
 def _may_pass(error: Exception) -> bool:

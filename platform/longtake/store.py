@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fnmatch
 import os
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 from urllib.parse import urlsplit
 
+from longtake import local_files
 from longtake.errors import UserError
 
 if TYPE_CHECKING:
@@ -107,8 +108,9 @@ class Store:
     # --- bytes ---------------------------------------------------------------------------------------------
 
     def read_bytes(self, rel: str) -> bytes:
-        """A whole file. Raises FileNotFoundError."""
-        return self._counted(self.fs.cat_file(self.path(rel)))
+        """A whole file. Raises FileNotFoundError, and UserError for one that cannot be read."""
+        with self._errors_told(rel):
+            return self._counted(self.fs.cat_file(self.path(rel)))
 
     def read_range(self, rel: str, offset: int, size: int) -> bytes:
         """`size` bytes from `offset` on, in one request; fewer if the file ends. Raises FileNotFoundError."""
@@ -122,13 +124,14 @@ class Store:
     def read_many(self, names: Sequence[str]) -> dict[str, bytes | None]:
         """Whole files by name, None for one that is not there; an object storage sends many at the same time."""
         if self.is_folder:
-            return {name: _read_if_there(self.path(name)) for name in names}
+            return {name: self._read_if_there(name) for name in names}
         found = self.fs.cat([self.path(name) for name in names], on_error="return") if names else {}
         read: dict[str, bytes | None] = {}
         for name in names:
             data = found[self.path(name)]
             if isinstance(data, Exception) and not isinstance(data, FileNotFoundError):
-                raise data
+                with self._errors_told(name):
+                    raise data
             read[name] = None if isinstance(data, FileNotFoundError) else data
         return read
 
@@ -146,46 +149,84 @@ class Store:
         """
         try:
             if self.is_folder:
-                _replace(Path(self.path(rel)), data)
+                local_files.write(Path(self.path(rel)), data, TEMPORARY)
             else:
                 # A single put: the object is there with its last byte.
                 self.fs.pipe_file(self.path(rel), data, chunksize=max(len(data), 1) + 1)
         except OSError as error:
             self._explain(error)
 
+    # --- what is there: an error of looking is a UserError that names the path, and never reads as "nothing" ------
+
     def exists(self, rel: str) -> bool:
-        """Whether a file or folder of that name is there."""
-        return bool(self.fs.exists(self.path(rel)))
+        """Whether a file or folder of that name is there. Raises UserError if that cannot be known."""
+        with self._errors_told(rel):
+            return local_files.is_there(self.path(rel)) if self.is_folder else bool(self.fs.exists(self.path(rel)))
 
     def list(self, rel: str = "") -> Names:
-        """Names (from the store's root on) of what lies directly in a folder, sorted; empty without one."""
-        try:
-            found = self.fs.ls(self.path(rel), detail=False)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        return self._names(path for path in found if path.strip("/") != self.path(rel).strip("/"))
+        """Names (from the store's root on) of what lies directly in a folder, sorted; empty without one.
+
+        Raises UserError, as all listings do, for a folder that cannot be listed.
+        """
+        with self._errors_told(rel):
+            return self._names(path for path, _ in self._lying_in(rel))
 
     def find(self, rel: str = "") -> Names:
         """Names of all files below a folder, sorted; empty if there is none."""
-        if self.is_folder:  # fsspec takes a folder for empty if a file vanishes while it looks
-            walk = os.walk(self.path(rel))
-            return self._names(os.path.join(folder, name) for folder, _, names in walk for name in names)
-        try:
+        with self._errors_told(rel):
+            if self.is_folder:
+                return self._names(entry.path for entry in local_files.files(self.path(rel)))
             return self._names(self.fs.find(self.path(rel)))
-        except FileNotFoundError:
-            return []
+
+    def sizes(self, rel: str = "") -> dict[str, int]:
+        """Bytes of every file below a folder, by its name in that folder, sorted."""
+        with self._errors_told(rel):
+            if self.is_folder:
+                found = local_files.sizes(self.path(rel))
+            else:
+                below = self.fs.find(self.path(rel), detail=True).items()
+                found = {path[len(self.path(rel)) :].strip("/"): int(info["size"]) for path, info in below}
+        return {name: found[name] for name in sorted(found) if not _is_temporary(name)}
 
     def starting(self, rel: str) -> Names:
         """Names of the files of one folder that begin with `rel`, sorted."""
         folder, _, start = rel.rpartition("/")
-        if self.is_folder:
-            try:
-                there = os.listdir(self.path(folder))
-            except FileNotFoundError:
-                return []
-            return self._names(self.path(folder, name) for name in there if name.startswith(start))
-        names = self._names(self.fs.find(self.path(folder), prefix=start))
+        with self._errors_told(folder):
+            if self.is_folder:
+                there = local_files.entries(self.path(folder))
+                return self._names(entry.path for entry in there if entry.name.startswith(start))
+            names = self._names(self.fs.find(self.path(folder), prefix=start))
         return [name for name in names if "/" not in name[len(folder) + 1 :]]
+
+    def glob(self, pattern: str) -> Names:
+        """Names that match a shell pattern such as `runs/*/config.yaml`, sorted; `*` stays within a folder."""
+        *folders, last = pattern.split("/")
+        found = [""]
+        for part in folders:
+            found = [name for above in found for name in self._matching(above, part, only_folders=True)]
+        return sorted(name for above in found for name in self._matching(above, last))
+
+    def _matching(self, folder: str, pattern: str, only_folders: bool = False) -> Names:
+        if not any(sign in pattern for sign in "*?["):
+            name = f"{folder}/{pattern}".strip("/")
+            return [name] if only_folders or self.exists(name) else []
+        with self._errors_told(folder):
+            found = self._names(path for path, inner in self._lying_in(folder) if inner or not only_folders)
+        return [name for name in found if fnmatch.fnmatchcase(name.rpartition("/")[2], pattern)]
+
+    def _lying_in(self, rel: str) -> Sequence[tuple[str, bool]]:
+        """Path of what lies directly in a folder, and whether it is a folder."""
+        if self.is_folder:
+            return [(entry.path, entry.is_dir()) for entry in local_files.entries(self.path(rel))]
+        try:
+            found = self.fs.ls(self.path(rel), detail=True)
+        except FileNotFoundError:
+            return []
+        there = ((info["name"], info["type"] == "directory") for info in found)
+        return [(path, inner) for path, inner in there if path.strip("/") != self.path(rel).strip("/")]
+
+    def _errors_told(self, rel: str) -> contextlib.AbstractContextManager[None]:
+        return local_files.errors_told(self.path(rel) if self.is_folder else f"{self.uri}/{rel}".rstrip("/"))
 
     def remove(self, names: Sequence[str]) -> None:
         """Remove files; one that is not there is no error."""
@@ -202,23 +243,18 @@ class Store:
         """Remove what writers that were killed left below a folder, once it is older than any write takes."""
         if not self.is_folder:
             return  # an object storage keeps no half of a put
-        for path in Path(self.path(rel)).rglob(f"{TEMPORARY}*"):
-            with contextlib.suppress(FileNotFoundError):
-                if time.time() - path.stat().st_mtime > age_s:
-                    path.unlink()
-
-    def glob(self, pattern: str) -> Names:
-        """Names that match a shell pattern such as `runs/*/config.yaml`, sorted."""
-        return self._names(self.fs.glob(self.path(pattern)))
+        with self._errors_told(rel):
+            for entry in local_files.files(self.path(rel)):
+                with contextlib.suppress(FileNotFoundError):
+                    if entry.name.startswith(TEMPORARY) and time.time() - entry.stat().st_mtime > age_s:
+                        os.unlink(entry.path)
 
     def upload_dir(self, local: str | Path, rel: str) -> None:
         """Copy what lies in a local folder into a folder of the store; nothing there is removed."""
-        local = Path(local)
-        files = sorted(path for path in local.rglob("*") if path.is_file())
+        names = sorted(local_files.sizes(str(local)))
         try:
-            if files:
-                targets = [self.path(rel, path.relative_to(local).as_posix()) for path in files]
-                self.fs.put([str(path) for path in files], targets)
+            if names:
+                self.fs.put([str(Path(local, name)) for name in names], [self.path(rel, name) for name in names])
         except OSError as error:
             self._explain(error)
 
@@ -235,7 +271,14 @@ class Store:
 
     def _names(self, paths: Iterable[str]) -> Names:
         names = (path[len(self._root) :].strip("/") for path in paths)
-        return sorted(name for name in names if not name.rpartition("/")[2].startswith(TEMPORARY))
+        return sorted(name for name in names if not _is_temporary(name))
+
+    def _read_if_there(self, name: str) -> bytes | None:
+        with self._errors_told(name):
+            try:
+                return Path(self.path(name)).read_bytes()
+            except FileNotFoundError:
+                return None
 
     # --- tables and datasets -------------------------------------------------------------------------------
 
@@ -256,7 +299,9 @@ class Store:
     def require_exists(self) -> None:
         """Raise UserError if there is no such folder or bucket: what a verb that only reads asks first."""
         if self.is_folder:
-            if not Path(self._root).is_dir():
+            with self._errors_told(""):
+                there = local_files.is_there(self._root)
+            if not there:
                 raise UserError(f"no store at {self.uri}: the folder does not exist; give --store or LONGTAKE_STORE")
             return
         try:
@@ -317,32 +362,15 @@ def _normal(uri: str) -> str:
     if parts.scheme not in ("", "file"):
         raise UserError(f"store {uri!r}: unknown scheme {parts.scheme!r}; expected a folder or s3://BUCKET/PREFIX")
     path = Path(os.path.abspath(os.path.expanduser(uri.removeprefix("file://") or ".")))
-    if path.exists() and not path.is_dir():
+    with local_files.errors_told(str(path)):
+        is_file = path.exists() and not path.is_dir()
+    if is_file:
         raise UserError(f"store {path} is a file; expected a folder or s3://BUCKET/PREFIX")
     return str(path)
 
 
-def _replace(path: Path, data: bytes) -> None:
-    """Write beside the file, sync, then rename: a crash leaves the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _read_if_there(path: str) -> bytes | None:
-    try:
-        return Path(path).read_bytes()
-    except FileNotFoundError:
-        return None
+def _is_temporary(name: str) -> bool:
+    return name.rpartition("/")[2].startswith(TEMPORARY)
 
 
 def _standing(path: Path) -> Path:

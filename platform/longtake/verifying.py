@@ -13,6 +13,7 @@ import numpy as np
 
 from longtake.dataset_writer import digest
 from longtake.episodes import LABEL, TOKENIZER, Dataset, Episode, chunks_of, faults, tokenizer_digest
+from longtake.errors import UserError
 from longtake.shards import MAGIC, Array, ArraySpec, Chunk, CorruptData, decode
 
 if TYPE_CHECKING:
@@ -70,8 +71,8 @@ def _shard_faults(dataset: Dataset, shard: int, rows: pd.DataFrame) -> Iterator[
     except FileNotFoundError:
         yield f"{path}: the file is gone"
         return
-    except OSError as error:
-        yield f"{path}: cannot be read: {error}"
+    except UserError as error:
+        yield str(error)
         return
     if not data.startswith(MAGIC):
         yield f"{path}: does not begin like a shard"

@@ -189,6 +189,4 @@ def as_pose(pose: Array) -> Array:
 
 def sizes(place: Store) -> dict[str, int]:
     """Size in bytes of every file below a place, by name, sorted."""
-    found = place.fs.find(place.path(), detail=True)
-    prefix = place.path().rstrip("/")
-    return {path[len(prefix) :].strip("/"): int(found[path]["size"]) for path in sorted(found)}
+    return place.sizes()

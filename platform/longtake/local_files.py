@@ -1,0 +1,83 @@
+"""Folders of this machine: written whole, and listed. Only ENOENT says that nothing is there; other errors are told.
+
+The listings of the standard library and of fsspec (`os.path.exists`, `os.walk`, `rglob`, `find`, `glob`) take a folder
+that cannot be read for an empty one, and who believes that begins anew what is there already.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from longtake.errors import UserError
+
+
+def is_there(path: str) -> bool:
+    """Whether a file or folder of that path is there. Raises OSError if that cannot be known."""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def entries(path: str) -> list[os.DirEntry[str]]:
+    """What lies directly in a folder, sorted by name; nothing if there is no such folder. Raises OSError."""
+    try:
+        with os.scandir(path) as found:
+            return sorted(found, key=lambda entry: entry.name)
+    except FileNotFoundError:
+        return []
+
+
+def files(path: str) -> Iterator[os.DirEntry[str]]:
+    """The files below a folder; linked folders are not entered. Raises OSError."""
+    for entry in entries(path):
+        if not entry.is_dir():
+            yield entry
+        elif not entry.is_symlink():
+            yield from files(entry.path)
+
+
+def sizes(path: str) -> dict[str, int]:
+    """Bytes of each file below a folder by its path in it; one that vanishes meanwhile is left out. Raises OSError."""
+    found: dict[str, int] = {}
+    for entry in files(path):
+        with contextlib.suppress(FileNotFoundError):
+            found[os.path.relpath(entry.path, path)] = entry.stat().st_size
+    return found
+
+
+@contextlib.contextmanager
+def errors_told(place: str) -> Iterator[None]:
+    """Make of an error of reading one line that names the path; FileNotFoundError stays what it is."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        name = errno.errorcode.get(error.errno or 0, type(error).__name__)
+        raise UserError(
+            f"{place} cannot be read: {error.strerror or error} ({name}); what is there is not known, and was left as "
+            "it is: mend the storage or its permissions and try again"
+        ) from error
+
+
+def write(path: Path, data: bytes, temporary_prefix: str) -> None:
+    """Write beside the file, sync, then rename: a crash leaves the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=temporary_prefix, dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
