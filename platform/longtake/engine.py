@@ -5,8 +5,8 @@ learning rate is a pure function of the step, so a resumed run meets the same on
 
     model.safetensors     weights, fp32, by parameter name: readable with no Longtake, Ray or DeepSpeed
     state.json            the caller's state and what wrote it (step, world size, backend)
-    rng-00000.pt          random state of each rank
-    ds/ or optimizer.pt   moments of the optimizer, in the backend's own form
+    rng-00000.json        random state of each rank
+    ds/ or optimizer.pt   moments of the optimizer, in the backend's own form; read as values, never as code
 
 Another number of ranks may go on with it. `autocast` computes matrix products in bf16 and keeps all else in fp32;
 `bf16` also keeps the parameters in bf16, beside the fp32 ones that the optimizer moves.
@@ -138,7 +138,7 @@ class Engine:
 
         folder.mkdir(parents=True, exist_ok=True)
         self._backend.save(folder)
-        torch.save(_random_state(), folder / f"rng-{rank():05d}.pt")
+        (folder / _random_name()).write_text(json.dumps(_random_state()))
         weights = self.full_state_dict()
         if rank() == 0:
             save_file(weights, folder / "model.safetensors")
@@ -152,9 +152,8 @@ class Engine:
         self._refuse_other(written)
         self._backend.load(folder, written["world"])
         self.done = written["step"]
-        mine = folder / f"rng-{rank():05d}.pt"
-        if mine.exists():  # a rank that the writing run did not have keeps the random state of its seed
-            _restore_random_state(torch.load(mine, weights_only=False))
+        if rank() < written["world"]:  # a rank that the writing run did not have keeps the random state of its seed
+            _restore_random_state(json.loads((folder / _random_name()).read_text()))
         state: dict[str, Any] = read["state"]
         return state
 
@@ -195,23 +194,38 @@ def _portable(tensor: Tensor) -> Tensor:
     return (tensor.float() if tensor.is_floating_point() else tensor).clone().contiguous()
 
 
+def _random_name() -> str:
+    return f"rng-{rank():05d}.json"
+
+
 def _random_state() -> dict[str, Any]:
+    """As JSON: lists of Python's and numpy's numbers, PyTorch's bytes as hexadecimal text."""
     import numpy as np
 
+    name, words, *rest = np.random.get_state(legacy=True)
     cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
     return {
         "python": random.getstate(),
-        "numpy": np.random.get_state(),
-        "torch": torch.get_rng_state(),
-        "cuda": cuda,
+        "numpy": [name, np.asarray(words).tolist(), *rest],
+        "torch": _hex(torch.get_rng_state()),
+        "cuda": None if cuda is None else _hex(cuda),
     }
 
 
 def _restore_random_state(state: dict[str, Any]) -> None:
     import numpy as np
 
-    random.setstate(state["python"])
-    np.random.set_state(state["numpy"])
-    torch.set_rng_state(state["torch"])
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    np.random.set_state(tuple(state["numpy"]))
+    torch.set_rng_state(_unhex(state["torch"]))
     if state["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
+        torch.cuda.set_rng_state(_unhex(state["cuda"]))
+
+
+def _hex(state: Tensor) -> str:
+    return bytes(state.tolist()).hex()
+
+
+def _unhex(text: str) -> Tensor:
+    return torch.tensor(list(bytes.fromhex(text)), dtype=torch.uint8)

@@ -20,6 +20,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from longtake.no_code import only_values
+
 if TYPE_CHECKING:
     from longtake.engine import EngineConfig
 
@@ -95,7 +97,8 @@ class TorchBackend:
         from safetensors.torch import load_file
 
         self.model.load_state_dict(load_file(folder / "model.safetensors"))
-        self.optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=False))
+        with only_values(folder, []):
+            self.optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True))
 
 
 class DeepSpeedBackend:
@@ -152,19 +155,26 @@ class DeepSpeedBackend:
 
     def load(self, folder: Path, written_by: int) -> None:
         """Read what as many ranks as `written_by` wrote."""
-        if self._config.zero and written_by != world():
-            with _universal(folder / "ds") as converted:
-                self._engine._config.load_universal_checkpoint = True
-                decays = [group["weight_decay"] for group in self.optimizer.param_groups]
+        with only_values(folder / "ds", _values_of_deepspeed()):
+            if self._config.zero and written_by != world():
+                self._load_of_others(folder / "ds")
+            else:
+                self._load(folder / "ds")
+
+    def _load_of_others(self, folder: Path) -> None:
+        """What another number of ranks wrote."""
+        with _universal(folder) as converted:
+            self._engine._config.load_universal_checkpoint = True
+            decays = [group["weight_decay"] for group in self.optimizer.param_groups]
+            try:
                 self._load(converted)
+            finally:
                 self._engine._config.load_universal_checkpoint = False
-            # Of a converted checkpoint ZeRO 3 gives all groups the first one's settings, and one step to count with.
-            for group, decay in zip(self.optimizer.param_groups, decays, strict=True):
-                group["weight_decay"] = decay
-            for state in self.optimizer.optimizer.state.values():
-                state["step"] = torch.as_tensor(state["step"]).clone()
-        else:
-            self._load(folder / "ds")
+        # Of a converted checkpoint ZeRO 3 gives all groups the first one's settings, and one step to count with.
+        for group, decay in zip(self.optimizer.param_groups, decays, strict=True):
+            group["weight_decay"] = decay
+        for state in self.optimizer.optimizer.state.values():
+            state["step"] = torch.as_tensor(state["step"]).clone()
 
     def _load(self, folder: Path) -> None:
         loaded, _ = self._engine.load_checkpoint(str(folder.parent), tag=folder.name)
@@ -188,6 +198,15 @@ class DeepSpeedBackend:
             return norm
 
         setattr(self.optimizer, name, watched)
+
+
+def _values_of_deepspeed() -> list[Any]:
+    """The classes beside tensors that its checkpoints are made of; none of them does anything when it is built."""
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    return [LossScaler, ZeroStageEnum, fragment_address]
 
 
 @contextlib.contextmanager
