@@ -115,8 +115,7 @@ def tokenizer_files(store: Store, named: str) -> dict[str, bytes]:
     """A tokenizer as it is kept with the dataset: the bytes of its files by name."""
     with tempfile.TemporaryDirectory(prefix="longtake-") as folder:
         tokenizers.read(store, named).save(Path(folder))
-        found = (path for path in Path(folder).rglob("*") if path.is_file())
-        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+        return tokenizers.files_of(Path(folder))
 
 
 def _packed(sizes: Any, limit: float) -> Iterator[tuple[int, int]]:
@@ -169,7 +168,10 @@ def run(job: Job, store: Store, *, cpus: int | None = None) -> Dataset:
 
 def keep_tokenizer(job: Job, store: Store) -> None:
     """Write the tokenizer beside the shards: actors read it there, and whoever decodes them later."""
-    for name, data in tokenizer_files(store, job.latents.tokenizer).items():
+    files = tokenizer_files(store, job.latents.tokenizer)
+    if tokenizer_digest(files) != job.latents.weights:
+        raise UserError(f"tokenizer: {job.latents.tokenizer} became another while it was looked at: ask again")
+    for name, data in files.items():
         store.write_bytes(f"datasets/{job.config.name}/{TOKENIZER}/{name}", data)
 
 
@@ -245,7 +247,7 @@ class Encoder:
         self.job, self.store = job, open_store(store_uri)
         self.dataset = self.store.dataset(job.config.dataset)
         self.lengths = self.dataset.episodes()["length"].to_numpy()
-        self.tokenizer = tokenizers.of_dataset(self.store, job.config.name, job.device)
+        self.tokenizer = tokenizers.kept(self.store, job.config.name, job.latents.weights, job.device)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Encode and write one shard; returns its frames, or the problem of its source."""

@@ -27,6 +27,7 @@ from longtake.grid import Cell, GridReport, run_grid
 from longtake.runs import select
 from longtake.schema import NO_RUN
 from longtake.store import Store, open_store
+from models.exported import CONFIG, MODEL
 
 if TYPE_CHECKING:
     from longtake.episodes import Dataset
@@ -87,9 +88,9 @@ class Subject:
         Raises:
             UserError: its config is missing or damaged.
         """
-        where = f"{checkpoints.folder(run, step)}/config.json"
+        where = f"{checkpoints.folder(run, step)}/{CONFIG}"
         try:
-            told = json.loads(store.read_bytes(where))
+            told = json.loads(checkpoints.read(store, run, step, CONFIG))
             if told["model"].get("kind") == "autoencoder":
                 raise UserError(f"run {run}: it trained a tokenizer; what is scored here are world models")
             if not told["model"]["causal"]:
@@ -216,17 +217,15 @@ def find_subjects(store: Store, runs: str) -> list[Subject]:
     """The newest checkpoint of each named run: `latest`, `none`, or ids separated by commas.
 
     Raises:
-        UserError: no such run, or one without a checkpoint or whose checkpoint has no config.
+        UserError: no such run, or one without a checkpoint or whose checkpoint is damaged or has no config.
     """
     ids = select(store, runs) if runs != "none" else []
     table = store.table("runs").set_index("run")
     found, problems = [], []
     for run in ids:
-        step = checkpoints.newest(store, run)
-        if step is None:
-            problems.append(f"run {run}: it has no checkpoint yet")
-            continue
         try:
+            step = checkpoints.require_newest(store, run)
+            checkpoints.require_whole(store, run, step, MODEL)
             found.append(
                 Subject.read(store, run, str(table.loc[run, "name"]), step, str(table.loc[run, "dataset_name"]))
             )

@@ -3,6 +3,7 @@
     model.safetensors   weights, fp32, by parameter name
     config.json         the model's config, and the run and step that it is from
     tokenizer/          where a world model lives on latents: its autoencoder, whole
+    SHA256SUMS          of these files, for `sha256sum --check`
 
 `models.checkpoint.load_model` reads it with no Ray and no DeepSpeed; `init.run: FOLDER` begins a training with it.
 """
@@ -17,7 +18,7 @@ from typing import Any
 from longtake import checkpoints
 from longtake.errors import UserError, unknown
 from longtake.store import Store, open_store
-from models.checkpoint import CONFIG, TOKENIZER, WEIGHTS
+from models.exported import CONFIG, MODEL, ORIGIN, TOKENIZER, WEIGHTS, write_sums
 
 KINDS = ("train", "autoencoder")
 """The runs that have checkpoints."""
@@ -55,10 +56,7 @@ def checkpoint_of(store: Store, run: str, step: int | None) -> int:
         UserError: there is none, or it is damaged.
     """
     if step is None:
-        newest = checkpoints.newest(store, run)
-        if newest is None:
-            raise UserError(f"run {run} has no checkpoint yet")
-        return newest
+        return checkpoints.require_newest(store, run)
     there = checkpoints.complete(store, run)
     if step not in there:
         raise UserError(f"run {run} has no checkpoint of step {step}; it has {', '.join(map(str, there)) or 'none'}")
@@ -71,18 +69,19 @@ def export(store: Store, row: dict[str, Any], step: int, out: Path) -> None:
     """Copy what a reader needs of a checkpoint into a new folder.
 
     Raises:
-        UserError: something else is there already.
+        UserError: something else is there already, or the checkpoint is damaged.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: is there already; name a new folder")
-    with checkpoints.opened(store, row["run"], step) as folder:
+    with checkpoints.opened(store, row["run"], step, MODEL) as folder:
         out.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / WEIGHTS, out / WEIGHTS)
         if (folder / TOKENIZER).is_dir():
             shutil.copytree(folder / TOKENIZER, out / TOKENIZER)
         written = json.loads((folder / CONFIG).read_text())
     origin = {name: row[name] for name in ("run", "name", "dataset_name", "code_version")} | {"step": step}
-    (out / CONFIG).write_text(json.dumps(written | {"from": origin}, indent=1))
+    (out / CONFIG).write_text(json.dumps(written | {ORIGIN: origin}, indent=1))
+    write_sums(out)
 
 
 def _as_path(out: str) -> str:

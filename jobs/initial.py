@@ -13,7 +13,7 @@ from jobs.train_config import AutoencoderTraining, InitConfig, TrainConfig, Worl
 from longtake import checkpoints
 from longtake.config import differences
 from longtake.errors import UserError
-from models.checkpoint import CONFIG, WEIGHTS
+from models.exported import CONFIG, WEIGHTS, require_sums
 
 if TYPE_CHECKING:
     from torch import nn
@@ -110,13 +110,17 @@ def _opened(store: Store, init: InitConfig) -> Iterator[Path]:
     assert init.run is not None
     if not _is_path(init.run):
         run = find(store, init.run)["run"]
-        with checkpoints.opened(store, run, checkpoint_of(store, run, init.step)) as folder:
+        with checkpoints.opened(store, run, checkpoint_of(store, run, init.step), (WEIGHTS, CONFIG)) as folder:
             yield folder
         return
     folder = Path(init.run).expanduser()
     missing = [name for name in (WEIGHTS, CONFIG) if not (folder / name).is_file()]
     if missing:
         raise UserError(f"{init.run} has no {' and no '.join(missing)}: `longtake export` writes such a folder")
+    try:
+        require_sums(folder)
+    except ValueError as error:
+        raise UserError(str(error)) from error
     yield folder
 
 

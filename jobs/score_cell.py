@@ -23,6 +23,7 @@ from longtake.store import open_store
 from longtake.stream import relative_pose
 from models.checkpoint import load_model, load_model_tokenizer
 from models.conditions import Conditions
+from models.exported import MODEL
 from models.rollout import LongContextWarning
 from models.tokenizer import Tokenizer
 from models.world_model import WorldModel
@@ -98,5 +99,5 @@ def build_system(cell: ScoreCell, questions: Sequence[Question]) -> System:
 @lru_cache(maxsize=4)
 def read_model(store: str, run: str, step: int) -> tuple[WorldModel, Tokenizer]:
     """A run's model at a checkpoint, and its tokenizer; kept by the worker for its next cells."""
-    with checkpoints.opened(open_store(store), run, step) as folder:
+    with checkpoints.opened(open_store(store), run, step, MODEL) as folder:
         return load_model(folder), load_model_tokenizer(folder)

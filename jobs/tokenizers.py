@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 from jobs.train_config import DATASET, PIXELS
 from longtake import checkpoints
-from longtake.episodes import TOKENIZER
+from longtake.episodes import TOKENIZER, tokenizer_digest
 from longtake.errors import UserError, unknown
 from longtake.store import Store
 from models.config import read_tokenizer_config
+from models.exported import CONFIG, WEIGHTS, require_sums
 
 if TYPE_CHECKING:
     from jobs.train_config import WorldModelTraining
@@ -44,7 +45,7 @@ def settled(store: Store, named: str) -> str:
     for run in reversed(meant):
         if checkpoints.newest(store, run) is not None:
             return run
-    raise UserError(f"tokenizer: autoencoder {named} (run {meant[-1]}) has no checkpoint yet")
+    raise UserError(f"tokenizer: autoencoder {named} (run {meant[-1]}) has no checkpoint, or none that is whole")
 
 
 @contextmanager
@@ -58,12 +59,16 @@ def opened(store: Store, named: str) -> Iterator[Path]:
         folder = Path(named).expanduser()
         if not (folder / "config.json").is_file():
             raise UserError(f"tokenizer: {named} is no folder with a config.json")
+        try:
+            require_sums(folder)
+        except ValueError as error:
+            raise UserError(f"tokenizer: {error}") from error
         yield folder
         return
     run = settled(store, named)
     step = checkpoints.newest(store, run)
     assert step is not None
-    with checkpoints.opened(store, run, step) as folder:
+    with checkpoints.opened(store, run, step, (WEIGHTS, CONFIG)) as folder:
         yield folder
 
 
@@ -100,7 +105,18 @@ def of_dataset(store: Store, name: str, device: str = "cpu") -> Tokenizer:
     """What encoded a dataset of latents: its own copy.
 
     Raises:
-        UserError: it is gone or damaged.
+        UserError: it is gone, damaged, or another than encoded them.
+    """
+    latents = store.dataset(name).manifest.latents
+    assert latents is not None
+    return kept(store, name, latents.weights, device)
+
+
+def kept(store: Store, name: str, digest: str, device: str = "cpu") -> Tokenizer:
+    """The copy that lies with a dataset, also with one that is not finished; `digest` is that of its files.
+
+    Raises:
+        UserError: it is gone, damaged, or another.
     """
     where = f"datasets/{name}/{TOKENIZER}"
     with tempfile.TemporaryDirectory(prefix="longtake-") as folder:
@@ -108,7 +124,17 @@ def of_dataset(store: Store, name: str, device: str = "cpu") -> Tokenizer:
             store.download_dir(where, folder)
         except FileNotFoundError:
             raise UserError(f"{where}: the tokenizer is gone; encode the dataset again") from None
+        if tokenizer_digest(files_of(Path(folder))) != digest:
+            raise UserError(
+                f"{where}: damaged, or another tokenizer than made these latents: bring it back as it was, or encode "
+                "the dataset again under another name"
+            )
         return _loaded(Path(folder), where, device)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """The bytes of a tokenizer's files by name."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def read(store: Store, named: str, device: str = "cpu") -> Tokenizer:

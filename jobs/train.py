@@ -214,11 +214,13 @@ def _train(config: TrainConfig, store: Store, run: str, forked_from: str = "") -
     with (
         launch(demand(config)) if config.workers else contextlib.nullcontext()
     ):  # what does not fit leaves no run behind
-        if forked_from and checkpoints.newest(store, run) is None:
-            source, _, step = forked_from.partition("@")
-            checkpoints.copy(store, source, int(step), run)
+        start = checkpoints.newest(store, run, hashed=True)
+        if start is None:
+            _require_nothing_lost(config, store, run)
+            if forked_from:
+                source, _, step = forked_from.partition("@")
+                checkpoints.copy(store, source, start := int(step), run)
         record = start_record(config, store, run, forked_from=forked_from)
-        start = checkpoints.newest(store, run)
         print(f"{config.name}: run {run}" + (f" goes on from step {start}" if start is not None else ""), flush=True)
         with record, told_cost(record, store), training_bar(config.name, config.steps) as bar:
             fit(
@@ -235,6 +237,18 @@ def _train(config: TrainConfig, store: Store, run: str, forked_from: str = "") -
                 on_progress=bar,
             )
     return run
+
+
+def _require_nothing_lost(config: TrainConfig, store: Store, run: str) -> None:
+    """Raise UserError if a run without a checkpoint had one, by its record or by the steps that it wrote."""
+    checkpoints.require_none(store, run)
+    steps = store.table("steps", where=f"run == {run!r}", columns=["step"])
+    # Rows are written before each checkpoint: with later ones than the first covers, that one had been sealed.
+    if len(steps) and (last := int(steps.step.max())) >= config.checkpoint_every:
+        raise UserError(
+            f"run {run}: it has come to step {last + 1}, by the table `steps`, and runs/{run}/checkpoints holds no "
+            "checkpoint: bring that folder back as it was, or begin a new run (without --resume)"
+        )
 
 
 @contextlib.contextmanager
@@ -326,9 +340,7 @@ def _forked(store: Store, run: str, config: TrainConfig, dataset: Data) -> str:
 
     row, found = _compared(store, run, config, dataset)
     run = str(row["run"])
-    step = checkpoints.newest(store, run)
-    if step is None:
-        raise UserError(f"fork: run {run} has no checkpoint yet")
+    step = checkpoints.require_newest(store, run)
     problems = [f"{line}: its checkpoint carries its own" for line in found if line.startswith("tokenizer:")]
     if config.steps <= step:
         problems.append(f"steps: {config.steps}, but run {run} has come to step {step}: set steps to more")

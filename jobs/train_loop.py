@@ -27,8 +27,8 @@ from longtake.engine import Engine, step_of
 from longtake.mixture import Data, Mixture, open_data
 from longtake.plan import cut
 from longtake.stream import batches, few_replaced, load_clips, local_batches
-from models.checkpoint import TOKENIZER
 from models.conditions import Conditions
+from models.exported import TOKENIZER
 from models.state import state_statistics
 from models.tokenizer import Tokenizer, as_latents
 from models.world_model import WorldModel

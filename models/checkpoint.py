@@ -2,6 +2,7 @@
 
 model.safetensors, config.json     the world model, how long its clips were, the kind of its tokenizer
 tokenizer/                         where it lives on latents: the autoencoder, whole
+SHA256SUMS                         in an exported folder: what `sha256sum --check` and `exported.require_sums` compare
 """
 
 from __future__ import annotations
@@ -10,12 +11,9 @@ import json
 from pathlib import Path
 
 from models.config import ModelConfig
+from models.exported import CONFIG, TOKENIZER, WEIGHTS, require_sums
 from models.tokenizer import PIXELS, Tokenizer, load_tokenizer
 from models.world_model import WorldModel
-
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
-TOKENIZER = "tokenizer"
-"""The folder of the tokenizer in a checkpoint."""
 
 
 def load_model(folder: Path) -> WorldModel:
@@ -23,10 +21,11 @@ def load_model(folder: Path) -> WorldModel:
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: the weights are not those of the config, or the config is none of ours.
+        ValueError: the weights are not those of the config, the config is none of ours, or a file is damaged.
     """
     from safetensors.torch import load_file
 
+    require_sums(folder)
     written = json.loads((folder / CONFIG).read_text())
     model = WorldModel(ModelConfig.model_validate_json(json.dumps(written["model"])))
     model.trained_frames = written["trained_frames"]

@@ -1,30 +1,43 @@
-"""A run's checkpoints in the store: written by every rank, there at once or not at all.
+"""A run's checkpoints in the store: written by every rank, there at once or not at all, and read as they were written.
 
     runs/ID/checkpoints/step-000200/...            what the ranks wrote
-    runs/ID/checkpoints/step-000200/complete.json  written last: step, metrics, world, files with their sizes
+    runs/ID/checkpoints/step-000200/complete.json  written last: step, metrics, world, files with sizes and SHA-256
+    runs/ID/sealed.json                            the newest step that was ever sealed
 
-A checkpoint without the marker, or with a file of another size than the marker says, does not exist for a
-reader: a kill half-way leaves nothing that could be picked. So the marker is also the first to be deleted.
-Nothing here depends on Ray, so evaluation and export read checkpoints without it.
+A checkpoint without the marker, or with other files than the marker says, does not exist for a reader: a kill half-way
+leaves nothing that could be picked. So the marker is also the first to be deleted, and `prune` alone deletes one.
+What is read is compared with its SHA-256 first. Nothing here depends on Ray, so evaluation and export read checkpoints
+without it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import math
+import os
+import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from longtake import seals
+from longtake.errors import Damaged, UserError
+from longtake.store import TEMPORARY
 
 if TYPE_CHECKING:
     from longtake.store import Store
 
 MARKER = "complete.json"
+REPORT = "written-"
+"""How the files begin in which ranks tell `seal` what they wrote."""
+
+PIECE = 16 * 2**20  # bytes that are hashed at a time where a file is no local one
 logger = logging.getLogger(__name__)
 
 
@@ -38,10 +51,18 @@ def complete(store: Store, run: str) -> list[int]:
     return sorted(step for step, sealed in _steps(store, run).items() if sealed)
 
 
-def newest(store: Store, run: str) -> int | None:
-    """The last step whose checkpoint is finished and whole; damaged ones are passed over."""
+def newest(store: Store, run: str, *, but: Collection[int] = (), hashed: bool = False) -> int | None:
+    """The last step whose checkpoint is finished and whole; damaged ones, and those of `but`, are passed over.
+
+    Whole: names and sizes are those written; with `hashed` every byte is read and compared too.
+    """
     for step in reversed(complete(store, run)):
-        problems = damage(store, run, step)
+        if step in but:
+            continue
+        try:
+            problems = damage(store, run, step, hashed=hashed)
+        except FileNotFoundError:
+            continue  # pruned meanwhile
         if not problems:
             return step
         for line in problems:
@@ -49,60 +70,159 @@ def newest(store: Store, run: str) -> int | None:
     return None
 
 
+def require_newest(store: Store, run: str) -> int:
+    """The last step whose checkpoint is finished and whole. Raises UserError, which names damage, if none is."""
+    step = newest(store, run)
+    if step is None:
+        damaged = [line for step in complete(store, run) for line in damage(store, run, step)]
+        raise UserError(*damaged, f"run {run} has no {'whole checkpoint' if damaged else 'checkpoint yet'}")
+    return step
+
+
 def manifest(store: Store, run: str, step: int) -> dict[str, Any]:
-    """What `complete.json` says: step, world, metrics, time, files {name: bytes}.
+    """What `complete.json` says: step, world, metrics, time, files {name: bytes}, sha256 {name: hash}.
 
-    Raises FileNotFoundError if the checkpoint is not finished.
+    Raises:
+        FileNotFoundError: the checkpoint is not finished.
+        Damaged: it is not what was written.
+        UserError: an earlier version wrote it.
     """
-    read: dict[str, Any] = json.loads(store.read_bytes(f"{folder(run, step)}/{MARKER}"))
-    return read
+    where = f"{folder(run, step)}/{MARKER}"
+    return seals.loaded(store.read_bytes(where), where)
 
 
-def damage(store: Store, run: str, step: int) -> list[str]:
-    """One line per file that is missing or has another size than when it was written."""
-    there = _sizes(store, run, step)
-    return [
-        f"{folder(run, step)}/{name}: {there.get(name, 0)} bytes, {size} were written"
-        for name, size in manifest(store, run, step)["files"].items()
-        if there.get(name) != size
-    ]
+def damage(store: Store, run: str, step: int, *, hashed: bool = False, parts: Sequence[str] = ()) -> list[str]:
+    """One line per file that is missing, has another size than when it was written, or that nobody wrote.
+
+    With `hashed` also per file with another SHA-256; of those named in `parts` (files and folders), where any are.
+    """
+    where = folder(run, step)
+    try:
+        written = seals.entries_of(manifest(store, run, step))
+    except Damaged as error:
+        return list(error.lines)
+    problems = seals.faults(where, _sizes(store, run, step), written)
+    if hashed and not problems:
+        asked = {name: entry for name, entry in written.items() if _is_part(name, parts)}
+        problems = [
+            seals.rot(where, name)
+            for name, entry in asked.items()
+            if _sha256(store, f"{where}/{name}", entry.bytes) != entry.sha256
+        ]
+    return problems
+
+
+def require_whole(store: Store, run: str, step: int, parts: Sequence[str] = ()) -> None:
+    """Raise Damaged, with the way out, unless every byte of a checkpoint, or of some parts, is as it was written."""
+    _refuse(store, run, step, damage(store, run, step, hashed=True, parts=parts))
+
+
+def read(store: Store, run: str, step: int, name: str) -> bytes:
+    """One file of a checkpoint. Raises FileNotFoundError, and Damaged for other bytes than were written."""
+    written = seals.entries_of(manifest(store, run, step))
+    if name not in written:
+        raise FileNotFoundError(f"{folder(run, step)}/{name}")
+    data = store.read_bytes(f"{folder(run, step)}/{name}")
+    if hashlib.sha256(data).hexdigest() != written[name].sha256:
+        _refuse(store, run, step, [seals.rot(folder(run, step), name)])
+    return data
+
+
+def step_in(opened: Path) -> int:
+    """The step of a checkpoint that is open."""
+    return int(json.loads((opened / MARKER).read_text())["step"])
+
+
+def require_none(store: Store, run: str) -> None:
+    """Raise UserError if a run that has no whole checkpoint once had one: beginning anew would bury what is lost."""
+    where = f"runs/{run}/checkpoints"
+    damaged = [line for step in complete(store, run) for line in damage(store, run, step, hashed=True)]
+    once = _last_sealed(store, run)
+    if damaged or once is not None:
+        had = f"its record says that step {once} was saved" if once is not None else "what there is is damaged"
+        way = f"bring {where} back as it was, or begin a new run (without --resume)"
+        raise UserError(*damaged, f"run {run}: {had}, and {where} holds no whole checkpoint: {way}")
 
 
 @contextlib.contextmanager
-def opened(store: Store, run: str, step: int) -> Iterator[Path]:
-    """A checkpoint as a folder to read: the store's own one, or a download that goes away with the block."""
-    own = _local_folder(store, run, step)
-    if own is not None:
+def opened(store: Store, run: str, step: int, parts: Sequence[str] = ()) -> Iterator[Path]:
+    """A checkpoint as a folder to read: the store's own one, or a download that goes away with the block.
+
+    `parts` names the files and folders that will be read; without it, all will be.
+
+    Raises:
+        FileNotFoundError: it is not finished, or was pruned.
+        Damaged: a file is another than was written; names it, and the way out.
+        UserError: an earlier version wrote it.
+    """
+    own, where = _local_folder(store, run, step), folder(run, step)
+    with contextlib.ExitStack() as stack:
+        written = seals.entries_of(manifest(store, run, step))
+        there = _sizes(store, run, step)
+        if own is None:
+            own = stack.enter_context(_scratch(None))
+            wanted = [name for name in (*written, MARKER) if name == MARKER or _is_part(name, parts)]
+            store.download([f"{where}/{name}" for name in wanted if name == MARKER or name in there], where, own)
+        problems = seals.faults(where, there, written)
+        if not problems:
+            asked = ((name, entry) for name, entry in written.items() if _is_part(name, parts))
+            problems = [seals.rot(where, name) for name, entry in asked if seals.sha256(own / name) != entry.sha256]
+        _refuse(store, run, step, problems)
         yield own
-        return
-    with tempfile.TemporaryDirectory(prefix="longtake-") as temporary:
-        store.download_dir(folder(run, step), Path(temporary))
-        yield Path(temporary)
 
 
 @contextlib.contextmanager
 def writing(store: Store, run: str, step: int) -> Iterator[Path]:
-    """A local folder for one rank's files; they are in the store when the block ends, for `seal` to show."""
-    own = _local_folder(store, run, step)
-    if own is not None:
-        own.mkdir(parents=True, exist_ok=True)
-        yield own
+    """A folder for one rank's files; when the block ends they are in the store, and `seal` is told of them."""
+    own, where = _local_folder(store, run, step), folder(run, step)
+    with _scratch(own) as part:
+        yield part
+        written = seals.entries(part)
+        if own is None:
+            store.upload_dir(part, where)
+        else:
+            for name in written:
+                (own / name).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(part / name, own / name)
+    store.write_bytes(f"{where}/{REPORT}{secrets.token_hex(8)}.json", seals.dumped(seals.told(written)))
+
+
+@contextlib.contextmanager
+def _scratch(beside: Path | None) -> Iterator[Path]:
+    """A folder that goes away with the block; to move files to another one, within that one."""
+    if beside is None:
+        with tempfile.TemporaryDirectory(prefix="longtake-") as temporary:
+            yield Path(temporary)
         return
-    with tempfile.TemporaryDirectory(prefix="longtake-") as temporary:
-        yield Path(temporary)
-        store.upload_dir(Path(temporary), folder(run, step))
+    beside.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=beside) as temporary:
+            yield Path(temporary)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            beside.rmdir()
+        raise
 
 
-def seal(store: Store, run: str, step: int, world: int, metrics: dict[str, float]) -> None:
-    """Make a checkpoint visible. One rank calls it, after all ranks have left `writing`."""
-    marker = {
-        "step": step,
-        "world": world,
-        "metrics": metrics,
-        "time": time.time(),
-        "files": _sizes(store, run, step),
-    }
-    store.write_bytes(f"{folder(run, step)}/{MARKER}", json.dumps(marker, indent=1).encode())
+def seal(store: Store, run: str, step: int, world: int, metrics: dict[str, float], *, writers: int = 1) -> None:
+    """Make a checkpoint visible: of what `writers` have written, the rest goes. One rank calls it, after all wrote.
+
+    Raises:
+        UserError: what they wrote is not there any more.
+    """
+    where = folder(run, step)
+    reports = store.starting(f"{where}/{REPORT}")
+    told = [seals.entries_of(seals.loaded(store.read_bytes(name), name)) for name in reports]
+    written = {name: entry for part in told for name, entry in part.items()}
+    there = _sizes(store, run, step)
+    missing = seals.faults(where, {name: size for name, size in there.items() if name in written}, written)
+    if len(reports) != writers or missing:
+        what = "; ".join(missing) or f"{len(reports)} of {writers} ranks' files are there"
+        raise UserError(f"the checkpoint of step {step} is not what was written ({what}): does another run {run} too?")
+    store.remove([f"{where}/{name}" for name in there if name not in written])
+    marker = {"step": step, "world": world, "metrics": metrics, "time": time.time(), **seals.told(written)}
+    store.write_bytes(f"{where}/{MARKER}", seals.dumped(marker))
+    store.write_bytes(_record(run), seals.dumped({"step": step}))
 
 
 def copy(store: Store, run: str, step: int, to: str) -> None:
@@ -115,30 +235,45 @@ def copy(store: Store, run: str, step: int, to: str) -> None:
 
 def best(store: Store, run: str, metric: str) -> int | None:
     """The step whose finished checkpoint tells the lowest value of a metric; None where none tells it."""
-    told = {step: manifest(store, run, step)["metrics"].get(metric, math.nan) for step in complete(store, run)}
+    told: dict[int, float] = {}
+    for step in complete(store, run):
+        with contextlib.suppress(Damaged):  # it tells nothing
+            told[step] = manifest(store, run, step)["metrics"].get(metric, math.nan)
     there = {step: value for step, value in told.items() if math.isfinite(value)}
     return min(there, key=lambda step: there[step]) if there else None
 
 
-def prune(store: Store, run: str, keep: int, metric: str | None = None) -> None:
-    """Delete all finished checkpoints but the newest `keep`, and the best by a metric where one is named."""
-    kept = best(store, run, metric) if metric is not None else None
-    for step in complete(store, run)[:-keep]:
-        if step != kept:
+def prune(store: Store, run: str, keep: int, metric: str | None = None, upto: int | None = None) -> None:
+    """Delete all finished checkpoints but the newest `keep` whole ones, and the best by a metric where one is named.
+
+    Those after the step `upto` are of an attempt before; they were passed over, and are neither counted nor deleted.
+    """
+    steps = [step for step in complete(store, run) if upto is None or step <= upto]
+    if len(steps) <= keep:
+        return
+    kept = [step for step in steps if not damage(store, run, step)][-keep:]
+    if len(kept) < keep:
+        return
+    best_one = best(store, run, metric) if metric is not None else None
+    for step in steps:
+        if step < kept[0] and step != best_one:
             _delete(store, run, step)
 
 
-def discard_unfinished(store: Store, run: str, after: int) -> None:
-    """Delete what interrupted attempts left: unfinished checkpoints, and damaged ones later than `after`."""
+def discard_unfinished(store: Store, run: str) -> None:
+    """Delete what interrupted attempts left: folders without the marker, but for one that the record says had it."""
+    last = None
+    with contextlib.suppress(Damaged):
+        last = _last_sealed(store, run)
     for step, sealed in _steps(store, run).items():
-        if not sealed or step > after:
+        if not sealed and step != last:
             _delete(store, run, step)
 
 
 def _steps(store: Store, run: str) -> dict[int, bool]:
     """Step of each checkpoint folder, and whether it bears the marker."""
     found: dict[int, bool] = {}
-    for path in _find(store, store.path("runs", run, "checkpoints")):
+    for path in store.sizes(f"runs/{run}/checkpoints"):
         name, *inner = path.split("/")
         number = name.removeprefix("step-")
         if number != name and number.isdigit():
@@ -148,17 +283,40 @@ def _steps(store: Store, run: str) -> dict[int, bool]:
 
 def _sizes(store: Store, run: str, step: int) -> dict[str, int]:
     """Bytes of each file of a checkpoint, the marker left out."""
-    found = _find(store, store.path(folder(run, step)))
-    return {name: size for name, size in sorted(found.items()) if name != MARKER}
+    return {name: size for name, size in store.sizes(folder(run, step)).items() if name != MARKER}
 
 
-def _find(store: Store, root: str) -> dict[str, int]:
-    """Files under a path of the store's filesystem, named relative to it, with their bytes."""
+def _is_part(name: str, parts: Sequence[str]) -> bool:
+    return not parts or any(name == part or name.startswith(f"{part}/") for part in parts)
+
+
+def _sha256(store: Store, name: str, size: int) -> str:
+    total = hashlib.sha256()
+    for offset in range(0, size, PIECE):
+        total.update(store.read_range(name, offset, PIECE))
+    return total.hexdigest()
+
+
+def _refuse(store: Store, run: str, step: int, problems: list[str]) -> None:
+    """Raise Damaged with the problems and the way out, if there are any."""
+    if not problems:
+        return
+    older = [other for other in complete(store, run) if other < step]
+    way = f"and that of step {older[-1]} is taken" if older else "and train again: there is none before it"
+    *first, last = problems  # one line alone may be shown, so the last one says all
+    raise Damaged(*first, f"{last}: move {folder(run, step)} away, {way}")
+
+
+def _last_sealed(store: Store, run: str) -> int | None:
+    """The newest step that was ever sealed, as the run's record says; None if it says nothing. Raises Damaged."""
     try:
-        found = store.fs.find(root, detail=True)
+        return int(seals.loaded(store.read_bytes(_record(run)), _record(run))["step"])
     except FileNotFoundError:
-        return {}
-    return {path[len(root) :].strip("/"): int(info["size"]) for path, info in found.items()}
+        return None
+
+
+def _record(run: str) -> str:
+    return f"runs/{run}/sealed.json"
 
 
 def _delete(store: Store, run: str, step: int) -> None:

@@ -51,9 +51,7 @@ class JudgedContext:
         """The newest checkpoint, judged before it is gone on from."""
         with self._inner.resume() as folder:
             if folder is not None:
-                step = checkpoints.newest(self.store, self.run_id) if self.rank == 0 else 0
-                assert step is not None
-                self._ask(step)
+                self._ask(checkpoints.step_in(folder))
             yield folder
 
     def save(self, step: int, write: Write, metrics: Numbers | None = None) -> None:

@@ -263,11 +263,15 @@ class Store:
         names = self.find(rel)
         if not names:
             raise FileNotFoundError(f"{self.uri}: nothing in {rel}")
-        prefix = self.path(rel)
-        targets = [Path(local) / self.path(name)[len(prefix) :].strip("/") for name in names]
+        self.download(names, rel, Path(local))
+
+    def download(self, names: Sequence[str], rel: str, local: Path) -> None:
+        """Copy some files of a folder of the store into a local one. Raises FileNotFoundError if one is missing."""
+        targets = [local / name[len(rel) :].strip("/") for name in names]
         for target in targets:
             target.parent.mkdir(parents=True, exist_ok=True)
-        self.fs.get([self.path(name) for name in names], [str(target) for target in targets])
+        with self._errors_told(rel):
+            self.fs.get([self.path(name) for name in names], [str(target) for target in targets])
 
     def _names(self, paths: Iterable[str]) -> Names:
         names = (path[len(self._root) :].strip("/") for path in paths)

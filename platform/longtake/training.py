@@ -12,6 +12,7 @@ Ray gets a fresh name per fit, and its small bookkeeping folder goes away afterw
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import uuid
 from abc import ABC, abstractmethod
@@ -21,14 +22,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from longtake import checkpoints, cluster, progress
-from longtake.errors import UserError
+from longtake import checkpoints, cluster, progress, ranks
+from longtake.errors import Damaged, UserError
 from longtake.loop_errors import LoopError, how_died, is_loss, is_of_storage, kernel_kills
 from longtake.progress import Progress
 
 if TYPE_CHECKING:
     from longtake.store import Store
 
+logger = logging.getLogger(__name__)
 Payload = TypeVar("Payload")
 Write = Callable[[Path], None]
 OnProgress = Callable[[Progress], None]
@@ -72,13 +74,13 @@ class _StoreContext(ABC):
 
     @contextlib.contextmanager
     def resume(self) -> Iterator[Path | None]:
-        """The newest complete checkpoint; what an interrupted attempt left half-written is removed."""
-        step = self._from_first(self._newest() if self.rank == 0 else None)
-        if step is None:
-            yield None
-            return
-        with checkpoints.opened(self.store, self.run_id, step) as folder:
-            yield folder
+        """The newest whole checkpoint; what an interrupted attempt left half-written is removed.
+
+        Raises:
+            UserError: none is whole, and yet there was one.
+        """
+        with contextlib.ExitStack() as stack:
+            yield self._open_newest(stack)
 
     def save(self, step: int, write: Write, metrics: dict[str, float] | None = None) -> None:
         """Write, wait for all, seal, thin out. A step that has its checkpoint is left as it is.
@@ -86,7 +88,7 @@ class _StoreContext(ABC):
         Raises:
             UserError: the store takes no more; the checkpoints before are untouched.
         """
-        if step in checkpoints.complete(self.store, self.run_id):
+        if ranks.of_first(self.rank == 0 and self._is_saved(step), self.world):
             return
         try:
             with checkpoints.writing(self.store, self.run_id, step) as folder:
@@ -95,11 +97,11 @@ class _StoreContext(ABC):
             if not is_of_storage(error):
                 raise
             raise UserError(self._not_saved(step, error)) from error
-        self._wait()
+        ranks.wait(self.world)
         if self.rank == 0:
-            checkpoints.seal(self.store, self.run_id, step, self.world, metrics or {})
-            checkpoints.prune(self.store, self.run_id, self._keep, self._keep_best)
-        self._wait()
+            checkpoints.seal(self.store, self.run_id, step, self.world, metrics or {}, writers=self.world)
+            checkpoints.prune(self.store, self.run_id, self._keep, self._keep_best, upto=step)
+        ranks.wait(self.world)
 
     def progress(self, step: int, of: int, **numbers: float) -> None:
         """Rank 0 tells; the others are silent."""
@@ -107,21 +109,14 @@ class _StoreContext(ABC):
             self._tell(Progress(step, of, numbers))
 
     def mean(self, **numbers: float) -> dict[str, float]:
-        """One all-reduce of all numbers, in fp64 on a CPU."""
-        if self.world == 1:
-            return numbers
-        import torch
-
-        dtype = torch.float64 if self.device == "cpu" else torch.float32
-        values = torch.tensor(list(numbers.values()), dtype=dtype, device=self.device)
-        torch.distributed.all_reduce(values)
-        return dict(zip(numbers, (values / self.world).tolist(), strict=True))
+        """Each number averaged over ranks."""
+        return ranks.mean(numbers, self.world, self.device)
 
     def _not_saved(self, step: int, error: Exception) -> str:
         before = "what there was before cannot be seen now"
         with contextlib.suppress(OSError, UserError):
             if self.world == 1:  # others may still be writing theirs; who resumes clears up
-                checkpoints.discard_unfinished(self.store, self.run_id, after=step)
+                checkpoints.discard_unfinished(self.store, self.run_id)
             newest = checkpoints.newest(self.store, self.run_id)
             before = "there is none before it" if newest is None else f"that of step {newest} is whole"
         reason = next(iter(str(error).splitlines()), type(error).__name__)
@@ -134,26 +129,37 @@ class _StoreContext(ABC):
     def _tell(self, told: Progress) -> None:
         """Pass on how far the run is."""
 
-    def _newest(self) -> int | None:
-        step = checkpoints.newest(self.store, self.run_id)
-        checkpoints.discard_unfinished(self.store, self.run_id, after=-1 if step is None else step)
+    def _is_saved(self, step: int) -> bool:
+        """Whether a step has its checkpoint; one that was damaged is written again, in its place."""
+        there = step in checkpoints.complete(self.store, self.run_id)
+        return there and not checkpoints.damage(self.store, self.run_id, step, hashed=True)
+
+    def _open_newest(self, stack: contextlib.ExitStack) -> Path | None:
+        """Every rank compares what it will read; if one finds damage, all take an older checkpoint."""
+        damaged: list[int] = []
+        while True:
+            step = ranks.of_first(self._newest(damaged) if self.rank == 0 else None, self.world)
+            if step is None:
+                return None
+            opening, told = contextlib.ExitStack(), ""
+            try:
+                folder = opening.enter_context(checkpoints.opened(self.store, self.run_id, step))
+            except Damaged as error:
+                told = error.lines[0]
+                logger.warning("damaged checkpoint passed over: %s", told)
+            if not any(ranks.of_all(told, self.world)):
+                stack.push(opening)
+                return folder
+            opening.close()
+            damaged.append(step)
+
+    def _newest(self, but: list[int]) -> int | None:
+        if not but:
+            checkpoints.discard_unfinished(self.store, self.run_id)
+        step = checkpoints.newest(self.store, self.run_id, but=but)
+        if step is None:
+            checkpoints.require_none(self.store, self.run_id)
         return step
-
-    def _from_first(self, value: int | None) -> int | None:
-        """Rank 0's value: ranks that list a store by themselves could see different things."""
-        if self.world > 1:
-            import torch
-
-            box = [value]
-            torch.distributed.broadcast_object_list(box, src=0)
-            return box[0]
-        return value
-
-    def _wait(self) -> None:
-        if self.world > 1:
-            import torch
-
-            torch.distributed.barrier()
 
 
 class LocalContext(_StoreContext):

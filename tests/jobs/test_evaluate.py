@@ -25,7 +25,7 @@ from jobs.follow import follow
 from jobs.protocol_check import beyond_training
 from jobs.report.findings import of_memory, summary
 from jobs.report.gather import gather
-from jobs.score_cell import conditions_of, read_question, score_cell
+from jobs.score_cell import conditions_of, read_model, read_question, score_cell
 from longtake import checkpoints, tables
 from longtake.dataset_writer import DatasetWriter
 from longtake.episodes import Episode
@@ -239,16 +239,29 @@ def test_permanence_is_planned_with_its_chance_and_told_what_it_lacks(tmp_path: 
 def test_a_checkpoint_without_its_config_is_named(store: Store, tmp_path: Path) -> None:
     copy = open_store(tmp_path)
     store.download_dir("", tmp_path)
-    (tmp_path / checkpoints.folder(RUN, STEP) / "config.json").write_text("{}")
-    marker = tmp_path / checkpoints.folder(RUN, STEP) / checkpoints.MARKER
-    told = json.loads(marker.read_text())
-    told["files"] = {"model.safetensors": told["files"]["model.safetensors"]}
-    marker.write_text(json.dumps(told))
+    with checkpoints.writing(copy, RUN, STEP + 1) as folder:
+        (folder / "config.json").write_text("{}")
+    checkpoints.seal(copy, RUN, STEP + 1, 1, {})
     with pytest.raises(UserError, match=f"run {RUN}: .*config.json is damaged: KeyError: 'model'"):
         find_subjects(copy, RUN)
-    (tmp_path / checkpoints.folder(RUN, STEP) / "config.json").unlink()
-    with pytest.raises(UserError, match="the checkpoint of step 30 has no config"):
+    with checkpoints.writing(copy, RUN, STEP + 2) as folder:
+        (folder / "model.safetensors").write_text("")
+    checkpoints.seal(copy, RUN, STEP + 2, 1, {})
+    with pytest.raises(UserError, match=f"the checkpoint of step {STEP + 2} has no config"):
         find_subjects(copy, RUN)
+
+
+def test_weights_with_zeros_in_them_are_named_and_not_scored(store: Store, tmp_path: Path) -> None:
+    copy = open_store(tmp_path)
+    store.download_dir("", tmp_path)
+    where = f"{checkpoints.folder(RUN, STEP)}/model.safetensors"
+    weights = bytearray((tmp_path / where).read_bytes())
+    weights[-400:] = bytes(400)
+    (tmp_path / where).write_bytes(weights)
+    with pytest.raises(UserError, match=f"{where}: damaged, its SHA-256 .*: move .* away"):
+        find_subjects(copy, RUN)
+    with pytest.raises(UserError, match=f"{where}: damaged"):
+        read_model(copy.uri, RUN, STEP)
 
 
 def test_rows_say_how_far_they_lie_beyond_training(store: Store) -> None:

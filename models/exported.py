@@ -1,0 +1,51 @@
+"""The files of a trained model as a folder, and their SHA-256s in an exported one; works without torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+TOKENIZER = "tokenizer"
+"""The folder of the tokenizer in a checkpoint."""
+
+MODEL = (WEIGHTS, CONFIG, TOKENIZER)
+"""What is read of a checkpoint to generate with it; the rest is for going on with its training."""
+
+SUMS = "SHA256SUMS"
+ORIGIN = "from"
+"""The key of an exported config under which stands where it is from."""
+
+
+def write_sums(folder: Path) -> None:
+    """Write the SHA-256 of every file of a folder beside them."""
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    (folder / SUMS).write_text("".join(f"{_sha256(folder / name)}  {name}\n" for name in names))
+
+
+def require_sums(folder: Path) -> None:
+    """Compare an exported folder with its SHA-256s; a folder that was not exported has none, and is taken as it is.
+
+    Raises:
+        ValueError: a file is another, or gone; or an earlier version exported it, without sums.
+    """
+    if not (folder / SUMS).is_file():
+        if ORIGIN in json.loads((folder / CONFIG).read_text()):
+            raise ValueError(
+                f"{folder}: exported by an earlier version, without {SUMS}: export it again, or, if you trust it, run "
+                f"`sha256sum {WEIGHTS} {CONFIG} > {SUMS}` in it"
+            )
+        return
+    lines = (folder / SUMS).read_text().splitlines()
+    sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    for name in dict.fromkeys((WEIGHTS, CONFIG, *sums)):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder / name}: is gone: export it again")
+        if _sha256(folder / name) != sums.get(name):
+            raise ValueError(f"{folder / name}: damaged, its SHA-256 is not that in {SUMS}: export it again")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
