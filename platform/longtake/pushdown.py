@@ -1,4 +1,4 @@
-"""From a pandas query to what Parquet can skip: a condition that every row of the answer fulfils.
+"""From a query (`longtake.where`) to what Parquet can skip: a condition that every row of the answer fulfils.
 
 The query itself always runs on the rows that come back, so a condition that cannot be told to Parquet costs time and
 never rows: `where` means what pandas says it means.
@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import ast
 import functools
-import io
 import operator
-import tokenize
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
@@ -27,43 +25,19 @@ _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
 _MIRRORED: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Eq: ast.Eq, ast.Lt: ast.Gt, ast.LtE: ast.GtE, ast.Gt: ast.Lt, ast.GtE: ast.LtE,
 }  # fmt: skip
-_BOOLEAN = {"&": "and", "|": "or"}
 
 
-def names(where: str) -> set[str] | None:
-    """The columns that a query reads; None if only pandas can tell."""
-    tree = _parse(where)
-    return None if tree is None else {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-
-
-def condition(where: str, schema: pa.Schema, columns: Collection[str]) -> Any:
-    """An Arrow expression over some columns that holds for every row that the query selects; None without one."""
-    tree = _parse(where)
-    return None if tree is None else _translate(tree, schema, columns)
-
-
-def _parse(where: str) -> ast.expr | None:
-    """The query as pandas reads it: & and | bind like `and` and `or`."""
-    try:
-        tokens = [
-            (tokenize.NAME, _BOOLEAN[token.string]) if token.string in _BOOLEAN else (token.type, token.string)
-            for token in tokenize.generate_tokens(io.StringIO(where.strip()).readline)
-        ]
-        return ast.parse(tokenize.untokenize(tokens).strip(), mode="eval").body
-    except (SyntaxError, tokenize.TokenError, ValueError):
-        return None
-
-
-def _translate(node: ast.expr, schema: pa.Schema, columns: Collection[str]) -> Any:
-    if isinstance(node, ast.BoolOp):
-        sides = [_translate(value, schema, columns) for value in node.values]
+def condition(tree: ast.expr, schema: pa.Schema, columns: Collection[str]) -> Any:
+    """An Arrow expression over some columns that holds for every row that a query selects; None without one."""
+    if isinstance(tree, ast.BoolOp):
+        sides = [condition(value, schema, columns) for value in tree.values]
         told = [side for side in sides if side is not None]
-        if isinstance(node.op, ast.And):
+        if isinstance(tree.op, ast.And):
             return functools.reduce(operator.and_, told) if told else None
         return functools.reduce(operator.or_, told) if len(told) == len(sides) else None
-    if isinstance(node, ast.Compare):
-        ends = [node.left, *node.comparators]
-        pairs = zip(ends, node.ops, ends[1:], strict=False)
+    if isinstance(tree, ast.Compare):
+        ends = [tree.left, *tree.comparators]
+        pairs = zip(ends, tree.ops, ends[1:], strict=False)
         told = [one for pair in pairs if (one := _compare(*pair, schema, columns)) is not None]
         return functools.reduce(operator.and_, told) if told else None
     return None

@@ -7,6 +7,7 @@ columns mean: `longtake.schema`; how many parts become one file: `longtake.compa
 
 from __future__ import annotations
 
+import ast
 import enum
 import functools
 import io
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from longtake import pushdown, schema
+from longtake import where as query
 from longtake.errors import UserError, unknown
 from longtake.schema import EVENT_TIME
 from longtake.table_files import (
@@ -87,7 +89,7 @@ def read(
     """The table's rows, one per key (the newest), sorted by key, with the union of all parts' columns.
 
     Args:
-        where: a pandas query, such as `metric == 'psnr' and distance > 6`.
+        where: a query, such as `metric == 'psnr' and distance > 6`; what it may hold: `longtake.where`.
         columns: which ones, in this order; all if None.
         part: only the rows of this part.
         join_runs: add what `runs` knows about each row's run, as columns run_NAME.
@@ -97,8 +99,9 @@ def read(
     Raises UserError for an unknown table or column, a query that cannot be read, a damaged part.
     """
     schema.keys(table)
+    asked = query.parse(where) if where else None
     wanted = None if join_runs else columns
-    frame, every = look(store, table, part, lambda pieces: _scan(table, pieces, where, wanted))
+    frame, every = look(store, table, part, lambda pieces: _scan(table, pieces, asked, wanted))
     if table == "runs":
         frame = _mark_lost(frame)
     if table == "trials":
@@ -107,8 +110,8 @@ def read(
         runs = read(store, "runs").rename(columns=lambda name: name if name == "run" else f"run_{name}")
         frame = frame.merge(runs, on="run", how="left")
         every = [str(name) for name in frame.columns]
-    if where and every:
-        frame = _query(frame, where, every)
+    if where and asked and every:
+        frame = query.select(frame, where, asked, every)
     if columns is not None:
         frame = _select(frame, columns, every)
     return frame.reset_index(drop=True)
@@ -198,7 +201,7 @@ def _plain(value: Any) -> Any:
 
 
 def _scan(
-    table: str, pieces: Sequence[Piece], where: str | None, columns: Sequence[str] | None
+    table: str, pieces: Sequence[Piece], where: ast.expr | None, columns: Sequence[str] | None
 ) -> tuple[pd.DataFrame, list[str]]:
     """The rows that `where` can select, with the columns that are needed; and the names of all columns."""
     pieces = [piece for piece in pieces if piece.fragment.metadata.num_rows]
@@ -215,11 +218,12 @@ def _scan(
     return to_pandas(found if unique else newest(found, keys)), list(whole.names)
 
 
-def _needed(table: str, whole: pa.Schema, where: str | None, columns: Sequence[str] | None, unique: bool) -> list[str]:
-    read_by_query = pushdown.names(where) if where else set()
-    if columns is None or read_by_query is None:
+def _needed(
+    table: str, whole: pa.Schema, where: ast.expr | None, columns: Sequence[str] | None, unique: bool
+) -> list[str]:
+    if columns is None:
         return list(whole.names)
-    needed = {*columns, *read_by_query}
+    needed = {*columns, *(query.names(where) if where else ())}
     if not unique:
         needed |= {*schema.keys(table), EVENT_TIME}
     needed |= MARKED.get(table, set())
@@ -321,24 +325,6 @@ def _mark_preempted(store: Store, trials: pd.DataFrame) -> pd.DataFrame:
         over = runs.loc[runs["status"] != "running", "run"]
         trials.loc[(trials["state"] == "running") & trials["sweep"].isin(over), "state"] = "preempted"
     return trials
-
-
-def _query(frame: pd.DataFrame, where: str, every: Sequence[str]) -> pd.DataFrame:
-    import pandas as pd
-
-    try:
-        found = frame.query(where, engine="python", local_dict={}, global_dict={})
-    except pd.errors.UndefinedVariableError as error:
-        name = str(error).split("'")[1] if "'" in str(error) else str(error)
-        raise UserError(f"where {where!r}: {unknown('column', name, every)}") from error
-    except Exception as error:  # pandas raises whatever its parser, or the comparison, happened to raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"where {where!r} is not a pandas query: {reason}; such as: metric == 'psnr' and distance > 6"
-        ) from error
-    if not isinstance(found, pd.DataFrame):
-        raise UserError(f"where {where!r} selects no rows; such as: metric == 'psnr' and distance > 6")
-    return found
 
 
 def _select(frame: pd.DataFrame, columns: Sequence[str], every: Sequence[str]) -> pd.DataFrame:

@@ -264,9 +264,10 @@ def test_stretches_that_hold_no_answer_are_skipped(store: Store, monkeypatch: py
     tables.append(store, "steps", steps(*range(100), loss=1.0), "a")
     compact(store, "steps")
     (piece,) = tables.look(store, "steps", None, lambda pieces: pieces)
-    from longtake import pushdown
+    from longtake import pushdown, where
 
-    found = pushdown.condition("step >= 95 and loss > 0", piece.fragment.physical_schema, {"step", "loss"})
+    tree = where.parse("step >= 95 and loss > 0")
+    found = pushdown.condition(tree, piece.fragment.physical_schema, {"step", "loss"})
     assert len(piece.fragment.split_by_row_group(found)) == 1
     assert tables.read(store, "steps", "step >= 95 and loss > 0", ["loss"]).shape == (5, 1)
 
