@@ -8,7 +8,6 @@ as it replaces a part of its own.
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from longtake import schema, tables
 from longtake.schema import EVENT_TIME
-from longtake.table_files import Piece, common_schema, compacted_name, files, note
+from longtake.table_files import Listing, Piece, common_schema, compacted_file, files, note, remove, write
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,21 +42,22 @@ class Compacted:
 
 def compact(store: Store, table: str) -> Compacted:
     """Bring all parts of a table into one file. A table that is one already, or empty, is left alone."""
-    import pyarrow.parquet as pq
-
     schema.keys(table)
     store.remove_half_written(f"tables/{table}", HALF_WRITTEN_S)
-    before = files(store, table)
-    if not before or (len(before) == 1 and before[0].part is None):
-        return tables.look(store, table, None, lambda pieces: _state(table, len(before), pieces))
-    rows, parts = tables.look(store, table, None, lambda pieces: _merge(table, pieces))
-    event = max([tables.now_ns(), *(event + 1 for event in parts.values())])
-    sink = io.BytesIO()
-    pq.write_table(_described(table, rows, parts), sink, compression="zstd", row_group_size=GROUP_ROWS)
-    store.write_bytes(compacted_name(table, event), sink.getvalue())
-    # What was there before the look is in the new file, or older than what is in it.
-    store.remove([file.name for file in before])
+    listing = files(store, table)
+    before = listing.there
+    if before and not _is_compacted(listing):
+        rows, parts = tables.look(store, table, None, lambda pieces: _merge(table, pieces))
+        event = max([tables.now_ns(), *(event + 1 for event in (*parts.values(), *(file.event for file in before)))])
+        write(store, *compacted_file(table, event, _described(table, rows, parts), GROUP_ROWS))
+        # What was there before the look is in the new file, or older than what is in it.
+        remove(store, before, [mark for mark in listing.written if mark.event < event])
     return tables.look(store, table, None, lambda pieces: _state(table, len(before), pieces))
+
+
+def _is_compacted(listing: Listing) -> bool:
+    """One file, which has its mark."""
+    return len(listing.there) == 1 and listing.there[0].part is None and listing.there[0] in listing.written
 
 
 def _state(table: str, before: int, pieces: Sequence[Piece]) -> Compacted:

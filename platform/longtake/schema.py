@@ -14,7 +14,7 @@ from longtake.errors import UserError, unknown
 if TYPE_CHECKING:
     import pyarrow as pa
 
-LAYOUT = 2
+LAYOUT = 3
 """The version of files, names and columns; written into every part. Rises when older code would misread newer files."""
 
 KEYS: dict[str, tuple[str, ...]] = {

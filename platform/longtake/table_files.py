@@ -1,25 +1,32 @@
 """The files of a table: immutable, versioned by name, and which of them stand.
 
-    tables/NAME/PART.EVENT-TAG.parquet        one append; EVENT is its time in ns, TAG four random bytes
-    tables/NAME/compacted-EVENT-TAG.parquet   many appends in one; its metadata tells the EVENT of each part
+    tables/NAME/PART.EVENT-DIGEST.parquet        one append; EVENT is its time in ns, DIGEST of the whole file
+    tables/NAME/compacted-EVENT-DIGEST.parquet   many appends in one; its metadata tells the EVENT of each part, DIGEST
+                                                 is that of its tail (`longtake.sealed_files`)
+    tables/NAME/.written/...-DIGEST              empty: a file of that name was written whole
 
 Of a part the version with the newest event stands, wherever it lies; the others are as good as gone, and whoever
 finds them may remove them. A file is removed only after one that holds the same or newer versions is there, so at
 every moment the files that stand hold every row that an append has acknowledged, once.
+
+The mark in `.written/` comes after its file and goes after it. So a mark whose part nowhere stands in this version or a
+newer one tells of a file that was lost; a writer that is killed between the two leaves a file without a mark, which is
+as good as any other.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
-import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from longtake.errors import UserError
 from longtake.schema import LAYOUT
+from longtake.sealed_files import SealedFile, damaged, digest, seal
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,9 +34,10 @@ if TYPE_CHECKING:
     from longtake.store import Store
 
 PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*(/[A-Za-z0-9][A-Za-z0-9._=+-]*)*")
-_VERSION = r"(\d{19})-[0-9a-f]{8}\.parquet"
+_VERSION = r"(\d{19})-([0-9a-f]{32})"
 _LIVE = re.compile(r"(.+)\." + _VERSION)
 _COMPACTED = re.compile("compacted-" + _VERSION)
+_WRITTEN = ".written/"
 _NOTE = b"longtake"
 
 
@@ -40,6 +48,21 @@ class File:
     event: int
     name: str
     part: str | None
+    digest: str
+
+    @property
+    def mark(self) -> str:
+        """The name of its mark."""
+        _, table, rest = self.name.removesuffix(".parquet").split("/", 2)
+        return f"tables/{table}/{_WRITTEN}{rest}"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files of a table that are there, and those that were written, by their marks."""
+
+    there: list[File]
+    written: list[File]
 
 
 @dataclass
@@ -48,12 +71,14 @@ class Cache:
 
     data: dict[str, bytes] = field(default_factory=dict)
     fragments: dict[str, Any] = field(default_factory=dict)
+    sealed: dict[str, SealedFile] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Piece:
     """A file that stands, at `place`: its Parquet fragment, the parts that it gives with their events, the events of
     rows that it holds but that another file replaces (`stale`), and the only event that is asked for, if one is.
+    A compacted one is `sealed`; the others were checked when they were fetched.
     """
 
     file: File
@@ -62,20 +87,51 @@ class Piece:
     parts: Mapping[str, int]
     stale: frozenset[int]
     only: int | None = None
+    sealed: SealedFile | None = None
 
     def narrowed(self, part: str) -> Piece:
         """The same with the rows of one part."""
         return replace(self, parts={part: self.parts[part]}, only=self.parts[part])
 
+    def checked(self, columns: Collection[str], condition: Any, schema: pa.Schema) -> Any:
+        """The fragment, without the row groups that a condition rules out, its bytes in these columns checked."""
+        if self.sealed is None:
+            return self.fragment
+        kept = self.fragment if condition is None else self.fragment.subset(filter=condition, schema=schema)
+        self.sealed.require(kept.metadata, {group.id for group in kept.row_groups}, columns)
+        return kept
 
-def part_name(table: str, part: str, event: int) -> str:
-    """A new name for a version of a part."""
-    return f"tables/{table}/{part}.{event:019d}-{os.urandom(4).hex()}.parquet"
+
+def part_file(table: str, part: str, event: int, rows: pa.Table) -> tuple[File, bytes]:
+    """A version of a part: its name, and its bytes."""
+    data = _parquet(rows)
+    told = digest(data).hex()
+    return File(event, f"tables/{table}/{part}.{event:019d}-{told}.parquet", part, told), data
 
 
-def compacted_name(table: str, event: int) -> str:
-    """A new name for a compacted file."""
-    return f"tables/{table}/compacted-{event:019d}-{os.urandom(4).hex()}.parquet"
+def compacted_file(table: str, event: int, rows: pa.Table, group_rows: int) -> tuple[File, bytes]:
+    """A compacted file: its name, and its bytes."""
+    data, told = seal(_parquet(rows, row_group_size=group_rows))
+    return File(event, f"tables/{table}/compacted-{event:019d}-{told}.parquet", None, told), data
+
+
+def _parquet(rows: pa.Table, **more: Any) -> bytes:
+    import pyarrow.parquet as pq
+
+    sink = io.BytesIO()
+    pq.write_table(rows, sink, compression="zstd", write_page_checksum=True, **more)
+    return sink.getvalue()
+
+
+def write(store: Store, file: File, data: bytes) -> None:
+    """Write a file, then the mark that it was written."""
+    store.write_bytes(file.name, data)
+    store.write_bytes(file.mark, b"")
+
+
+def remove(store: Store, files: Sequence[File], marks: Sequence[File] = ()) -> None:
+    """Remove files, and after them their marks and those of others that are gone."""
+    store.remove([*(file.name for file in files), *(file.mark for file in files), *(file.mark for file in marks)])
 
 
 def note(table: str, **more: Any) -> dict[bytes, bytes]:
@@ -85,38 +141,65 @@ def note(table: str, **more: Any) -> dict[bytes, bytes]:
 
 def versions(store: Store, table: str, part: str) -> list[File]:
     """The files that hold only this part, oldest first."""
-    found = _files(table, store.starting(f"tables/{table}/{part}."), store)
+    found = _files(table, store.starting(f"tables/{table}/{part}."), store).there
     return sorted(file for file in found if file.part == part)
 
 
-def files(store: Store, table: str, part: str | None = None) -> list[File]:
+def files(store: Store, table: str, part: str | None = None) -> Listing:
     """All files of a table, or those that can hold one part.
 
     Looked up twice: a listing is no snapshot, and while one goes on, a file may be put where it has passed already
     and the one that it replaces be removed where it has not come yet. What one look missed, the other sees.
     """
     found: set[str] = set()
+    folder = f"tables/{table}/"
     for _ in range(2):
         if part is None:
-            found.update(store.find(f"tables/{table}"))
-        else:
-            found.update(store.starting(f"tables/{table}/{part}."), store.starting(f"tables/{table}/compacted-"))
+            found.update(store.find(folder))
+            continue
+        # The marks first: what they tell of is there by then.
+        for start in (f"{folder}{_WRITTEN}", folder):
+            found.update(store.starting(f"{start}{part}."), store.starting(f"{start}compacted-"))
     every = _files(table, sorted(found), store)
-    return [file for file in every if part is None or file.part in (part, None)]
+    if part is None:
+        return every
+    return Listing(*([file for file in some if file.part in (part, None)] for some in (every.there, every.written)))
 
 
-def _files(table: str, names: Iterable[str], store: Store) -> list[File]:
+def _files(table: str, names: Iterable[str], store: Store) -> Listing:
     prefix = f"tables/{table}/"
-    found = []
+    found = Listing([], [])
     for name in names:
         rest = name.removeprefix(prefix)
-        if live := _LIVE.fullmatch(rest):
-            found.append(File(int(live[2]), name, live[1]))
-        elif compacted := _COMPACTED.fullmatch(rest):
-            found.append(File(int(compacted[1]), name, None))
-        elif name.endswith(".parquet"):
-            raise UserError(f"{store.uri}/{name} is no file of a table of this layout ({LAYOUT}): move it away")
+        marked = rest.startswith(_WRITTEN)
+        if not marked and not name.endswith(".parquet"):
+            continue
+        file = _named(prefix, rest.removeprefix(_WRITTEN) if marked else rest.removesuffix(".parquet"))
+        if file is not None:
+            (found.written if marked else found.there).append(file)
+        elif not marked:
+            raise UserError(
+                f"{store.uri}/{name} is no file of a table of this layout ({LAYOUT}; older ones had no checksums): "
+                "move it away; any other reader of Parquet still reads it"
+            )
     return found
+
+
+def _named(prefix: str, version: str) -> File | None:
+    """The file PREFIX VERSION.parquet, if it is one of a table."""
+    if compacted := _COMPACTED.fullmatch(version):
+        return File(int(compacted[1]), f"{prefix}{version}.parquet", None, compacted[2])
+    if live := _LIVE.fullmatch(version):
+        return File(int(live[2]), f"{prefix}{version}.parquet", live[1], live[3])
+    return None
+
+
+def lost(found: Listing, pieces: Iterable[Piece]) -> list[File]:
+    """Files that were written and that nothing there stands for: of each part the newest that is missing."""
+    stands: dict[str | None, int] = {part: event for piece in pieces for part, event in piece.parts.items()}
+    stands[None] = max((file.event for file in found.there if file.part is None), default=-1)
+    missing = {file.part: file for file in sorted(found.written) if file.event > stands.get(file.part, -1)}
+    return sorted(missing.values())
 
 
 def standing(store: Store, found: Iterable[File], cache: Cache) -> list[Piece]:
@@ -140,6 +223,7 @@ def standing(store: Store, found: Iterable[File], cache: Cache) -> list[Piece]:
             _fragment(store, file, cache),
             parts,
             stale=frozenset(inside[file].values()) - set(parts.values()),
+            sealed=cache.sealed.get(file.name),
         )
         for file, parts in sorted(given.items(), key=lambda item: item[0])
     ]
@@ -155,11 +239,13 @@ def _parts(store: Store, file: File, cache: Cache) -> dict[str, int]:
 
 def _fetch(store: Store, wanted: Iterable[File], cache: Cache) -> None:
     """Read live parts whole: they are small, and an object storage gives many at the same time."""
-    missing = [file.name for file in wanted if file.name not in cache.data]
+    missing = {file.name: file for file in wanted if file.name not in cache.data}
     gone = None
-    for name, data in store.read_many(missing).items():
+    for name, data in store.read_many(list(missing)).items():
         if data is None:
             gone = name
+        elif digest(data).hex() != missing[name].digest:
+            raise damaged(f"{store.uri}/{name}")
         else:
             cache.data[name] = data
     if gone is not None:
@@ -172,9 +258,14 @@ def _fragment(store: Store, file: File, cache: Cache) -> Any:
     import pyarrow.dataset as ds
 
     if file.name not in cache.fragments:
-        source = pa.BufferReader(cache.data[file.name]) if file.part is not None else store.open(file.name)
+        if file.part is None:
+            cache.sealed[file.name] = SealedFile(store, file.name, file.digest)
+            source = cache.sealed[file.name].source()
+        else:
+            source = pa.BufferReader(cache.data[file.name])
+        checking = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
         with damage_told(f"{store.uri}/{file.name}"):
-            fragment = ds.ParquetFileFormat().make_fragment(source)
+            fragment = ds.ParquetFileFormat(default_fragment_scan_options=checking).make_fragment(source)
             fragment.ensure_complete_metadata()
         _read_note(store, file, fragment)
         cache.fragments[file.name] = fragment
@@ -199,11 +290,8 @@ def damage_told(place: str) -> Iterator[None]:
 
     try:
         yield
-    except FileNotFoundError:
-        raise
     except (pa.ArrowInvalid, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{place} is damaged ({reason}); remove it and do the work that wrote it again") from error
+        raise damaged(place) from error
 
 
 def common_schema(schemas: Iterable[pa.Schema]) -> pa.Schema:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ast
 import enum
 import functools
-import io
 import json
 import operator
 import threading
@@ -27,14 +26,18 @@ from longtake.schema import EVENT_TIME
 from longtake.table_files import (
     PART,
     Cache,
+    File,
     Piece,
     common_schema,
     damage_told,
     files,
+    lost,
     note,
-    part_name,
+    part_file,
+    remove,
     standing,
     versions,
+    write,
 )
 
 if TYPE_CHECKING:
@@ -52,6 +55,9 @@ MARKED: dict[str, set[str]] = {"runs": {"status", EVENT_TIME}, "trials": {"sweep
 LOOKS = 50
 """How often a reader looks again when files vanish under it; each look keeps what the ones before have read."""
 
+LOOKS_FOR_LOST = 3
+"""So many looks in a row must miss the same files, until these are lost."""
+
 Found = TypeVar("Found")
 
 
@@ -62,7 +68,6 @@ def append(store: Store, table: str, rows: Iterable[Mapping[str, Any]] | pd.Data
     column of its key, TypeError for a column of mixed types or of another type than the table's.
     """
     import pandas as pd
-    import pyarrow.parquet as pq
 
     schema.keys(table)
     if not PART.fullmatch(part):
@@ -71,10 +76,8 @@ def append(store: Store, table: str, rows: Iterable[Mapping[str, Any]] | pd.Data
     # A clock that is behind must not make the new version the older one.
     event = max([now_ns(), *(file.event + 1 for file in older)])
     values = _of_frame(rows) if isinstance(rows, pd.DataFrame) else _of_rows(table, [dict(row) for row in rows])
-    sink = io.BytesIO()
-    pq.write_table(_to_arrow(table, values, event), sink, compression="zstd")
-    store.write_bytes(part_name(table, part, event), sink.getvalue())
-    store.remove([file.name for file in older])
+    write(store, *part_file(table, part, event, _to_arrow(table, values, event)))
+    remove(store, older)
 
 
 def read(
@@ -96,7 +99,7 @@ def read(
 
     Only the columns that are needed are read, and only the stretches that can hold rows of the answer. Whole
     numbers stay whole where some rows lack them (Int64). An empty table has its key columns.
-    Raises UserError for an unknown table or column, a query that cannot be read, a damaged part.
+    Raises UserError for an unknown table or column, a query that is not allowed, a damaged or lost part.
     """
     schema.keys(table)
     asked = query.parse(where) if where else None
@@ -118,21 +121,42 @@ def read(
 
 
 def parts(store: Store, table: str) -> list[str]:
-    """Names of the parts that are there, sorted."""
+    """Names of the parts that are there, sorted; one whose file was lost is not, and may be written again."""
     schema.keys(table)
-    return look(store, table, None, lambda pieces: sorted(part for piece in pieces for part in piece.parts))
+    return look(
+        store, table, None, lambda pieces: sorted(part for piece in pieces for part in piece.parts), whole=False
+    )
 
 
-def look(store: Store, table: str, part: str | None, use: Callable[[list[Piece]], Found]) -> Found:
-    """Call with the pieces that stand (of one part, if named); again if a file vanishes meanwhile."""
+def look(
+    store: Store, table: str, part: str | None, use: Callable[[list[Piece]], Found], *, whole: bool = True
+) -> Found:
+    """Call with the pieces that stand (of one part, if named); again if a file vanishes meanwhile.
+
+    Raises UserError, a line per file, if `whole` and a file is gone that was written and not replaced.
+    """
     cache = Cache()
+    missed: list[list[File]] = []
     for _ in range(LOOKS):
         try:
-            pieces = standing(store, files(store, table, part), cache)
-            return use(pieces if part is None else [piece.narrowed(part) for piece in pieces if part in piece.parts])
+            found = files(store, table, part)
+            pieces = standing(store, found.there, cache)
+            missed.append(lost(found, pieces) if whole else [])
+            if not missed[-1]:
+                return use(pieces if part is None else [one.narrowed(part) for one in pieces if part in one.parts])
+            # A listing is no snapshot: what another writer replaced meanwhile stands at the next look.
+            if len(missed) >= LOOKS_FOR_LOST and all(again == missed[-1] for again in missed[-LOOKS_FOR_LOST:]):
+                raise UserError(*(_gone(store, file) for file in missed[-1]))
         except FileNotFoundError:
             continue
     raise UserError(f"table {table} in store {store.uri} changes faster than it can be read; try again")
+
+
+def _gone(store: Store, file: File) -> str:
+    return (
+        f"{store.uri}/{file.name} is gone, and its rows with it: bring it back from a copy, or do the work that wrote "
+        f"it again; to go on without these rows remove {store.uri}/{file.mark}"
+    )
 
 
 # --- writing ----------------------------------------------------------------------------------------------
@@ -242,8 +266,9 @@ def arrow(pieces: Sequence[Piece], whole: pa.Schema, columns: Sequence[str], con
         if piece.only is not None:
             filters.append(ds.field(EVENT_TIME).isin(times([piece.only])))
         both = functools.reduce(operator.and_, filters) if filters else None
+        fragment = piece.checked({*columns, EVENT_TIME}, both, whole)
         with damage_told(piece.place):
-            return piece.fragment.to_table(schema=whole, columns=list(columns), filter=both, use_threads=alone)
+            return fragment.to_table(schema=whole, columns=list(columns), filter=both, use_threads=alone)
 
     alone = len(pieces) == 1
     if alone:

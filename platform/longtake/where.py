@@ -107,7 +107,8 @@ def select(frame: pd.DataFrame, where: str, tree: ast.expr, every: Sequence[str]
         raise UserError(f"where {shown(where)} cannot be answered: {reason[:300]}") from error
     if not _is_condition(mask):
         _refuse(where, "selects no rows, it is no condition")
-    return frame[mask.fillna(False).astype(bool)]
+    found: pd.DataFrame = frame[mask.fillna(False).astype(bool)]
+    return found
 
 
 def shown(where: str) -> str:

@@ -58,9 +58,10 @@ def test_many_parts_become_one_sorted_file(store: Store) -> None:
     assert (done.files_before, done.files, done.parts, done.rows) == (4, 1, 4, 3)
     pd.testing.assert_frame_equal(tables.read(store, "steps"), before)
     assert tables.parts(store, "steps") == ["empty", "p1", "p2", "p3"]
-    (name,) = store.find("tables/steps")
+    mark, name = store.find("tables/steps")
+    assert mark == f"tables/steps/.written/{name.split('/')[-1].removesuffix('.parquet')}"
     assert compact(store, "steps").files == 1
-    assert store.find("tables/steps") == [name]
+    assert store.find("tables/steps") == [mark, name]
 
 
 def test_what_pandas_reads_is_what_we_read(store: Store, tmp_path: Path) -> None:
@@ -324,10 +325,17 @@ def check_acknowledged(store: Store, told: Path) -> None:
     assert len(more) == len(set(more))
 
 
-def test_names_of_files_are_read_back() -> None:
-    assert schema.LAYOUT == 2
-    name = table_files.part_name("steps", "run=a/p.1", 7)
-    assert name.startswith("tables/steps/run=a/p.1.0000000000000000007-")
+def test_names_of_files_are_read_back(store: Store) -> None:
+    assert schema.LAYOUT == 3
+    rows = schema.empty("steps").empty_table()
+    file, data = table_files.part_file("steps", "run=a/p.1", 7, rows)
+    assert file.name.startswith("tables/steps/run=a/p.1.0000000000000000007-")
+    compacted, more = table_files.compacted_file("steps", 8, rows, 10)
+    for one, written in ((file, data), (compacted, more)):
+        table_files.write(store, one, written)
+    found = table_files.files(store, "steps")
+    assert sorted(found.there) == sorted(found.written) == [file, compacted]
+    assert table_files.versions(store, "steps", "run=a/p.1") == [file]
 
 
 def test_the_same_on_s3(bucket: str) -> None:
@@ -336,7 +344,7 @@ def test_the_same_on_s3(bucket: str) -> None:
     for number in range(4):
         tables.append(store, "steps", steps(number, loss=1.0), f"r/p{number}")
     tables.append(store, "steps", steps(2, loss=2.0), "r/p2")
-    assert len(store.find("tables/steps")) == 4
+    assert len(store.find("tables/steps")) == 2 * 4
     with pytest.MonkeyPatch.context() as patch:
         killed_before_removing(store, "steps", patch)
     assert tables.read(store, "steps").loss.tolist() == [1.0, 1.0, 2.0, 1.0]
