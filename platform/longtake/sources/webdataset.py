@@ -5,21 +5,22 @@
     KEY.json                                        a dictionary, kept with the episode
 
 Actions: the files do not say whether action t led into frame t or was taken after it, so `lead` has to; see paired.
-A tar keeps checksums of its headers only: damage inside an npy or a json that leaves it readable cannot be seen.
+What of a tar is read, and what is refused by name: `longtake.sources.tars`. A tar keeps checksums of its headers only:
+damage inside an npy or a json that leaves it readable cannot be seen.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import tarfile
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from longtake import video
 from longtake.episodes import Episode
 from longtake.errors import UserError
+from longtake.sources import tars
 from longtake.sources.foreign import Columns, Item, Lead, Listing, Refused, read_npy, read_npz, sizes
 from longtake.sources.paired import PACKED
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from longtake.store import Store
 
 PICTURES = ("frames.npy", "video.mp4", "mp4")
-BLOCK = 512
 
 
 class WebDatasetConfig(Columns):
@@ -41,11 +41,16 @@ def listing(config: WebDatasetConfig, place: Store) -> Listing:
     """Every sample of every tar, from their headers. Raises UserError if there is none."""
     items: list[Item] = []
     refused: dict[str, str] = {}
-    tars = {name: size for name, size in sizes(place).items() if name.endswith(".tar")}
-    for tar, size in tars.items():
-        samples, damage = _samples(place, tar, size)
-        if damage:
-            refused[tar] = damage
+    for tar, size in sizes(place).items():
+        if tar.endswith(tars.COMPRESSED_NAMES):
+            refused[tar] = "compressed: unpack it to a .tar first"
+        if not tar.endswith(".tar"):
+            continue
+        found = tars.contents(place, tar, size)
+        samples, wrong = _samples(found)
+        if found.damage:
+            refused[tar] = found.damage
+        refused |= {f"{tar}/{key}": why for key, why in wrong.items()}
         for key, members in samples.items():
             if any(name in members for name in PICTURES):
                 items.append(Item(f"{tar}/{key}", _weight(members), {"tar": tar, "members": members}))
@@ -57,45 +62,38 @@ def listing(config: WebDatasetConfig, place: Store) -> Listing:
     return Listing(tuple(items), {config.actions: "as recorded"}, config.pose_names, refused=refused)
 
 
-def _samples(place: Store, tar: str, size: int) -> tuple[dict[str, dict[str, tuple[int, int]]], str]:
-    """Offset and size of each member by sample and suffix, and what is wrong with the tar (or nothing)."""
-    samples: dict[str, dict[str, tuple[int, int]]] = {}
-    with place.fs.open(place.path(tar), "rb") as file:
-        end = 0
-        try:
-            with tarfile.open(fileobj=file, mode="r:") as archive:
-                for member in archive:
-                    end = archive.offset
-                    if member.isfile():
-                        folder, _, base = member.name.rpartition("/")
-                        stem, _, suffix = base.partition(".")
-                        named = samples.setdefault(f"{folder}/{stem}".lstrip("/"), {})
-                        if suffix in named:
-                            return samples, f"{member.name} is in it twice; what follows is not read"
-                        named[suffix] = (member.offset_data, member.size)
-        except tarfile.TarError as error:
-            return samples, f"damaged after byte {end}, what follows is not read: {error}"
-        # tarfile takes a damaged header for the end: the end is where the zeros are.
-        file.seek(end)
-        if file.read(BLOCK) != bytes(BLOCK):
-            return samples, f"cut off or damaged at byte {end} of {size}, what follows is not read"
-    return samples, ""
+def _samples(found: tars.Contents) -> tuple[dict[str, dict[str, tars.Member]], dict[str, str]]:
+    """The members of each sample by suffix, and why samples are refused: one that lacks a member is not the same."""
+    samples: dict[str, dict[str, tars.Member]] = {}
+    wrong = {}
+    for name, why in found.refused.items():
+        wrong[_sample(name)[0]] = f"{name}: {why}"
+    for member in found.members:
+        key, suffix = _sample(member.name)
+        named = samples.setdefault(key, {})
+        if suffix in named:
+            wrong[key] = f"{member.name} is in it twice"
+        named[suffix] = member
+    return {key: members for key, members in samples.items() if key not in wrong}, wrong
 
 
-def _weight(members: dict[str, tuple[int, int]]) -> int:
-    return sum(size * (PACKED if name.endswith("mp4") else 1) for name, (_, size) in members.items())
+def _sample(name: str) -> tuple[str, str]:
+    """The key and the suffix of a name: the suffix begins at the first dot of its last part."""
+    folder, _, base = name.rpartition("/")
+    stem, _, suffix = base.partition(".")
+    return f"{folder}/{stem}".lstrip("/"), suffix
+
+
+def _weight(members: dict[str, tars.Member]) -> int:
+    return sum(member.size * (PACKED if name.endswith("mp4") else 1) for name, member in members.items())
 
 
 def read(config: WebDatasetConfig, place: Store, item: Item) -> Episode:
     """One sample. Raises Refused and BadVideo."""
-    members: dict[str, Any] = item.where["members"]
+    members: dict[str, tars.Member] = item.where["members"]
 
     def data(name: str) -> bytes:
-        offset, size = members[name]
-        found = place.read_range(item.where["tar"], offset, size)
-        if len(found) != size:
-            raise Refused(f"{name}: the tar is cut off, {len(found)} of {size} bytes are there")
-        return found
+        return tars.read(place, item.where["tar"], members[name])
 
     if "state.npz" not in members:
         raise Refused(f"no state.npz: no actions; there are: {', '.join(members)}")
