@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import optuna
@@ -18,11 +20,12 @@ from optuna.trial import FrozenTrial
 
 from longtake.errors import UserError
 from longtake.search import Pruning, Sampling
-from longtake.space import Axis, Label, Space, active
+from longtake.space import Axis, Label, Space, active, points, size
 
 Labels = dict[str, Label]
 CANDIDATES = 24
 """Of which TPE takes the most promising; of fewer each time that it proposed what had been tried."""
+PROPOSALS = 1000
 REDRAWS = 24
 """How often a search may propose what has been tried before chance is asked instead."""
 
@@ -42,6 +45,27 @@ def draw(study: optuna.Study, trial: FrozenTrial, sampling: Sampling, number: in
         else:
             labels[field] = chosen.sample_independent(study, trial, field, distribution(axis))
     return labels
+
+
+def untried(
+    study: optuna.Study, trial: FrozenTrial, sampling: Sampling, number: int, space: Space, tried: Sequence[Labels]
+) -> Labels | None:
+    """The first that a sampler proposes for trial `number` and that is not in `tried`.
+
+    After PROPOSALS in vain the first such point in order; None if there is none, or the space is continuous.
+    """
+    keys, every = {_key(labels) for labels in tried}, size(space)
+    # The random state depends on the number only, and on how often it was in vain, not on who asked before.
+    for again in range(PROPOSALS if every is None or len(keys) < every else 0):
+        labels = draw(study, trial, sampling, number, again, space)
+        if _key(labels) not in keys:
+            return labels
+    return None if every is None else next((point for point in points(space) if _key(point) not in keys), None)
+
+
+def _key(labels: Labels) -> str:
+    """A point as text."""
+    return json.dumps(labels, sort_keys=True)
 
 
 def distribution(axis: Axis) -> BaseDistribution:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,8 +30,10 @@ from longtake.journal import Journal
 from longtake.provenance import new_run_id
 from longtake.search import Pruning, Sampling
 from longtake.space import Label, Space, active, points, size
+from longtake.study_check import require_all_known
 
 if TYPE_CHECKING:
+    from longtake.lease import Lease
     from longtake.store import Store
 
 Direction = Literal["maximize", "minimize"]
@@ -65,6 +66,7 @@ class Study:
         pruning: Pruning,
         against: Sequence[str] = (),
         database: str | None = None,
+        lease: Lease | None = None,
     ) -> None:
         """A study that is there already is gone on with.
 
@@ -74,30 +76,33 @@ class Study:
             direction: of the objective, which alone prunes and tells the best.
             against: costs to weigh it against, all of them the better the lower.
             database: Optuna's URL of where the trials are kept instead of the journal.
+            lease: of the sweep: who has lost it writes nothing.
 
         Raises:
-            UserError: the database cannot be opened.
+            UserError: the database cannot be opened; the journal is damaged, or knows less than the table.
         """
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.store, self.sweep, self.steps, self.direction = store, sweep, steps, direction
         self.against = tuple(against)
         self._space, self._sampling, self._points = space, sampling, size(space)
         self._axes = {field: optuna_parts.distribution(axis) for field, axis in space.items()}
-        self._journal = Journal(store, f"sweeps/{sweep}/study.journal") if store and not database else None
+        self._lease = lease
+        journal = f"sweeps/{sweep}/study.journal"
+        self._journal = Journal(store, journal, self._require_lease) if store and not database else None
         self._pruner = optuna_parts.pruner(pruning, steps)
         self._seconds: dict[int, float] = {}
         self._live: set[int] = set()
         self._storage: BaseStorage = JournalStorage(self._journal) if self._journal else InMemoryStorage()
         if database:
             self._storage = optuna_parts.database(database)
-        directions: list[Direction | StudyDirection] = [direction, *[StudyDirection.MINIMIZE for _ in against]]
+        there = sweep in optuna.get_all_study_names(self._storage)
+        if there:
+            self._study = optuna.load_study(study_name=sweep, storage=self._storage)
+        torn = self._journal is not None and self._journal.is_torn
+        require_all_known(store, sweep, self._trials() if there else [], torn)
         with self._saved():
-            self._study = optuna.create_study(
-                storage=self._storage,
-                study_name=sweep,
-                directions=directions,
-                load_if_exists=True,
-            )
+            if not there:
+                self._study = self._begin()
             self._mend()
 
     def ask(self) -> Assignment:
@@ -242,25 +247,34 @@ class Study:
     @contextlib.contextmanager
     def _saved(self) -> Iterator[None]:
         """One event: the study first, for it is the truth, then the table."""
+        self._require_lease()
         with self._journal.together() if self._journal else contextlib.nullcontext():
             yield
         if len(self):
             self.write()
 
+    def _require_lease(self) -> None:
+        if self._lease is not None:
+            self._lease.require()
+
+    def _begin(self) -> optuna.Study:
+        """A study without trials."""
+        directions: list[Direction | StudyDirection] = [self.direction]
+        directions += [StudyDirection.MINIMIZE for _ in self.against]
+        return optuna.create_study(storage=self._storage, study_name=self.sweep, directions=directions)
+
     def _suggest(self, number: int, trial_id: int) -> None:
-        """Give a new trial its labels and its run."""
+        """Give a new trial its labels and its run; where no point is left for it, it has failed."""
         trial = self._storage.get_trial(trial_id)
-        tried = {_key(earlier.params) for earlier in self._trials()[:number]}
-        # The random state depends on the number only, and on how often it was in vain, not on who asked before.
-        for again in itertools.count():
-            labels = optuna_parts.draw(self._study, trial, self._sampling, number, again, self._space)
-            if _key(labels) not in tried:
-                break
-        for field, label in labels.items():
+        tried = [earlier.params for earlier in self._trials()[:number]]
+        labels = optuna_parts.untried(self._study, trial, self._sampling, number, self._space, tried)
+        for field, label in (labels or {}).items():
             axis = self._axes[field]
             if field not in trial.params:
                 self._storage.set_trial_param(trial_id, field, axis.to_internal_repr(label), axis)
         self._storage.set_trial_user_attr(trial_id, "run", new_run_id())
+        if labels is None:
+            self._end(number, TrialState.FAIL, "no point of the space is left for it")
 
     def _mend(self) -> None:
         """A database may hold a trial that was killed while it was made: make it whole, as it would have been."""
@@ -378,11 +392,6 @@ class _One:
     def get_trials(self, deepcopy: bool = True, states: Sequence[TrialState] | None = None) -> list[FrozenTrial]:
         """As Optuna's own."""
         return [trial for trial in self._own._trials() if states is None or trial.state in states]
-
-
-def _key(labels: Mapping[str, Label]) -> str:
-    """A point as text."""
-    return json.dumps(labels, sort_keys=True)
 
 
 def _value(trial: FrozenTrial) -> float:
