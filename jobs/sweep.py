@@ -12,16 +12,16 @@ beside the table `trials`; each trial is a run like any other.
 from __future__ import annotations
 
 import contextlib
-import os
 import tempfile
-import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.sweep_check import check, describe, notes, short
 from jobs.sweep_config import CONFIGS, Sweep, SweepConfig, new
 from jobs.train_config import WorldModelTraining
+from longtake import lease
 from longtake.config import differences, dump, load
 from longtake.errors import UserError
 from longtake.mixture import open_data
@@ -29,6 +29,7 @@ from longtake.runs import RunRecord, select
 from longtake.store import Store, open_store
 
 if TYPE_CHECKING:
+    from longtake.lease import Lease
     from longtake.study import Assignment, Study
 
 MAY_CHANGE = ("trials", "at_once", "winners")
@@ -64,9 +65,8 @@ def main(
 
 
 def earlier(store: Store, name: str, overrides: list[str]) -> Sweep:
-    """A sweep of the store. Raises UserError for one that still runs, and for settings that may not change."""
+    """A sweep of the store. Raises UserError for settings that may not change."""
     (sweep,) = select(store, name, kind="sweep")
-    _refuse_alive(store, sweep)
     with _files(store, sweep) as folder:
         then = load(SweepConfig, folder / "sweep.yaml")
         now = load(SweepConfig, folder / "sweep.yaml", overrides)
@@ -84,16 +84,28 @@ def earlier(store: Store, name: str, overrides: list[str]) -> Sweep:
 
 
 def run(sweep: Sweep, store: Store, retry_failed: bool = False) -> str:
-    """Run a checked sweep to its end and return its id; one that was interrupted goes on."""
+    """Run a checked sweep to its end and return its id; one that was interrupted goes on.
+
+    Raises:
+        lease.Held: another driver runs it.
+    """
+    with lease.of_sweep(store, sweep.id) as held:
+        study = _search(replace(sweep, token=held.token), store, held, retry_failed)
+        finish(sweep, store, study)
+    return sweep.id
+
+
+def _search(sweep: Sweep, store: Store, held: Lease, retry_failed: bool) -> Study:
+    """Run the trials that are left."""
     from jobs.sweep_trial import run_trial
     from longtake import sweeps
     from longtake.cluster import launch
 
     config, base = sweep.config, sweep.base
     # Nested trials: the dashboard's process cleans up after a trial that is killed before it can do so itself.
-    with launch(sweep.need, dashboard=sweep.need.nested), _record(sweep, store):
+    with launch(sweep.need, dashboard=sweep.need.nested), _record(sweep, store, held):
         print(f"{config.name}: sweep {sweep.id}", flush=True)
-        study = open_study(sweep, store)
+        study = open_study(sweep, store, held)
         _learn(study, sweep, store)
         if retry_failed:
             _retry(study)
@@ -106,8 +118,7 @@ def run(sweep: Sweep, store: Store, retry_failed: bool = False) -> str:
             max_failures=base.max_failures,
             on_event=_teller(config, study),
         )
-    finish(sweep, store, study)
-    return sweep.id
+    return study
 
 
 def _learn(study: Study, sweep: Sweep, store: Store) -> None:
@@ -126,7 +137,7 @@ def _retry(study: Study) -> None:
             print(f"trial {row['trial']} would only fail again: {row['reason']}", flush=True)
 
 
-def _record(sweep: Sweep, store: Store) -> RunRecord:
+def _record(sweep: Sweep, store: Store, held: Lease | None = None) -> RunRecord:
     """The sweep's row in `runs`, after its configs: what the table shows can be resumed."""
     store.write_bytes(f"sweeps/{sweep.id}/sweep.yaml", dump(sweep.config).encode())
     store.write_bytes(f"sweeps/{sweep.id}/train.yaml", dump(sweep.base).encode())
@@ -140,11 +151,12 @@ def _record(sweep: Sweep, store: Store) -> RunRecord:
         dataset=dataset.fingerprint,
         seed=sweep.config.sampling.seed,
         dataset_name=sweep.base.data.first,
+        lease=held,
     )
 
 
-def open_study(sweep: Sweep, store: Store) -> Study:
-    """The study of a sweep; a new one if it has none."""
+def open_study(sweep: Sweep, store: Store, held: Lease | None = None) -> Study:
+    """The study of a sweep; a new one if it has none. `held`: the sweep's lease, asked for before each write."""
     from longtake.study import Study
 
     return Study(
@@ -157,6 +169,7 @@ def open_study(sweep: Sweep, store: Store) -> Study:
         pruning=sweep.config.pruning,
         against=sweep.config.against,
         database=sweep.config.database,
+        lease=held,
     )
 
 
@@ -213,21 +226,6 @@ def best_yaml(sweep: Sweep, best: Assignment, value: float) -> str:
     reached = f"{sweep.config.objective.name} {value:.4f} at step {config.steps}"
     head = f"# Best of sweep {sweep.id}: trial {best.number}, {reached}\n"
     return head + point + dump(config)
-
-
-def _refuse_alive(store: Store, sweep: str) -> None:
-    """Two drivers of one sweep would run its trials twice."""
-    row = store.table("runs", where=f"run == {sweep!r}").to_dict("records")[0]
-    if row["status"] != "running":
-        return
-    here = row["host"] == os.uname().nodename
-    if here and not Path(f"/proc/{int(row['pid'])}").exists():
-        return
-    silent = time.time() - row["event_time"].timestamp()
-    raise UserError(
-        f"sweep {sweep} is running (process {row['pid']} on {row['host']}, last heard {silent:.0f} s ago); "
-        "if it was killed, try again in a minute"
-    )
 
 
 @contextlib.contextmanager

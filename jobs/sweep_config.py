@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from urllib.parse import parse_qs, urlsplit
 
 from pydantic import Field, model_validator
@@ -19,6 +19,9 @@ from longtake.provenance import new_run_id
 from longtake.search import Pruning, Sampling
 from longtake.space import Axis, Label, settings
 from longtake.sweeps import SweepDemand
+
+if TYPE_CHECKING:
+    from longtake.lease import Token
 
 CONFIGS = Path(__file__).parent / "configs" / "sweep"
 Positive = Annotated[int, Field(ge=1)]
@@ -141,11 +144,12 @@ class SweepConfig(Config):
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep that may run: its id, what was asked, the training that its trials vary."""
+    """A sweep that may run: its id, what was asked, the training that its trials vary; its lease once it runs."""
 
     id: str
     config: SweepConfig
     base: WorldModelTraining
+    token: Token | None = None
 
     def trial(self, labels: dict[str, Label], number: int | None = None) -> WorldModelTraining:
         """The training of one point of the space. Raises UserError for one that is not valid."""

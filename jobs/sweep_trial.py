@@ -18,7 +18,7 @@ from jobs.sweep_config import Sweep
 from jobs.train import start_record, told_cost
 from jobs.train_config import WorldModelTraining
 from jobs.train_loop import train_loop
-from longtake import tables
+from longtake import lease, tables
 from longtake.judged import Judge, JudgedContext, Mailbox, Numbers, Stopped
 from longtake.store import Store
 from longtake.training import LocalContext, fit
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from jobs.sweep_config import Cost, Objective
+    from longtake.lease import Lease
     from longtake.study import Assignment
     from longtake.training import Context
 
@@ -53,7 +54,6 @@ def run_trial(payload: tuple[Store, Sweep], given: Assignment, judge: Judge) -> 
     """Train one point of the space as the run that it was given, from that run's newest checkpoint."""
     store, sweep = payload
     config = sweep.trial(given.labels, given.number)
-    record = start_record(config, store, given.run, sweep=sweep.id, trial=given.number)
     last = 0
 
     def heard(step: int, numbers: Numbers) -> bool:
@@ -61,18 +61,22 @@ def run_trial(payload: tuple[Store, Sweep], given: Assignment, judge: Judge) -> 
         last = step
         return judge(step, numbers)
 
-    with record, told_cost(record, store):
-        train_judged(TrialRun(config, sweep.config.objective, heard, sweep.config.against), store, given.run)
+    with (
+        lease.of_run(store, given.run, within=sweep.token) as held,
+        start_record(config, store, given.run, held, sweep=sweep.id, trial=given.number) as record,
+        told_cost(record, store),
+    ):
+        train_judged(TrialRun(config, sweep.config.objective, heard, sweep.config.against), store, given.run, held)
         if last < config.steps:
             record.finish("stopped", f"pruned at step {last}")
 
 
-def train_judged(trial: TrialRun, store: Store, run: str) -> None:
+def train_judged(trial: TrialRun, store: Store, run: str, held: Lease) -> None:
     """Train in this process for one worker, else on workers of its own whose rank 0 asks through a mailbox."""
     config = trial.config
     if config.workers <= 1:
         device = "cuda" if config.gpus_per_worker else "cpu"
-        context = LocalContext(store, run, keep=config.keep, keep_best=config.keep_best, device=device)
+        context = LocalContext(store, run, keep=config.keep, keep_best=config.keep_best, device=device, held=held)
         # No Ray worker, so no Ray Data beside it: the clips are the same.
         trial_loop(context, replace(trial, config=config.model_copy(update={"workers": 0})))
         return
@@ -88,6 +92,7 @@ def train_judged(trial: TrialRun, store: Store, run: str) -> None:
             max_failures=config.max_failures,
             keep=config.keep,
             keep_best=config.keep_best,
+            held=held,
         )
 
 
@@ -155,6 +160,7 @@ def score_checkpoint(
         if cell.payload.run != context.run_id:
             continue  # the floors are the same for all trials
         rows = score_cell(cell.payload)
+        context.require_lease()
         tables.append(context.store, "scores", rows, part=cell.part)
         beyond = objective.beyond or 0
         values += [row["value"] for row in rows if row["metric"] == objective.metric and row["distance"] > beyond]

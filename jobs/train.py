@@ -24,7 +24,7 @@ from jobs.train_check import (
     watch_problems,
 )
 from jobs.train_config import AutoencoderTraining, TrainConfig, WorldModelTraining
-from longtake import checkpoints
+from longtake import checkpoints, lease
 from longtake.config import config_hash, differences, dump, load
 from longtake.errors import UserError
 from longtake.mixture import Mixture, open_data
@@ -34,6 +34,7 @@ from models.config import AutoencoderConfig
 
 if TYPE_CHECKING:
     from longtake.cluster import Demand
+    from longtake.lease import Lease
     from longtake.mixture import Data
     from longtake.plan import Plan
     from longtake.runs import RunRecord
@@ -193,7 +194,8 @@ def train(
     config = _settled(config, store)
     dataset = open_data(store, config.data.dataset)
     if resume and fork:
-        return _train(config, store, new_run_id(), forked_from=_forked(store, resume, config, dataset))
+        forked_from = _forked(store, resume, config, dataset)
+        return _train(config, store, new_run_id(), forked_from=forked_from)
     earlier = _named(store, resume, config, dataset) if resume else _same(store, config, dataset) if reuse else None
     if earlier is not None and earlier["status"] == "done":
         print(f"{config.name}: run {earlier['run']} has done this already: reused", flush=True)
@@ -212,15 +214,17 @@ def _train(config: TrainConfig, store: Store, run: str, forked_from: str = "") -
 
     require_memory(config)
     with (
-        launch(demand(config)) if config.workers else contextlib.nullcontext()
-    ):  # what does not fit leaves no run behind
+        lease.of_run(store, run) as held,
+        launch(demand(config)) if config.workers else contextlib.nullcontext(),  # what does not fit leaves no run
+    ):
         start = checkpoints.newest(store, run, hashed=True)
         if start is None:
             _require_nothing_lost(config, store, run)
             if forked_from:
                 source, _, step = forked_from.partition("@")
-                checkpoints.copy(store, source, start := int(step), run)
-        record = start_record(config, store, run, forked_from=forked_from)
+                with lease.of_run(store, source):  # else `keep` could delete it meanwhile
+                    checkpoints.copy(store, source, start := int(step), run)
+        record = start_record(config, store, run, held, forked_from=forked_from)
         print(f"{config.name}: run {run}" + (f" goes on from step {start}" if start is not None else ""), flush=True)
         with record, told_cost(record, store), training_bar(config.name, config.steps) as bar:
             fit(
@@ -235,6 +239,7 @@ def _train(config: TrainConfig, store: Store, run: str, forked_from: str = "") -
                 keep=config.keep,
                 keep_best=config.keep_best,
                 on_progress=bar,
+                held=held,
             )
     return run
 
@@ -291,8 +296,10 @@ def _loop(config: TrainConfig) -> Callable[[Context, Any], None]:
     return train_loop
 
 
-def start_record(config: TrainConfig, store: Store, run: str, forked_from: str = "", **more: Any) -> RunRecord:
-    """The run's record in `runs`, as it begins; `more` are further columns."""
+def start_record(
+    config: TrainConfig, store: Store, run: str, held: Lease | None = None, forked_from: str = "", **more: Any
+) -> RunRecord:
+    """The run's record in `runs`, as it begins; `held` is its lease, `more` are further columns."""
     from longtake.runs import RunRecord
 
     dataset = open_data(store, config.data.dataset)
@@ -306,6 +313,7 @@ def start_record(config: TrainConfig, store: Store, run: str, forked_from: str =
         seed=config.seed,
         dataset_name=config.data.first,
         forked_from=forked_from,
+        lease=held,
         **more,
     )
 
@@ -340,7 +348,8 @@ def _forked(store: Store, run: str, config: TrainConfig, dataset: Data) -> str:
 
     row, found = _compared(store, run, config, dataset)
     run = str(row["run"])
-    step = checkpoints.require_newest(store, run)
+    with lease.of_run(store, run):  # of one that goes on, what is the newest now may be deleted in a moment
+        step = checkpoints.require_newest(store, run)
     problems = [f"{line}: its checkpoint carries its own" for line in found if line.startswith("tokenizer:")]
     if config.steps <= step:
         problems.append(f"steps: {config.steps}, but run {run} has come to step {step}: set steps to more")

@@ -258,6 +258,7 @@ class StepLog:
         if self._watchers is not None:
             self._watchers.flush()
         if self._rows and self._context.rank == 0:
+            self._context.require_lease()
             part = f"{self._context.run_id}-{self._first:08d}"
             tables.append(self._context.store, "steps", self._rows, part=part)
         self._first += len(self._rows)

@@ -68,6 +68,10 @@ class JudgedContext:
         """Each number averaged over ranks."""
         return self._inner.mean(**numbers)
 
+    def require_lease(self) -> None:
+        """As the inner context's."""
+        self._inner.require_lease()
+
     def _ask(self, step: int) -> None:
         stop = 0.0
         if self.rank == 0:

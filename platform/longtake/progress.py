@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
@@ -74,6 +75,43 @@ class Teller:
             # A store that is away for a moment must not end a training that only wants to say how far it is.
             with contextlib.suppress(OSError, UserError):
                 write(self._store, self._run, latest)
+
+
+def run_watched(work: Callable[[], object], *watches: Callable[[], None]) -> None:
+    """Run `work` in a thread and call the watches from this one until it ends, or one of them raises.
+
+    In the main thread Ray Train would take over Ctrl-C and leave with exit code 0.
+    """
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run, name="fit", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(INTERVAL_S)
+        for watch in watches:
+            watch()
+    if failures:
+        raise failures[0]
+
+
+def watcher(store: Store, run: str, session: str, on_progress: Callable[[Progress], None] | None) -> Callable[[], None]:
+    """A function that hands new progress of this session to the callback."""
+    last: Progress | None = None
+
+    def watch() -> None:
+        nonlocal last
+        told = read(store, run) if on_progress is not None else None
+        if on_progress is not None and told is not None and told.session == session and told != last:
+            last = told
+            on_progress(told)
+
+    return watch
 
 
 def _path(run: str) -> str:

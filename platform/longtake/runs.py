@@ -21,6 +21,7 @@ from longtake.provenance import provenance
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from longtake.lease import Lease
     from longtake.store import Store
 
 HEARTBEAT_S = 15.0
@@ -34,8 +35,10 @@ class RunRecord:
         ...
     """
 
-    def __init__(self, store: Store, row: dict[str, Any], heartbeat_s: float = HEARTBEAT_S) -> None:
-        self._store = store
+    def __init__(
+        self, store: Store, row: dict[str, Any], heartbeat_s: float = HEARTBEAT_S, lease: Lease | None = None
+    ) -> None:
+        self._store, self._lease = store, lease
         self._row = row
         self._heartbeat_s = heartbeat_s
         self._ended = threading.Event()
@@ -55,6 +58,7 @@ class RunRecord:
         dataset: str = "",
         seed: int | None = None,
         heartbeat_s: float = HEARTBEAT_S,
+        lease: Lease | None = None,
         **more: Any,
     ) -> Self:
         """Write that the run goes on now. A run started again keeps its first start and counts its sessions.
@@ -62,6 +66,7 @@ class RunRecord:
         Args:
             kind: the verb: train, evaluate, collect, ...
             dataset: fingerprint of the dataset it reads.
+            lease: of a run that others could go on with too: who has lost it writes no event.
             more: further columns.
         """
         earlier = tables.read(store, "runs", part=run).to_dict("records")
@@ -82,7 +87,7 @@ class RunRecord:
             **provenance(),
             **more,
         }
-        return cls(store, row, heartbeat_s)
+        return cls(store, row, heartbeat_s, lease)
 
     @property
     def run(self) -> str:
@@ -125,6 +130,8 @@ class RunRecord:
                 self._write()
 
     def _write(self) -> None:
+        if self._lease is not None:
+            self._lease.require()
         tables.append(self._store, "runs", [self._row], part=self.run)
 
 

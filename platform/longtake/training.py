@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 import uuid
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -22,12 +22,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from longtake import checkpoints, cluster, progress, ranks
+from longtake import checkpoints, cluster, lease, progress, ranks
 from longtake.errors import Damaged, UserError
 from longtake.loop_errors import LoopError, how_died, is_loss, is_of_storage, kernel_kills
 from longtake.progress import Progress
 
 if TYPE_CHECKING:
+    from longtake.lease import Lease, Token
     from longtake.store import Store
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,10 @@ class Context(Protocol):
         """Each number averaged over ranks. Every rank calls it with the same names."""
         ...
 
+    def require_lease(self) -> None:
+        """Raise lease.Lost if another driver has taken the run over: asked before rows of the run are written."""
+        ...
+
 
 class _StoreContext(ABC):
     """A context whose memory is the store; the two below differ in where they run and whom they tell."""
@@ -87,7 +92,9 @@ class _StoreContext(ABC):
 
         Raises:
             UserError: the store takes no more; the checkpoints before are untouched.
+            lease.Lost: another driver goes on with the run; nothing is sealed.
         """
+        self.require_lease()
         if ranks.of_first(self.rank == 0 and self._is_saved(step), self.world):
             return
         try:
@@ -99,6 +106,7 @@ class _StoreContext(ABC):
             raise UserError(self._not_saved(step, error)) from error
         ranks.wait(self.world)
         if self.rank == 0:
+            self.require_lease()
             checkpoints.seal(self.store, self.run_id, step, self.world, metrics or {}, writers=self.world)
             checkpoints.prune(self.store, self.run_id, self._keep, self._keep_best, upto=step)
         ranks.wait(self.world)
@@ -124,6 +132,10 @@ class _StoreContext(ABC):
             f"the checkpoint of step {step} could not be written: {reason}; {before}: mend the store and go on with "
             f"--resume {self.run_id}"
         )
+
+    @abstractmethod
+    def require_lease(self) -> None:
+        """Raise lease.Lost if the run is another driver's by now."""
 
     @abstractmethod
     def _tell(self, told: Progress) -> None:
@@ -154,6 +166,7 @@ class _StoreContext(ABC):
             damaged.append(step)
 
     def _newest(self, but: list[int]) -> int | None:
+        self.require_lease()
         if not but:
             checkpoints.discard_unfinished(self.store, self.run_id)
         step = checkpoints.newest(self.store, self.run_id, but=but)
@@ -163,7 +176,10 @@ class _StoreContext(ABC):
 
 
 class LocalContext(_StoreContext):
-    """This process alone, no Ray: unit tests, benchmarks, a single GPU box. Every step's progress is told."""
+    """This process alone, no Ray: unit tests, benchmarks, a single GPU box. Every step's progress is told.
+
+    Where no lease of the run is given it takes one before it touches a checkpoint, and frees it when it goes away.
+    """
 
     def __init__(
         self,
@@ -174,11 +190,22 @@ class LocalContext(_StoreContext):
         keep_best: str | None = None,
         device: str = "",
         on_progress: OnProgress | None = None,
+        held: Lease | None = None,
     ) -> None:
         super().__init__(store, run_id, 0, 1, device or _own_device(), keep, keep_best)
         self._on_progress = on_progress
+        self._lease = held
+
+    def require_lease(self) -> None:
+        """See Context. Raises lease.Held where another holds it."""
+        if self._lease is None:
+            self._lease = lease.of_run(self.store, self.run_id)
+            weakref.finalize(self, self._lease.release)
+        self._lease.require()
 
     def _tell(self, told: Progress) -> None:
+        if self._lease is not None:
+            self._lease.raise_if_lost()
         if self._on_progress is not None:
             self._on_progress(told)
 
@@ -186,16 +213,22 @@ class LocalContext(_StoreContext):
 class RayContext(_StoreContext):
     """One rank of a Ray Train worker group."""
 
-    def __init__(self, store: Store, run_id: str, *, keep: int, keep_best: str | None, session: str) -> None:
+    def __init__(
+        self, store: Store, run_id: str, *, keep: int, keep_best: str | None, session: str, token: Token
+    ) -> None:
         import ray.train
         import ray.train.torch
 
         world = ray.train.get_context()
         device = str(ray.train.torch.get_device())
         super().__init__(store, run_id, world.get_world_rank(), world.get_world_size(), device, keep, keep_best)
-        self._session = session
+        self._session, self._token = session, token
         self._teller = progress.Teller(store, run_id) if self.rank == 0 else None
         self._restarts = self._count_restarts() if self.rank == 0 else 0
+
+    def require_lease(self) -> None:
+        """See Context: the driver holds it."""
+        self._token.require(self.store)
 
     def close(self) -> None:
         """Tell the last progress."""
@@ -230,6 +263,7 @@ def fit(
     keep: int = 2,
     keep_best: str | None = None,
     on_progress: OnProgress | None = None,
+    held: Lease | None = None,
 ) -> None:
     """Run `loop(context, payload)` to its end on `workers` Ray workers, or in this process for 0.
 
@@ -238,28 +272,46 @@ def fit(
     those while the cluster has no room for more; the loop then leaves its data tasks no CPUs of their own. Lost workers
     are replaced up to `max_failures` times; an error of the loop itself ends the run at once and is raised here,
     with the worker's traceback as a note. `on_progress` is called in this thread, at most every half second;
-    `of` is 0 while workers get ready. UserError if they do not fit the machine, or are lost too often.
+    `of` is 0 while workers get ready. `held`: the run's lease, taken here if it is not given. UserError if the workers
+    do not fit the machine, or are lost too often, or if another driver holds the run, or takes it over.
     """
-    if workers == 0:
-        loop(LocalContext(store, run_id, keep=keep, keep_best=keep_best, on_progress=on_progress), payload)
-        return
-    need = cluster.Demand(min_workers or workers, gpus_per_worker=gpus_per_worker)
-    session = uuid.uuid4().hex[:8]
-    context = {"store": store, "run_id": run_id, "keep": keep, "keep_best": keep_best, "session": session}
-    job = {"loop": loop, "payload": payload, "context": context}
-    with cluster.launch(need):
-        filesystem, root = store.pyarrow()
-        own = {"name": session, "storage_filesystem": filesystem, "storage_path": f"{root}/runs/{run_id}/ray"}
-        kills = kernel_kills()
-        trainer = _trainer(job, need, workers, max_failures, own)
-        try:
-            _run_watched(trainer.fit, _watcher(store, run_id, session, on_progress))
-        except Exception as error:
-            _explain(error, store, run_id, max_failures, kills)
-            raise
-        finally:
+    with contextlib.nullcontext(held) if held is not None else lease.of_run(store, run_id) as own:
+        if workers == 0:
+            told = {"keep": keep, "keep_best": keep_best, "on_progress": on_progress}
+            loop(LocalContext(store, run_id, **told, held=own), payload)  # type: ignore[arg-type]
+            return
+        session = uuid.uuid4().hex[:8]
+        context = {"keep": keep, "keep_best": keep_best, "session": session, "token": own.token}
+        job = {"loop": loop, "payload": payload, "context": {"store": store, "run_id": run_id, **context}}
+        need = cluster.Demand(min_workers or workers, gpus_per_worker=gpus_per_worker)
+        with cluster.launch(need):
+            watch = progress.watcher(store, run_id, session, on_progress)
+            _fit_on_ray(job, need, workers, max_failures, watch, own)
+
+
+def _fit_on_ray(
+    job: dict[str, Any],
+    need: cluster.Demand,
+    workers: int,
+    max_failures: int,
+    watch: Callable[[], None],
+    held: Lease,
+) -> None:
+    """Run a job on the open Ray to its end, or until its lease is lost."""
+    store, run = job["context"]["store"], job["context"]["run_id"]
+    filesystem, root = store.pyarrow()
+    storage = {"storage_filesystem": filesystem, "storage_path": f"{root}/runs/{run}/ray"}
+    kills = kernel_kills()
+    trainer = _trainer(job, need, workers, max_failures, {"name": job["context"]["session"], **storage})
+    try:
+        progress.run_watched(trainer.fit, watch, held.raise_if_lost)
+    except Exception as error:
+        _explain(error, store, run, max_failures, kills)
+        raise
+    finally:
+        if held.lost is None:  # else it is another's by now
             with contextlib.suppress(FileNotFoundError):
-                store.fs.rm(store.path("runs", run_id, "ray"), recursive=True)
+                store.fs.rm(store.path("runs", run, "ray"), recursive=True)
 
 
 def _worker(job: dict[str, Any]) -> None:
@@ -312,42 +364,6 @@ def _trainer(
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
-
-
-def _run_watched(work: Callable[[], Any], watch: Callable[[], None]) -> None:
-    """Run `work` in a thread and call `watch` from this one until it ends.
-
-    In the main thread Ray Train would take over Ctrl-C and leave with exit code 0.
-    """
-    failures: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            work()
-        except BaseException as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=run, name="fit", daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(progress.INTERVAL_S)
-        watch()
-    if failures:
-        raise failures[0]
-
-
-def _watcher(store: Store, run: str, session: str, on_progress: OnProgress | None) -> Callable[[], None]:
-    """A function that hands new progress of this session to the callback."""
-    last: Progress | None = None
-
-    def watch() -> None:
-        nonlocal last
-        told = progress.read(store, run) if on_progress is not None else None
-        if on_progress is not None and told is not None and told.session == session and told != last:
-            last = told
-            on_progress(told)
-
-    return watch
 
 
 def _explain(error: Exception, store: Store, run: str, max_failures: int, kills: int) -> None:

@@ -23,7 +23,7 @@ from optuna.storages.journal import JournalFileBackend
 from jobs import sweep as job
 from jobs import sweep_check, train
 from jobs.sweep_config import CONFIGS, Sweep, SweepConfig, new
-from longtake import checkpoints, progress, tables
+from longtake import checkpoints, lease, progress, tables
 from longtake.config import load
 from longtake.dataset_writer import DatasetWriter
 from longtake.episodes import Episode
@@ -593,8 +593,12 @@ def test_a_sweep_with_all_of_it(place: Path) -> None:
 
 def test_a_sweep_that_runs_is_not_resumed_and_keeps_its_settings(place: Path) -> None:
     sweep, store = sweep_of(place)
-    with job._record(sweep, store), pytest.raises(UserError, match="is running"):
-        job.earlier(store, sweep.id, [])
+    job._record(sweep, store).finish()
+    with (
+        lease.of_sweep(store, sweep.id),
+        pytest.raises(UserError, match=f"sweep {sweep.id} is held by .* end what holds"),
+    ):
+        job.run(job.earlier(store, sweep.id, []), store)
     with pytest.raises(UserError, match="sampling.seed: 0 then, 1 now; only trials, at_once and winners may change"):
         job.earlier(store, sweep.id, ["sampling.seed=1"])
     assert job.earlier(store, sweep.id, ["trials=20"]).config.trials == 20
