@@ -107,15 +107,17 @@ def _key(labels: dict[str, Label]) -> str:
 
 
 def of_sweep(uri: str, wanted: str) -> Curves:
-    """The curves of a finished sweep in a store. Raises UserError for one that is no whole grid."""
+    """The curves of a finished sweep in a store. Raises UserError for one that is no whole grid, or that still runs."""
     from jobs import sweep as job
+    from longtake import lease
     from longtake.config import build
     from longtake.runs import select
 
     store = open_store(uri)
     (name,) = select(store, wanted, kind="sweep")
     sweep = job.earlier(store, name, [])
-    study = job.open_study(sweep, store)
+    with lease.of_sweep(store, name) as held:
+        study = job.open_study(sweep, store, held)
     told: dict[str, Any] = {
         "name": sweep.config.name,
         "space": {field: axis.model_dump(mode="json") for field, axis in sweep.config.space.items()},

@@ -44,17 +44,18 @@ class Journal(BaseJournalBackend):
             UserError: a line is damaged; names file and line.
         """
         self._store, self._rel, self._before_write = store, rel, before_write
+        self.where = f"{store.uri}/{rel}"
         self._depth = 0
         try:
             whole = store.read_bytes(rel)
         except FileNotFoundError:
             whole = b""
-        read = _read(whole, f"{store.uri}/{rel}")
+        read = _read(whole, self.where)
         self._logs, self._sum, self._torn = read.logs, read.sum, whole[read.size :]
         self._saved = len(self._logs)
         self._size = read.size if read.appendable else None
         if self._torn:
-            logger.warning("%s/%s: its last write was torn (%d bytes): not made", store.uri, rel, len(self._torn))
+            logger.warning("%s: its last write was torn (%d bytes): not made", self.where, len(self._torn))
 
     @property
     def is_torn(self) -> bool:
@@ -103,7 +104,7 @@ class Journal(BaseJournalBackend):
         """Add to a file that is as long as it was left, or leave it as long as it was."""
         with Path(self._store.path(self._rel)).open("r+b") as file:
             if file.seek(0, os.SEEK_END) != size:
-                raise UserError(f"{self._store.uri}/{self._rel}: another process has written to it")
+                raise UserError(f"{self.where}: another process has written to it")
             try:
                 file.write(data)
                 file.flush()

@@ -32,10 +32,10 @@ class Progress:
 
 
 def read(store: Store, run: str) -> Progress | None:
-    """The last progress that was told; None if there is none yet."""
+    """The last progress that was told; None if there is none yet, or it cannot be read: the next one comes at once."""
     try:
         return Progress(**json.loads(store.read_bytes(_path(run))))
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (FileNotFoundError, ValueError, TypeError):
         return None
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import optuna
-from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
+from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -30,7 +30,7 @@ from longtake.journal import Journal
 from longtake.provenance import new_run_id
 from longtake.search import Pruning, Sampling
 from longtake.space import Label, Space, active, points, size
-from longtake.study_check import require_all_known
+from longtake.study_check import replayed, require_all_known
 
 if TYPE_CHECKING:
     from longtake.lease import Lease
@@ -92,7 +92,7 @@ class Study:
         self._pruner = optuna_parts.pruner(pruning, steps)
         self._seconds: dict[int, float] = {}
         self._live: set[int] = set()
-        self._storage: BaseStorage = JournalStorage(self._journal) if self._journal else InMemoryStorage()
+        self._storage: BaseStorage = replayed(self._journal) if self._journal else InMemoryStorage()
         if database:
             self._storage = optuna_parts.database(database)
         there = sweep in optuna.get_all_study_names(self._storage)

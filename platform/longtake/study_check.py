@@ -5,15 +5,37 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from optuna.storages import BaseStorage, JournalStorage
+
 from longtake import tables
 from longtake.errors import UserError
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
+    from longtake.journal import Journal
     from longtake.store import Store
 
+WAY_OUT = "put back a copy of it, or begin a new sweep that learns from the table `trials`: --set warm_start=[ID]"
 ENDED = ("done", "pruned", "failed")
+
+
+def replayed(journal: Journal) -> BaseStorage:
+    """What a journal says, in Optuna's terms.
+
+    Raises:
+        UserError: Optuna can make nothing of a line that was changed before lines had sums.
+    """
+    try:
+        storage = JournalStorage(journal)
+        for study in storage.get_all_studies():
+            storage.get_all_trials(study._study_id)
+    except Exception as error:  # a changed line can make Optuna fail in any way
+        why = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(
+            f"{journal.where}: a line of it was changed ({why}); the file is left as it is: {WAY_OUT}"
+        ) from error
+    return storage
 
 
 def require_all_known(store: Store | None, sweep: str, trials: Sequence[FrozenTrial], torn: bool) -> None:
@@ -29,7 +51,12 @@ def require_all_known(store: Store | None, sweep: str, trials: Sequence[FrozenTr
         for trial in trials
     ]
     rows = [{str(k): v for k, v in row.items()} for row in tables.read(store, "trials", part=sweep).to_dict("records")]
-    lost = [row for row in rows if row["trial"] >= len(known) or known[row["trial"]] < _told(row)]
+    runs = [trial.user_attrs.get("run") for trial in trials]
+    lost = [
+        row
+        for row in rows
+        if row["trial"] >= len(known) or known[row["trial"]] < _told(row) or runs[row["trial"]] != row["run"]
+    ]
     if len(lost) > torn:
         raise UserError(
             f"sweep {sweep}: its study has lost {len(lost)} trials that the table `trials` knows, the first of them "

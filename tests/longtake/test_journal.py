@@ -158,6 +158,22 @@ def test_a_flip_in_a_journal_of_before_loses_no_line(whole: bytes) -> None:
             assert len(read) == count
 
 
+@pytest.mark.parametrize(
+    ("was", "now"),
+    [
+        (b'"study_id":0', b'"study_ie":0'),
+        (b'"user_attr":{"run"', b'"user_attr":{"ruo"'),
+    ],
+)
+def test_a_changed_line_of_before_is_one_error(tmp_path: Path, was: bytes, now: bytes) -> None:
+    store = played(tmp_path)
+    changed = without_sums(store.read_bytes(REL)).replace(was, now, 1)
+    Path(store.path(REL)).write_bytes(changed)
+    with pytest.raises(UserError, match=r"a line of it was changed|its study has lost 1 trials"):
+        study_of(store)
+    assert store.read_bytes(REL) == changed
+
+
 def test_another_writer_is_noticed(tmp_path: Path) -> None:
     store = played(tmp_path)
     one, other = study_of(store), study_of(store)
