@@ -221,7 +221,8 @@ def find_subjects(store: Store, runs: str) -> list[Subject]:
     """
     ids = select(store, runs) if runs != "none" else []
     table = store.table("runs").set_index("run")
-    found, problems = [], []
+    found: list[Subject] = []
+    problems: list[str] = []
     for run in ids:
         try:
             step = checkpoints.require_newest(store, run)

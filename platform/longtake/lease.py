@@ -135,7 +135,6 @@ class Lease:
         self.lost: Lost | None = None
         self._store, self._holder = store, holder
         self._ended = threading.Event()
-        _live.add(token.secret)
         self._thread = threading.Thread(target=self._work, name=f"lease of {token.what}", daemon=True)
         self._thread.start()
 
@@ -253,7 +252,14 @@ def _held(what: str, holder: Holder) -> Held:
 
 def _try(store: Store, folder: str, what: str, number: int, holder: Holder) -> Lease | None:
     """Be the first to make the next number; None if another was."""
-    if not _create(store, _name(folder, number), holder):
+    _live.add(holder.secret)  # before anybody can read it: another thread would take it for one that is gone
+    try:
+        created = _create(store, _name(folder, number), holder)
+    except BaseException:
+        _live.discard(holder.secret)
+        raise
+    if not created:
+        _live.discard(holder.secret)
         return None
     store.remove([name for name in store.list(folder) if _number(name) < number])
     return Lease(store, Token(folder, what, number, holder.secret), holder)
