@@ -19,7 +19,7 @@ from pydantic import Field
 from jobs.shard_tasks import make_missing, reused
 from longtake import video
 from longtake.config import Config, build, dump
-from longtake.dataset_writer import DatasetWriter, array_specs, split_sizes
+from longtake.dataset_writer import DatasetWriter, array_specs, copies, split_sizes
 from longtake.episodes import Dataset, Episode
 from longtake.errors import UserError, nearest, require_all, unknown
 from longtake.shards import Codec, ShardBuffer
@@ -196,9 +196,16 @@ def _finish(job: Job, store: Store, writer: DatasetWriter) -> Dataset:
         dataset = writer.finalize(len(job.shards), len(refused))
     except UserError as error:
         raise UserError(*error.lines, *_told(refused)) from None
-    report = {"read": len(dataset.index), "frames": dataset.manifest.frames, "refused": refused}
+    report = {
+        "read": len(dataset.index),
+        "frames": dataset.manifest.frames,
+        "refused": refused,
+        "copies": copies(dataset),
+    }
     store.write_bytes(f"{writer.root}/report.json", json.dumps(report, indent=1).encode())
     print(f"dataset {writer.name}: {len(dataset.index)} episodes read, {len(refused)} refused")
+    if same := copies(dataset):
+        print(f"copies    {same} episodes are exact copies of others, each in the split of what it is a copy of")
     print("\n".join(_told(refused)), end="\n" if refused else "")
     return dataset
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from longtake import video
 from longtake.config import differences
@@ -149,7 +148,7 @@ class DatasetWriter:
             raise UserError(f"dataset {self.name!r}: episodes with different arrays: {' and '.join(specs[:2])}")
         index.insert(0, "episode", np.arange(len(index)))
         if like is None:
-            index["split"] = _assign(index["digest"].tolist(), split_sizes(len(index), self.val, self.test))
+            index["split"] = _assign(index["digest"].tolist(), self.val, self.test)
         else:
             index[["split", "source_digest"]] = like.index[["split", "digest"]].to_numpy()
         written = to_parquet(index)
@@ -254,10 +253,14 @@ def digest(arrays: Mapping[str, Array]) -> str:
     return total.hexdigest()[:32]
 
 
-def _assign(digests: list[str], sizes: Mapping[str, int]) -> list[str]:
-    """The split of each episode, by the rank of its digest; equal digests keep the order of the episodes."""
-    order = np.argsort(np.array(digests), kind="stable")
-    splits: NDArray[Any] = np.empty(len(digests), dtype=object)
+def copies(dataset: Dataset) -> int:
+    """How many episodes are exact copies of an earlier one: every array is the same. They lie in its split."""
+    return int(dataset.index["digest"].duplicated().sum())
+
+
+def _assign(digests: Sequence[str], val: float, test: float) -> list[str]:
+    """The split of each episode, by the rank of its digest: what is equal lies in one split. Raises UserError."""
+    unlike, place = np.unique(np.array(digests), return_inverse=True)
+    sizes = split_sizes(len(unlike), val, test)
     named = np.repeat(["test", "val", "train"], [sizes["test"], sizes["val"], sizes["train"]])
-    splits[order] = named
-    return [str(split) for split in splits]
+    return [str(split) for split in named[place]]

@@ -7,13 +7,15 @@ that is worth 5 to 8 dB at the same size. An mp4 for people is yuv420p, which ev
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import io
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +23,15 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import av
     from av.container import InputContainer
+    from av.video.stream import VideoStream
 
 Frames = NDArray[np.uint8]
 
 CRF = 18  # x264's constant quality: 0 is the best, 51 the worst
 SOUGHT = 12  # frames between two keyframes of an mp4 for people
 UNEVEN = 0.1  # of the time between two frames: how far a frame may lie from its even place
+NEAR_S = 1e-4  # how far from a wanted time a frame may lie, beside the rounding of its file: LeRobot's own tolerance
+TURNS = 1 << 16  # the number one in a display matrix
 
 
 def encode(frames: Frames, crf: int = CRF) -> bytes:
@@ -94,26 +99,60 @@ class BadVideo(ValueError):
 
 def read(file: IO[bytes]) -> Video:
     """A whole video file, frame by frame. Raises BadVideo."""
-    pictures, times = _gather(file, None)
-    return Video(np.stack(pictures), _even_fps(times))
+    with _opened(file) as (container, stream):
+        found = [(picture(), time) for picture, time in _pictures(container, stream)]
+        # Frames that an edit list leaves out are in the file and not shown. Not every container counts its frames.
+        index = list(stream.index_entries) if stream.frames else []
+        promised = sum(not entry.is_discard for entry in index)
+    if promised and promised != len(found):
+        raise BadVideo(f"the file is cut off or damaged: it promises {promised} frames and holds {len(found)}")
+    return Video(_stacked([picture for picture, _ in found]), _even_fps([time for _, time in found]))
 
 
-def read_span(file: IO[bytes], start_s: float, frames: int, fps: float) -> Frames:
-    """Exactly `frames` frames from `start_s` seconds on, one every 1 / fps. Raises BadVideo if one is not there."""
-    pictures, times = _gather(file, (start_s, start_s + (frames - 0.5) / fps))
-    wanted = start_s + np.arange(frames) / fps
-    if len(times) != frames or np.abs(np.asarray(times) - wanted).max(initial=0) > UNEVEN / fps:
-        raise BadVideo(
-            f"{len(times)} frames between {start_s:g} s and {start_s + frames / fps:g} s, "
-            f"expected {frames}, one every 1/{fps:g} s"
-        )
-    return np.stack(pictures)
+def read_at(file: IO[bytes], times: Sequence[float]) -> Frames:
+    """The frame shown at each of `times`, ascending seconds. Raises BadVideo naming the first time without a frame."""
+    found: list[Frames] = []
+    with _opened(file) as (container, stream):
+        near = NEAR_S + _tick(stream) / 2
+        container.seek(max(0, int((times[0] - near) / _tick(stream))), stream=stream, backward=True)
+        for picture, time in _pictures(container, stream):
+            if len(found) < len(times) and time > times[len(found)] + near:
+                break
+            array = None
+            while len(found) < len(times) and abs(time - times[len(found)]) <= near:
+                array = picture() if array is None else array
+                found.append(array)
+            if len(found) == len(times):
+                break
+    if len(found) < len(times):
+        raise BadVideo(f"no frame at {times[len(found)]:.6g} s, only the {len(found)} before it of {len(times)}")
+    return _stacked(found)
 
 
 def read_image(data: bytes) -> Frames:
-    """One picture (H, W, 3) of a PNG or JPEG file. Raises BadVideo."""
-    pictures, _ = _gather(io.BytesIO(data), None)
-    return pictures[0]
+    """One picture (H, W, 3) of a PNG, JPEG or WebP file, upright as its EXIF orientation says. Raises BadVideo."""
+    rgb = _Rgb()
+    with _opened(io.BytesIO(data)) as (container, stream):
+        pixels = _stacked([rgb(picture) for picture in container.decode(stream)])[0]
+    return _oriented(pixels, data)
+
+
+def _oriented(pixels: Frames, data: bytes) -> Frames:
+    """Pixels turned as the EXIF of their file says; PyAV does not know that side data."""
+    import PIL
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            orientation = picture.getexif().get(0x0112, 1)
+    except (PIL.UnidentifiedImageError, SyntaxError, ValueError, OSError) as error:
+        raise BadVideo(f"not a picture that can be read: {error}") from error
+    if orientation not in range(1, 9):
+        raise BadVideo(f"EXIF orientation {orientation}, expected 1 to 8")
+    turned = pixels.swapaxes(0, 1) if orientation > 4 else pixels
+    down = -1 if orientation in (3, 4, 7, 8) else 1
+    right = -1 if orientation in (2, 3, 6, 7) else 1
+    return turned[::down, ::right]
 
 
 def write(file: str | IO[bytes], frames: Iterable[Frames], fps: float) -> None:
@@ -133,44 +172,76 @@ def write(file: str | IO[bytes], frames: Iterable[Frames], fps: float) -> None:
         container.mux(stream.encode(None))
 
 
-def _gather(file: IO[bytes], span: tuple[float, float] | None) -> tuple[list[Frames], list[float]]:
-    """Pictures and their times in seconds, all or those of a span."""
+@contextlib.contextmanager
+def _opened(file: IO[bytes]) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """A file and its one stream of moving pictures. Raises BadVideo, also for what happens while it is read."""
     import av
+    from av.stream import Disposition
 
     try:
         with av.open(file, "r") as container:
-            found = list(_pictures(container, span))
+            # A cover picture is a stream too.
+            streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+            if len(streams) != 1:
+                raise BadVideo(
+                    f"{len(streams) or 'no'} video stream{'s' * (len(streams) > 1)} in the file, expected one"
+                )
+            streams[0].thread_count = 1
+            streams[0].codec_context.options = {"err_detect": "explode"}
+            yield container, streams[0]
     except av.FFmpegError as error:
         raise BadVideo(f"not a video that can be read: {error.strerror}") from error
-    if not found:
-        raise BadVideo("no frame in the video")
-    if len({picture.shape for picture, _ in found}) != 1:
-        raise BadVideo("frames of different sizes in one video")
-    return [picture for picture, _ in found], [time for _, time in found]
 
 
-def _pictures(container: InputContainer, span: tuple[float, float] | None) -> Iterator[tuple[Frames, float]]:
-    if not container.streams.video:
-        raise BadVideo("no video stream in the file")
-    stream = container.streams.video[0]
-    stream.thread_count = 1
-    stream.codec_context.options = {"err_detect": "explode"}
-    tick = float(stream.time_base or 0) or 1.0
-    if span is not None:
-        container.seek(max(0, int(span[0] / tick)), stream=stream, backward=True)
-    read, rgb = 0, _Rgb()
-    for picture in container.decode(stream):
-        time: float = (picture.pts if picture.pts is not None else read) * tick
-        read += 1
+def _pictures(container: InputContainer, stream: VideoStream) -> Iterator[tuple[Callable[[], Frames], float]]:
+    """Every picture from where the file stands, as a function that converts it, and its time in seconds."""
+    rgb = _Rgb()
+    for number, picture in enumerate(container.decode(stream)):
         if picture.is_corrupt:
-            raise BadVideo(f"frame {read - 1} is damaged")
-        if span is None or span[0] - tick <= time <= span[1]:
-            yield rgb(picture), time
-        elif time > span[1]:
-            return
-    promised = stream.frames
-    if span is None and promised and promised != read:
-        raise BadVideo(f"the file is cut off or damaged: it promises {promised} frames and holds {read}")
+            raise BadVideo(f"frame {number} is damaged")
+        if picture.pts is None:
+            raise BadVideo("frames without times: put the bare stream into an mp4 (ffmpeg -r FPS -i IN -c copy OUT)")
+        _require_square_pixels(stream)
+        yield functools.partial(_upright, rgb, picture), picture.pts * _tick(stream)
+
+
+def _tick(stream: VideoStream) -> float:
+    """Seconds of one unit of a stream's times."""
+    return float(stream.time_base or 0) or 1.0
+
+
+def _stacked(pictures: list[Frames]) -> Frames:
+    if not pictures:
+        raise BadVideo("no frame in the video")
+    if len({picture.shape for picture in pictures}) != 1:
+        raise BadVideo("frames of different sizes in one video")
+    return np.stack(pictures)
+
+
+def _require_square_pixels(stream: VideoStream) -> None:
+    """Raises BadVideo for pixels that are shown wider or higher than they are stored."""
+    for ratio in (stream.sample_aspect_ratio, stream.codec_context.sample_aspect_ratio):
+        if ratio not in (None, 0, 1):
+            raise BadVideo(
+                f"pixels of {ratio.numerator}:{ratio.denominator}, not square: "
+                "scale them first (ffmpeg -i IN -vf scale=iw*sar:ih,setsar=1 OUT)"
+            )
+
+
+def _upright(rgb: _Rgb, picture: av.VideoFrame) -> Frames:
+    """A picture as a player shows it: turned or mirrored as its display matrix says. Raises BadVideo for a slant."""
+    pixels = rgb(picture)
+    data = picture.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return pixels
+    right, down, _, left, below = np.frombuffer(cast(Any, data), np.int32)[:5] / TURNS
+    if {abs(right), abs(below)} == {1} and not down and not left:
+        return pixels[:: int(below), :: int(right)]
+    if {abs(down), abs(left)} == {1} and not right and not below:
+        return pixels.swapaxes(0, 1)[:: int(down), :: int(left)]
+    raise BadVideo(
+        f"shown turned by {picture.rotation:g} degrees or scaled by its display matrix: re-encode it upright"
+    )
 
 
 class _Rgb:

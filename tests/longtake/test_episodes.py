@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import pickle
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longtake.dataset_writer import DatasetWriter, split_sizes
+from longtake.dataset_writer import DatasetWriter, copies, split_sizes
 from longtake.episodes import CorruptData, Dataset, Episode, dataset_names
 from longtake.errors import UserError
 from longtake.store import Store, open_store
@@ -101,6 +102,25 @@ def test_splits_partition_the_episodes_and_depend_on_their_bytes_only(tmp_path: 
     assert len(same) > 0 and one.manifest.splits == other.manifest.splits
     with pytest.raises(UserError, match="did you mean train"):
         one.episodes("trian")
+
+
+@given(st.lists(st.integers(3, 9), min_size=1, max_size=12))
+@settings(max_examples=20, deadline=None)
+def test_equal_episodes_lie_in_one_split(repeated: list[int]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        making = writer(open_store(folder))
+        making.write_shard(0, [episode(seed, 4) for seed in [0, 1, 2, *repeated]])
+        data = making.finalize(1)
+    assert (data.index.groupby("digest")["split"].nunique() == 1).all()
+    assert all(data.manifest.splits.values())
+    assert copies(data) == len(repeated) - len(set(repeated))
+
+
+def test_too_few_unlike_episodes_are_refused(tmp_path: Path) -> None:
+    making = writer(open_store(tmp_path))
+    making.write_shard(0, [episode(seed, 4) for seed in [0, 1, 1, 0, 1, 0]])
+    with pytest.raises(UserError, match="too few"):
+        making.finalize(1)
 
 
 @given(st.integers(3, 5000), st.floats(0.01, 0.3), st.floats(0.01, 0.3))

@@ -10,7 +10,7 @@ import pytest
 
 from longtake.episodes import Episode
 from longtake.errors import UserError
-from longtake.sources.foreign import Framing, Refused, attempt, led_into, read_npy, read_npz
+from longtake.sources.foreign import Framing, Npz, Refused, attempt, led_into, read_npy
 from longtake.sources.formats import FORMATS
 from longtake.store import open_store
 from tests.longtake import foreign_files as files
@@ -246,14 +246,14 @@ def test_lerobot_rows_and_pictures_have_to_be_complete(tmp_path: Path) -> None:
     pq.write_table(table.slice(0, 17), path)
     files.mp4(tmp_path / "videos/observation.images.front/chunk-000/file-000.mp4", files.calm(0, 10))
     found = episodes("lerobot", tmp_path, camera="observation.images.front")
-    assert "10 frames between 0 s" in str(found["episode 0"])
+    assert "no frame at 1 s" in str(found["episode 0"])
     assert "5 rows, expected frames 0 to 8" in str(found["episode 1"])
     assert "0 rows" in str(found["episode 2"])
 
 
 def test_numpy_files_are_read_to_the_last_byte(tmp_path: Path) -> None:
     array = np.arange(5)
-    np.testing.assert_array_equal(read_npz(files.npz(a=array))["a"], array)
+    np.testing.assert_array_equal(Npz(files.npz(a=array))["a"], array)
     with pytest.raises(ValueError, match="behind the array"):
         read_npy(files.npy(array) + b"x")
     with pytest.raises(ValueError, match="allow_pickle"):
@@ -283,3 +283,43 @@ def test_crop_and_resize() -> None:
     assert np.abs(small - means).max() <= 0.5
     with pytest.raises(Refused, match="not inside frames of 6 x 8"):
         Framing(crop=(3, 0, 4, 4)).apply(frames)
+
+
+# --- numbers that would become others -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lead", ["into", "out"])
+@pytest.mark.parametrize(
+    ("actions", "told"),
+    [
+        (np.arange(12) % 3 - 1, "class -1"),
+        (np.arange(12, dtype=np.int8) % 4 - 2, "class -2"),
+        (np.full(12, 2**63 + 5, np.uint64), "does not fit"),
+        (1.7e9 + np.arange(12)[:, None] * 0.1, "subtract an offset"),
+        (np.column_stack([np.arange(12), 2**40 + np.arange(12)]), "column 1"),
+    ],
+)
+def test_actions_that_would_become_others_are_refused(actions: Any, told: str, lead: Any) -> None:
+    with pytest.raises(Refused, match=told):
+        led_into(actions, 12, lead)
+
+
+def test_the_first_action_into_a_frame_is_left_whatever_it_is() -> None:
+    np.testing.assert_array_equal(led_into(np.array([-1, 1, 2]), 3, "into"), [-1, 1, 2])
+    np.testing.assert_array_equal(led_into(np.array([1, 2, -1]), 3, "out"), [-1, 1, 2])
+
+
+def test_poses_far_from_the_origin_are_refused(tmp_path: Path) -> None:
+    pose = files.states(1)["pose"] * 1e-3 + [5e5, 4e6, 0]
+    files.mp4(tmp_path / "a.mp4", files.calm(1))
+    files.write(tmp_path / "a.npz", files.npz(**{**files.states(1), "pose": pose}))
+    assert "pose: column" in str(episodes("folder", tmp_path, lead="into", pose="pose")["a.mp4"])
+
+
+def test_only_arrays_that_are_asked_for_have_to_be_numbers(tmp_path: Path) -> None:
+    objects = np.empty(12, object)
+    objects[:] = [{"a": 1}] * 12
+    files.write(tmp_path / "a/b.npz", files.npz(**files.teco(1), infos=objects))
+    good(episodes("teco", tmp_path)["a/b.npz"])
+    files.write(tmp_path / "a/b.npz", files.npz(video=files.pictures(1), actions=objects))
+    assert "array 'actions': Python objects" in str(episodes("teco", tmp_path)["a/b.npz"])

@@ -13,7 +13,8 @@ from __future__ import annotations
 import errno
 import io
 import zipfile
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 Lead = Literal["into", "out"]
 """Whether a file's action t led into its frame t, or was taken after it and led out of it."""
 
+LOST = 1e-3  # of a column's range: what may get lost when numbers become float32
 STORAGE_TROUBLE = {errno.EIO, errno.ENOSPC, errno.ESTALE, errno.ECONNRESET, errno.ECONNREFUSED, errno.ETIMEDOUT}
 NETWORK_PACKAGES = ("botocore", "aiohttp", "aiobotocore", "s3fs")
 
@@ -116,11 +118,32 @@ def _storage_trouble(error: Exception) -> bool:
 # --- arrays -------------------------------------------------------------------------------------------------
 
 
-def read_npz(data: bytes) -> dict[str, Array]:
-    """The arrays of an npz file. Every byte is checked against the file's own checksums, which numpy does not do."""
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        members = [info.filename for info in archive.infolist()]
-        return {name.removesuffix(".npy"): read_npy(archive.read(name)) for name in members}
+class Npz(Mapping[str, Array]):
+    """The arrays of an npz file by name, each read when it is asked for.
+
+    Every byte of the file is checked against its own checksums, which numpy does not do; but an array that nobody asks
+    for, such as one of Python objects, is never read as an array. Raises Refused with the array's name.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = [info.filename for info in archive.infolist()]
+            if twice := [name for name, times in Counter(members).items() if times > 1]:
+                raise Refused(f"array {twice[0].removesuffix('.npy')!r} is in the file twice")
+            self._members = {name.removesuffix(".npy"): archive.read(name) for name in members}
+
+    def __getitem__(self, name: str) -> Array:
+        try:
+            return read_npy(self._members[name])
+        except ValueError as error:
+            told = "Python objects, expected numbers" if "allow_pickle" in str(error) else str(error)
+            raise Refused(f"array {name!r}: {told}") from error
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._members)
+
+    def __len__(self) -> int:
+        return len(self._members)
 
 
 def read_npy(data: bytes) -> Array:
@@ -150,12 +173,34 @@ def led_into(actions: Array, frames: int, lead: Lead) -> Array:
         raise Refused(f"actions: {actions.dtype} {actions.shape}, expected numbers (T,) or (T, A)")
     if len(actions) not in allowed:
         raise Refused(f"actions: {len(actions)} long, frames are {frames}")
-    discrete = actions.ndim == 1 and actions.dtype.kind in "iu"
-    kept = actions.astype(np.int64 if discrete else np.float32)
-    kept = kept if discrete or kept.ndim == 2 else kept[:, None]
-    null = np.full_like(kept[:1], -1 if discrete else 0)
-    rest = kept[: frames - 1] if lead == "out" else kept[1:]
-    return np.concatenate([null, rest]) if len(kept) else np.zeros_like(kept)
+    rest = actions[: frames - 1] if lead == "out" else actions[1:]
+    if actions.ndim == 1 and actions.dtype.kind in "iu":
+        return np.concatenate([[-1], _classes(rest)])[:frames]
+    rest = as_float32("actions", rest if rest.ndim == 2 else rest[:, None])
+    return np.concatenate([np.zeros_like(rest, shape=(1, rest.shape[1])), rest])[:frames]
+
+
+def _classes(actions: Array) -> Array:
+    """Discrete actions as int64. Raises Refused for one that would read as the null action, or as another."""
+    if actions.min(initial=0) < 0:
+        raise Refused(f"actions: class {actions.min()}, but classes count from 0 and -1 means no action: renumber them")
+    if actions.max(initial=0) > np.iinfo(np.int64).max:
+        raise Refused(f"actions: class {actions.max()} does not fit into 64 bits")
+    return actions.astype(np.int64)
+
+
+def as_float32(name: str, array: Array) -> Array:
+    """Numbers (T, A) as float32. Raises Refused for a column whose changes get lost in that."""
+    exact = array.astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):  # numbers that are not finite are refused where the episode is
+        kept = array.astype(np.float32)
+        lost = np.abs(kept - exact).max(axis=0, initial=0)
+        lossy = lost > LOST * (exact.max(axis=0) - exact.min(axis=0)) if len(array) > 1 else lost < 0
+    if np.isfinite(kept).all() and lossy.any():
+        column = int(lossy.argmax())
+        told = f"around {array[0, column]:g} float32 moves numbers by {lost[column]:.2g}"
+        raise Refused(f"{name}: column {column}: {told}: subtract an offset first")
+    return kept
 
 
 class Columns(Config):
@@ -184,7 +229,7 @@ def as_pose(pose: Array) -> Array:
     """x, y, yaw as float32 (T, 3). Raises Refused."""
     if pose.ndim != 2 or pose.shape[1] != 3 or pose.dtype.kind not in "iuf":
         raise Refused(f"pose: {pose.dtype} {pose.shape}, expected numbers (T, 3): x, y, yaw")
-    return pose.astype(np.float32)
+    return as_float32("pose", pose)
 
 
 def sizes(place: Store) -> dict[str, int]:

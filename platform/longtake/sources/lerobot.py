@@ -13,7 +13,10 @@ Read from the files alone, without the package `lerobot`. Only version 3 has thi
 from __future__ import annotations
 
 import io
+import itertools
 import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from longtake.store import Store
 
 PICTURES = ("video", "image")
+TOLD = 20  # contradictions that are named; more of them are of the same kind
 POSES = {3: ["x", "y", "yaw (radians)"], 4: ["x", "y", "yaw (radians, from a direction)"]}
 
 
@@ -52,18 +56,68 @@ def listing(config: LeRobotConfig, place: Store) -> Listing:
     """Every episode of the table of episodes. Raises UserError with all that is wrong with the whole."""
     info = _info(place)
     camera = _check(config, info)
-    items: list[Item] = []
+    rows = []
     for name in sizes(place):
         if name.startswith("meta/episodes/") and name.endswith(".parquet"):
-            items += [_item(row, info, camera) for row in _episode_rows(place, name)]
-    if not items:
+            rows += _rows_of(place, name)
+    if not rows:
         raise UserError(f"{place.uri}: no episode in meta/episodes")
-    items.sort(key=lambda item: int(item.where["episode"]))
+    items = sorted((_item(row, info, camera) for row in rows), key=lambda item: int(item.where["episode"]))
+    if problems := [*_contradictions(items, info), *_other_rate(info, camera), *_tasks(place, info)]:
+        raise UserError(*(f"{place.uri}: {line}" for line in problems[:TOLD]))
     action = info.features[config.action]
     columns = action.names if isinstance(action.names, list) else range(action.shape[0])
     space = {str(name): "as recorded" for name in columns}
     pose = None if config.pose is None else POSES[len(config.pose)]
-    return Listing(tuple(items), space, pose, info.fps)
+    refused = _overlaps(items)
+    return Listing(tuple(item for item in items if item.key not in refused), space, pose, info.fps, refused)
+
+
+def _contradictions(items: Sequence[Item], info: Info) -> Iterator[str]:
+    """What the metadata tells twice, and not alike: numbers of episodes and frames, and their indices."""
+    count = Counter(int(item.where["episode"]) for item in items)
+    for episode, times in count.items():
+        if times > 1:
+            yield f"meta/episodes: episode {episode} is there {times} times; remove the rows or the file that repeat it"
+    lengths = {int(item.where["episode"]): int(item.where["length"]) for item in items}
+    for field, told, found in (
+        ("total_episodes", info.total_episodes, len(lengths)),
+        ("total_frames", info.total_frames, sum(lengths.values())),
+    ):
+        if told is not None and told != found:
+            yield f"meta/info.json: {field} is {told}, meta/episodes has {found}: files are missing or of another set"
+    for item in items:
+        begin, end = item.where["rows"]
+        if begin is not None and end is not None and end - begin != item.where["length"]:
+            yield f"meta/episodes: {item.key}: length {item.where['length']}, but rows {begin} to {end} of the data"
+
+
+def _other_rate(info: Info, camera: str) -> Iterator[str]:
+    told = (info.features[camera].info or {}).get("video.fps")
+    if told is not None and told != info.fps:
+        yield f"meta/info.json: fps is {info.fps:g}, the feature {camera} says video.fps {told}"
+
+
+def _tasks(place: Store, info: Info) -> Iterator[str]:
+    if info.total_tasks is None or not place.exists("meta/tasks.parquet"):
+        return
+    if (found := len(_rows_of(place, "meta/tasks.parquet"))) != info.total_tasks:
+        yield f"meta/info.json: total_tasks is {info.total_tasks}, meta/tasks.parquet has {found}"
+
+
+def _overlaps(items: Sequence[Item]) -> dict[str, str]:
+    """Why episodes that lie on each other in one video file are refused: one of them has frames of the other."""
+    spans = sorted(
+        (item.where["video"], item.where["start_s"], item.where["end_s"], item.key)
+        for item in items
+        if "video" in item.where
+    )
+    found: dict[str, str] = {}
+    for (file, _, end, one), (other_file, start, _, other) in itertools.pairwise(spans):
+        if file == other_file and start < end - video.NEAR_S:
+            told = f"meta/episodes: {other} begins at {start:g} s of {file}, before {one} ends at {end:g} s"
+            found |= {one: told, other: told}
+    return found
 
 
 class Feature(BaseModel):
@@ -72,16 +126,20 @@ class Feature(BaseModel):
     dtype: str
     shape: tuple[PositiveInt, ...]
     names: Any = None
+    info: dict[str, Any] | None = None
 
 
 class Info(BaseModel):
     """meta/info.json."""
 
     codebase_version: str
-    fps: float = Field(gt=0, allow_inf_nan=False)
+    fps: float = Field(gt=0, allow_inf_nan=False, strict=True)
     features: dict[str, Feature]
     data_path: str
     video_path: str | None = None
+    total_episodes: int | None = None
+    total_frames: int | None = None
+    total_tasks: int | None = None
 
 
 def _info(place: Store) -> Info:
@@ -123,7 +181,7 @@ def _check(config: LeRobotConfig, info: Info) -> str:
     return config.camera or cameras[0]
 
 
-def _episode_rows(place: Store, name: str) -> list[dict[str, Any]]:
+def _rows_of(place: Store, name: str) -> list[dict[str, Any]]:
     import pyarrow
     import pyarrow.parquet
 
@@ -141,6 +199,7 @@ def _item(row: dict[str, Any], info: Info, camera: str) -> Item:
     try:
         number, length = int(row["episode_index"]), int(row["length"])
         where: dict[str, Any] = {"episode": number, "length": length, "camera": camera, "fps": info.fps}
+        where["rows"] = row.get("dataset_from_index"), row.get("dataset_to_index")
         where["data"] = info.data_path.format(chunk_index=row["data/chunk_index"], file_index=row["data/file_index"])
         if info.features[camera].dtype == "video":
             where["video"] = str(info.video_path).format(
@@ -149,6 +208,7 @@ def _item(row: dict[str, Any], info: Info, camera: str) -> Item:
                 file_index=row[f"videos/{camera}/file_index"],
             )
             where["start_s"] = float(row[f"videos/{camera}/from_timestamp"])
+            where["end_s"] = float(row[f"videos/{camera}/to_timestamp"])
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
         raise UserError(f"meta/episodes: a row cannot be read: {type(error).__name__}: {error}") from None
     return Item(f"episode {number}", max(1, length) * math.prod(info.features[camera].shape), where)
@@ -172,7 +232,7 @@ def _rows(config: LeRobotConfig, place: Store, where: dict[str, Any]) -> pyarrow
     """The rows of an episode, in order and complete. Raises Refused."""
     import pyarrow.parquet
 
-    columns = ["frame_index", config.action, *([config.state] if config.state else [])]
+    columns = ["frame_index", "timestamp", config.action, *([config.state] if config.state else [])]
     columns += [] if "video" in where else [where["camera"]]
     with place.fs.open(place.path(where["data"]), "rb") as file:
         table = pyarrow.parquet.read_table(
@@ -193,9 +253,47 @@ def _rows(config: LeRobotConfig, place: Store, where: dict[str, Any]) -> pyarrow
 
 def _pictures(place: Store, where: dict[str, Any], table: pyarrow.Table) -> Frames:
     if "video" in where:
+        times = _video_times(table["timestamp"].to_numpy(), where)
+        if not place.exists(where["video"]):
+            raise Refused(f"{where['video']}: there is no such file")
         with place.fs.open(place.path(where["video"]), "rb") as file:
-            return video.read_span(file, where["start_s"], where["length"], where["fps"])
-    return np.stack([video.read_image(row["bytes"]) for row in table[where["camera"]].to_pylist()])
+            return video.read_at(file, times.tolist())
+    return np.stack([_picture(place, row) for row in table[where["camera"]].to_pylist()])
+
+
+def _picture(place: Store, row: dict[str, Any] | None) -> Frames:
+    """A picture that lies in its row, or in a file of its own that the row names. Raises Refused."""
+    if row is None or not (row.get("bytes") or row.get("path")):
+        raise Refused("a row without a picture")
+    if row.get("bytes"):
+        return video.read_image(row["bytes"])
+    try:
+        return video.read_image(place.read_bytes(row["path"]))
+    except FileNotFoundError:
+        raise Refused(f"{row['path']}: the row names this picture, and there is no such file") from None
+
+
+def _video_times(timestamps: Array, where: dict[str, Any]) -> Array:
+    """When the video shows each row, in seconds: LeRobot pairs a row with the frame at from_timestamp + timestamp.
+
+    Raises Refused for rows that do not come 1 / fps apart, and for an episode whose span in the video is another.
+    """
+    times = np.asarray(timestamps, np.float64)
+    even = times[0] + np.arange(len(times)) / where["fps"]
+    uneven = ~(np.abs(times - even) <= video.NEAR_S)  # so that a time that is no number is uneven too
+    if uneven.any():
+        row = int(uneven.argmax())
+        raise Refused(
+            f"timestamp: row {row} is at {times[row]:g} s, at {where['fps']:g} frames/s it is {even[row]:g} s"
+        )
+    start, end = where["start_s"], where["end_s"]
+    promised = start + even[-1] + 1 / where["fps"]
+    if times[0] < -video.NEAR_S or abs(end - promised) > video.NEAR_S:
+        raise Refused(
+            f"from_timestamp {start:g} s and to_timestamp {end:g} s, but its rows, {times[0]:g} to {times[-1]:g} s, "
+            f"end at {promised:g} s of the video"
+        )
+    return np.asarray(start + times)
 
 
 def _vectors(table: pyarrow.Table, name: str) -> Array:

@@ -17,7 +17,7 @@ from pydantic import Field
 from longtake.config import Config
 from longtake.episodes import Episode
 from longtake.errors import UserError
-from longtake.sources.foreign import Item, Listing, Refused, led_into, need, read_npz, sizes
+from longtake.sources.foreign import Item, Listing, Npz, Refused, led_into, need, sizes
 
 if TYPE_CHECKING:
     from longtake.shards import Array
@@ -45,7 +45,7 @@ def listing(config: MemoryMazeConfig, place: Store) -> Listing:
 
 def read(config: MemoryMazeConfig, place: Store, item: Item) -> Episode:
     """One file. Raises Refused."""
-    arrays = read_npz(place.read_bytes(item.key))
+    arrays = Npz(place.read_bytes(item.key))
     frames, action = need(arrays, "image"), need(arrays, "action")
     if action.ndim != 2:
         raise Refused(f"action: {action.dtype} {action.shape}, expected one-hot (T, {len(MOVES)})")

@@ -13,7 +13,7 @@ from pydantic import Field
 from longtake import video
 from longtake.episodes import Episode
 from longtake.errors import UserError
-from longtake.sources.foreign import Columns, Item, Lead, Listing, read_npz, sizes
+from longtake.sources.foreign import Columns, Item, Lead, Listing, Npz, sizes
 
 if TYPE_CHECKING:
     from longtake.store import Store
@@ -58,7 +58,7 @@ def read(config: FolderConfig, place: Store, item: Item) -> Episode:
 
 def read_pair(columns: Columns, place: Store, item: Item, lead: Lead) -> Episode:
     """The episode of NAME.mp4 and NAME.npz."""
-    arrays = read_npz(place.read_bytes(item.key.removesuffix("mp4") + "npz"))
+    arrays = Npz(place.read_bytes(item.key.removesuffix("mp4") + "npz"))
     with place.fs.open(place.path(item.key), "rb") as file:
         seen = video.read(file)
     return columns.episode(seen.frames, arrays, lead, {"source": item.key, "fps": seen.fps})

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from longtake.episodes import Episode
 from longtake.errors import UserError, unknown
-from longtake.sources.foreign import Columns, Item, Listing, need, read_npz, sizes
+from longtake.sources.foreign import Columns, Item, Listing, Npz, need, sizes
 from longtake.sources.paired import pairs, read_pair
 
 if TYPE_CHECKING:
@@ -48,5 +48,5 @@ def read(config: TecoConfig, place: Store, item: Item) -> Episode:
     """One file or pair. Raises Refused and BadVideo."""
     if item.key.endswith(".mp4"):
         return read_pair(config, place, item, "into")
-    arrays = read_npz(place.read_bytes(item.key))
+    arrays = Npz(place.read_bytes(item.key))
     return config.episode(need(arrays, "video"), arrays, "into", {"source": item.key})

@@ -21,7 +21,7 @@ from longtake import video
 from longtake.episodes import Episode
 from longtake.errors import UserError
 from longtake.sources import tars
-from longtake.sources.foreign import Columns, Item, Lead, Listing, Refused, read_npy, read_npz, sizes
+from longtake.sources.foreign import Columns, Item, Lead, Listing, Npz, Refused, read_npy, sizes
 from longtake.sources.paired import PACKED
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def read(config: WebDatasetConfig, place: Store, item: Item) -> Episode:
 
     if "state.npz" not in members:
         raise Refused(f"no state.npz: no actions; there are: {', '.join(members)}")
-    arrays = read_npz(data("state.npz"))
+    arrays = Npz(data("state.npz"))
     told = json.loads(data("json")) if "json" in members else {}
     if not isinstance(told, dict):
         raise Refused("json: not a dictionary")
