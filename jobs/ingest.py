@@ -22,6 +22,7 @@ from longtake.config import Config, build, dump
 from longtake.dataset_writer import DatasetWriter, array_specs, copies, split_sizes
 from longtake.episodes import Dataset, Episode
 from longtake.errors import UserError, nearest, require_all, unknown
+from longtake.likeness import Leak
 from longtake.shards import Codec, ShardBuffer
 from longtake.sources.foreign import Framing, Item, Listing, Refused, attempt
 from longtake.sources.formats import FORMATS, Source
@@ -196,18 +197,32 @@ def _finish(job: Job, store: Store, writer: DatasetWriter) -> Dataset:
         dataset = writer.finalize(len(job.shards), len(refused))
     except UserError as error:
         raise UserError(*error.lines, *_told(refused)) from None
+    leaks = writer.leaks(len(job.shards))
     report = {
         "read": len(dataset.index),
         "frames": dataset.manifest.frames,
         "refused": refused,
         "copies": copies(dataset),
+        "leaks": [leak._asdict() for leak in leaks],
     }
     store.write_bytes(f"{writer.root}/report.json", json.dumps(report, indent=1).encode())
     print(f"dataset {writer.name}: {len(dataset.index)} episodes read, {len(refused)} refused")
     if same := copies(dataset):
         print(f"copies    {same} episodes are exact copies of others, each in the split of what it is a copy of")
-    print("\n".join(_told(refused)), end="\n" if refused else "")
+    print("\n".join([*_told(refused), *_warned(leaks)]), end="\n" if refused or leaks else "")
     return dataset
+
+
+def _warned(leaks: list[Leak]) -> list[str]:
+    """A line for the first pairs of episodes that look alike across the splits, and what to do."""
+    if not leaks:
+        return []
+    words = {"copy": "looks like a copy of", "continued": "looks like another part of the recording of"}
+    lines = [f"leak      episode {leak.held_out} {words[leak.kind]} episode {leak.other}" for leak in leaks[:TOLD]]
+    advice = (
+        "in another split: scores of held-out episodes would flatter; leave one of each pair out, or join the parts"
+    )
+    return [*lines, f"leak      {len(leaks)} such pairs, each {advice}"]
 
 
 def _told(refused: Mapping[str, str]) -> list[str]:

@@ -28,6 +28,7 @@ from longtake.episodes import (
     to_parquet,
 )
 from longtake.errors import UserError, unknown
+from longtake.likeness import Leak, Look, leaks, look
 from longtake.shards import Array, ArraySpec, Chunk, Codec, ShardBuffer, decode
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ class DatasetWriter:
         parts = [part for part in map(self._read_part, range(shards)) if len(part)]
         if not parts:
             raise UserError(f"dataset {self.name!r}: no episode at all")
-        index = pd.concat(parts, ignore_index=True)
+        index = pd.concat(parts, ignore_index=True).drop(columns=list(Look._fields), errors="ignore")
         specs = index["arrays"].unique()
         if len(specs) != 1:
             raise UserError(f"dataset {self.name!r}: episodes with different arrays: {' and '.join(specs[:2])}")
@@ -157,6 +158,17 @@ class DatasetWriter:
         self.store.write_bytes(f"{self.root}/index.parquet", written)
         self.store.write_bytes(f"{self.root}/manifest.json", manifest.model_dump_json(indent=1).encode())
         return Dataset(self.store, self.name)
+
+    def leaks(self, shards: int) -> list[Leak]:
+        """Episodes of the finished dataset that look like one of another split; of latents nothing is known."""
+        import pandas as pd
+
+        parts = pd.concat([part for part in map(self._read_part, range(shards)) if len(part)])
+        if "pictures" not in parts:
+            return []
+        columns = zip(parts["pictures"], parts["step"].to_numpy(float), strict=True)
+        looks = [Look(np.asarray(pictures, np.uint8), step) for pictures, step in columns]
+        return leaks(looks, Dataset(self.store, self.name).index["split"].tolist())
 
     def _row(self, buffer: ShardBuffer, shard: int, episode: Episode) -> dict[str, Any]:
         if wrong := faults(episode):
@@ -175,6 +187,7 @@ class DatasetWriter:
             "meta": json.dumps(episode.meta, sort_keys=True),
             "arrays": json.dumps([spec.model_dump() for spec in specs]),
             "recipe": self.recipe_hash,
+            **_look(episode.frames),
         }
 
     def _read_part(self, shard: int) -> pd.DataFrame:
@@ -231,6 +244,11 @@ def array_specs(episode: Episode, chunk: int, codec: Codec, crf: int) -> list[Ar
 def _place(name: str) -> int:
     """Where an array lies: small ones whole and first, so that they are one read; what no clip asks for last."""
     return 1 if name == "frames" else 2 if name.startswith(LABEL) else 0
+
+
+def _look(frames: Array) -> dict[str, Any]:
+    """How an episode of pictures looks, as columns of its row."""
+    return look(frames)._asdict() if frames.dtype == np.uint8 else {}
 
 
 def _squared_error(buffer: ShardBuffer, spec: ArraySpec, array: Array, chunks: Sequence[Chunk]) -> float:
