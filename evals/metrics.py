@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -65,7 +65,12 @@ MetricName = Literal[
     "object_psnr",
 ]
 IDENTICAL_PSNR = 100.0
+LPIPS_NETS: tuple[tuple[NetName, str, int], ...] = (
+    ("lpips_alex", "LPIPS (AlexNet)", 31),
+    ("lpips_vgg", "LPIPS (VGG16)", 16),
+)
 LPIPS_BATCH = 32  # images that go through a net at once
+WINDOW = 11  # pixels a side of SSIM's Gaussian: 3.5 sigma each way
 BORDER = 8  # pixels from one border of blocks to the next
 ROUNDED = 2 / 12
 """Mean squared difference that rounding to whole grey levels makes by itself."""
@@ -203,6 +208,8 @@ class Metric:
     """The one task that measures it."""
     clips: bool = False
     """Whether `measure` takes whole clips (b, t, H, W, 3), since one frame says nothing."""
+    smallest: int = 1
+    """Pixels a side that frames need: a window of the metric has to fit."""
 
     @property
     def heading(self) -> str:
@@ -216,15 +223,15 @@ class Metric:
 
 METRICS: dict[str, Metric] = {
     "psnr": Metric("PSNR (dB)", "higher", 2, _each(psnr)),
-    "ssim": Metric("SSIM", "higher", 3, _each(ssim)),
-    "lpips_alex": Metric(
-        "LPIPS (AlexNet)", "lower", 3, lambda truth, made: lpips("lpips_alex", truth, made), "lpips_alex"
-    ),
-    "lpips_vgg": Metric("LPIPS (VGG16)", "lower", 3, lambda truth, made: lpips("lpips_vgg", truth, made), "lpips_vgg"),
+    "ssim": Metric("SSIM", "higher", 3, _each(ssim), smallest=WINDOW),
+    **{
+        name: Metric(title, "lower", 3, partial(lpips, name), weights=name, smallest=smallest)
+        for name, title, smallest in LPIPS_NETS
+    },
     "sharpness": Metric("Sharpness (dB)", "zero", 2, _each(sharpness)),
     "drift": Metric("Drift (grey levels)", "lower", 1, _each(drift)),
     "motion": Metric("Motion (dB)", "zero", 2, motion, clips=True),
-    "seams": Metric("Seams (dB)", "zero", 2, _each(seams)),
+    "seams": Metric("Seams (dB)", "zero", 2, _each(seams), smallest=BORDER + 1),
     "fvd": Metric("FVD", "lower", 1, None, "i3d"),
     "prefill_ms": Metric("Time per frame shown (ms)", "lower", 2, None, task="cost"),
     "step_ms": Metric("Time per frame made (ms)", "lower", 1, None, task="cost"),

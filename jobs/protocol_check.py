@@ -85,20 +85,17 @@ def _unfit(protocol: Protocol, dataset: Dataset, there: pd.DataFrame) -> Iterato
 def _metric_problems(protocol: Protocol, size: Sequence[int]) -> Iterator[str]:
     """Why metrics cannot be computed here: weights that are not installed, frames or clips that are too small."""
     from evals.metrics import METRICS
+    from models.weights import MissingWeights, locate
 
     for name in protocol.metrics:
-        weights = METRICS[name].weights
-        if weights is None:
-            continue
-        from models.lpips import SMALLEST
-        from models.weights import MissingWeights, locate
-
+        metric = METRICS[name]
+        if min(size) < metric.smallest:
+            yield f"{name}: frames are {size[0]}x{size[1]}, at least {metric.smallest} pixels a side are needed"
         try:
-            locate(weights)
+            if metric.weights is not None:
+                locate(metric.weights)
         except MissingWeights as error:
             yield f"{name}: {error}"
-        if min(size) < SMALLEST.get(name, 0):
-            yield f"{name}: frames are {size[0]}x{size[1]}, at least {SMALLEST[name]} pixels a side are needed"
     if fvd.METRIC in protocol.metrics:
         yield from fvd.problems(protocol)
 
