@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import sys
 import tempfile
 from pathlib import Path
@@ -30,6 +31,9 @@ def test_trials_that_wait_bring_nodes(tmp_path: Path) -> None:
     collect.run(config, store)
     line = ["sweep", "tiny", "--set", "trials=4", "--set", "at_once=2", "--store", store.uri]
     with tempfile.TemporaryDirectory(prefix="lta", dir="/tmp") as home:
+        token = Path(home, "token")
+        token.touch(mode=0o600)
+        token.write_text(secrets.token_hex(32))
         variables = (
             fleet.PLAIN
             | fleet.CODE
@@ -37,7 +41,8 @@ def test_trials_that_wait_bring_nodes(tmp_path: Path) -> None:
                 "PATH": f"{Path(sys.executable).parent}:{fleet.PLAIN['PATH']}",
                 "HOME": home,
                 "RAY_TMPDIR": home,
-                "RAY_AUTH_MODE": "disabled",
+                "RAY_AUTH_MODE": "token",
+                "RAY_AUTH_TOKEN_PATH": str(token),
                 "RAY_USAGE_STATS_ENABLED": "0",
                 "RAY_worker_niceness": "0",  # else workers wait for every other process of a busy machine
                 "OMP_NUM_THREADS": "1",

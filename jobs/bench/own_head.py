@@ -14,8 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from longtake.errors import UserError
+from longtake.private_ray import LOOPBACK
 
 START_S = 90.0
+OWN = {"RAY_AUTH_MODE": "token", LOOPBACK: "0"}
+"""What makes it nobody else's, whatever the environment says."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,9 @@ class Ports:
 
 @contextlib.contextmanager
 def own_head(environment: Mapping[str, str], log: Path, cpus: int = 2) -> Iterator[Ports]:
-    """A head that takes jobs while the block runs. `environment` is all that it knows: PATH, RAY_TMPDIR, token, ...
+    """A head that takes jobs from those who have its token, while the block runs.
+
+    `environment` is all that it knows: PATH, the token or its file, RAY_TMPDIR (a folder of mode 700), ...
 
     Raises UserError with the end of its log if it does not start.
     """
@@ -48,7 +53,7 @@ def own_head(environment: Mapping[str, str], log: Path, cpus: int = 2) -> Iterat
     ]
     with log.open("w") as out:
         process = subprocess.Popen(
-            command, env=dict(environment), stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+            command, env=dict(environment) | OWN, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
         )
     try:
         _wait(ports, process, log)

@@ -50,7 +50,7 @@ def run(settings: Settings) -> list[Row]:
         store = open_store(folder / "store")
         stream.written(store, data)
         environment = _environment(folder)
-        with own_head(environment | {"RAY_AUTH_MODE": "token"}, folder / "head.log") as ports:
+        with own_head(environment, folder / "head.log") as ports:
             submitting = environment | {"RAY_API_SERVER_ADDRESS": ports.address}
             training = ["train", "tiny", "--set", "data.dataset=stream", "--set", "steps=2", "--store", store.uri]
             lines = {SUBMITTED: (["submit", *training], submitting), HERE: (training, environment)}

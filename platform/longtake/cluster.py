@@ -1,5 +1,6 @@
 """One place that starts Ray: `launch()` owns ray.init, its environment, and the arithmetic of workers.
 
+A local Ray is open to nobody else (private_ray.py); of a cluster at RAY_ADDRESS the user has the token.
 The processes of a local Ray end with the driver, also when that is killed: the kernel tells them (PDEATHSIG).
 Two idle agents of Ray may linger for up to a minute: they try to report to the server that died with it.
 """
@@ -11,7 +12,6 @@ import json
 import logging
 import math
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +19,15 @@ from pathlib import Path
 from longtake import nodes
 from longtake.errors import UserError
 from longtake.node_kinds import kinds_of_nodes
+from longtake.private_ray import private, session_folder
 
 Resources = Mapping[str, float]
 
-# What every process of a local Ray inherits, unless the user has set it: quiet, offline, no token file. Train
-# looks at its workers ten times a second, not every 2 s. One thread per rank keeps sums bitwise repeatable.
+# What every process of a local Ray inherits, unless the user has set it: quiet, offline, ranks that meet on loopback.
+# Train looks at its workers ten times a second, not every 2 s. One thread per rank keeps sums bitwise repeatable.
 # Threads that decode video share two heaps: with glibc's one for each, a data task holds half a GB more. No idle
 # workers in advance: Train cannot use them. We tell of a lost worker or node, not Ray's paragraphs.
 ENVIRONMENT = {
-    "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_prestart_worker_first_driver": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -37,6 +37,8 @@ ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
     "RAY_TRAIN_METRICS_ENABLED": "0",
+    "GLOO_SOCKET_IFNAME": "lo",
+    "NCCL_SOCKET_IFNAME": "lo",
     "MALLOC_ARENA_MAX": "2",
     "OMP_NUM_THREADS": "1",
 }
@@ -126,27 +128,19 @@ def launch(
     when nodes come or go while the block runs, and whether what is left is enough.
     Raises UserError with the arithmetic if `need` is more than there is; on this machine before Ray starts.
     """
-    address = os.environ.get("RAY_ADDRESS", "local")
+    address = os.environ.get("RAY_ADDRESS") or "local"
     with _environment(ENVIRONMENT if address == "local" else {k: ENVIRONMENT[k] for k in ON_A_CLUSTER}):
         import ray  # after the environment, parts of which it reads only now
 
         if ray.is_initialized():
             _check(need, *_room(), "the open Ray")
             yield
-            return
-        if address == "local":
-            _start_local(need, cpus or machine_cpus(), dashboard, object_store_mb, quiet)
-        else:
-            _attach(address, quiet)
-        try:
-            if address == "local":
+        elif address == "local":
+            with _local(need, cpus or machine_cpus(), dashboard, object_store_mb, quiet):
                 yield
-            else:
-                _check(need, *_room(), f"the cluster at {address}")
-                with nodes.told(need, lambda line: print(line, flush=True)):
-                    yield
-        finally:
-            ray.shutdown()
+        else:
+            with _attached(need, address, quiet):
+                yield
 
 
 def machine_cpus() -> int:
@@ -158,20 +152,41 @@ def machine_cpus() -> int:
     return cpus
 
 
-def _start_local(need: Demand | None, cpus: int, dashboard: bool, object_store_mb: int, quiet: bool) -> None:
+@contextlib.contextmanager
+def _local(need: Demand | None, cpus: int, dashboard: bool, object_store_mb: int, quiet: bool) -> Iterator[None]:
     import ray
 
     gpus = _machine_gpus() if need is not None and need.gpus_per_worker else 0
     _check(need, {"CPU": cpus, "GPU": gpus}, [{"CPU": cpus, "GPU": gpus}], "this machine")
-    ray.init(
-        address="local",  # without it ray.init would join any Ray that happens to run on this machine
-        num_cpus=cpus,
-        include_dashboard=dashboard,
-        object_store_memory=object_store_mb * 2**20,
-        _temp_dir=os.environ.get("RAY_TMPDIR") or _temp_dir(),
-        logging_level=logging.ERROR if quiet else logging.INFO,
-        log_to_driver=not quiet,
-    )
+    folder = session_folder()
+    with private():
+        try:
+            ray.init(
+                address="local",  # without it ray.init would join any Ray that happens to run on this machine
+                num_cpus=cpus,
+                include_dashboard=dashboard,
+                dashboard_host="127.0.0.1",
+                object_store_memory=object_store_mb * 2**20,
+                _temp_dir=folder,
+                logging_level=logging.ERROR if quiet else logging.INFO,
+                log_to_driver=not quiet,
+            )
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _attached(need: Demand | None, address: str, quiet: bool) -> Iterator[None]:
+    import ray
+
+    _attach(address, quiet)
+    try:
+        _check(need, *_room(), f"the cluster at {address}")
+        with nodes.told(need, lambda line: print(line, flush=True)):
+            yield
+    finally:
+        ray.shutdown()
 
 
 def _attach(address: str, quiet: bool) -> None:
@@ -242,12 +257,6 @@ def _machine_gpus() -> int:
     import torch
 
     return torch.cuda.device_count()
-
-
-def _temp_dir() -> str:
-    """Short, as sockets lie deep under it (limit 107 bytes); per user, as /tmp/ray is the first one's."""
-    parent = tempfile.gettempdir()
-    return str(Path(parent if len(parent) < 12 else "/tmp") / f"lt-{os.getuid()}")
 
 
 @contextlib.contextmanager

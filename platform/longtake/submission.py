@@ -245,6 +245,8 @@ class Head:
     def _get(self, endpoint: str) -> dict[str, Any]:
         with outside_errors(self.address):
             answer = self._client._do_request("GET", endpoint)
+            if answer.status_code >= 500:  # as Ray's client says it, with the reason, of what it asks itself
+                raise RuntimeError(f"Request failed with status code {answer.status_code}: {answer.text}")
             answer.raise_for_status()
             data: dict[str, Any] = answer.json()["data"]
             return data

@@ -11,6 +11,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ import pytest
 from jobs.bench.train import written
 from longtake import checkpoints, progress
 from longtake.cluster import ENVIRONMENT
+from longtake.private_ray import private
 from longtake.store import Store, open_store
 
 ROOT = Path(__file__).parents[2]
@@ -63,10 +65,15 @@ def nodes() -> Iterator[Nodes]:
     from ray.cluster_utils import Cluster
 
     paths = [str(ROOT), str(ROOT / "platform"), os.environ.get("PYTHONPATH", "")]
-    with pytest.MonkeyPatch.context() as patch:
+    with (
+        tempfile.TemporaryDirectory(prefix="ltk", dir="/tmp") as short,
+        pytest.MonkeyPatch.context() as patch,
+        private(),
+    ):
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
+        patch.setenv("RAY_TMPDIR", short)
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
         patch.setenv("RAY_ADDRESS", cluster.address)
         try:

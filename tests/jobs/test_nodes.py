@@ -19,6 +19,7 @@ from jobs import collect
 from jobs.collect import CollectConfig
 from longtake import progress
 from longtake.config import load
+from longtake.private_ray import private
 from longtake.store import Store, open_store
 
 pytest.importorskip("vizdoom")
@@ -26,7 +27,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.drill, pytest.m
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = {
-    "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
     "RAY_worker_niceness": "0",  # else workers wait for every other process of a busy machine
@@ -45,7 +45,11 @@ def cluster() -> Iterator[Any]:
     """A head without CPUs; tests add the nodes."""
     from ray.cluster_utils import Cluster
 
-    with tempfile.TemporaryDirectory(prefix="ltn", dir="/tmp") as short, pytest.MonkeyPatch.context() as patch:
+    with (
+        tempfile.TemporaryDirectory(prefix="ltn", dir="/tmp") as short,
+        pytest.MonkeyPatch.context() as patch,
+        private(),
+    ):
         for name, value in SETTINGS.items():
             patch.setenv(name, value)
         patch.setenv("RAY_TMPDIR", short)

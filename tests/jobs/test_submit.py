@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import secrets
@@ -20,6 +19,8 @@ from jobs import collect
 from jobs.bench.own_head import Ports, own_head
 from jobs.collect import CollectConfig
 from longtake.config import load
+from longtake.errors import UserError
+from longtake.shipping import build_wheel
 from longtake.store import Store, open_store
 from longtake.submission import Head
 
@@ -62,7 +63,7 @@ def environment() -> Iterator[dict[str, str]]:
 @pytest.fixture(scope="module")
 def ports(environment: dict[str, str]) -> Iterator[Ports]:
     """Of a head of two CPUs that wants the token."""
-    with own_head(environment | {"RAY_AUTH_MODE": "token"}, Path(environment["HOME"], "head.log")) as made:
+    with own_head(environment, Path(environment["HOME"], "head.log")) as made:
         yield made
 
 
@@ -125,7 +126,7 @@ def test_the_same_loss_as_here_bit_by_bit(longtake: Longtake, store: Store) -> N
     there = longtake("submit", "train", "tiny", "--store", store.uri)
     assert there.returncode == 0, there.stdout + there.stderr
     assert "succeeded" in there.stderr
-    here = longtake("train", "tiny", "--store", store.uri, RAY_AUTH_MODE="disabled")
+    here = longtake("train", "tiny", "--store", store.uri)
     assert here.returncode == 0, here.stdout + here.stderr
     assert len(losses(store, here.stdout)) == 20
     assert losses(store, there.stdout) == losses(store, here.stdout)
@@ -148,8 +149,6 @@ def test_the_code_that_runs_is_the_one_that_was_sent(
     longtake: Longtake, store: Store, head: str, tmp_path: Path
 ) -> None:
     """Driver and tasks; the installed packages of this environment would serve as well, and must not."""
-    from longtake.shipping import build_wheel
-
     wheel = build_wheel(tmp_path)
     code = (
         "import ray, longtake\n"
@@ -265,14 +264,37 @@ def test_without_the_token_nobody_joins(ports: Ports, environment: dict[str, str
 
 
 def state(head: str, kind: str) -> bytes:
-    """A table of Ray's. Its dashboard answers 500 now and then, while an agent that it asks is busy: ask again."""
-    from longtake.errors import UserError
-
-    for wait in (1, 5, 15, 30):
-        with contextlib.suppress(UserError):
-            return str(Head(head)._get(f"/api/v0/{kind}?detail=1&limit=10000")).encode()
-        time.sleep(wait)
+    """A table of Ray's, whole."""
     return str(Head(head)._get(f"/api/v0/{kind}?detail=1&limit=10000")).encode()
+
+
+def events(head: str) -> bytes:
+    """What Ray's state API has as `cluster_events`, from where it takes them.
+
+    It sorts them by a time that Ray's Python writes as text and its C++, once a worker has died in its task, as a
+    number: from then on it answers nothing but 500 (Ray 2.60).
+    """
+    return str(Head(head)._get("/events")).encode()
+
+
+def test_tables_are_told_after_a_worker_has_died(head: str, tmp_path: Path) -> None:
+    """The 500 without end that `cluster_events` gives from then on is Ray's; the error says with what body."""
+    code = (
+        "import os, ray\n"
+        "ray.init(log_to_driver=False)\n"
+        "dies = ray.remote(max_retries=0)(lambda: os.kill(os.getpid(), 9))\n"
+        "try: ray.get(dies.remote())\n"
+        "except ray.exceptions.WorkerCrashedError: print('it died')\n"
+    )
+    told: list[str] = []
+    job = Head(head).submit(["python", "-c", code], job="dies", wheel=build_wheel(tmp_path))
+    assert Head(head).follow(job, told.append).code == 0 and "it died" in "".join(told)
+    deadline = time.monotonic() + 60  # the dashboard reads the files of events now and then
+    while b"'RAY_WORKER_FAILURE'" not in events(head):
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    with pytest.raises(UserError, match=r"could not answer \(HTTP 500\): Server got itself in trouble"):
+        state(head, "cluster_events")
 
 
 def test_no_secret_is_written_anywhere(
@@ -287,7 +309,8 @@ def test_no_secret_is_written_anywhere(
     token = Path(environment["RAY_AUTH_TOKEN_PATH"])
     secrets_ = [value.encode() for value in KEYS.values()] + [token.read_bytes()]
     seen = {"printed": "".join(printed).encode()}
-    for kind in ("tasks", "actors", "workers", "nodes", "jobs", "runtime_envs", "cluster_events"):
+    seen["events"] = events(head)
+    for kind in ("tasks", "actors", "workers", "nodes", "jobs", "runtime_envs"):
         seen[kind] = state(head, kind)
     assert b"OMP_NUM_THREADS" in seen["runtime_envs"] + seen["jobs"], "where it was to be seen"
     for root in (Path(environment["HOME"]), Path(store.uri)):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import typer
 
 from jobs import collect, evaluate, submit, sweep, train
@@ -287,6 +288,18 @@ def test_a_head_that_cannot_answer_is_told_in_a_line() -> None:
         raise RuntimeError(f"Request failed with status code 500: {trace}.")
     (line,) = caught.value.lines
     assert line == "the head at http://h:1 could not answer (HTTP 500): Cannot connect to host 10.0.0.7:52365"
+
+
+def test_an_answer_of_500_is_shown(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Client:
+        def _do_request(self, method: str, endpoint: str) -> Any:
+            return requests.request(method, f"{server}{endpoint}", timeout=10)
+
+    monkeypatch.setattr(Answer, "status", 500)
+    head = object.__new__(Head)
+    head.address, head._client = server, Client()
+    with pytest.raises(UserError, match=r"could not answer \(HTTP 500\): hello$"):
+        head._get("/api/v0/tasks")
 
 
 class Wire:

@@ -1,0 +1,95 @@
+"""A local Ray that is its user's own: a random token, loopback alone, and a folder that nobody else may enter.
+
+Whoever joins a Ray runs code in it, and Ray by itself listens on every interface. Started in the block `private()`,
+with its files in `session_folder()`, each of its servers is on loopback and asks for the token, but for two kinds:
+
+- Prometheus' ports, of which each process that has metrics opens one, give numbers to whoever is on this machine.
+- torch's TCPStore, in which the ranks of a training meet, is bound to every interface: torch has no setting for it.
+  It holds their addresses, and takes no code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from longtake.errors import UserError
+
+LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Set to 0, Ray takes 127.0.0.1 for the address of this machine, as it always does on macOS and Windows. Without it
+Ray replaces a 127.0.0.1 that it is given by the address that others know, and listens to them."""
+
+
+@contextlib.contextmanager
+def private() -> Iterator[None]:
+    """A Ray that starts while the block runs is on loopback, and wants a token that it and this process have.
+
+    The token is new for each block and only in the environment, which no other user can read; what the user has set
+    for clusters comes back afterwards.
+    """
+    from ray._private import ray_constants
+
+    own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), LOOPBACK: "0"}
+    several = ray_constants.ENABLE_RAY_CLUSTER  # read from the environment at the import, which may be long past
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        with replaced(own):
+            _read_again()
+            yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = several
+        _read_again()
+
+
+def _read_again() -> None:
+    """Ray keeps the first token that it reads in a process. The mode comes first: a thread that still ends asks it."""
+    from ray._raylet import AuthenticationTokenLoader, Config
+
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+def session_folder() -> str:
+    """Where Ray may write: under RAY_TMPDIR, or the system's, in a folder of this user's with mode 700.
+
+    Ray opens what it makes to all users (mode 777), and its sockets in there ask nobody for a token. The path is short,
+    for sockets lie deep under it (limit 107 bytes). Raises UserError if somebody else has put something in its place.
+    """
+    usual = tempfile.gettempdir()
+    parent = Path(os.environ.get("RAY_TMPDIR") or (usual if len(usual) < 12 else "/tmp"))
+    folder = parent / f"lt-{os.getuid()}"
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700, parents=True)
+    try:
+        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError as error:
+        raise UserError(f"{folder} is not a folder of yours ({error.strerror}): {_ELSEWHERE}") from None
+    try:
+        if os.fstat(opened).st_uid != os.getuid():
+            raise UserError(f"{folder} belongs to another user, who could read and change your work: {_ELSEWHERE}")
+        os.fchmod(opened, 0o700)  # whatever the umask is, and whoever made it
+    finally:
+        os.close(opened)
+    return str(folder / "r")
+
+
+_ELSEWHERE = "remove it, or set RAY_TMPDIR to another folder with a short path"
+
+
+@contextlib.contextmanager
+def replaced(values: Mapping[str, str]) -> Iterator[None]:
+    """The environment with these values while the block runs; afterwards it is as it was."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
