@@ -47,7 +47,7 @@ def private() -> Iterator[None]:
 
 def _read_again() -> None:
     """Ray keeps the first token that it reads in a process. The mode comes first: a thread that still ends asks it."""
-    from ray._raylet import AuthenticationTokenLoader, Config
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # compiled
 
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
