@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from jobs.shard_tasks import make_missing, reused
-from longtake import video
+from longtake import video, worlds
 from longtake.config import Config, config_hash, dump, load
 from longtake.dataset_writer import DatasetWriter, split_sizes
 from longtake.episodes import Dataset, Episode
 from longtake.errors import require_all
 from longtake.shards import Codec
-from longtake.sources import doom_maze, doom_memory, gym, memory_maze_env
+from longtake.sources import doom_maze, doom_memory, gym, memory_maze_env, texture_torus
 from longtake.sources.doom_maze import DoomMazeConfig
 from longtake.sources.doom_memory import DoomMemoryConfig
 from longtake.sources.gym import GymConfig
 from longtake.sources.memory_maze_env import MemoryMazeEnvConfig
+from longtake.sources.texture_torus import TextureTorusConfig
 from longtake.store import Store, open_store
 
 CONFIGS = Path(__file__).parent / "configs" / "collect"
@@ -35,8 +37,11 @@ SOURCES: dict[str, Any] = {
     "doom-memory": doom_memory,
     "memory-maze": memory_maze_env,
     "gym": gym,
+    "texture-torus": texture_torus,
 }
 """Modules with `generate(config, seed)`, `about(config)` and `require(config)`, by the name in a config."""
+SEVERAL_WALKS = ("doom-maze", "texture-torus")
+"""Sources whose `generate(config, seed, number)` makes walk `number` of the world of a seed."""
 EXPECTED_RATIO = 0.9  # of compressed to raw frames, on the safe side
 TYPICAL_RATIO: dict[Codec, float] = {"zstd": 0.5, "zlib": 0.45, "video": 0.02}  # of mazes
 LEAST_SHARDS = 8  # of a small dataset, so that it is made in parallel, and little is made again after a kill
@@ -47,6 +52,9 @@ class CollectConfig(Config):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="of the dataset")
     episodes: int = Field(ge=1)
+    walks: int = Field(
+        default=1, ge=1, le=16, description="episodes that are walks in the same world; divides episodes"
+    )
     seed: int = Field(default=0, ge=0)
     shard_mb: float = Field(default=128, gt=0, description="size of a shard, about; smaller where that leaves few")
     chunk: int = Field(default=32, ge=1, description="frames per chunk: the least that a clip reads")
@@ -55,8 +63,29 @@ class CollectConfig(Config):
     val: float = Field(default=0.1, gt=0, lt=1, description="share of the episodes; at least one")
     test: float = Field(default=0.1, gt=0, lt=1, description="share of the episodes; at least one")
     source: Annotated[
-        DoomMazeConfig | DoomMemoryConfig | MemoryMazeEnvConfig | GymConfig, Field(discriminator="source")
+        DoomMazeConfig | DoomMemoryConfig | MemoryMazeEnvConfig | GymConfig | TextureTorusConfig,
+        Field(discriminator="source"),
     ] = DoomMazeConfig()
+
+    @model_validator(mode="after")
+    def _whole_worlds(self) -> Self:
+        if self.episodes % self.walks:
+            near = max(1, round(self.episodes / self.walks)) * self.walks
+            raise ValueError(f"episodes: {self.episodes} is no multiple of walks={self.walks}; the nearest is {near}")
+        if self.walks > 1 and self.source.source not in SEVERAL_WALKS:
+            raise ValueError(
+                f"walks: {self.walks}, but source {self.source.source} makes a world per episode; "
+                f"several walks in one have {' and '.join(SEVERAL_WALKS)}"
+            )
+        return self
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """Episodes per split. Raises UserError if there are too few worlds for that."""
+        sizes = split_sizes(
+            self.episodes // self.walks, self.val, self.test, "worlds" if self.walks > 1 else "episodes"
+        )
+        return {split: size * self.walks for split, size in sizes.items()}
 
     @property
     def shard_episodes(self) -> int:
@@ -86,7 +115,7 @@ def main(config: str, overrides: list[str], store: str, dry_run: bool = False) -
 def check(config: CollectConfig, store: Store) -> None:
     """Refuse what cannot work; raises one UserError with every problem."""
     require_all(
-        lambda: split_sizes(config.episodes, config.val, config.test),
+        lambda: config.splits,
         lambda: store.require_space(_expected_bytes(config)),
         lambda: SOURCES[config.source.source].require(config.source),
     )
@@ -99,11 +128,12 @@ def _expected_bytes(config: CollectConfig) -> int:
 
 def describe(config: CollectConfig, store: Store) -> str:
     """The plan in words."""
-    splits = ", ".join(f"{n} {split}" for split, n in split_sizes(config.episodes, config.val, config.test).items())
+    splits = ", ".join(f"{n} {split}" for split, n in config.splits.items())
+    walks = f", {config.walks} walks in each of {config.episodes // config.walks} worlds" if config.walks > 1 else ""
     return "\n".join(
         [
             f"dataset   {store.path('datasets', config.name)}",
-            f"episodes  {config.episodes} of {config.source.steps} frames: {splits}",
+            f"episodes  {config.episodes} of {config.source.steps} frames{walks}: {splits}",
             f"shards    {config.shards} of {config.shard_episodes} episodes, each one Ray task on 1 CPU",
             f"size      at most about {_expected_bytes(config) / 1e6:.0f} MB",
             f"config    {config_hash(config)}",
@@ -129,7 +159,7 @@ def _writer(config: CollectConfig, store: Store) -> DatasetWriter:
     return DatasetWriter(
         store,
         config.name,
-        recipe=json.loads(config.model_dump_json()) | {"shard_episodes": config.shard_episodes},
+        recipe=_recipe(config),
         fps=config.source.fps,
         **SOURCES[config.source.source].about(config.source),
         val=config.val,
@@ -138,6 +168,25 @@ def _writer(config: CollectConfig, store: Store) -> DatasetWriter:
         codec=config.codec,
         crf=config.crf,
     )
+
+
+def _recipe(config: CollectConfig) -> dict[str, Any]:
+    """What the bytes follow from. Of one walk a world it is what it was before there could be several."""
+    told: dict[str, Any] = json.loads(config.model_dump_json()) | {"shard_episodes": config.shard_episodes}
+    if config.walks == 1:
+        del told["walks"]
+    return told
+
+
+def record(config: CollectConfig, number: int) -> Episode:
+    """An episode by its number: those of a world come one after another."""
+    generate, (world, walk) = SOURCES[config.source.source].generate, divmod(number, config.walks)
+    seed = config.seed * SEED_STRIDE + world
+    if config.walks == 1:
+        made: Episode = generate(config.source, seed)
+        return made
+    made = generate(config.source, seed, walk)
+    return replace(made, meta={**made.meta, worlds.WORLD: seed, worlds.WALK: walk})
 
 
 def make_shard(config: CollectConfig, store_uri: str, shard: int) -> int:
@@ -150,7 +199,7 @@ def make_shard(config: CollectConfig, store_uri: str, shard: int) -> int:
         """One by one: a shard of large frames would not fit the memory."""
         nonlocal frames
         for number in numbers:
-            episode = SOURCES[config.source.source].generate(config.source, config.seed * SEED_STRIDE + number)
+            episode = record(config, number)
             frames += len(episode)
             yield episode
 

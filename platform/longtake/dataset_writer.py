@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from longtake import video
+from longtake import video, worlds
 from longtake.config import differences
 from longtake.episodes import (
     LABEL,
@@ -37,14 +37,20 @@ if TYPE_CHECKING:
     from longtake.store import Store
 
 
-def split_sizes(episodes: int, val: float, test: float) -> dict[str, int]:
-    """Episodes per split; none is empty. Raises UserError if there are too few episodes for that."""
+WORLDS_RULE = (
+    "worlds in the order of the smallest SHA-256 of their episodes' arrays: first test, then val, the rest train"
+)
+"""As SPLIT_RULE, where worlds have several walks."""
+
+
+def split_sizes(episodes: int, val: float, test: float, of: str = "episodes") -> dict[str, int]:
+    """Episodes per split, or worlds; none is empty. Raises UserError if there are too few for that."""
     sizes = {"val": max(1, round(episodes * val)), "test": max(1, round(episodes * test))}
     train = episodes - sum(sizes.values())
     if train < 1:
         need = "at least 3" if episodes < 3 else "more, or smaller val and test fractions"
         raise UserError(
-            f"episodes={episodes} is too few: train, val and test each need one, and val={val:g}, "
+            f"{of}={episodes} is too few: train, val and test each need one, and val={val:g}, "
             f"test={test:g} leave {max(0, train)} for train; take {need}"
         )
     return {"train": train, **sizes}
@@ -149,11 +155,11 @@ class DatasetWriter:
             raise UserError(f"dataset {self.name!r}: episodes with different arrays: {' and '.join(specs[:2])}")
         index.insert(0, "episode", np.arange(len(index)))
         if like is None:
-            index["split"] = _assign(index["digest"].tolist(), self.val, self.test)
+            index["split"], rule = self._splits(index)
         else:
             index[["split", "source_digest"]] = like.index[["split", "digest"]].to_numpy()
+            rule = f"as in dataset {like.name}"
         written = to_parquet(index)
-        rule = SPLIT_RULE if like is None else f"as in dataset {like.name}"
         manifest = self._manifest(index, shards, refused, zlib.crc32(written), rule)
         self.store.write_bytes(f"{self.root}/index.parquet", written)
         self.store.write_bytes(f"{self.root}/manifest.json", manifest.model_dump_json(indent=1).encode())
@@ -216,6 +222,13 @@ class DatasetWriter:
             **self.about,
         ).sealed()
 
+    def _splits(self, index: pd.DataFrame) -> tuple[list[str], str]:
+        """The split of each episode, and by which rule: walks in one world are never told apart."""
+        groups = worlds.in_one_split(index["digest"].tolist(), index["meta"].tolist())
+        in_worlds = any(worlds.world_of(json.loads(text)) is not None for text in index["meta"])
+        sizes = split_sizes(len(groups), self.val, self.test, "worlds" if in_worlds else "episodes")
+        return _assign(groups, sizes), WORLDS_RULE if in_worlds else SPLIT_RULE
+
     def _classes(self, seen: int) -> int | None:
         """How many discrete actions there are; None for continuous ones."""
         if not seen:
@@ -276,9 +289,8 @@ def copies(dataset: Dataset) -> int:
     return int(dataset.index["digest"].duplicated().sum())
 
 
-def _assign(digests: Sequence[str], val: float, test: float) -> list[str]:
-    """The split of each episode, by the rank of its digest: what is equal lies in one split. Raises UserError."""
-    unlike, place = np.unique(np.array(digests), return_inverse=True)
-    sizes = split_sizes(len(unlike), val, test)
-    named = np.repeat(["test", "val", "train"], [sizes["test"], sizes["val"], sizes["train"]])
-    return [str(split) for split in named[place]]
+def _assign(groups: Sequence[Sequence[int]], sizes: Mapping[str, int]) -> list[str]:
+    """The split of each episode, from groups of them that share one, in the order in which splits are filled."""
+    named = np.repeat(["test", "val", "train"], [sizes["test"], sizes["val"], sizes["train"]]).tolist()
+    splits = {place: split for places, split in zip(groups, named, strict=True) for place in places}
+    return [splits[place] for place in range(len(splits))]

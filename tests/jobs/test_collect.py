@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from jobs import collect, inspect
-from jobs.collect import TYPICAL_RATIO, CollectConfig, make_shard
+from jobs.collect import TYPICAL_RATIO, CollectConfig, make_shard, record
+from longtake import worlds
 from longtake.config import load
 from longtake.errors import UserError
 from longtake.shards import Codec
@@ -20,7 +22,7 @@ pytest.importorskip("vizdoom")
 SMALL = CollectConfig(name="small", episodes=5, source=DoomMazeConfig(cells=2, steps=12, resolution=(16, 16)))
 
 
-@pytest.mark.parametrize("name", ["doom-maze", "doom-maze-tiny", "atari", "atari-montezuma", "doom-memory"])
+@pytest.mark.parametrize("name", ["doom-maze", "doom-maze-tiny", "atari-montezuma", "doom-memory", "texture-torus"])
 def test_shipped_configs_load_and_print_their_plan(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -43,6 +45,52 @@ def test_the_config_of_memory_maze_loads_and_tells_what_is_missing(
     config = load(CollectConfig, "memory-maze", ["source.size=15x15"], search=collect.CONFIGS)
     with pytest.raises(UserError, match="MUJOCO_GL=none"):
         collect.check(config, open_store(tmp_path))
+
+
+WALKS = {
+    "name": "pairs",
+    "episodes": 24,
+    "walks": 2,
+    "test": 0.4,
+    "source": {"source": "texture-torus", "side": 2, "pixels": 8, "steps": 12},
+}
+
+
+def test_walks_in_one_world_are_never_split(tmp_path: Path) -> None:
+    config, store = CollectConfig.model_validate(WALKS), open_store(tmp_path)
+    assert config.splits == {"train": 12, "val": 2, "test": 10}
+    collect.main("texture-torus-walks", [], str(tmp_path), dry_run=True)
+    for shard in range(config.shards):
+        make_shard(config, store.uri, shard)
+    data = collect._writer(config, store).finalize(config.shards)
+    assert data.manifest.splits == config.splits and data.manifest.split_rule.startswith("worlds in the order")
+    split = dict(zip(data.index.episode, data.index.split, strict=True))
+    metas = [data.read(episode).meta for episode in range(24)]
+    assert [(meta["world"], meta["walk"]) for meta in metas] == [(n // 2, n % 2) for n in range(24)]
+    assert all(split[episode] == split[episode + 1] for episode in range(0, 24, 2))
+    assert (data.read(0).frames != data.read(1).frames).any()
+    pairs = worlds.walks(data, "test", 2)
+    assert len(pairs) == 5 and all(
+        b == a + 1 and episode == b for episode, (a, b) in zip(pairs.episode, pairs.walks, strict=True)
+    )
+    assert worlds.walks(data, "test", 3).empty and worlds.wraps(data) == 2
+
+
+def test_walks_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="episodes: 25 is no multiple of walks=2; the nearest is 24"):
+        CollectConfig.model_validate(WALKS | {"episodes": 25})
+    with pytest.raises(ValidationError, match="source doom-memory makes a world per episode"):
+        CollectConfig.model_validate(WALKS | {"source": {"source": "doom-memory"}})
+    with pytest.raises(UserError, match="worlds=2 is too few"):
+        collect.check(CollectConfig.model_validate(WALKS | {"episodes": 4}), open_store(tmp_path))
+
+
+def test_a_dataset_of_one_walk_a_world_is_what_it_was() -> None:
+    """Episodes, recipe and splits of before worlds had several walks: what was collected is reused."""
+    assert "walks" not in collect._recipe(SMALL) and "walks" in collect._recipe(CollectConfig.model_validate(WALKS))
+    assert set(record(SMALL, 3).meta) == {"seed", "squares"}
+    metas, digests = ['{"world": "kitchen"}'] * 3, ["c", "a", "b"]
+    assert worlds.in_one_split(digests, metas) == [[1], [2], [0]], "a world of that name may have one walk only"
 
 
 def test_every_problem_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,3 +110,32 @@ def test_the_walker_stays_in_the_maze_and_sees_much(config: DoomMazeConfig) -> N
     assert grid[y, x].all()
     assert len(set(zip(x.tolist(), y.tolist(), strict=True))) > 8
     assert 40 < episode.frames.mean() < 200 and episode.frames.std() > 30
+
+
+@pytest.mark.timeout(60)
+def test_two_walks_of_a_maze_see_the_same_maze(config: DoomMazeConfig) -> None:
+    """Where they stand in nearly one pose they see nearly one picture; in another maze they do not."""
+    config = config.model_copy(update={"steps": 256})
+    first, second, other = generate(config, 8), generate(config, 8, 1), generate(config, 9, 1)
+    for name, array in generate(config, 8, 1).arrays().items():
+        np.testing.assert_array_equal(array, second.arrays()[name])
+    a, b, elsewhere = (episode.pose for episode in (first, second, other))
+    assert a is not None and b is not None and elsewhere is not None
+    assert np.abs(a[:20] - b[:20]).max() > 0.5, "they begin in different places or go different ways"
+    gap = np.linalg.norm(a[:, None, :2] - b[:, :2], axis=-1) + np.abs(np.sin((a[:, None, 2] - b[:, 2]) / 2))
+    near = np.argwhere(gap < 0.12)
+    assert len(near) >= 5, "both come by the same places"
+    errors = [np.abs(first.frames[i].astype(int) - second.frames[j]).mean() for i, j in near]
+    strange = [np.abs(first.frames[i].astype(int) - other.frames[j]).mean() for i, j in near]
+    assert np.median(errors) < 0.6 * np.median(strange) and min(errors) < 5 < min(strange)
+
+
+def test_another_start_is_another_player_and_nothing_else() -> None:
+    grid = maze(3, 0.2, random.Random(0))
+    text = textmap(grid, DoomMazeConfig(), random.Random(0))
+    moved = [doom_maze._begun_elsewhere(text, grid, random.Random(seed)).split("\n") for seed in range(40)]
+    kept = [line for line in text.split("\n") if not line.startswith(doom_maze.PLAYER)]
+    assert all(lines[:-1] == kept and lines[-1].startswith(doom_maze.PLAYER) for lines in moved)
+    starts = {line.partition("x=")[2].partition("angle")[0] for *_, line in moved}
+    landmarks = {line.partition("x=")[2].partition("angle")[0] for line in kept if line.startswith("thing{")}
+    assert len(starts) > 8 and not starts & landmarks and landmarks

@@ -43,6 +43,7 @@ TICS_PER_SECOND = 35
 Square = tuple[int, int]
 Grid = NDArray[np.bool_]  # [y, x], True where one can walk
 Pixels = Annotated[int, Field(ge=8, le=960)]
+PLAYER = "thing{type=1;"
 STEPS: tuple[Square, ...] = ((1, 0), (-1, 0), (0, 1), (0, -1))
 
 # Chosen from freedoom2.wad by farthest mean colour; none is animated, so a place looks the same on return.
@@ -119,16 +120,22 @@ def require(config: DoomMazeConfig) -> None:
         raise UserError("source doom-maze needs the package vizdoom: pip install 'longtake[doom]'")
 
 
-def generate(config: DoomMazeConfig, seed: int) -> Episode:
-    """One episode in a maze of its own; the same seed gives the same bytes.
+def generate(config: DoomMazeConfig, seed: int, number: int = 0) -> Episode:
+    """Walk `number` of the maze of a seed; the same two give the same bytes.
+
+    Walks of one maze begin in different places, where there are any, and go different ways.
 
     frames uint8 (T, H, W, 3), actions float32 (T, 2) where action t leads into frame t, pose float32 (T, 3).
     """
     rng = random.Random(seed)
     grid = maze(config.cells, config.braid, rng)
+    text = textmap(grid, config, rng)
+    if number:
+        rng = random.Random(f"{seed}, walk {number}")
+        text = _begun_elsewhere(text, grid, rng)
     with tempfile.TemporaryDirectory(prefix="longtake-doom-") as folder:
         wad = Path(folder, "maze.wad")
-        wad.write_bytes(wad_bytes(textmap(grid, config, rng)))
+        wad.write_bytes(wad_bytes(text))
         game = start(wad, config, seed)
         try:
             return _walk(game, grid, config, rng, seed)
@@ -250,15 +257,27 @@ def _things(grid: Grid, landmarks: int, rng: random.Random) -> list[str]:
     return things + [thing(t, _middle(s)) for t, s in zip(rng.sample(LANDMARKS, landmarks), dead_ends, strict=False)]
 
 
+def _begun_elsewhere(text: str, grid: Grid, rng: random.Random) -> str:
+    """The same map, with the player in another square: where no landmark stands."""
+    kept = [line for line in text.split("\n") if not line.startswith(PLAYER)]
+    standing = [line for line in kept if line.startswith("thing{")]
+    free = [square for square in open_squares(grid) if not any(_at(_middle(square)) in line for line in standing)]
+    return "\n".join([*kept, thing(1, _middle(rng.choice(free)), rng.choice((0, 90, 180, 270)))])
+
+
 def _middle(square: Square) -> tuple[float, float]:
     return square[0] + 0.5, square[1] + 0.5
 
 
 def thing(kind: int, at: tuple[float, float], angle: int = 0) -> str:
     """A thing of the engine at a point, in squares."""
-    x, y = (c * SQUARE for c in at)
     skills = "".join(f"skill{s}=true;" for s in range(1, 6))
-    return f"thing{{type={kind};x={x};y={y};angle={angle};{skills}single=true;}}"
+    return f"thing{{type={kind};{_at(at)}angle={angle};{skills}single=true;}}"
+
+
+def _at(point: tuple[float, float]) -> str:
+    x, y = (c * SQUARE for c in point)
+    return f"x={x};y={y};"
 
 
 def wad_bytes(text: str) -> bytes:
