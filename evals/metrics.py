@@ -20,6 +20,8 @@ prefill_ms, step_ms, memory_bytes: what a frame shown, a frame made and the memo
 accuracy: 1 for a question about an earlier frame that is answered correctly, else 0 (evals/tasks/questions.py).
 there, place, colour: 1 for a thing that is there again, where it was, as it was, else 0; object_psnr: PSNR, in dB, of
 its pixels alone (evals/tasks/permanence.py).
+recall: the share of places that are told apart by what is made of them, from 0 to 1; bits, bits_per_byte: what that
+tells at least, per clip, and per byte carried (evals/tasks/capacity.py).
 
 Letters: n frames, H and W pixels.
 """
@@ -63,6 +65,9 @@ MetricName = Literal[
     "place",
     "colour",
     "object_psnr",
+    "recall",
+    "bits",
+    "bits_per_byte",
 ]
 IDENTICAL_PSNR = 100.0
 LPIPS_NETS: tuple[tuple[NetName, str, int], ...] = (
@@ -241,5 +246,8 @@ METRICS: dict[str, Metric] = {
     "place": Metric("In its place", "higher", 2, None, task="permanence"),
     "colour": Metric("In its colour", "higher", 2, None, task="permanence"),
     "object_psnr": Metric("PSNR of its pixels (dB)", "higher", 2, None, task="permanence"),
+    "recall": Metric("Places recalled", "higher", 2, None, task="capacity"),
+    "bits": Metric("Bits remembered", "higher", 1, None, task="capacity"),
+    "bits_per_byte": Metric("Bits per byte", "higher", 4, None, task="capacity"),
 }
 """All metrics, in the order in which they are shown."""

@@ -33,19 +33,16 @@ def _known(task: str) -> str:
 
 TaskName = Annotated[str, AfterValidator(_known)]
 """A task of `evals/tasks/`."""
-OPTIONAL: dict[str, Any] = {
-    "seen_within": {"reasoning"},
-    "label": {"questions"},
-    "gone": {"permanence"},
-    "away": {"permanence"},
-    "stride": None,
-    "limit": None,
-}
-"""Fields that are left out of a definition, and of its hash, where they say nothing: of other tasks, or None."""
+OWN = ("seen_within", "label", "gone", "away")
+"""Fields of the tasks that name them (`Task.fields`); left out of a definition of others, and of its hash."""
+WHERE_SAID = ("stride", "limit", "wraps")
+"""Fields that are left out where they are None."""
 
 
 def _of(name: str) -> str:
-    return ", ".join(sorted(OPTIONAL[name]))
+    from evals.tasks import TASKS
+
+    return ", ".join(sorted(task for task in TASKS if name in TASKS[task].fields))
 
 
 class Protocol(BaseModel):
@@ -74,7 +71,7 @@ class Protocol(BaseModel):
     metrics: Annotated[list[MetricName], Field(min_length=1)] = ["psnr", "ssim"]
     """What is measured (evals/metrics.py); the nets' take longer than the rest."""
     seen_within: Annotated[float, Field(gt=0)] = 0.5
-    """Of reasoning: how near a context frame's pose must be for a place to count as seen, in cells."""
+    """Of reasoning and two_walks: how near a context frame's pose must be for a place to count as seen, in cells."""
     label: str = "warmth"
     """Of questions: what is asked of a frame, `warmth` or a whole-number label of the dataset."""
     gone: Positive = 16
@@ -85,6 +82,8 @@ class Protocol(BaseModel):
     stride: Annotated[int, Field(ge=2)] | None = None
     """Source frames from one frame to the next; None: 1. Where an evaluation does not say, the job takes that of the
     training."""
+    wraps: Annotated[float, Field(gt=0)] | None = None
+    """Cells after which places repeat, both ways, in worlds that go round; set by the job."""
     limit: Positive | None = None
     """Only so many of the episodes are scored: a look, not a result, and comparable with none of other limits."""
 
@@ -94,6 +93,14 @@ class Protocol(BaseModel):
         from evals.tasks import TASKS
 
         return int(TASKS[self.task].path(self)[0].max()) * (self.stride or 1) + 1
+
+    @property
+    def spans(self) -> tuple[int, ...]:
+        """Source frames of each episode that a clip is made of: of one, or of the walks in a world."""
+        from evals.tasks import TASKS
+
+        walks = TASKS[self.task].walks
+        return (self.frames,) if walks is None else tuple(frames * (self.stride or 1) for frames in walks(self))
 
     @property
     def stream(self) -> int:
@@ -121,7 +128,7 @@ class Protocol(BaseModel):
         """Raises ValueError for fields and metrics of other tasks."""
         from evals.tasks import TASKS
 
-        strange = [name for name in sorted(self.model_fields_set) if not self._says(name) and OPTIONAL[name]]
+        strange = [name for name in sorted(self.model_fields_set) if name in OWN and not self._says(name)]
         problems = [f"{name}: {self.task} has no such field; it is of {_of(name)}" for name in strange]
         own = TASKS[self.task].metrics
         allowed = own or tuple(name for name, metric in METRICS.items() if metric.task is None)
@@ -137,8 +144,11 @@ class Protocol(BaseModel):
         return {name: value for name, value in written.items() if self._says(name)}
 
     def _says(self, name: str) -> bool:
-        tasks = OPTIONAL.get(name, {self.task})
-        return getattr(self, name) is not None if tasks is None else self.task in tasks
+        from evals.tasks import TASKS
+
+        if name in OWN:
+            return name in TASKS[self.task].fields
+        return name not in WHERE_SAID or getattr(self, name) is not None
 
     @property
     def hash(self) -> str:

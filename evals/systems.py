@@ -43,9 +43,13 @@ def generate(system: System, frames: Tensor, conditions: Conditions, context: in
         horizon: frames to make.
     """
     system.observe(frames[:, :context], conditions.frames(0, context))
-    total = context + horizon
-    starts = range(context, total, system.stride)
-    return torch.cat([system.step(conditions.frames(t, min(t + system.stride, total))) for t in starts], 1)
+    return go_on(system, conditions, context, context + horizon)
+
+
+def go_on(system: System, conditions: Conditions, start: int, stop: int) -> Tensor:
+    """Let a system that has observed what comes before make frames start..stop-1: (b, t, H, W, 3)."""
+    starts = range(start, stop, system.stride)
+    return torch.cat([system.step(conditions.frames(t, min(t + system.stride, stop))) for t in starts], 1)
 
 
 class CopyLast:
@@ -160,8 +164,8 @@ class StrangersContext:
         self.stride = system.stride
 
     def observe(self, frames: Tensor, conditions: Conditions) -> None:
-        """Show the others' frames."""
-        self.system.observe(self.frames, conditions)
+        """Show the others' frames, as many as its own would be."""
+        self.system.observe(self.frames[:, : frames.shape[1]], conditions)
 
     def carried(self) -> Tensor:
         """What the system carries, where it tells."""

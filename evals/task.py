@@ -70,6 +70,11 @@ class Task:
     ValueError for a protocol that makes no sense."""
     why_pose: str | None = None
     """Why it cannot do without a recorded pose, where it cannot."""
+    walks: Callable[[Protocol], tuple[int, ...]] | None = None
+    """Frames of each walk, where a clip is made of several in one world, one behind the other, and `path` counts
+    through them; None: it lies in one episode."""
+    fields: tuple[str, ...] = ()
+    """Fields of a protocol that are of some tasks only (evals/protocol.py: OWN) and mean something to this one."""
     places: Callable[[Protocol, Pose], tuple[Indices, tuple[str, ...]]] | None = None
     """Distance and stratum of each judged frame, from the pose of all frames shown and asked."""
     pair: Callable[[Clips, Clips], tuple[Clips, Clips]] = against_truth

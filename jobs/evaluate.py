@@ -18,9 +18,9 @@ from evals.protocol import Protocol
 from evals.task import STRANGER
 from jobs import foreign, fvd, pictures
 from jobs.foreign import Foreign, Maker
-from jobs.protocol_check import beyond_training, protocol_problems, subject_problems
+from jobs.protocol_check import asked_episodes, beyond_training, protocol_problems, subject_problems
 from jobs.train_config import PIXELS
-from longtake import checkpoints
+from longtake import checkpoints, worlds
 from longtake.config import Config, dump, load
 from longtake.errors import UserError, unknown
 from longtake.grid import Cell, GridReport, run_grid
@@ -269,13 +269,14 @@ def plan_cells(config: EvaluateConfig, store: Store, subjects: Sequence[Subject]
 
 
 def _full(short: Protocol, dataset: Dataset, subjects: Sequence[Subject]) -> Iterator[tuple[Protocol, list[Subject]]]:
-    """A protocol with what the job knows, the dataset and a stride, and whom it is asked of.
+    """A protocol with what the job knows, the dataset, its worlds' size and a stride, and whom it is asked of.
 
     Models that were trained at unlike strides are asked under unlike protocols, unless the evaluation says one for all.
     """
+    around = worlds.wraps(dataset)
     for stride in [short.stride] if short.stride else sorted({subject.stride for subject in subjects} or {1}):
         its = [subject for subject in subjects if short.stride or subject.stride == stride]
-        more = {"dataset": dataset.fingerprint, "stride": stride if stride > 1 else None}
+        more = {"dataset": dataset.fingerprint, "stride": stride if stride > 1 else None, "wraps": around}
         yield short.model_copy(update=more), its
 
 
@@ -355,7 +356,7 @@ def _systems(subject: Subject, config: EvaluateConfig, protocol: Protocol) -> It
 def _shares(dataset: Dataset, protocol: Protocol, size: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """The protocol's episodes in cells of a fixed size, so that the batch shapes never depend on the workers; and of
     each the episode after it, round about: its stranger."""
-    episodes = [int(e) for e in dataset.episodes(protocol.split).episode.head(protocol.scored)]
+    episodes = [int(e) for e in asked_episodes(protocol, dataset).episode.head(protocol.scored)]
     others = [*episodes[1:], *episodes[:1]]
     return [
         (tuple(episodes[first : first + size]), tuple(others[first : first + size]))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jobs import fvd, pictures
+from longtake import worlds
 from longtake.episodes import LABEL
 from longtake.errors import unknown
 
@@ -20,6 +21,17 @@ if TYPE_CHECKING:
     from longtake.store import Store
 
 
+def asked_episodes(protocol: Protocol, dataset: Dataset) -> pd.DataFrame:
+    """What can be asked of a split, in the order of the index: episode, length, and walks, the episodes of a clip.
+
+    A clip lies in one episode, or in the walks of one world, of which it is called after the last.
+    """
+    if len(protocol.spans) > 1:
+        return worlds.walks(dataset, protocol.split, len(protocol.spans))
+    there = dataset.episodes(protocol.split)
+    return there.assign(walks=there.episode.map(lambda episode: [episode]))
+
+
 def protocol_problems(protocol: Protocol, dataset: Dataset) -> list[str]:
     """Why a dataset cannot serve a protocol: one line per reason."""
     from evals.tasks import TASKS
@@ -28,16 +40,18 @@ def protocol_problems(protocol: Protocol, dataset: Dataset) -> list[str]:
     if task.why_pose and not dataset.has_pose:
         problems.append(f"{protocol.task}: dataset {dataset.name} has no pose; {task.why_pose}")
     try:
-        need = protocol.start + protocol.frames
+        need = protocol.start + max(protocol.spans)
     except ValueError as error:
         return [*problems, f"{protocol.task}.{error}"]
     lacking = list(_label_problems(protocol, dataset))
     problems += lacking
-    there = dataset.episodes(protocol.split)
+    there = asked_episodes(protocol, dataset)
     if len(there) < protocol.scored:
+        walks = len(protocol.spans)
+        of = f" worlds with {walks} walks (collect them with --set walks={walks})" if walks > 1 else ""
         problems.append(
             f"{protocol.task}.episodes: {protocol.scored} asked for, "
-            f"but split {protocol.split} of {dataset.name} has {len(there)}"
+            f"but split {protocol.split} of {dataset.name} has {len(there)}{of}"
         )
     short = there.head(protocol.scored)
     short = short[short.length < need]
@@ -132,7 +146,8 @@ def trained_on(subject: Subject, dataset: Dataset, store: Store, protocol: Proto
         return []
     own, there = store.dataset(subject.dataset).index, dataset.index
     learned = set(own.source_digest[own.split == "train"])
-    asked = there[there.split == protocol.split].head(protocol.scored)
+    episodes = asked_episodes(protocol, dataset).head(protocol.scored).walks.explode()
+    asked = there[there.episode.isin(episodes)]
     return [int(episode) for episode in asked.episode[asked.source_digest.isin(learned)]]
 
 

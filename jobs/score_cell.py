@@ -11,13 +11,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from evals.protocol import Protocol
 from evals.scoring import answer, compare, episode_seed
 from evals.systems import FLOORS, PROBED, Forgetful, ModelSystem, Reconstruction, StrangersContext, System
 from evals.task import STRANGER, Question, Rows
 from evals.tasks import TASKS, build_question
 from jobs import fvd, pictures
 from jobs.evaluate import ScoreCell
+from jobs.protocol_check import asked_episodes
 from longtake import checkpoints
+from longtake.episodes import Dataset
 from longtake.schema import NO_RUN
 from longtake.store import open_store
 from longtake.stream import relative_pose
@@ -56,13 +59,27 @@ def _rows(cell: ScoreCell, questions: list[Question]) -> Rows:
 
 
 def read_question(cell: ScoreCell, episode: int) -> Question:
-    """The clip of one episode."""
-    first = cell.protocol.start
-    dataset, asked = open_store(cell.store).dataset(cell.dataset), TASKS[cell.protocol.task].labels(cell.protocol)
-    piece = dataset.read(episode, first, first + cell.protocol.frames, labels=bool(asked))
-    actions, labels = dataset.action_vectors(piece.actions), {name: piece.labels[name] for name in asked}
-    frames = pictures.shown(dataset, piece.frames)
-    return build_question(cell.protocol, episode, frames, piece.pose, actions, labels)
+    """The clip of one episode, or of the walks of its world."""
+    protocol, first = cell.protocol, cell.protocol.start
+    dataset, asked = open_store(cell.store).dataset(cell.dataset), TASKS[protocol.task].labels(protocol)
+    pieces = [
+        dataset.read(walk, first, first + frames, labels=bool(asked))
+        for walk, frames in zip(_walks(protocol, dataset, episode), protocol.spans, strict=True)
+    ]
+    frames = pictures.shown(dataset, np.concatenate([piece.frames for piece in pieces]))
+    poses = [piece.pose for piece in pieces if piece.pose is not None]
+    actions = dataset.action_vectors(np.concatenate([piece.actions for piece in pieces]))
+    labels = {name: np.concatenate([piece.labels[name] for piece in pieces]) for name in asked}
+    return build_question(protocol, episode, frames, np.concatenate(poses) if poses else None, actions, labels)
+
+
+def _walks(protocol: Protocol, dataset: Dataset, episode: int) -> list[int]:
+    """The episodes that the clip of an episode lies in."""
+    if len(protocol.spans) == 1:
+        return [episode]
+    there = asked_episodes(protocol, dataset)
+    found: list[int] = there.walks[there.episode == episode].iloc[0]
+    return found
 
 
 def conditions_of(questions: list[Question]) -> Conditions:

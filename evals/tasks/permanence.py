@@ -140,6 +140,7 @@ TASK = Task(
     path,
     why_pose="where one looks again cannot be told by actions alone",
     floors=("copy_last", "context_mean", "nearest_pose" + STRANGER, "nearest_pose"),
+    fields=("gone", "away"),
     labels=lambda protocol: LABELS,
     unfit=unfit,
     measure=measure,

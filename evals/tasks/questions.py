@@ -82,6 +82,7 @@ def labels(protocol: Protocol) -> tuple[str, ...]:
 TASK = Task(
     path,
     floors=("chance", "raw_frames"),
+    fields=("label",),
     labels=labels,
     measure=measure,
     metrics=(METRIC,),

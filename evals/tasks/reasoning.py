@@ -4,9 +4,11 @@ Paper: as retrieval's, section 4. Shown: `context` frames. Asked: the `horizon` 
 their conditions; the truth is the held-out tail of the same episode. The stratum of a frame is `seen` where some
 context frame was taken within `seen_within` of its pose (cells apart, plus half the chord of the turn, as for the
 nearest-pose oracle), else `unseen`: what was never seen says nothing about memory. The distance of a seen frame counts
-from the newest such context frame, that of an unseen one from the last frame shown. Read it with retrieval's controls,
-floors and oracle. Range and direction: those of the metric. Fewest episodes for a useful interval: about 24, more where
-few frames lead back.
+from the newest such context frame, that of an unseen one from the last frame shown: seen frames at distances beyond
+what a model's windows reach, layer upon layer (models/horizon.py), are those that only its memory can know. Few walks
+lead back at once: at 32 + 32 frames of doom-maze one frame in fifty shows a place of more than twelve frames ago, at
+128 + 64 one in three. Read it with retrieval's controls, floors and oracle. Range and direction: those of the metric.
+Fewest episodes for a useful interval: about 24, more where few frames lead back.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ SEEN, UNSEEN = "seen", "unseen"
 
 def places(protocol: Protocol, pose: Pose) -> tuple[Indices, tuple[str, ...]]:
     """Distance and stratum of each asked frame."""
-    near = apart(pose[protocol.context :], pose[: protocol.context]) <= protocol.seen_within
+    near = apart(pose[protocol.context :], pose[: protocol.context], protocol.wraps) <= protocol.seen_within
     seen = np.asarray(near.any(1))
     newest = protocol.context - 1 - near[:, ::-1].argmax(1)
     at = np.arange(protocol.context, len(pose))
@@ -31,11 +33,17 @@ def places(protocol: Protocol, pose: Pose) -> tuple[Indices, tuple[str, ...]]:
     return distance, tuple(np.where(seen, SEEN, UNSEEN).tolist())
 
 
-def apart(a: Pose, b: Pose) -> NDArray[np.float64]:
-    """How far poses (n, 3) are from poses (m, 3): (n, m), cells apart plus half the chord of the turn."""
-    place = np.linalg.norm(a[:, None, :2].astype(np.float64) - b[None, :, :2], axis=-1)
+def apart(a: Pose, b: Pose, wraps: float | None = None) -> NDArray[np.float64]:
+    """How far poses (n, 3) are from poses (m, 3): (n, m), cells apart plus half the chord of the turn.
+
+    wraps: cells after which places repeat, where they do.
+    """
+    gap = a[:, None, :2].astype(np.float64) - b[None, :, :2]
+    if wraps is not None:
+        gap -= wraps * np.rint(gap / wraps)
+    place = np.linalg.norm(gap, axis=-1)
     turn = a[:, None, 2].astype(np.float64) - b[None, :, 2]
     return np.asarray(place + np.abs(np.sin(turn / 2)))
 
 
-TASK = Task(path, why_pose="places seen cannot be told from places not seen", places=places)
+TASK = Task(path, why_pose="places seen cannot be told from places not seen", fields=("seen_within",), places=places)

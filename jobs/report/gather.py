@@ -24,9 +24,7 @@ TRAININGS = ("train", "autoencoder")
 """The kinds of runs that a page is about, beside sweeps."""
 BEST_TRIALS = 3
 """Of a sweep, whose runs the page shows as it shows those that were asked for."""
-TASK_ORDER = ("retrieval", "reasoning", "cuts", "rollout", "mirror")
-UNCURVED = ("cost", "questions", "permanence")
-"""Tasks whose rows are no frames: `longtake results scores` shows them."""
+TASK_ORDER = ("retrieval", "two_walks", "reasoning", "cuts", "rollout", "mirror")
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,7 @@ def gather(store: Store, runs: Sequence[str]) -> Material:
     found = find_runs(store, asked) if asked or not sweeps else []
     ids = [run.id for run in found]
     scores = _whole(store.table("scores", where=f"run in {[*ids, NO_RUN]!r}"), notes)
-    scores = scores[~scores.task.isin(UNCURVED)]
+    scores = scores[~scores.task.isin(_uncurved())]
     tasks = choose_scores(store, scores, found, notes) if len(scores) else []
     if not tasks and not sweeps:
         command = f"longtake evaluate --runs {','.join(ids)} --store {store.uri}"
@@ -114,6 +112,13 @@ def gather(store: Store, runs: Sequence[str]) -> Material:
     steps = store.table("steps", where=f"run in {ids!r}")
     named = list(runs) if sweeps else ids
     return Material(store, found, tasks, steps, sweeps, find_profiles(store, found), named, notes)
+
+
+def _uncurved() -> list[str]:
+    """Tasks that measure in their own way, whose rows are no frames: `longtake results scores` shows them."""
+    from evals.tasks import TASKS
+
+    return [name for name, task in TASKS.items() if task.metrics]
 
 
 def _whole(scores: pd.DataFrame, notes: list[str]) -> pd.DataFrame:

@@ -109,12 +109,18 @@ COLUMNS: dict[str, dict[str, Column]] = {
         "episode": Column("whole", "", "index of the episode in its dataset; -1 for a value of many clips"),
         "seed": Column("whole", "", "seed of the protocol"),
         "frame": Column("whole", "frames", "index among the generated frames; -1 for a value of whole clips"),
-        "distance": Column("whole", "frames", "to the context frame that shows the same place; 0 for whole clips"),
+        "distance": Column(
+            "whole",
+            "frames",
+            "to the context frame that shows the same place; 0 for whole clips; of capacity places, of cost the length",
+        ),
         "metric": Column("text", "", "psnr, ssim, ..."),
         "value": Column("number", "of the metric", "psnr in dB; others as their cards say"),
         "better": Column("text", "", "which way of the metric is good: higher, lower, or zero (the nearest to 0)"),
         "clips": Column("whole", "", "clips that a value of many is of, such as fvd; missing for values of one"),
-        "stratum": Column("text", "", "kind of frame, where a task tells kinds apart: seen or unseen of reasoning"),
+        "stratum": Column(
+            "text", "", "kind of frame, where a task tells kinds apart: seen or unseen of reasoning and two_walks"
+        ),
         "partial": Column(
             "whole", "episodes", "scored of a protocol that asks for more (--limit); missing for whole ones"
         ),

@@ -31,6 +31,35 @@ class Truth:
         return self.truth[:, self.at - 1 : self.at]
 
 
+class Places:
+    """Remembers the first `known` places of the context, at least a cell apart, as they looked; else it shows grey. It
+    carries what it is told to."""
+
+    stride = 1
+
+    def __init__(self, known: int, nbytes: int | None = None) -> None:
+        self.known = known
+        if nbytes is not None:
+            self.nbytes = nbytes
+
+    def observe(self, frames: Tensor, conditions: Conditions) -> None:
+        assert conditions.pose is not None
+        self.kept: list[list[tuple[Tensor, Tensor]]] = [[] for _ in frames]
+        for kept, clip, poses in zip(self.kept, frames, conditions.pose, strict=True):
+            for frame, pose in zip(clip, poses, strict=True):
+                if len(kept) < self.known and all((pose - old).norm() >= 1 for old, _ in kept):
+                    kept.append((pose, frame))
+
+    def step(self, conditions: Conditions) -> Tensor:
+        assert conditions.pose is not None
+        made = [self._recall(*clip) for clip in zip(self.kept, conditions.pose[:, 0], strict=True)]
+        return torch.stack(made)[:, None]
+
+    def _recall(self, kept: list[tuple[Tensor, Tensor]], asked: Tensor) -> Tensor:
+        grey = torch.full((8, 8, 3), 128, dtype=torch.uint8)
+        return next((frame for pose, frame in kept if (pose - asked).norm() < SAME), grey)
+
+
 class Window:
     """Remembers exactly the last `known` frames of the stream and their poses: it shows the newest one of the asked
     pose, or grey. Grey is not remembered as what it stands for."""

@@ -28,6 +28,7 @@ CLIPS = 12
 FRAMES: dict[str, dict[str, float]] = {
     "retrieval": {"context": 12, "horizon": 12},
     "reasoning": {"context": 12, "horizon": 12, "seen_within": 0.1},
+    "two_walks": {"context": 12, "horizon": 12, "seen_within": 0.1},
     "cuts": {"context": 12, "horizon": 6},
     "rollout": {"context": 12, "horizon": 12},
     "mirror": {"context": 12, "horizon": 12},
@@ -35,7 +36,7 @@ FRAMES: dict[str, dict[str, float]] = {
     "teco_clips": {"context": 36, "horizon": 264},
 }
 """The tasks that compare frames; the rest measure in their own way."""
-OWN = {"permanence", "questions", "cost"}
+OWN = {"permanence", "questions", "cost", "capacity"}
 
 
 def walks(protocol: Protocol) -> tuple[list[Question], Conditions]:
@@ -96,11 +97,11 @@ def test_the_horizon_of_a_window_is_the_window(known: int) -> None:
     assert found.low <= found.frames <= found.high
 
 
-@pytest.mark.parametrize("task", ["reasoning", "cuts"])
+@pytest.mark.parametrize("task", ["reasoning", "two_walks", "cuts"])
 def test_a_window_knows_what_lies_within_it(task: str) -> None:
     for known in (5, 8, 12, 18, 24):
         rows = scored(task, lambda made, known=known: Window(known))
-        rows = rows[rows.stratum == "seen"] if task == "reasoning" else rows
+        rows = rows if task == "cuts" else rows[rows.stratum == "seen"]
         right = rows.value == IDENTICAL_PSNR
         assert (right == (rows.distance <= known)).all() and len(rows)
 
