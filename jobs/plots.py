@@ -134,7 +134,7 @@ def psnr_curve(
 
     Args:
         scores: rows of the `scores` table, of one protocol per task.
-        window: frames that the models' attention sees; marked when given.
+        window: frames that the models' windows reach back, layer upon layer; marked when given.
         height: of one panel; it is higher if its labels need that.
         labels: name each line at its right end; without, the caller shows a key.
 
@@ -233,7 +233,7 @@ def _mark_window(axes: Axes, window: int) -> None:
     axes.axvspan(0, window, color="#e4e7eb", alpha=0.5, linewidth=0, zorder=0)
     axes.axvline(window, color="#56606c", linewidth=1)
     axes.annotate(
-        f"window, {window} frames", (window, 0), xycoords=axes.get_xaxis_transform(), xytext=(6, 7),
+        f"reach of windows, {window} frames", (window, 0), xycoords=axes.get_xaxis_transform(), xytext=(6, 7),
         textcoords="offset points", color="#56606c",
     )  # fmt: skip
 

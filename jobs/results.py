@@ -149,14 +149,14 @@ def _quote(argument: str) -> str:
 
 
 def _plot_scores(rows: pd.DataFrame, store: Store) -> Figure:
-    """The only metric against distance, or PSNR among several; the widest window of the models is marked."""
+    """The only metric against distance, or PSNR among several; how far the models' windows reach is marked."""
     from jobs import plots
-    from jobs.report.gather import known_runs
+    from jobs.report.gather import known_runs, windows_reach
 
     metrics = sorted(rows["metric"].unique())
     if len(metrics) > 1 and "psnr" not in metrics:
         raise ValueError(f"metric: {', '.join(metrics)} cannot share a plot")
-    window = max((run.window for run in known_runs(store, set(rows["run"]))), default=0)
+    window = windows_reach(known_runs(store, set(rows["run"])))
     return plots.psnr_curve(rows, metrics[0] if len(metrics) == 1 else "psnr", window)
 
 

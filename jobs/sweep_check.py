@@ -22,6 +22,7 @@ from longtake.runs import select
 from longtake.search import expected_steps, rungs
 from longtake.space import Axis, corners, points, size
 from longtake.store import Store
+from models.horizon import window_reach
 
 MEASURED = ("loss", "grad_norm", "frames_per_s", "step_s", "data_wait", "replaced")
 """Columns of `steps` that every step has."""
@@ -41,13 +42,13 @@ def check(sweep: Sweep, store: Store) -> Sweep:
         raise UserError(*problems)
     sweep = _measured(sweep, store)
     found: dict[str, str] = {}
-    window, unmeasured = 0, list[str]()
+    reach, unmeasured = 0, list[str]()
     for labels in corners(sweep.config.space):
         try:
             config = sweep.trial(labels)
             train.check(config, store)
             unmeasured = unmeasured or _objective_problems(sweep.config, config, store)
-            window = max(window, *(config.model.layer_window(layer) for layer in config.model.layers))
+            reach = max(reach, window_reach(config.model))
         except UserError as error:
             at = ", ".join(f"{field}={label}" for field, label in labels.items())
             for line in error.lines:
@@ -55,7 +56,7 @@ def check(sweep: Sweep, store: Store) -> Sweep:
     problems = _search_problems(sweep.config) + unmeasured
     problems += [f"space: {line} (for one at {at})" for line, at in found.items()]
     objective = sweep.config.objective
-    beyond = window if objective.beyond is None else objective.beyond
+    beyond = reach if objective.beyond is None else objective.beyond
     if objective.protocol is not None and not problems:
         problems += _beyond_problems(objective.protocol, beyond)
     if problems:
@@ -149,8 +150,8 @@ def _beyond_problems(protocol: Protocol, beyond: int) -> list[str]:
     if (distances > beyond).any():
         return []
     return [
-        f"objective.beyond: no frame of the protocol lies beyond {beyond} frames (the largest window of the space "
-        f"unless given); the farthest lies at {distances.max()}: set objective.protocol.horizon higher"
+        f"objective.beyond: no frame of the protocol lies beyond {beyond} frames (the farthest that windows of the "
+        f"space reach unless given); the farthest lies at {distances.max()}: set objective.protocol.horizon higher"
     ]
 
 

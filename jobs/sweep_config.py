@@ -39,7 +39,7 @@ class Objective(Config):
     protocol: Protocol | None = Field(None, description="a cheap one, on the val split")
     metric: MetricName = "psnr"
     beyond: int | None = Field(
-        None, ge=0, description="only frames at larger distances; the largest window of the space when not given"
+        None, ge=0, description="only frames at larger distances; what windows of the space reach when not given"
     )
     column: str | None = Field(None, description="of the table steps, such as val_loss or state_std.layers.0.ssm")
     better: Literal["higher", "lower"] | None = Field(

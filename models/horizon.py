@@ -39,7 +39,7 @@ def horizon(model: WorldModel) -> Horizon:
     }
     return Horizon(
         {number: (float(lives.median()), float(lives.max())) for number, lives in scans.items()},
-        _window_reach(model.config),
+        window_reach(model.config),
         all(layer.mixer != "attention" for layer in model.config.stack),
     )
 
@@ -57,8 +57,9 @@ def fresh_horizon(config: ModelConfig, seed: int = 0) -> Horizon:
     return horizon(model)
 
 
-def _window_reach(config: ModelConfig) -> int:
-    """Layers pass on what they saw: each adds its window less one (in chunks: its own and the one before)."""
+def window_reach(config: ModelConfig) -> int:
+    """Frames that the local mixers of a stack reach back, the current one included: layers pass on what they saw, so
+    each adds its window less one (in chunks: its own and the one before). 1 without local mixers."""
     local = [layer for layer in config.stack if layer.local != "none"]
     if config.chunk:
         return config.chunk * (len(local) + 1) if local else 1

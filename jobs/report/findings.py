@@ -51,12 +51,13 @@ def of_memory(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def reach(scores: pd.DataFrame, window: int) -> int:
-    """Beyond which distance claims are made: the window, or 0 (all) where nothing lies beyond it."""
+    """Beyond which distance claims are made: what windows reach, or 0 (all) where nothing lies beyond it."""
     return window if (scores.distance > window).any() else 0
 
 
 def claims(scores: pd.DataFrame, window: int) -> list[Claim]:
-    """The best model against itself wiped and misled, every other model and the floors, in PSNR beyond the window.
+    """The best model against itself wiped and misled, every other model and the floors, in PSNR beyond what windows
+    reach.
 
     Pairs without two episodes in common are left out.
     """
@@ -80,7 +81,7 @@ def claims(scores: pd.DataFrame, window: int) -> list[Claim]:
 
 def verdict(found: Sequence[Claim], task: str, beyond: int) -> str:
     """All claims of a task in one sentence."""
-    where = f", at distances beyond the window of {beyond} frames," if beyond else ""
+    where = f", at distances beyond the {beyond} frames that windows reach," if beyond else ""
     said = []
     for kind, verb in VERBS.items():
         others = [claim.other for claim in found if claim.verdict == kind]
@@ -143,7 +144,8 @@ class SummaryRow:
 
 @dataclass(frozen=True)
 class Summary:
-    """The table of one task: per metric, all distances and (where there are such) those beyond the window, or the
+    """The table of one task: per metric, all distances and (where there are such) those beyond the reach of
+    windows, or the
     kinds of frames that the task tells apart."""
 
     columns: list[tuple[str, str]]

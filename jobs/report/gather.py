@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from evals.protocol import Protocol
     from longtake.store import Store
+    from models.config import ModelConfig
 
 TRAININGS = ("train", "autoencoder")
 """The kinds of runs that a page is about, beside sweeps."""
@@ -37,11 +39,12 @@ class Run:
     config: dict[str, Any]
 
     @property
-    def window(self) -> int:
-        """Frames that the widest local attention of its model sees; 0 without one."""
+    def model(self) -> ModelConfig | None:
+        """Its world model; None where it trained none."""
+        from models.config import ModelConfig
+
         model = self.config.get("model", {})
-        layers = [layer for layer in model.get("layers", []) if layer.get("local", "attention") != "none"]
-        return max((layer.get("window") or model.get("window", 0) for layer in layers), default=0)
+        return ModelConfig.model_validate_json(json.dumps(model)) if "layers" in model else None
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,21 @@ class Material:
 
     @property
     def window(self) -> int:
-        """The widest window among the runs: beyond it, none of them can look anything up."""
-        return max((run.window for run in self.runs), default=0)
+        """How far the windows of its models reach."""
+        return windows_reach(self.runs)
+
+
+def windows_reach(runs: Iterable[Run]) -> int:
+    """Frames that the windows of some runs' models reach back, layer upon layer; 0 where none has a window.
+
+    Of models that carry more than windows, where there are such: what lies beyond their own reach, only that can know.
+    """
+    from models.horizon import window_reach
+
+    models = [run.model for run in runs if run.model is not None]
+    carrying = [model for model in models if any(layer.mixer != "none" for layer in model.stack)]
+    reach = max((window_reach(model) for model in carrying or models), default=0)
+    return reach if reach > 1 else 0
 
 
 def gather(store: Store, runs: Sequence[str]) -> Material:

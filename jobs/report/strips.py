@@ -126,7 +126,7 @@ def make_strips(shown: Shown) -> list[Strip]:
 
 
 def pick_episodes(scores: pd.DataFrame, window: int) -> dict[int, str]:
-    """Episode → why: at fixed quantiles of the best model's PSNR beyond the window, not by taste."""
+    """Episode → why: at fixed quantiles of the best model's PSNR beyond what windows reach, not by taste."""
     beyond = reach(scores, window)
     best = best_model(scores, beyond)
     rows = scores[(scores.metric == "psnr") & (scores.distance > beyond) & (scores.system == best)]

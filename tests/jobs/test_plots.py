@@ -93,7 +93,9 @@ def test_the_curve_names_every_line_and_leaves_the_oracle_off_the_scale() -> Non
     figure = psnr_curve(make_scores(), window=6)
     axes = figure.axes[0]
     words = [text.get_text() for text in axes.texts]
-    assert {"block_ssm", "block_ssm, wiped", "copy last frame", "context mean", "window, 6 frames"} <= set(words)
+    assert {"block_ssm", "block_ssm, wiped", "copy last frame", "context mean", "reach of windows, 6 frames"} <= set(
+        words
+    )
     assert axes.get_ylim()[1] < 40
     assert "100 dB, off the scale" in axes.get_title(loc="right")
 
@@ -245,7 +247,7 @@ def test_names_keep_their_distance(values: list[float], step: float) -> None:
 def test_a_window_beyond_all_distances_is_not_drawn() -> None:
     figure = psnr_curve(make_scores(horizon=2), window=9)
     figure.draw_without_rendering()
-    assert not [text for axes in figure.axes for text in axes.texts if "window, 9" in text.get_text()]
+    assert not [text for axes in figure.axes for text in axes.texts if "of windows, 9" in text.get_text()]
 
 
 @pytest.mark.parametrize("kind", ["distance", "training"])

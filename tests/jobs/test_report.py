@@ -24,7 +24,7 @@ from jobs import cli, report
 from jobs.evaluate import ScoreCell
 from jobs.report.film import EDGE_PX, SCREEN, SHOWN, make_film
 from jobs.report.findings import best_model, claims, reach, summary, verdict
-from jobs.report.gather import Run, find_runs, gather
+from jobs.report.gather import Run, find_runs, gather, windows_reach
 from jobs.report.strips import even, generate, make_strips, mosaic, pick_episodes, pick_models, show, shrunk
 from jobs.score_cell import score_cell
 from longtake import checkpoints, tables, video
@@ -507,7 +507,7 @@ def test_claims_tell_wins_losses_and_doubts() -> None:
     assert found["the mean of the context"].sentence.startswith("loses to the mean of the context by 0.")
     assert re.match(r"cannot be told apart from \w.*: [+\u2212]0\.\d\d dB", found["copying the last frame"].sentence)
     assert verdict(made, "retrieval", 6) == (
-        "On retrieval, at distances beyond the window of 6 frames, a beats itself with its memory wiped "
+        "On retrieval, at distances beyond the 6 frames that windows reach, a beats itself with its memory wiped "
         "and b, loses to the mean of the context, and cannot be told apart from copying the last frame."
     )
 
@@ -558,10 +558,22 @@ def test_episodes_are_picked_by_rule() -> None:
     assert len(pick_episodes(scores_of({"a": 20}, episodes=2), 6)) == 2
 
 
-def test_the_window_is_the_widest_layer_that_attends() -> None:
-    model = {"window": 6, "layers": [{"mixer": "ssm", "window": 9}, {"local": "none", "window": 50}, {}]}
-    assert Run("r", "n", {}, {"model": model}).window == 9
-    assert Run("r", "n", {}, {"model": {"window": 6, "layers": [{"local": "none"}]}}).window == 0
+def model_run(**model: object) -> Run:
+    return Run("r", "n", {}, {"model": model})
+
+
+def test_windows_reach_as_far_as_layers_pass_on_what_they_saw() -> None:
+    ssm, local, plain = {"mixer": "ssm"}, {"mixer": "none"}, {"mixer": "attention", "local": "none"}
+    four = model_run(window=4, layers=[ssm], depth=4)
+    assert windows_reach([four]) == 13, "1 + 4 layers x 3"
+    mixed = model_run(window=6, layers=[ssm | {"window": 9}, {"local": "none", "window": 50}, ssm])
+    assert windows_reach([mixed]) == 1 + 8 + 5
+    assert windows_reach([four, mixed]) == 14
+    wide = model_run(window=8, layers=[local], depth=4)
+    assert windows_reach([wide]) == 29, "nothing but windows"
+    assert windows_reach([four, wide]) == 13, "what only the memory of the first can know begins beyond its own windows"
+    assert windows_reach([model_run(layers=[plain])]) == windows_reach([]) == 0
+    assert windows_reach([Run("r", "n", {}, {}), model_run(kind="autoencoder")]) == 0
 
 
 def test_runs_of_one_name_are_told_apart(store: Store, tmp_path: Path) -> None:

@@ -152,7 +152,7 @@ def test_a_password_is_not_made_part_of_a_config(place: Path, where: str) -> Non
 
 
 def test_without_an_objective_it_is_a_cheap_memory_score(place: Path) -> None:
-    """Half the longest clip walked back, of the val split, beyond the largest window; or any column of steps."""
+    """Half the longest clip walked back, of the val split, beyond what windows reach; or any column of steps."""
     text = (place / "sweep.yaml").read_text()
     (place / "sweep.yaml").write_text(text.replace("objective: {column: val_loss}", ""))
     objective = sweep_of(place, "objective={metric: ssim}")[0].config.objective
@@ -178,7 +178,9 @@ def test_a_search_knows_which_way_its_metric_points(place: Path) -> None:
 
 
 def test_the_same_frames_are_scored_at_every_window(place: Path) -> None:
+    """Beyond what the widest of them reaches, layer upon layer."""
     assert sweep_of(place, RETRIEVAL)[0].config.objective.beyond == 3
+    assert sweep_of(place, RETRIEVAL, "change={model: {depth: 2}}")[0].config.objective.beyond == 5
 
 
 def test_too_many_trials_at_once_are_refused_with_the_arithmetic(place: Path) -> None:
