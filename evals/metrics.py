@@ -16,7 +16,8 @@ seams: dB, best at 0. Mean squared jump across every 8th row and column of pixel
 the shipped models meet (a token is 8 pixels, or a multiple), over that everywhere else, against the same of the truth:
 above 0 blocks do not hang together.
 fvd: the distance between sets of whole clips, context included, lower is better (evals/fvd.py).
-prefill_ms, step_ms, memory_bytes: what a frame shown, a frame made and the memory cost (evals/tasks/cost.py).
+prefill_ms, step_ms, memory_bytes: what a frame shown, a frame made and the memory cost (evals/tasks/cost.py,
+capacity.py).
 accuracy: 1 for a question about an earlier frame that is answered correctly, else 0 (evals/tasks/questions.py).
 there, place, colour: 1 for a thing that is there again, where it was, as it was, else 0; object_psnr: PSNR, in dB, of
 its pixels alone (evals/tasks/permanence.py).

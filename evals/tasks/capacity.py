@@ -10,9 +10,9 @@ places of a clip are alike to who has not seen it. `bits`: a lower bound of what
 place is where (evals/recall.py: Fano's inequality, cross-fitted over clips, by doubt), from 0 to N log2 N; a perfect
 memory of k of N places that knows what it does not know has k log2 N. It is the sum over places of what each answer
 says of its own; no place is two, so of the whole arrangement it tells log2(N^N / N!) less, 1.44 bits a place.
-`bits_per_byte`: bits over the bytes carried after the context, where a system tells them. A constant memory of b bytes
-has a curve of bits over N that rises and then stays: what it stays at is what b bytes hold. Rows have N as `distance`
-and as `frame`; the higher, the better.
+`bits_per_byte`: bits over `memory_bytes`, those carried after the context, where a system tells them. A constant
+memory of b bytes has a curve of bits over N that rises and then stays: b bytes hold at least what it stays at. Rows
+have N as `distance` and as `frame`; higher is better, but of memory_bytes.
 
 Floors: copy_last and context_mean are chance. Ceiling: the nearest_pose oracle, with all frames at hand. A model with
 its memory wiped or with a stranger's context must be at chance, or places can be told apart without memory. Needs a
@@ -37,7 +37,7 @@ from evals.task import Build, Clips, Indices, Pose, Question, Rows, Task
 from evals.tasks.reasoning import apart
 from models.conditions import Conditions
 
-MEASURED = ("recall", "bits", "bits_per_byte")
+MEASURED = ("recall", "bits", "bits_per_byte", "memory_bytes")
 CELL = 1.0
 """How far apart places are at least, in cells: windows of the torus do not overlap along an axis."""
 TOGETHER = 8  # clips that are shown side by side
@@ -146,7 +146,9 @@ def _rows(protocol: Protocol, questions: Sequence[Question], asked: Indices, mad
     read = [identify(made[clip], question.frames[asked[clip]]) for clip, question in enumerate(questions)]
     right, doubt = np.stack([answer == np.arange(count) for answer, _ in read]), np.stack([part for _, part in read])
     told = bits(right, doubt, count).sum(1)
-    values = {"recall": right.mean(1), "bits": told} | ({"bits_per_byte": told / carried} if carried else {})
+    values = {"recall": right.mean(1), "bits": told}
+    if carried:
+        values |= {"bits_per_byte": told / carried, "memory_bytes": np.full(len(told), carried)}
     return [
         {"episode": question.episode, "frame": count, "distance": count}
         | {"metric": name, "value": float(values[name][clip]), "better": METRICS[name].better}

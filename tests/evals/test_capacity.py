@@ -10,11 +10,14 @@ import pytest
 import torch
 
 from evals.protocol import Protocol
-from evals.systems import ContextMean, CopyLast, NearestPose, StrangersContext, System
+from evals.systems import ContextMean, CopyLast, ModelSystem, NearestPose, StrangersContext, System
 from evals.task import Question
 from evals.tasks import TASKS, build_question
 from evals.tasks.capacity import find_places, numbers
 from models.conditions import Conditions
+from models.config import LayerConfig, ModelConfig, SamplerConfig
+from models.tokenizer import PIXELS
+from models.world_model import WorldModel
 from tests.evals.planted import Places, Window
 
 CLIPS, MOST = 60, 16
@@ -88,6 +91,34 @@ def test_a_window_forgets_the_first_places() -> None:
     assert means(lambda some: Window(1000))["recall", 16] == 1
 
 
+def test_a_model_is_asked_like_any_system_and_says_what_it_carries() -> None:
+    """An untrained one knows nothing; what a scan carries does not grow with the places, what attention keeps does."""
+    made, conditions = walks()
+    protocol = PROTOCOL.model_copy(update={"horizon": 8})
+    carried = {}
+    for mixer in ("ssm", "attention"):
+        torch.manual_seed(0)
+        layer = LayerConfig(mixer=mixer, local="none")
+        config = ModelConfig(height=8, width=8, dim=16, heads=2, d_state=4, headdim=8, action_dim=2, layers=[layer])
+        model, sampler = WorldModel(config), SamplerConfig(steps=1)
+
+        def build(some: Sequence[Question], model: WorldModel = model, sampler: SamplerConfig = sampler) -> System:
+            return ModelSystem(model, PIXELS, sampler, [question.episode for question in some])
+
+        measure = TASKS["capacity"].measure
+        assert measure is not None
+        told = pd.DataFrame(measure(build, protocol, made[:10], conditions.clips(0, 10)))
+        again = pd.DataFrame(measure(build, protocol, made[:10], conditions.clips(0, 10)))
+        pd.testing.assert_frame_equal(told, again)
+        wide = told.pivot_table(index="distance", columns="metric", values="value")
+        assert (wide.recall < 0.8).all() and (wide.bits.abs() < 2).all()
+        np.testing.assert_allclose(wide.bits_per_byte, wide.bits / wide.memory_bytes)
+        carried[mixer] = wide.memory_bytes.to_numpy()
+    assert len(set(carried["ssm"])) == 1 and carried["ssm"][0] > 100
+    grown = carried["attention"] / carried["attention"][0]
+    assert grown == pytest.approx([1, 7 / 3, 5], rel=0.01), "3, 7 and 15 frames are shown"
+
+
 def test_places_are_a_cell_apart_and_go_round() -> None:
     pose = np.array([[0, 0, 0], [0.6, 0, 0], [1.0, 0, 0], [3.5, 0, 0], [0.1, 0, np.pi], [2.2, 2.2, 0]], np.float32)
     assert find_places(pose, PROTOCOL).tolist() == [0, 2, 3, 4, 5]
@@ -140,5 +171,7 @@ def test_protocols_that_make_no_sense_are_refused() -> None:
             TASKS["capacity"].path(PROTOCOL.model_copy(update=wrong))
     with pytest.raises(ValueError, match="two at least"):
         TASKS["capacity"].path(PROTOCOL.model_copy(update={"episodes": 1}))
-    with pytest.raises(ValueError, match="metrics: capacity has no psnr; it has recall, bits, bits_per_byte"):
+    with pytest.raises(
+        ValueError, match="metrics: capacity has no psnr; it has recall, bits, bits_per_byte, memory_bytes"
+    ):
         Protocol(task="capacity", metrics=["psnr"])
