@@ -48,7 +48,8 @@ def protocol_problems(protocol: Protocol, dataset: Dataset) -> list[str]:
     there = asked_episodes(protocol, dataset)
     if len(there) < protocol.scored:
         walks = len(protocol.spans)
-        of = f" worlds with {walks} walks (collect them with --set walks={walks})" if walks > 1 else ""
+        of = f" worlds with {walks} walks" if walks > 1 else ""
+        of += f" (collect them with --set walks={walks})" if of and there.empty else ""
         problems.append(
             f"{protocol.task}.episodes: {protocol.scored} asked for, "
             f"but split {protocol.split} of {dataset.name} has {len(there)}{of}"

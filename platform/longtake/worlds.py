@@ -25,7 +25,8 @@ WORLD, WALK, WRAPS = "world", "walk", "wraps"
 
 def world_of(meta: Mapping[str, Any]) -> str | None:
     """The name of an episode's world; None where it is not said to be one of several walks."""
-    return json.dumps(meta[WORLD], sort_keys=True) if WORLD in meta and WALK in meta else None
+    several = WORLD in meta and isinstance(meta.get(WALK), int)
+    return json.dumps(meta[WORLD], sort_keys=True) if several else None
 
 
 def in_one_split(digests: Sequence[str], metas: Sequence[str]) -> list[list[int]]:
@@ -72,9 +73,10 @@ def walks(dataset: Dataset, split: str, count: int) -> pd.DataFrame:
 def wraps(dataset: Dataset) -> float | None:
     """After how many cells the places of a dataset's worlds repeat; None where they do not. Raises UserError for
     worlds of different sizes."""
-    found = {json.loads(text).get(WRAPS) for text in dataset.index.meta}
+    told = (json.loads(text).get(WRAPS) for text in dataset.index.meta)
+    # In other people's metadata the word may mean anything.
+    found = {float(size) if isinstance(size, int | float) and size > 0 else None for size in told}
     if len(found) > 1:
-        told = ", ".join(sorted(map(str, found)))
-        raise UserError(f"dataset {dataset.name}: its worlds repeat after different numbers of cells: {told}")
-    size = found.pop()
-    return None if size is None else float(size)
+        sizes = ", ".join(sorted(map(str, found)))
+        raise UserError(f"dataset {dataset.name}: its worlds repeat after different numbers of cells: {sizes}")
+    return found.pop()
