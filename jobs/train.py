@@ -109,7 +109,7 @@ def build_plan(config: TrainConfig, dataset: Data, split: str, stage: int = -1) 
         frames_per_step=frames_per_step,
         base_segment=data.base_segment,
         seed=config.seed if split == "train" else 0,
-        palindrome=data.clip == "palindrome",
+        clip=data.clip,
         stride=data.stride,
         random_start=data.random_start,
     )

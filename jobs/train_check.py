@@ -85,15 +85,15 @@ def condition_problems(config: WorldModelTraining, dataset: Data) -> list[str]:
             problems.append(
                 f"model.conditions: {model.conditions}, but {dataset.name} has no pose: set model.conditions=actions"
             )
-        if config.data.clip == "palindrome":
+        if config.data.clip != "forward":
             problems.append(
-                f"data.clip: palindrome, but {dataset.name} has no pose, so a way back has no conditions: "
+                f"data.clip: {config.data.clip}, but {dataset.name} has no pose, so a way back has no conditions: "
                 "set data.clip=forward"
             )
-    if config.data.clip == "palindrome" and model.conditions != "pose":
+    if config.data.clip != "forward" and model.conditions != "pose":
         problems.append(
-            f"data.clip: palindrome goes with model.conditions=pose only (here {model.conditions}): actions recorded "
-            "on the way there do not lead back"
+            f"data.clip: {config.data.clip} goes with model.conditions=pose only (here {model.conditions}): actions "
+            "recorded on the way there do not lead back"
         )
     return problems
 

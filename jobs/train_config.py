@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from longtake.config import Config
 from longtake.engine import EngineConfig
 from longtake.errors import UserError, unknown
+from longtake.plan import Clip
 from models.config import AutoencoderConfig, DiffusionConfig, ModelConfig, SamplerConfig
 
 Positive = Annotated[int, Field(ge=1)]
@@ -31,8 +32,10 @@ class DataConfig(Config):
     dataset: str | Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)] = Field(
         description="a dataset, or several with how often each is drawn from: {mazes: 2, atari: 1}"
     )
-    clip: Literal["forward", "palindrome"] = Field(
-        "palindrome", description="as recorded, or half a clip walked forward and then back (needs a pose)"
+    clip: Clip = Field(
+        "palindrome",
+        description="as recorded (forward), or half a clip and its way back, or half a clip and visits of its frames "
+        "in any order (both need a pose); mixed: a quarter as recorded, a quarter back, half revisits",
     )
     frames_per_step: Positive = Field(256, description="frames in a batch, all workers together, at any length")
     curriculum: Annotated[list[Stage], Field(min_length=1)] = [Stage(until=None, frames=64)]

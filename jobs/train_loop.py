@@ -186,7 +186,7 @@ def held_out(
     """This rank's clips of the `val` split, as long as a stage's: always the same, with the same noise and level."""
     plan = build_plan(config, dataset, "val", stage)
     share = cut(plan.batch(0), context.rank, context.world)
-    clips = load_clips(dataset, share, palindrome=config.data.clip == "palindrome")
+    clips = load_clips(dataset, share)
     batch = to_batch(clips, context.device, tokenizer)
     b, t = batch.frames.shape[:2]
     slots = range(context.rank * b, (context.rank + 1) * b)

@@ -23,6 +23,7 @@ About three minutes, and as much again for every ten GB.
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import itertools
 import math
 import os
@@ -51,7 +52,7 @@ from longtake.cluster import Demand, launch
 from longtake.config import Config
 from longtake.dataset_writer import DatasetWriter
 from longtake.episodes import Dataset, Episode
-from longtake.plan import GlobalBatch, Plan
+from longtake.plan import Plan
 from longtake.provenance import new_run_id
 from longtake.shards import Codec
 from longtake.store import Store, open_store
@@ -196,8 +197,8 @@ class Clips(TorchDataset[Tensors]):
         size = self.plan.frames_per_step // self.plan.frames_at(0)
         step, slot = divmod(item, size)
         whole = self.plan.batch(step)
-        one = slice(slot, slot + 1)
-        clip = GlobalBatch(step, whole.frames, whole.source, 1, whole.episode[one], whole.start[one], whole.slot[one])
+        rows = {name: getattr(whole, name)[slot : slot + 1] for name in ("episode", "start", "slot", "order")}
+        clip = dataclasses.replace(whole, size=1, **rows)
         return {name: torch.from_numpy(array) for name, array in load_clips(self.data, clip).items()}
 
 

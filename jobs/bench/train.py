@@ -196,7 +196,7 @@ def _bare_loop(pipe: Connection, store: Store, config: WorldModelTraining) -> No
     torch.manual_seed(config.seed)
     data = Dataset(store, config.data.first)
     plan = build_plan(config, data, "train")
-    kept = [load_clips(data, plan.batch(step), plan.palindrome) for step in range(KEPT)]
+    kept = [load_clips(data, plan.batch(step)) for step in range(KEPT)]
     model = WorldModel(config.model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.engine.lr)
     objective = Objective(config, model, model)

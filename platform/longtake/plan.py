@@ -1,11 +1,12 @@
 """Which frames every step of a training sees, as a pure function of the step.
 
-Words: a *clip* of T frames is made of S *source frames*, S = T x stride, or half of that in a palindrome (forward,
-then the same reversed). A *segment* is `base_segment` source frames of an episode; a *unit* is the shortest run of
-segments that every stage cuts evenly. An epoch is a permutation of all units; laid end to end they are one long line
-of source frames, of which step s owns the same number as every other: so the step is the only position there is.
-Resume is arithmetic, another number of workers cuts the same batch differently, and a stage of the clip-length
-curriculum moves nothing.
+Words: a *clip* of T frames is made of S *source frames*, S = T x stride, or half of that where its second half comes
+back to the first (a palindrome: the way back; a revisit: in any order). In a mixture of all kinds S = T x stride, and a
+clip that comes back uses one half of them. A *segment* is `base_segment` source frames of an episode; a *unit* is the
+shortest run of segments that every stage cuts evenly. An epoch is a permutation of all units; laid end to end they are
+one long line of source frames, of which step s owns the same number as every other: so the step is the only position
+there is. Resume is arithmetic, another number of workers cuts the same batch differently, and a stage of the
+clip-length curriculum moves nothing.
 
 Of several datasets each has such a line of its own. Units are dealt to them by weight as evenly as whole numbers can
 be, so what each has given until any step follows from the step as well: shares are met, not drawn.
@@ -18,12 +19,13 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from longtake.errors import UserError
+from longtake.visits import revisit, way_back
 
 if TYPE_CHECKING:
     from longtake.mixture import Data
@@ -33,12 +35,18 @@ Hashes = NDArray[np.uint64]
 Stage = tuple[int | None, int]
 ROUNDS = 6  # of the shuffle
 
+Clip = Literal["forward", "palindrome", "revisit", "mixed"]
+"""What clips are: as recorded; a walk and its way back; a walk and visits of its places in any order; some of each."""
+MIXED: tuple[Clip, ...] = ("forward", "palindrome", "revisit", "revisit")
+"""What a clip of the mixture is one of."""
+
 
 @dataclass(frozen=True)
 class GlobalBatch:
     """Clips of `frames` frames (from `source` source frames) at frame start[i] of episode[i].
 
-    slot[i] is a clip's place in the whole batch of `size` clips; every `stride`-th source frame is taken.
+    slot[i] is a clip's place in the whole batch of `size` clips; every `stride`-th source frame is taken. order[i] says
+    which of those taken each frame of the clip is: 0, 1, ... at first, then on, or back to some of them.
     """
 
     step: int
@@ -48,6 +56,7 @@ class GlobalBatch:
     episode: Ints
     start: Ints
     slot: Ints
+    order: Ints
     stride: int = 1
 
 
@@ -70,7 +79,7 @@ class Plan:
     frames_per_step: int
     base_segment: int
     seed: int
-    palindrome: bool = False
+    clip: Clip = "forward"
     numbers: Ints | None = None
     part: Ints | None = None
     weights: tuple[int, ...] = (1,)
@@ -87,7 +96,7 @@ class Plan:
         frames_per_step: int,
         base_segment: int,
         seed: int,
-        palindrome: bool = False,
+        clip: Clip = "forward",
         stride: int = 1,
         random_start: bool = False,
     ) -> Plan:
@@ -100,7 +109,7 @@ class Plan:
             frames_per_step,
             base_segment,
             seed,
-            palindrome,
+            clip,
             numbers,
             data.part_of(numbers),
             data.weights,
@@ -135,8 +144,9 @@ class Plan:
     def _length_problems(self) -> list[str]:
         problems = []
         for _, frames in self.stages:
-            if frames < 1 or (self.palindrome and frames % 2):
-                problems.append(f"stages: a clip of {frames} frames: take a positive{' even' * self.palindrome} number")
+            halves = self.clip != "forward"
+            if frames < 1 or (halves and frames % 2):
+                problems.append(f"stages: a clip of {frames} frames: take a positive{' even' * halves} number")
                 continue
             source = self._source(frames)
             if source % self.base_segment and self.base_segment % source:
@@ -151,13 +161,17 @@ class Plan:
         return problems
 
     def _valid_clips(self) -> str:
-        base, fold = self.base_segment, 1 + self.palindrome
+        base, fold = self.base_segment, self._fold
         sources = [*(d for d in range(1, base) if base % d == 0), *(k * base for k in range(1, 5 * self.stride))]
         clips = [source // self.stride * fold for source in sources if source % self.stride == 0]
         return ", ".join(map(str, clips)) + ", ..."
 
     def _source(self, frames: int) -> int:
-        return frames // (1 + self.palindrome) * self.stride
+        return frames // self._fold * self.stride
+
+    @property
+    def _fold(self) -> int:
+        return 2 if self.clip in ("palindrome", "revisit") else 1
 
     @functools.cached_property
     def unit(self) -> int:
@@ -207,7 +221,22 @@ class Plan:
         for number in np.unique(part):
             mine = part == number
             episode[mine], start[mine] = self._lines[number].at(turn[mine])
-        return GlobalBatch(step, frames, source, size, episode, start + offset, slot, self.stride)
+        half, order = self._orders(step, slot, frames)
+        start += offset + half * (frames // 2 * self.stride)
+        return GlobalBatch(step, frames, source, size, episode, start, slot, order, self.stride)
+
+    def _orders(self, step: int, slot: Ints, frames: int) -> tuple[Ints, Ints]:
+        """For slots of a step: which half of the source frames a clip begins with, and the order of its frames."""
+        half, order = np.zeros_like(slot), np.tile(np.arange(frames), (len(slot), 1))
+        for row, number in enumerate(slot.tolist() if self.clip != "forward" else []):
+            rng = np.random.default_rng([self.seed, step, number, 2, 0])
+            mixed = self.clip == "mixed"
+            kind: Clip = MIXED[rng.integers(len(MIXED))] if mixed else self.clip
+            if kind != "forward":
+                half[row] = rng.integers(1 + mixed)
+                visits = way_back if kind == "palindrome" else revisit
+                order[row, frames // 2 :] = visits(frames // 2, frames // 2, rng)
+        return half, order
 
     def _place(self, step: int, slot: Ints) -> tuple[Ints, Ints, Ints]:
         """For slots of a step: the dataset, the how-manieth unit of its line, and the frame within it."""
@@ -337,5 +366,5 @@ def cut(batch: GlobalBatch, rank: int, world: int) -> GlobalBatch:
             f"{batch.size} clips a step cannot feed {world} workers: raise frames_per_step or lower workers"
         )
     part = slice(rank * batch.size // world, (rank + 1) * batch.size // world)
-    share = (batch.episode[part], batch.start[part], batch.slot[part])
+    share = (batch.episode[part], batch.start[part], batch.slot[part], batch.order[part])
     return GlobalBatch(batch.step, batch.frames, batch.source, batch.size, *share, batch.stride)

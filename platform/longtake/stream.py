@@ -20,7 +20,7 @@ from longtake.cluster import machine_cpus
 from longtake.episodes import CorruptData
 from longtake.errors import UserError
 from longtake.mixture import Data
-from longtake.plan import GlobalBatch, Plan, cut
+from longtake.plan import GlobalBatch, Ints, Plan, cut
 
 log = logging.getLogger(__name__)
 
@@ -53,18 +53,19 @@ def relative_pose(pose: NDArray[Any]) -> NDArray[np.float32]:
     return np.stack(columns, axis=1).astype(np.float32)
 
 
-def load_clips(dataset: Data, batch: GlobalBatch, palindrome: bool = False, replace: Replace | None = None) -> Batch:
+def load_clips(dataset: Data, batch: GlobalBatch, replace: Replace | None = None) -> Batch:
     """Read the clips of a batch.
 
     Returns frames uint8 (B, T, H, W, 3), actions float32 (B, T, stride x A), pose float32 (B, T, 4) where there
     is one, and of each clip episode, start, slot and `replaced` (clips tried before it), int64 (B,); weight
-    float64 (1,): this share of the whole batch. A clip's first action is the null action, and so is every
-    action on the way back of a palindrome: what was recorded on the way there does not lead back. With a stride, the
-    action of a frame is all those that led to it from the frame before, the oldest first.
+    float64 (1,): this share of the whole batch. A clip's first action is the null action, and so is that of every
+    frame that does not follow in the recording the one before it, as in a clip that walks back or jumps: what was
+    recorded there does not lead here. With a stride, the action of a frame is all those that led to it from the frame
+    before, the oldest first.
     `replace(step, slot, attempt)` names the clip to take for a corrupt one; without it CorruptData is
     raised.
     """
-    share = _Share(dataset, batch, palindrome, replace, _of_step(_room(dataset, batch, 1), 0))
+    share = _Share(dataset, batch, replace, _of_step(_room(dataset, batch, 1), 0))
     places = range(len(batch.slot))
     if dataset.store.is_folder:
         for place in places:
@@ -83,10 +84,8 @@ def _threads(number: int) -> ThreadPoolExecutor:
 class _Share:
     """The clips of a batch, each read into its place."""
 
-    def __init__(
-        self, dataset: Data, batch: GlobalBatch, palindrome: bool, replace: Replace | None, room: Batch
-    ) -> None:
-        self._dataset, self._batch, self._palindrome, self._replace = dataset, batch, palindrome, replace
+    def __init__(self, dataset: Data, batch: GlobalBatch, replace: Replace | None, room: Batch) -> None:
+        self._dataset, self._batch, self._replace = dataset, batch, replace
         self.clips = room
 
     def load(self, place: int) -> None:
@@ -95,7 +94,7 @@ class _Share:
         episode, start, slot = (int(array[place]) for array in (batch.episode, batch.start, batch.slot))
         for attempt in itertools.count():
             try:
-                self._fill(clip, episode, start)
+                self._fill(clip, episode, start, batch.order[place])
             except CorruptData as error:
                 if self._replace is None or attempt >= ATTEMPTS:
                     raise
@@ -106,20 +105,19 @@ class _Share:
                     self.clips[name][place] = number
                 return
 
-    def _fill(self, clip: Batch, episode: int, start: int) -> None:
-        stride, stop = self._batch.stride, start + self._batch.source
-        there = slice(self._batch.source // stride)
+    def _fill(self, clip: Batch, episode: int, start: int, order: Ints) -> None:
+        stride, seen = self._batch.stride, int(order.max()) + 1
+        there, visits = slice(seen), order[seen:]
         into = clip["frames"][there] if stride == 1 else None
-        source = self._dataset.read(episode, start, stop, into=into)
+        source = self._dataset.read(episode, start, start + seen * stride, into=into)
         if into is None:
             clip["frames"][there] = source.frames[::stride]
         clip["actions"][there] = _stacked(self._dataset.action_vectors(source.actions), stride)
         if source.pose is not None:
             clip["pose"][there] = relative_pose(source.pose[::stride])
-        if self._palindrome:
-            clip["actions"][there.stop :] = 0
-            for name in clip.keys() & {"frames", "pose"}:
-                clip[name][there.stop :] = clip[name][there][::-1]
+        for name in clip.keys() & {"frames", "actions", "pose"}:
+            clip[name][seen:] = clip[name][visits]
+        clip["actions"][1:][np.diff(order) != 1] = 0
 
 
 def _room(dataset: Data, batch: GlobalBatch, steps: int) -> Batch:
@@ -217,8 +215,8 @@ class _Loader:
     def _begin(self, group: list[int], pool: ThreadPoolExecutor) -> tuple[Batch, list[Future[None]]]:
         cuts = [cut(self.plan.batch(step), self.rank, self.world) for step in group]
         rows = _room(self.dataset, cuts[0], len(group))
-        palindrome, replace = self.plan.palindrome, self.plan.replacement
-        shares = [_Share(self.dataset, one, palindrome, replace, _of_step(rows, row)) for row, one in enumerate(cuts)]
+        replace = self.plan.replacement
+        shares = [_Share(self.dataset, one, replace, _of_step(rows, row)) for row, one in enumerate(cuts)]
         return rows, [pool.submit(share.load, place) for share in shares for place in range(len(share.clips["slot"]))]
 
     def blocks(self, rows: Any) -> Iterator[Batch]:

@@ -19,13 +19,13 @@ from longtake.dataset_writer import DatasetWriter
 from longtake.episodes import CorruptData, Dataset, Episode
 from longtake.errors import UserError
 from longtake.mixture import Mixture, open_data, whole_weights
-from longtake.plan import Plan, cut
+from longtake.plan import Clip, Plan, cut
 from longtake.shards import Codec
 from longtake.store import open_store
 from longtake.stream import _Loader, batches, few_replaced, load_clips, local_batches, relative_pose
 
 
-def plan_of(lengths: list[int], stages: list[tuple[int | None, int]], per_step: int, base: int, **more: bool) -> Plan:
+def plan_of(lengths: list[int], stages: list[tuple[int | None, int]], per_step: int, base: int, **more: Any) -> Plan:
     return Plan(np.array(lengths), stages, per_step, base, seed=3, **more)
 
 
@@ -44,17 +44,17 @@ def frames_seen(plan: Plan, steps: range, world: int = 1) -> Counter[tuple[int, 
     st.lists(st.integers(8, 70), min_size=1, max_size=8),
     st.sampled_from([(4, 8, 2), (8, 16, 4), (16, 16, 16), (8, 8, 16)]),
     st.integers(1, 4),
-    st.booleans(),
+    st.sampled_from(["forward", "palindrome", "revisit"]),
     st.integers(1, 12),
 )
 def test_exactly_once_per_epoch_over_ranks_and_stage_borders(
-    lengths: list[int], clips: tuple[int, int, int], world: int, palindrome: bool, border: int
+    lengths: list[int], clips: tuple[int, int, int], world: int, clip: Clip, border: int
 ) -> None:
     first, last, base = clips
-    fold = 1 + palindrome
+    fold = 1 if clip == "forward" else 2
     lengths = [*lengths, 64]
     per_step = fold * first * last * world
-    plan = plan_of(lengths, [(border, first * fold), (None, last * fold)], per_step, base, palindrome=palindrome)
+    plan = plan_of(lengths, [(border, first * fold), (None, last * fold)], per_step, base, clip=clip)
     epoch = plan.units * plan.unit
     a_step = per_step // fold
     # A number of steps that ends on an epoch's border: every usable frame the same number of times.
@@ -89,6 +89,18 @@ def test_a_step_needs_no_history() -> None:
     np.testing.assert_array_equal(fresh.batch(49).start, used.batch(49).start)
 
 
+@pytest.mark.parametrize("clip", ["revisit", "mixed"])
+def test_orders_need_no_history_and_no_world(clip: Clip) -> None:
+    whole = plan_of([64] * 20, [(3, 16), (None, 32)], 128, 16, clip=clip)
+    fresh = pickle.loads(pickle.dumps(whole))
+    for step in range(6):
+        batch = whole.batch(step)
+        shares = [cut(fresh.batch(step), rank, 3) for rank in range(3)]
+        np.testing.assert_array_equal(np.concatenate([share.order for share in shares]), batch.order)
+    other = Plan(np.array([64] * 20), [(3, 16), (None, 32)], 128, 16, seed=4, clip=clip)
+    assert (other.batch(5).order != batch.order).any()
+
+
 def test_epochs_and_seeds_have_orders_of_their_own() -> None:
     lengths = np.full(64, 16)
     one = Plan(lengths, [(None, 16)], 16 * 64, 16, seed=1)
@@ -104,7 +116,7 @@ def test_wrong_plans_say_everything_that_is_wrong() -> None:
     text = str(caught.value)
     assert "valid clips: 1, 2, 4, 8, 16, 32" in text and "frames_per_step=100" in text
     with pytest.raises(UserError, match="even"):
-        plan_of([64], [(None, 15)], 30, 15, palindrome=True)
+        plan_of([64], [(None, 15)], 30, 15, clip="palindrome")
     with pytest.raises(UserError, match="no episode is long enough"):
         plan_of([10, 12], [(None, 16)], 64, 16)
     with pytest.raises(UserError, match="last stage"):
@@ -144,9 +156,9 @@ def numbered(
     return making.finalize(2)
 
 
-def train_plan(data: Dataset, palindrome: bool = False) -> Plan:
+def train_plan(data: Dataset, clip: Clip = "forward") -> Plan:
     return Plan.of(data, "train", stages=[(6, 16), (None, 32)], frames_per_step=96, base_segment=8, seed=0,
-                   palindrome=palindrome)  # fmt: skip
+                   clip=clip)  # fmt: skip
 
 
 def test_clips_hold_the_planned_frames_of_the_split(tmp_path: Path) -> None:
@@ -179,11 +191,53 @@ def test_discrete_actions_reach_the_model_as_one_hot(tmp_path: Path) -> None:
 
 def test_a_palindrome_walks_back_the_way_it_came(tmp_path: Path) -> None:
     data = numbered(tmp_path)
-    clips = load_clips(data, train_plan(data, palindrome=True).batch(7), palindrome=True)
+    clips = load_clips(data, train_plan(data, "palindrome").batch(7))
     frames, pose = clips["frames"], clips["pose"]
     assert frames.shape[:2] == (3, 32) and pose.shape == (3, 32, 4)
     np.testing.assert_array_equal(frames, frames[:, ::-1])
     assert (clips["actions"][:, 16:] == 0).all()
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_revisit_shows_frames_of_its_first_half_with_their_pose_and_what_led_there(
+    tmp_path: Path, stride: int
+) -> None:
+    data = numbered(tmp_path, length=128)
+    plan = Plan.of(data, "train", stages=[(None, 32)], frames_per_step=256, base_segment=8, seed=0,
+                   clip="revisit", stride=stride)  # fmt: skip
+    orders = set()
+    for step in range(4):
+        batch = plan.batch(step)
+        clips = load_clips(data, batch)
+        shown = clips["frames"][..., 0, 0, 1].astype(int) - batch.start[:, None]
+        np.testing.assert_array_equal(shown, batch.order * stride)
+        np.testing.assert_array_equal(batch.order[:, :16], np.arange(16)[None].repeat(8, 0))
+        assert batch.order.max() == 15 and batch.order.min() == 0
+        np.testing.assert_array_equal(clips["pose"][:, 16:], clips["pose"][np.arange(8)[:, None], batch.order[:, 16:]])
+        follows = np.diff(batch.order) == 1
+        led = clips["actions"][:, 1:]
+        assert (led[~follows] == 0).all() and (led[follows] > 0).all()
+        newest = led[..., -1][follows]  # the action of a frame led to it; frame t of an episode has action t + 1
+        np.testing.assert_array_equal(newest, (clips["frames"][:, 1:, 0, 0, 1][follows]) + 1)
+        orders |= {tuple(order) for order in batch.order.tolist()}
+    assert len(orders) == 32, "each clip has an order of its own"
+
+
+def test_a_mixture_of_clips_uses_either_half_of_what_it_has(tmp_path: Path) -> None:
+    data = numbered(tmp_path)
+    plan = Plan.of(data, "train", stages=[(None, 32)], frames_per_step=512, base_segment=8, seed=0, clip="mixed")
+    kinds: Counter[str] = Counter()
+    begins = set()
+    for step in range(12):
+        batch = plan.batch(step)
+        frames = load_clips(data, batch)["frames"][..., 0, 0, 1]
+        np.testing.assert_array_equal(frames, batch.start[:, None] + batch.order)
+        for order, start in zip(batch.order, batch.start.tolist(), strict=True):
+            forward, back = (order == np.arange(32)).all(), (order == order[::-1]).all()
+            kinds["forward" if forward else "back" if back else "revisit"] += 1
+            begins.add((start % 32, forward))
+    assert begins == {(0, True), (0, False), (16, False)}
+    assert kinds["revisit"] > kinds["forward"] > 20 < kinds["back"] and sum(kinds.values()) == 192
 
 
 def test_local_batches_resume_anywhere_and_agree_over_worlds(tmp_path: Path) -> None:

@@ -1,0 +1,74 @@
+"""Orders in which a clip comes back to what it has shown: pure functions of a generator.
+
+An order is indices into the frames seen. Every one but the way back is drawn, and no two clips need the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+Order = Callable[[int, int, np.random.Generator], Ints]
+"""(frames seen, frames asked, generator) → (asked,) indices into those seen."""
+
+TURN = 0.25
+"""Chance that a walk turns round at a frame."""
+
+
+def way_back(seen: int, asked: int, rng: np.random.Generator) -> Ints:
+    """The last frame first; on to the end again where more is asked."""
+    return _bounced(np.arange(seen, seen + asked), seen)
+
+
+def runs(seen: int, asked: int, rng: np.random.Generator) -> Ints:
+    """All frames in short runs, forwards or backwards, that come in any order; again in another where more is asked."""
+    rounds = [_shuffled_runs(seen, rng) for _ in range(-(-asked // seen))]
+    return np.concatenate(rounds)[:asked]
+
+
+def loop(seen: int, asked: int, rng: np.random.Generator) -> Ints:
+    """Round and round one stretch, in one direction."""
+    length = int(rng.integers(2, seen + 1)) if seen > 1 else 1
+    first, phase = int(rng.integers(seen - length + 1)), int(rng.integers(length))
+    direction = 1 if rng.random() < 0.5 else -1
+    return first + (phase + direction * np.arange(asked)) % length
+
+
+def walk(seen: int, asked: int, rng: np.random.Generator) -> Ints:
+    """A step at a time from anywhere, with a turn now and then, and at either end."""
+    steps = np.where(np.cumsum(rng.random(asked) < TURN) % 2, -1, 1)
+    return _bounced(int(rng.integers(2 * seen)) + np.cumsum(steps), seen)
+
+
+def jumps(seen: int, asked: int, rng: np.random.Generator) -> Ints:
+    """Any frame, each time anew."""
+    return rng.integers(seen, size=asked)
+
+
+def shuffled(seen: int, asked: int, rng: np.random.Generator) -> Ints:
+    """All frames in any order; again in another where more is asked."""
+    return np.concatenate([rng.permutation(seen) for _ in range(-(-asked // seen))])[:asked]
+
+
+REVISITS: tuple[Order, ...] = (runs, loop, walk, jumps, shuffled)
+"""What a revisit is one of."""
+
+
+def revisit(seen: int, asked: int, rng: np.random.Generator) -> Ints:
+    """One of `REVISITS`."""
+    return REVISITS[int(rng.integers(len(REVISITS)))](seen, asked, rng)
+
+
+def _bounced(places: Ints, seen: int) -> Ints:
+    """Places on an endless walk to and fro over the frames seen: 0 .. seen - 1, seen - 1 .. 0, and so on."""
+    there = places % (2 * seen)
+    return np.where(there < seen, there, 2 * seen - 1 - there)
+
+
+def _shuffled_runs(seen: int, rng: np.random.Generator) -> Ints:
+    cuts = np.flatnonzero(rng.random(seen - 1) < rng.random()) + 1
+    parts = np.split(np.arange(seen), cuts)
+    return np.concatenate([parts[i][:: 1 if rng.random() < 0.5 else -1] for i in rng.permutation(len(parts))])
