@@ -6,7 +6,7 @@ workers, sees the same noise.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from longtake.errors import UserError
 from models.conditions import Conditions
 from models.config import SamplerConfig
-from models.diffusion import draw_dropped, draw_noise_levels, loss_weights
+from models.diffusion import draw_dropped, draw_noise_levels, draw_null_context, loss_weights
 from models.losses import Distance, Forward, diffusion_forcing_loss, weighted
 from models.memory import Memory
 from models.rollout import prefill, rollout
@@ -38,6 +38,13 @@ class Batch:
     def between(self, start: int, stop: int) -> Batch:
         """Frames start..stop-1 of every clip."""
         return Batch(self.frames[:, start:stop], self.conditions.frames(start, stop))
+
+    def begun_at(self, first: Tensor) -> Batch:
+        """Every clip from its frame `first` (b) on; what was before that comes last, where it can tell nothing."""
+        frames = self.frames.shape[1]
+        order = (first[:, None] + torch.arange(frames, device=first.device)) % frames
+        clips = torch.arange(len(first), device=first.device)[:, None]
+        return Batch(self.frames[clips, order], self.conditions.taken(order))
 
     def only(self, clips: int) -> Batch:
         """The first clips."""
@@ -115,19 +122,34 @@ class Objective:
         noises, dropped = [], []
         generators = {slot: seeded(config.seed, step, slot) for slot in range(self.world * b)}
         # Those of all ranks: the mean over the batch weighs its frames together, however ranks share them.
-        drawn = [draw_noise_levels(config.diffusion, 1, t, generator)[0] for generator in generators.values()]
+        levels, weights, first = self._levels(generators, t, step)
         for slot in self._slots(b):
             generator = generators[slot]
             noises.append(torch.randn(batch.frames.shape[1:], generator=generator))
             dropped.append(draw_dropped(config.diffusion, 1, t, generator)[0])
         device = batch.frames.device
-        levels = torch.stack(drawn)
-        weights = loss_weights(config.diffusion, config.model.prediction, levels)
         mine = slice(self.rank * b, (self.rank + 1) * b)
         level, weight = levels[mine].to(device), (weights[mine] * self.world / weights.sum()).to(device)
+        batch = batch.begun_at(first[mine].to(device)) if first.any() else batch
         conditions = batch.conditions.drop(torch.stack(dropped).to(device))
         noise = torch.stack(noises).to(device)
         return Noised(Batch(batch.frames, conditions), level, weight, noise)
+
+    def _levels(
+        self, generators: Mapping[int, torch.Generator], frames: int, step: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Noise levels and weights (b, t) of all slots, and the frame (b) that each clip begins with."""
+        config, levels, first = self.config.diffusion, [], []
+        for slot, generator in generators.items():
+            first.append(draw_null_context(config, 1, frames, seeded(self.config.seed, step, slot, 3)))
+            begun = bool(first[-1])
+            shown = config.model_copy(update={"clean_prefix": 0.0}) if begun else config
+            levels.append(draw_noise_levels(shown, 1, frames, generator))
+        begins = torch.cat(first)
+        wrapped = torch.arange(frames) >= frames - begins[:, None]  # what was before a clip's beginning, now at its end
+        level = torch.cat(levels).masked_fill(wrapped, 1.0)
+        weight = loss_weights(config, self.config.model.prediction, level).masked_fill(wrapped, 0.0)
+        return level, weight, begins
 
     def clip_loss(self, noised: Noised, memory: Memory | None) -> tuple[Tensor, Memory | None]:
         """Loss of some frames after those in the memory, and the memory after them."""

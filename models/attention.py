@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from models.memory import Frames
 
-ROPE_BASE = 1000.0
+ROPE_BASE, GRID_BASE = 1000.0, 100.0
 FAR = 2**30
 """More frames than any stream has."""
 
@@ -55,12 +55,12 @@ class FrameAttention(nn.Module):
     """Every token of a frame attends to all tokens of the frames in reach, with no mask inside a frame.
 
     Queries and keys are normalised per head. Time enters by rotary embedding of the frame index, baked into the keys
-    that are kept.
+    that are kept; with the `columns` of the token grid, so do a token's row and column.
     """
 
-    def __init__(self, dim: int, heads: int, reach: Reach) -> None:
+    def __init__(self, dim: int, heads: int, reach: Reach, columns: int | None = None) -> None:
         super().__init__()
-        self.heads, self.reach = heads, reach
+        self.heads, self.reach, self.columns = heads, reach, columns
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.norm_q, self.norm_k = nn.RMSNorm(dim // heads, eps=1e-6), nn.RMSNorm(dim // heads, eps=1e-6)
         self.out = nn.Linear(dim, dim, bias=False)
@@ -77,8 +77,8 @@ class FrameAttention(nn.Module):
                 "hand the frames over in whole chunks"
             )
         q, k, v = rearrange(self.qkv(x), "b t N (three h d) -> three b t N h d", three=3, h=self.heads)
-        q = _rotate(self.norm_q(q), first_frame)
-        k = _rotate(self.norm_k(k), first_frame)
+        q = _rotate(self.norm_q(q), first_frame, self.columns)
+        k = _rotate(self.norm_k(k), first_frame, self.columns)
         if kept:
             k, v = torch.cat([kept[0], k], 1), torch.cat([kept[1], v], 1)
         y = attend(q, k, v, first_frame, self.reach)
@@ -151,12 +151,25 @@ def _in_windows(q: Tensor, k: Tensor, v: Tensor, reach: Reach) -> Tensor:
     return rearrange(y, "(b t) h N d -> b t N h d", b=clips)
 
 
-def _rotate(x: Tensor, first_frame: int) -> Tensor:
-    """Rotary embedding of the frame index on x (b, t, N, h, d)."""
+def _rotate(x: Tensor, first_frame: int, columns: int | None = None) -> Tensor:
+    """Rotary embedding on x (b, t, N, h, d): of the frame index, or a quarter of d each of row and column beside it."""
     half = x.shape[-1] // 2
-    frequency = ROPE_BASE ** (-torch.arange(half, device=x.device) / half)
     time = torch.arange(first_frame, first_frame + x.shape[1], device=x.device, dtype=torch.float32)
-    angle = (time[:, None] * frequency)[:, None, None]  # t 1 1 half
+    if columns is None:
+        angle = _angles(time, half, ROPE_BASE)[:, None]  # t 1 half
+    else:
+        of_grid = half // 4
+        token = torch.arange(x.shape[2], device=x.device, dtype=torch.float32)
+        row, column = (_angles(at, of_grid, GRID_BASE) for at in (token // columns, token % columns))
+        frame = _angles(time, half - 2 * of_grid, ROPE_BASE)
+        parts = (frame[:, None].expand(-1, len(token), -1), torch.cat([row, column], -1).expand(len(time), -1, -1))
+        angle = torch.cat(parts, -1)  # t N half
+    angle = angle[:, :, None]
     cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     a, b = x[..., :half], x[..., half : 2 * half]
     return torch.cat([a * cos - b * sin, a * sin + b * cos, x[..., 2 * half :]], -1)
+
+
+def _angles(at: Tensor, count: int, base: float) -> Tensor:
+    """Rotations at some positions (n): (n, count), from one radian a step to nearly `base` times slower."""
+    return at[:, None] * base ** (-torch.arange(count, device=at.device) / max(1, count))

@@ -72,6 +72,12 @@ class ModelConfig(_Frozen):
     """Where conditions enter: the adaptive norms (the paper), or the tokens too (recall by pose is learned sooner)."""
     prediction: Literal["v", "x0"] = "v"
     """What the net outputs: velocity (the paper's relatives), or the clean frame (learns faster at small budgets)."""
+    rotary: Literal["time", "axial"] = "time"
+    """What attention's rotary embedding tells: the frame, or the frame, row and column of a token. Where a token is on
+    the grid every family is told by the place codes too."""
+    memoryless: bool = False
+    """Every frame is made as if it were the first of its stream, by the same net: the twin that remembers nothing,
+    which a gain of memory is measured against."""
     clip: Annotated[float, Field(gt=0)] | None = 1.0
     """Largest magnitude of a clean value, which the sampler keeps to: 1 for pixels; none for latents, of unit variance
     and without bound."""
@@ -130,6 +136,8 @@ class ModelConfig(_Frozen):
 
     def _mode_problems(self) -> list[str]:
         problems = []
+        if self.memoryless and (self.chunk or not self.causal):
+            problems.append("memoryless: every frame alone is a causal model's, and has no chunks")
         if self.causal and self.window_future:
             problems.append(f"window_future: {self.window_future} frames of the future need causal: false")
         if self.chunk and not self.causal:
@@ -170,6 +178,12 @@ class DiffusionConfig(_Frozen):
     """The clean part of such a clip is drawn from this range, as a share of its length."""
     pure_noise: Fraction = 0.0
     """Share of the noised frames put at the pure-noise end, where only memory and conditions can help."""
+    context_noise: Fraction = 0.0
+    """A light noise level at which frames enter the memory (the sampler's `context_noise`)."""
+    light_noise: Fraction = 0.0
+    """Share of the noised frames put at `context_noise`: what memory holds once frames are made one after another."""
+    null_context: Fraction = 0.0
+    """Share of clips that begin where others' clean part ends: a stream with nothing before it, asked all the same."""
     weighting: Literal["uniform", "sigmoid"] = "uniform"
     """Weight of the loss by noise level; sigmoid: of the log signal-to-noise ratio (Kingma and Gao, 2023)."""
     sigmoid_bias: float = -1.0

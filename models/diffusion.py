@@ -57,17 +57,31 @@ def draw_noise_levels(config: DiffusionConfig, clips: int, frames: int, generato
     """Training noise levels (b, t): uniform per frame; 0 over the clean prefix of the clips that have one.
 
     Diffusion forcing (Chen et al., 2024) with the paper's long-context training (a clean prefix, loss on the rest),
-    and a share of frames at the pure-noise end.
+    a share of frames at the pure-noise end, and one at the light noise at which frames made enter the memory.
     """
     levels = torch.rand(clips, frames, generator=generator)
     pure = torch.rand(clips, frames, generator=generator) < config.pure_noise
     levels = torch.where(pure, torch.ones(()), levels)
-    low, high = config.clean_prefix_range
-    share = low + (high - low) * torch.rand(clips, 1, generator=generator)
-    length = (share * frames).floor().clamp(max=frames - 1)  # at least one frame is left to learn from
+    if config.light_noise:
+        light = torch.rand(clips, frames, generator=generator) < config.light_noise
+        levels = torch.where(light, torch.tensor(config.context_noise), levels)
+    length = _prefix(config, clips, frames, generator)
     has_prefix = torch.rand(clips, 1, generator=generator) < config.clean_prefix
     prefix = has_prefix & (torch.arange(frames) < length)
     return levels.masked_fill(prefix, 0.0)
+
+
+def draw_null_context(config: DiffusionConfig, clips: int, frames: int, generator: torch.Generator) -> Tensor:
+    """The frame (b) int64 that a clip begins with: 0, or in a share of clips the one after a prefix left out."""
+    null = torch.rand(clips, 1, generator=generator) < config.null_context
+    return torch.where(null, _prefix(config, clips, frames, generator), 0.0).long()[:, 0]
+
+
+def _prefix(config: DiffusionConfig, clips: int, frames: int, generator: torch.Generator) -> Tensor:
+    """Lengths of clean prefixes (b, 1); at least one frame is left to learn from."""
+    low, high = config.clean_prefix_range
+    share = low + (high - low) * torch.rand(clips, 1, generator=generator)
+    return (share * frames).floor().clamp(max=frames - 1)
 
 
 def loss_weights(config: DiffusionConfig, kind: str, noise_level: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ class Layer(nn.Module):
         self.ssm = _build_ssm(config, layer) if layer.mixer == "ssm" else None
         self.ssm_back = _build_ssm(config, layer) if layer.mixer == "ssm" and not config.causal else None
         self.attention = (
-            FrameAttention(config.dim, config.heads, Reach("full", future=int(not config.causal)))
+            FrameAttention(config.dim, config.heads, Reach("full", future=int(not config.causal)), _columns(config))
             if layer.mixer == "attention"
             else None
         )
@@ -111,8 +111,11 @@ class WorldModel(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Small normal place embeddings; AdaLN-Zero: every branch starts closed, so depth costs nothing at first."""
-        nn.init.normal_(self.place, std=0.02)
+        """Place codes of unit variance; AdaLN-Zero: every branch starts closed, so depth costs nothing at first.
+
+        With codes much smaller than the tokens beside them attention cannot tell a frame's tokens apart.
+        """
+        nn.init.normal_(self.place)
         for name, parameter in self.named_parameters():
             if "modulation" in name or name.startswith("patches_out"):
                 nn.init.zeros_(parameter)
@@ -134,10 +137,25 @@ class WorldModel(nn.Module):
         Raises:
             ValueError: frames of another shape than the config's; a memory for a model that is not causal.
         """
-        config = self.config
         self._require_fit(x, memory)
-        carried = memory.layers if memory is not None else (LayerMemory(),) * len(self.layers)
+        nothing = (LayerMemory(),) * len(self.layers)
         first_frame = memory.frames if memory is not None else 0
+        if self.config.memoryless:
+            prediction, _ = self._predict(*_each_alone(x, noise_level, conditions), nothing, 0)
+            return prediction.reshape(x.shape), Memory(nothing, first_frame + x.shape[1])
+        carried = memory.layers if memory is not None else nothing
+        prediction, after = self._predict(x, noise_level, conditions, carried, first_frame)
+        return prediction, Memory(after, first_frame + x.shape[1]) if self.config.causal else None
+
+    def _predict(
+        self,
+        x: Tensor,
+        noise_level: Tensor,
+        conditions: Conditions,
+        carried: tuple[LayerMemory, ...],
+        first_frame: int,
+    ) -> tuple[Tensor, tuple[LayerMemory, ...]]:
+        config = self.config
         sides = {"p": config.patch, "q": config.patch}
         tokens = rearrange(x, "b t C (h p) (w q) -> b t (h w) (C p q)", **sides)
         tokens = self.patches_in(tokens) + self.place
@@ -157,7 +175,7 @@ class WorldModel(nn.Module):
         shift, scale = self.modulation_out(condition)[:, :, None].chunk(2, -1)
         tokens = self.patches_out(_modulate(tokens, shift, scale))
         prediction = rearrange(tokens, "b t (h w) (C p q) -> b t C (h p) (w q)", h=config.grid[0], **sides)
-        return prediction, Memory(tuple(after), first_frame + x.shape[1]) if config.causal else None
+        return prediction, tuple(after)
 
     def empty_memory(self, streams: int, widths: int | Sequence[Tensor] | None = None) -> Memory:
         """Nothing remembered yet, in states of chosen width (nested state).
@@ -187,6 +205,11 @@ class WorldModel(nn.Module):
             raise ValueError("memory: this model is not causal (causal: false), so it can carry none")
         if memory is not None and len(memory.layers) != len(self.layers):
             raise ValueError(f"memory: of {len(memory.layers)} layers, but this model has {len(self.layers)}")
+
+
+def _each_alone(x: Tensor, noise_level: Tensor, conditions: Conditions) -> tuple[Tensor, Tensor, Conditions]:
+    """Clips of t frames as t times as many of one."""
+    return x.flatten(0, 1)[:, None], noise_level.flatten(0, 1)[:, None], conditions.alone()
 
 
 def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -231,4 +254,9 @@ def _build_local(config: ModelConfig, layer: LayerConfig) -> LocalMixer:
     if layer.local == "convolution":
         return LocalConvolution(config.dim, config.grid, window, config.window_future)
     reach = Reach("chunk", config.chunk) if config.chunk else Reach("window", window, config.window_future)
-    return FrameAttention(config.dim, config.heads, reach)
+    return FrameAttention(config.dim, config.heads, reach, _columns(config))
+
+
+def _columns(config: ModelConfig) -> int | None:
+    """What attention needs to know where a token is on the grid; None: only its frame is told."""
+    return config.grid[1] if config.rotary == "axial" else None

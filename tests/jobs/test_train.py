@@ -310,10 +310,33 @@ def gradients(place: Path, *overrides: str) -> dict[str, torch.Tensor]:
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.2)
     plan = train.build_plan(config, store.dataset("mazes"), "train")
-    clips = load_clips(store.dataset("mazes"), plan.batch(0), palindrome=True)
+    clips = load_clips(store.dataset("mazes"), plan.batch(0))
     for part in Objective(config, model, model).losses(to_batch(clips, "cpu", PIXELS), 0):
         part.backward()  # type: ignore[no-untyped-call]
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def test_a_null_context_is_a_stream_that_begins_after_the_prefix(place: Path) -> None:
+    """Its loss knows nothing of the frames left out, and its levels are those of a stream without a clean part."""
+    config = config_of(place, "data.clip=revisit", "diffusion.null_context=1.0", "diffusion.clean_prefix=1.0")
+    model = WorldModel(config.model)
+    data = open_store(place / "store").dataset("mazes")
+    batch = to_batch(load_clips(data, train.build_plan(config, data, "train").batch(0)), "cpu", PIXELS)
+    objective = Objective(config, model, model)
+    noised = objective.draw(batch, 3)
+    frames = batch.frames.shape[1]
+    for clip in range(len(batch.frames)):
+        left_out = int((noised.weight[clip] == 0).sum())
+        assert frames // 2 <= left_out <= 0.9 * frames
+        kept = frames - left_out
+        torch.testing.assert_close(noised.batch.frames[clip, :kept], batch.frames[clip, left_out:])
+        pose = batch.conditions.pose
+        torch.testing.assert_close(noised.batch.conditions.pose[clip, :kept], pose[clip, left_out:])
+        assert (noised.level[clip] > 0).all() and not noised.weight[clip, kept:].any()
+    assert float(noised.weight.sum()) == pytest.approx(1)
+    halves = [Objective(config, model, model, rank, 2).draw(batch.only(len(batch.frames) // 2), 3) for rank in (0, 1)]
+    torch.testing.assert_close(torch.cat([half.level for half in halves]), noised.level)
+    torch.testing.assert_close(torch.cat([half.weight for half in halves]) / 2, noised.weight)
 
 
 def test_two_ranks_have_the_gradients_of_one(place: Path) -> None:
@@ -328,7 +351,7 @@ def test_two_ranks_have_the_gradients_of_one(place: Path) -> None:
     def found(world: int) -> dict[str, torch.Tensor]:
         model.zero_grad()
         for rank in range(world):
-            clips = load_clips(store.dataset("mazes"), cut(plan.batch(0), rank, world), palindrome=True)
+            clips = load_clips(store.dataset("mazes"), cut(plan.batch(0), rank, world))
             for part in Objective(config, model, model, rank, world).losses(to_batch(clips, "cpu", PIXELS), 0):
                 (part / world).backward()  # type: ignore[no-untyped-call]
         return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
@@ -356,6 +379,9 @@ def test_temporal_blocks_change_cost_and_truncation_changes_gradients(place: Pat
         (["data.dataset=blind"], "model.conditions: pose, but blind has no pose: set model.conditions=actions"),
         (["data.dataset=blind", "model.conditions=actions"], "data.clip: palindrome, but blind has no pose"),
         (["model.conditions=both"], "data.clip: palindrome goes with model.conditions=pose only"),
+        (["model.conditions=both", "data.clip=mixed"], "data.clip: mixed goes with model.conditions=pose only"),
+        (["data.clip=revisits"], 'data.clip: got "revisits", allowed: forward, palindrome, revisit, mixed'),
+        (["model.memoryless=true", "model.causal=false"], "memoryless: every frame alone is a causal model's"),
         (["data.frames_per_step=20"], "data.frames_per_step: 20 frames are not the same whole number of clips of 8"),
         (["workers=2", "validation.clips=3"], "validation.clips: 3 cannot be shared evenly by 2 workers"),
         (["data.curriculum=[{frames: 64}]", "data.frames_per_step=64"], "no episode is long enough"),

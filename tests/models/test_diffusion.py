@@ -5,7 +5,16 @@ import torch
 
 from models.conditions import Conditions
 from models.config import DiffusionConfig, LayerConfig, ModelConfig, SamplerConfig
-from models.diffusion import add_noise, ddim_step, draw_noise_levels, loss_weights, sampler_levels, target, to_clean
+from models.diffusion import (
+    add_noise,
+    ddim_step,
+    draw_noise_levels,
+    draw_null_context,
+    loss_weights,
+    sampler_levels,
+    target,
+    to_clean,
+)
 from models.losses import diffusion_forcing_loss
 from models.rollout import prefill, rollout
 from models.tokenizer import PIXELS
@@ -39,6 +48,24 @@ def test_a_clean_prefix_is_clean_and_the_rest_is_not() -> None:
 def test_without_a_prefix_every_frame_has_its_own_level() -> None:
     levels = draw_noise_levels(DiffusionConfig(clean_prefix=0.0), 50, 10, torch.Generator().manual_seed(0))
     assert len(levels.unique()) == 500
+
+
+def test_light_noise_is_the_level_at_which_frames_made_are_remembered() -> None:
+    config = DiffusionConfig(
+        clean_prefix=1.0, clean_prefix_range=[0.5, 0.5], pure_noise=0.5, light_noise=0.25, context_noise=0.1
+    )
+    levels = draw_noise_levels(config, 400, 10, torch.Generator().manual_seed(0))
+    assert (levels[:, :5] == 0).all()
+    assert 0.2 < (levels[:, 5:] == 0.1).float().mean() < 0.3
+    assert 0.3 < (levels[:, 5:] == 1).float().mean() < 0.45
+
+
+def test_a_share_of_clips_begins_after_a_prefix_that_it_does_not_have() -> None:
+    config = DiffusionConfig(null_context=0.25, clean_prefix_range=[0.5, 0.9])
+    first = draw_null_context(config, 800, 10, torch.Generator().manual_seed(0))
+    assert 0.2 < (first > 0).float().mean() < 0.3
+    assert set(first.tolist()) == {0, 5, 6, 7, 8}
+    assert not draw_null_context(DiffusionConfig(), 800, 10, torch.Generator().manual_seed(0)).any()
 
 
 def test_the_loss_is_that_of_the_noised_frames_only() -> None:

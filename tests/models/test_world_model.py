@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from models.attention import _rotate
 from models.conditions import Conditions
 from models.config import ModelConfig
 from models.memory import Memory
@@ -37,6 +38,43 @@ def test_pieces_with_carried_memory_equal_one_call(family: str, cuts: list[int])
     assert cut_memory is not None and memory is not None
     assert cut_memory.frames == memory.frames == FRAMES
     assert cut_memory.nbytes == memory.nbytes
+
+
+def test_a_memoryless_model_sees_each_frame_alone_and_has_the_parameters_of_its_twin() -> None:
+    twin, model = make("block_ssm"), make("block_ssm", memoryless=True)
+    assert {name: p.shape for name, p in twin.named_parameters()} == {n: p.shape for n, p in model.named_parameters()}
+    x, level, conditions = inputs(FRAMES)
+    with torch.no_grad():
+        together, memory = model(x, level, conditions)
+        shuffled = torch.randperm(FRAMES, generator=torch.Generator().manual_seed(0))
+        apart, _ = model(x[:, shuffled], level[:, shuffled], Conditions(pose=conditions.pose[:, shuffled]), memory)
+        first, _ = twin(x[:, :1], level[:, :1], conditions.frames(0, 1))
+    assert torch.allclose(apart, together[:, shuffled], atol=1e-5)
+    assert torch.allclose(first, together[:, :1], atol=1e-5), "what its twin makes of a stream's first frame"
+    assert memory is not None and memory.frames == FRAMES and memory.nbytes["total"] == 0
+
+
+@pytest.mark.parametrize("family", [name for name in CAUSAL if name != "memoryless"])
+def test_places_are_told_apart_from_the_start(family: str) -> None:
+    """Frames of one colour: all that differs between their tokens is where they are."""
+    config = make(family).config
+    torch.manual_seed(1)
+    fresh = WorldModel(config)
+    tokens = fresh.patches_in(torch.zeros(1, config.channels * config.patch**2)) + fresh.place
+    spread = tokens.std(0).mean()
+    patch = fresh.patches_in(torch.randn(64, config.channels * config.patch**2)).std(0).mean()
+    assert spread > patch, "at 0.02 beside 0.58 attention could not tell patches apart, and never recalled"
+
+
+def test_axial_rotary_tells_rows_and_columns_by_their_distance() -> None:
+    """A score depends on how far apart two tokens are along each axis, and on nothing else."""
+    q, k = torch.randn(2, 1, 1, 1, 1, 16).expand(2, 1, 5, 12, 1, 16)
+    turned_q, turned_k = _rotate(q, 3, 4), _rotate(k, 3, 4)
+    scores = torch.einsum("btnhd,bsmhd->btnsm", turned_q, turned_k)[0]  # t n s m, tokens in rows of 4
+    assert torch.allclose(scores[1, 0, 0, 5], scores[3, 6, 2, 11], atol=1e-5), "one row, one column, one frame on"
+    assert not torch.allclose(scores[1, 0, 1, 1], scores[1, 0, 1, 4], atol=1e-3), "a row is not a column"
+    assert not torch.allclose(scores[1, 0, 1, 1], scores[1, 0, 1, 2], atol=1e-3)
+    assert torch.allclose(_rotate(q, 3)[:, :, :1], _rotate(q, 3)[:, :, 5:6]), "time alone does not tell tokens apart"
 
 
 @pytest.mark.parametrize("family", CAUSAL)
