@@ -54,11 +54,11 @@ class Protocol(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     task: TaskName
-    version: Literal[2] = 2
+    version: Literal[3] = 3
     context: Positive = 32
     """Frames given."""
     horizon: Positive = 32
-    """Frames generated; at most `context` for retrieval, which walks the context back."""
+    """Frames generated; at most `context` for retrieval, which walks the context back, one less for revisit."""
     episodes: Positive = 48
     """Clips scored, one per episode: the first ones of the split in the order of the dataset's index."""
     start: Annotated[int, Field(ge=0)] = 0

@@ -68,6 +68,8 @@ class Task:
     path: Callable[[Protocol], tuple[Indices, Indices]]
     """Source frames in the order shown and asked, counted from the clip's start, and the distance of each judged one;
     ValueError for a protocol that makes no sense."""
+    order: Callable[[Protocol, int], tuple[Indices, Indices]] | None = None
+    """The path of one episode, where each has its own; `path` is then one of them."""
     why_pose: str | None = None
     """Why it cannot do without a recorded pose, where it cannot."""
     walks: Callable[[Protocol], tuple[int, ...]] | None = None

@@ -7,7 +7,7 @@ one is over in a moment.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -26,6 +26,8 @@ from longtake.store import Store, open_store
 if TYPE_CHECKING:
     import pandas as pd
 
+    from longtake.scores import Difference
+
 CONFIGS = Path(__file__).parent / "configs" / "demo"
 
 
@@ -35,7 +37,7 @@ class DemoConfig(Config):
     collect: str
     train: Annotated[list[str], Field(min_length=2)]
     evaluate: str
-    task: str = Field("retrieval", description="the task whose differences are printed at the end, and drawn")
+    task: str = Field("revisit", description="the task whose differences are printed at the end, and drawn")
     all_distances: bool = Field(
         False, description="means of all distances, as papers print them, not of those beyond the window"
     )
@@ -77,7 +79,7 @@ def run_demo(
         for number, config in enumerate(trainings):
             with stage(2 + number, stages, f"train {config.name}: {config.steps} steps, {config.workers} workers"):
                 runs.append(train.train(config, store, reuse=True))
-        with stage(stages - 1, stages, "evaluate: walk back through mazes never trained on"):
+        with stage(stages - 1, stages, "evaluate: come back to places of mazes never trained on"):
             subjects = [subject(store, run, config) for run, config in zip(runs, trainings, strict=True)]
             failed = evaluate.evaluate(evaluate.plan_cells(evaluation, store, subjects), store).failed
             if failed:
@@ -91,7 +93,8 @@ def run_demo(
     print(f"\nMeans {where} ± 95 % interval over episodes:")
     results.show(side_by_side(store, scores[scores.distance > beyond]))
     asked = scores[scores.task == settings.task]
-    print("\n" + verdicts(asked, [config.name for config in trainings], window))
+    twins = [config.name for config in trainings if config.model.memoryless]
+    print("\n" + verdicts(asked, [config.name for config in trainings], twins, window))
     where = f"task == '{settings.task}' and protocol == '{asked.protocol.iloc[0]}' and run in {[*runs, NO_RUN]}"
     picture = page.with_suffix(".png")
     results.draw_scores(store, asked, str(picture), where)
@@ -123,22 +126,28 @@ def demo_scores(store: Store, evaluation: EvaluateConfig, subjects: list[Subject
     return scores[ours & scores.protocol.isin(protocols)]
 
 
-def verdicts(scores: pd.DataFrame, names: list[str], window: int) -> str:
+def verdicts(scores: pd.DataFrame, names: list[str], twins: Sequence[str], window: int) -> str:
     """One line per claim: the paired difference in PSNR, its interval, and whether it is beyond doubt.
 
-    The first model against its rivals; and each against itself wiped, which costs only who has a memory.
+    The first model against floors, the other models and itself without its context; at last what its memory is worth,
+    which is what it has above the best of those that cannot remember: floors, itself wiped or misled, its `twins`.
     """
     from longtake.scores import paired_difference
 
     model, *contrasts = names
-    pairs = [(model, other) for other in ("copy_last", "context_mean", *contrasts)]
-    pairs += [(name, f"{name}/wiped") for name in names] + [(f"{model}/wiped", name) for name in contrasts]
-    wide, lines = max(len(f"{a} - {b}") for a, b in pairs) + 2, []
-    for a, b in pairs:
-        gap = paired_difference(scores, a, b, beyond=window)
-        word = "better" if gap.low > 0 else "worse" if gap.high < 0 else "undecided"
-        lines.append(f"  {f'{a} - {b}':<{wide}}{gap.mean:+.2f} dB  [{gap.low:+.2f}, {gap.high:+.2f}]  {word}")
+    controls = ["copy_last", "context_mean", f"{model}/wiped", f"{model}/stranger", *twins]
+    rivals = [name for name in dict.fromkeys([*controls, *contrasts]) if name in set(scores.system)]
+    wide = max(len(f"{model} - {rival}") for rival in rivals) + 2
+    gaps = {rival: paired_difference(scores, model, rival, beyond=window) for rival in rivals}
+    lines = [f"  {f'{model} - {rival}':<{wide}}{_told(gap)}" for rival, gap in gaps.items()]
+    best = min((rival for rival in rivals if rival in controls), key=lambda rival: gaps[rival].mean)
+    lines.append(f"Memory of {model}, above the best of all that have none ({best}): {_told(gaps[best])}")
     return "Paired over held-out mazes, PSNR beyond the window, 95 % interval:\n" + "\n".join(lines)
+
+
+def _told(gap: Difference) -> str:
+    word = "better" if gap.low > 0 else "worse" if gap.high < 0 else "undecided"
+    return f"{gap.mean:+.2f} dB  [{gap.low:+.2f}, {gap.high:+.2f}]  {word}"
 
 
 def what_next(store: Store, page: Path, runs: list[str], picture: Path) -> str:

@@ -35,7 +35,7 @@ def build_question(
     task = TASKS[protocol.task]
     if task.why_pose and pose is None:
         raise ValueError(f"{protocol.task}: this dataset has no pose; {task.why_pose}")
-    order, distance = task.path(protocol)
+    order, distance = task.path(protocol) if task.order is None else task.order(protocol, episode)
     at = order * (protocol.stride or 1)
     if len(frames) <= at.max():
         raise ValueError(

@@ -2,7 +2,9 @@
 
 Paper: "Long-Context State-Space Video World Models" (2025), section 4. Shown: `context` frames of a static scene.
 Asked: the same path in reverse, given the pose of every frame; generated frame j equals context frame
-context - 1 - j, at distance 2j + 1. Needs a recorded pose, and no simulator. Read it with its floors: copy-last-frame,
+context - 1 - j, at distance 2j + 1. The first one, which is the last one shown, is made but not judged. Exactly
+backwards is one order of many, which a model can learn as such: revisit asks the same frames in any. Needs a recorded
+pose, and no simulator. Read it with its floors: copy-last-frame,
 context-mean (blurry, and strong in PSNR for that), the same model with its memory wiped or with a stranger's context;
 and with its oracle, the context frame of the nearest pose, which here is the truth itself. Range and direction: those
 of the metric. Fewest episodes for a useful interval: about 24.
@@ -13,22 +15,29 @@ from __future__ import annotations
 import numpy as np
 
 from evals.protocol import Protocol
-from evals.task import Indices, Task
+from evals.task import Clips, Indices, Task
 
 
 def path(protocol: Protocol) -> tuple[Indices, Indices]:
     """There and back.
 
     Raises:
-        ValueError: a horizon beyond the context.
+        ValueError: a horizon beyond the context, or of one frame.
     """
+    if protocol.horizon < 2:
+        raise ValueError(f"horizon: {protocol.horizon}; the first frame of the way back is not judged: 2 at least")
     if protocol.horizon > protocol.context:
         raise ValueError(
             f"horizon: {protocol.horizon} is more than the {protocol.context} context frames that can be walked back"
         )
     there = np.arange(protocol.context)
     back = there[::-1][: protocol.horizon]
-    return np.concatenate([there, back]), 2 * np.arange(protocol.horizon) + 1
+    return np.concatenate([there, back]), 2 * np.arange(1, protocol.horizon) + 1
 
 
-TASK = Task(path, why_pose="a way back cannot be told by actions alone")
+def judged(truth: Clips, made: Clips) -> tuple[Clips, Clips]:
+    """All frames but the first, which is the last one shown."""
+    return truth[:, 1:], made[:, 1:]
+
+
+TASK = Task(path, why_pose="a way back cannot be told by actions alone", pair=judged)

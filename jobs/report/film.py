@@ -118,6 +118,9 @@ def _moment(shown: Shown, t: int) -> str:
     context = shown.protocol.context
     if t < context:
         return f"context, frame {t + 1} of {context}"
-    distances = sorted({int(shown.distances(episode)[t - context]) for episode in shown.episodes})
+    told = [shown.distances(episode) for episode in shown.episodes]
+    distances = sorted({int(distance[t - context]) for distance in told if t - context in distance.index})
+    if not distances:
+        return "generated, not judged"
     far = f"{distances[0]} to {distances[-1]}" if len(distances) > 1 else f"{distances[0]}"
     return f"generated, distance {far}"

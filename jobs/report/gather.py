@@ -26,7 +26,7 @@ TRAININGS = ("train", "autoencoder")
 """The kinds of runs that a page is about, beside sweeps."""
 BEST_TRIALS = 3
 """Of a sweep, whose runs the page shows as it shows those that were asked for."""
-TASK_ORDER = ("retrieval", "two_walks", "reasoning", "cuts", "rollout", "mirror")
+TASK_ORDER = ("revisit", "retrieval", "two_walks", "reasoning", "cuts", "rollout", "mirror")
 
 
 @dataclass(frozen=True)

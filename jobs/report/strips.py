@@ -89,7 +89,7 @@ class Shown:
     models: list[str]
 
     def distances(self, episode: int) -> pd.Series[int]:
-        """Of every generated frame of an episode, to the context frame that shows the same place."""
+        """Of every judged frame of an episode, to the context frame that shows the same place."""
         rows = self.task.scores[self.task.scores.episode == episode]
         return rows[rows.frame >= 0].drop_duplicates("frame").set_index("frame").distance.sort_index()
 
@@ -219,7 +219,8 @@ def _strip(shown: Shown, clip: int, episode: int) -> Strip:
     """Lay out one episode: the truth first, then every system."""
     protocol, truth = shown.protocol, shrunk(shown.truth[clip])
     given = even(protocol.context, SHOWN_CONTEXT)
-    asked = even(protocol.horizon, SHOWN_MADE)
+    distances = shown.distances(episode)
+    asked = [int(distances.index[j]) for j in even(len(distances), SHOWN_MADE)]
     context = [truth[t] for t in given]
     grid: list[list[Image | None]] = [[*context, *(truth[protocol.context + j] for j in asked)]]
     rows = [Row("truth", "ink", None)]
@@ -232,7 +233,6 @@ def _strip(shown: Shown, clip: int, episode: int) -> Strip:
     image = mosaic(grid, len(context))
     height, width = truth.shape[1:3]
     scale = max(1, round(TILE_PX / width))
-    distances = shown.distances(episode)
     return Strip(
         episode=episode,
         note=shown.episodes[episode],

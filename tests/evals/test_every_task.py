@@ -27,6 +27,7 @@ from tests.evals.test_permanence import means as permanence_means
 CLIPS = 12
 FRAMES: dict[str, dict[str, float]] = {
     "retrieval": {"context": 12, "horizon": 12},
+    "revisit": {"context": 12, "horizon": 11},
     "reasoning": {"context": 12, "horizon": 12, "seen_within": 0.1},
     "two_walks": {"context": 12, "horizon": 12, "seen_within": 0.1},
     "cuts": {"context": 12, "horizon": 6},
@@ -97,7 +98,7 @@ def test_the_horizon_of_a_window_is_the_window(known: int) -> None:
     assert found.low <= found.frames <= found.high
 
 
-@pytest.mark.parametrize("task", ["reasoning", "two_walks", "cuts"])
+@pytest.mark.parametrize("task", ["reasoning", "two_walks", "cuts", "revisit"])
 def test_a_window_knows_what_lies_within_it(task: str) -> None:
     for known in (5, 8, 12, 18, 24):
         rows = scored(task, lambda made, known=known: Window(known))
