@@ -178,10 +178,6 @@ class DiffusionConfig(_Frozen):
     """The clean part of such a clip is drawn from this range, as a share of its length."""
     pure_noise: Fraction = 0.0
     """Share of the noised frames put at the pure-noise end, where only memory and conditions can help."""
-    context_noise: Fraction = 0.0
-    """A light noise level at which frames enter the memory (the sampler's `context_noise`)."""
-    light_noise: Fraction = 0.0
-    """Share of the noised frames put at `context_noise`: what memory holds once frames are made one after another."""
     null_context: Fraction = 0.0
     """Share of clips that begin where others' clean part ends: a stream with nothing before it, asked all the same."""
     weighting: Literal["uniform", "sigmoid"] = "uniform"

@@ -57,14 +57,11 @@ def draw_noise_levels(config: DiffusionConfig, clips: int, frames: int, generato
     """Training noise levels (b, t): uniform per frame; 0 over the clean prefix of the clips that have one.
 
     Diffusion forcing (Chen et al., 2024) with the paper's long-context training (a clean prefix, loss on the rest),
-    a share of frames at the pure-noise end, and one at the light noise at which frames made enter the memory.
+    and a share of frames at the pure-noise end.
     """
     levels = torch.rand(clips, frames, generator=generator)
     pure = torch.rand(clips, frames, generator=generator) < config.pure_noise
     levels = torch.where(pure, torch.ones(()), levels)
-    if config.light_noise:
-        light = torch.rand(clips, frames, generator=generator) < config.light_noise
-        levels = torch.where(light, torch.tensor(config.context_noise), levels)
     length = _prefix(config, clips, frames, generator)
     has_prefix = torch.rand(clips, 1, generator=generator) < config.clean_prefix
     prefix = has_prefix & (torch.arange(frames) < length)

@@ -53,13 +53,14 @@ def shuffled(seen: int, asked: int, rng: np.random.Generator) -> Ints:
     return np.concatenate([rng.permutation(seen) for _ in range(-(-asked // seen))])[:asked]
 
 
-REVISITS: tuple[Order, ...] = (runs, loop, walk, jumps, shuffled)
+REVISITS: tuple[Order, ...] = (shuffled, runs, loop, walk, jumps)
 """What a revisit is one of."""
 
 
 def revisit(seen: int, asked: int, rng: np.random.Generator) -> Ints:
-    """One of `REVISITS`."""
-    return REVISITS[int(rng.integers(len(REVISITS)))](seen, asked, rng)
+    """Half of all shuffled, which ask every place, the rest as often each of the others."""
+    first, *others = REVISITS
+    return (first if rng.random() < 0.5 else others[int(rng.integers(len(others)))])(seen, asked, rng)
 
 
 def _bounced(places: Ints, seen: int) -> Ints:

@@ -50,16 +50,6 @@ def test_without_a_prefix_every_frame_has_its_own_level() -> None:
     assert len(levels.unique()) == 500
 
 
-def test_light_noise_is_the_level_at_which_frames_made_are_remembered() -> None:
-    config = DiffusionConfig(
-        clean_prefix=1.0, clean_prefix_range=[0.5, 0.5], pure_noise=0.5, light_noise=0.25, context_noise=0.1
-    )
-    levels = draw_noise_levels(config, 400, 10, torch.Generator().manual_seed(0))
-    assert (levels[:, :5] == 0).all()
-    assert 0.2 < (levels[:, 5:] == 0.1).float().mean() < 0.3
-    assert 0.3 < (levels[:, 5:] == 1).float().mean() < 0.45
-
-
 def test_a_share_of_clips_begins_after_a_prefix_that_it_does_not_have() -> None:
     config = DiffusionConfig(null_context=0.25, clean_prefix_range=[0.5, 0.9])
     first = draw_null_context(config, 800, 10, torch.Generator().manual_seed(0))
