@@ -204,7 +204,7 @@ class Objective:
         of_clip = torch.tensor(drawn)
         layers = [cast(Layer, layer) for layer in self.model.layers]
         return self.model.empty_memory(
-            clips, [of_clip.repeat_interleave(layer.ssm.blocks if layer.ssm else 1) for layer in layers]
+            clips, [of_clip.repeat_interleave(layer.scan.blocks if layer.scan else 1) for layer in layers]
         )
 
     def _block_loss(self, noised: Noised, memory: Memory | None, start: int, stop: int) -> tuple[Tensor, Memory | None]:

@@ -62,10 +62,8 @@ def in_words(model: ModelConfig) -> str:
     """The layers of a model from first to last: `3 layers: 2 x ssm 1x1 + attention 4, ssm 2x2 + attention 4`."""
 
     def named(layer: LayerConfig) -> str:
-        rows, columns = model.layer_block(layer)
-        reach = f"chunks of {model.chunk}" if model.chunk else str(model.layer_window(layer))
-        mixers = {"ssm": [f"ssm {rows}x{columns}"], "attention": ["full attention"], "none": []}[layer.mixer]
-        return " + ".join(mixers + ([] if layer.local == "none" else [f"{layer.local} {reach}"]))
+        kinds = (layer.mixer_class, layer.local_class)
+        return " + ".join(kind.words(model, layer) for kind in kinds if kind is not None)
 
     runs = [(name, len(list(same))) for name, same in groupby(named(layer) for layer in model.stack)]
     listed = ", ".join(name if count == 1 else f"{count} x {name}" for name, count in runs)

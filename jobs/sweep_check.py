@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import yaml
@@ -129,7 +130,7 @@ def _objective_problems(config: SweepConfig, trial: WorldModelTraining, store: S
 
 def _column_problems(column: str, trial: WorldModelTraining) -> list[str]:
     """Why a column of `steps` is no objective: a trial does not write it, or not at its checkpoints."""
-    scans = [f"layers.{number}.ssm" for number, layer in enumerate(trial.model.stack) if layer.mixer == "ssm"]
+    scans = [f"layers.{number}.ssm" for number, layer in enumerate(trial.model.stack) if layer.scan_class]
     states = [f"state_{name}.{scan}" for scan in scans for name in ("mean", "std", "max", "rank")]
     lengths = {trial.data.curriculum[0].frames, trial.data.curriculum[-1].frames}
     held_out = ["val_loss", *["val_loss_short"] * (len(lengths) > 1), *states]
@@ -193,12 +194,13 @@ def _exact_carry(config: WorldModelTraining) -> bool:
     return whole and not (memory.carry_width or memory.regularise)
 
 
-def _no_scan(config: WorldModelTraining) -> bool:
-    return all(layer.mixer != "ssm" for layer in config.model.stack)
+def _unread(field: str, config: WorldModelTraining) -> bool:
+    kinds = (kind for layer in config.model.stack for kind in (layer.mixer_class, layer.local_class))
+    return all(kind is None or field not in kind.settings for kind in kinds)
 
 
 def _own_windows(config: WorldModelTraining) -> bool:
-    return bool(config.model.chunk) or all(layer.window or layer.local != "attention" for layer in config.model.stack)
+    return bool(config.model.chunk) or all(layer.window or layer.local_class is None for layer in config.model.stack)
 
 
 IDLE: list[tuple[Sequence[str], Callable[[WorldModelTraining], bool], str]] = [
@@ -208,8 +210,11 @@ IDLE: list[tuple[Sequence[str], Callable[[WorldModelTraining], bool], str]] = [
         "the memory is carried exactly and gradients flow through whole clips, so blocks change the cost only; "
         "set bptt_blocks (below a clip) or memory.carry_width",
     ),
-    (["model.d_state", "model.headdim", "model.expand", "model.d_conv"], _no_scan, "no layer scans"),
-    (["model.window"], _own_windows, "every layer has a window of its own, or no local attention"),
+    *(
+        ([f"model.{field}"], partial(_unread, field), "no layer has a mixer that reads it")
+        for field in ("d_state", "headdim", "expand", "d_conv", "heads")
+    ),
+    (["model.window"], _own_windows, "every layer has a window of its own, or no local mixer"),
     (
         ["memory.regularise_gain"],
         lambda config: not config.memory.regularise,

@@ -118,10 +118,13 @@ def memory_problems(config: WorldModelTraining) -> list[str]:
             problems.append(f"{field}: {width} dimensions, but model.d_state is {model.d_state}")
     if memory.nested and model.d_state not in memory.nested:
         problems.append(f"memory.nested: {memory.nested} leaves out the whole state: add model.d_state {model.d_state}")
-    scans = any(layer.mixer == "ssm" for layer in model.stack)
+    scans = [kind for layer in model.stack if (kind := layer.scan_class)]
     asked = {"carry_width": memory.carry_width, "nested": memory.nested, "regularise": memory.regularise}
     if not scans:
         problems += [f"memory.{field}: {value}, but no layer scans" for field, value in asked.items() if value]
+    elif not any(kind.nests for kind in scans):
+        cut = [field for field in ("carry_width", "nested") if asked[field]]
+        problems += [f"memory.{f}: {asked[f]}, but no layer's state can be cut to fewer dimensions" for f in cut]
     if not model.causal:
         more: dict[str, object] = {
             "temporal_block": block,

@@ -1,11 +1,18 @@
-"""What a model is, as data: plain pydantic, importable without torch (the driver checks configs with it)."""
+"""What a model is, as data: plain pydantic, importable without torch, which comes with the first layer checked."""
 
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticKnownError
+
+from models.mixers import NONE, local_mixers, mixers
+
+if TYPE_CHECKING:
+    from models.mixers.base import BlockScan, Mixer, Options
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -15,18 +22,86 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+def _one_of(name: str, known: Iterable[str]) -> str:
+    """The name, if it is known or none; else the error of a Literal, which says what is allowed."""
+    names = [*known, NONE]
+    if name not in names:
+        raise PydanticKnownError("literal_error", {"expected": " or ".join(f"'{known}'" for known in names)})
+    return name
+
+
 class LayerConfig(_Frozen):
     """One layer: a mixer over all of time, a local mixer (both optional), then a feed-forward net."""
 
-    mixer: Literal["ssm", "attention", "none"] = "ssm"
-    """What carries information over any distance in time: block-wise scans, or attention to every frame so far."""
+    mixer: str = "ssm"
+    """What carries information over any distance in time, a file of models/mixers/: block-wise scans (ssm), attention
+    to every frame so far (attention), none."""
     spatial_block: Annotated[list[Positive], Field(min_length=2, max_length=2)] | Literal["frame"] = [1, 1]
     """(b_h, b_w) tokens of the tube that one scan sees; `frame`: all of them. Small: memory lasts longer. Large: frames
     hang together."""
-    local: Literal["attention", "convolution", "none"] = "attention"
-    """What mixes the tokens of a frame and of its last few neighbours. Convolution: depth-wise 3 x 3, the cheap one."""
+    local: str = "attention"
+    """What mixes the tokens of a frame and of its last few neighbours, a file of models/mixers/: attention, convolution
+    (depth-wise 3 x 3, the cheap one), none."""
     window: Positive | None = None
     """Frames the local mixer sees, the current one included; the model's `window` when not given."""
+    options: dict[str, Any] = Field(default_factory=dict, exclude_if=lambda options: not options)
+    """Settings of the mixer's own, which its file lists."""
+
+    @field_validator("mixer")
+    @classmethod
+    def _known_mixer(cls, name: str) -> str:
+        return _one_of(name, mixers())
+
+    @field_validator("local")
+    @classmethod
+    def _known_local(cls, name: str) -> str:
+        return _one_of(name, local_mixers())
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> Self:
+        if self.mixer_class is None and self.options:
+            raise ValueError(f"options: {self.options}, but mixer none has none")
+        _ = self.mixer_options
+        return self
+
+    @property
+    def mixer_class(self) -> type[Mixer] | None:
+        """The class of its mixer over time."""
+        return mixers().get(self.mixer)
+
+    @property
+    def local_class(self) -> type[Mixer] | None:
+        """The class of its local mixer."""
+        return local_mixers().get(self.local)
+
+    @property
+    def scan_class(self) -> type[BlockScan] | None:
+        """The class of its mixer over time if it carries a state of fixed size from frame to frame."""
+        from models.mixers.base import BlockScan
+
+        kind = self.mixer_class
+        return kind if kind is not None and issubclass(kind, BlockScan) else None
+
+    @property
+    def keeps_every_frame(self) -> bool:
+        """Whether its mixer over time forgets nothing, and costs ever more."""
+        return self.mixer_class is not None and self.scan_class is None
+
+    @property
+    def mixer_options(self) -> Options | None:
+        """Its `options`, checked; None without a mixer.
+
+        Raises:
+            ValueError: a setting that the mixer does not have, or a value that it does not take.
+        """
+        if self.mixer_class is None:
+            return None
+        try:
+            return self.mixer_class.Options.model_validate(self.options)
+        except ValidationError as error:
+            allowed = ", ".join(self.mixer_class.Options.model_fields) or "none"
+            lines = (f"options.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            raise ValueError(*(f"{line} (options of mixer {self.mixer}: {allowed})" for line in lines)) from error
 
 
 class ModelConfig(_Frozen):
@@ -151,21 +226,10 @@ class ModelConfig(_Frozen):
         return problems
 
     def _layer_problems(self, layer: LayerConfig) -> list[str]:
-        problems = []
-        (rows, columns), (block_rows, block_columns) = self.grid, self.layer_block(layer)
-        if layer.mixer == "ssm" and (rows % block_rows or columns % block_columns):
-            fits = "; ".join(
-                f"{side} {[d for d in range(1, n + 1) if n % d == 0]}"
-                for side, n in (("rows", rows), ("columns", columns))
-            )
-            problems.append(
-                f".spatial_block: {layer.spatial_block} does not divide the {rows} x {columns} tokens of a frame; "
-                f"what fits: {fits}"
-            )
-        if layer.mixer == "none" and layer.local == "none":
+        kinds = (layer.mixer_class, layer.local_class)
+        problems = [problem for kind in kinds if kind is not None for problem in kind.problems(self, layer)]
+        if kinds == (None, None):
             problems.append(": mixer and local are both none, so nothing would mix")
-        if self.chunk and layer.local == "convolution":
-            problems.append(".local: convolution slides over frames; with chunk take attention or none")
         return problems
 
 

@@ -18,7 +18,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from models.conditions import Conditions
 from models.config import LayerConfig, ModelConfig, SamplerConfig
 from models.memory import LayerMemory, Memory
-from models.ssd_chunked import CHUNK
 from models.world_model import Layer, WorldModel
 
 
@@ -57,6 +56,12 @@ class Costs:
     def carried(self, context: int) -> dict[str, int]:
         """Bytes of one stream's memory after `context` frames, by part (`Memory.nbytes`)."""
         return self._memory(context).nbytes
+
+    @property
+    def states(self) -> dict[int, int]:
+        """Bytes of one stream's state in each layer that carries one, whatever the length."""
+        sizes = {i: sum(part.state.nbytes for part in layer.ssm) for i, layer in enumerate(self._full.layers)}
+        return {number: size for number, size in sizes.items() if size}
 
     def _call_flops(self, context: int) -> float:
         """One call of the model for the next frame, or a chunk's share."""
@@ -201,11 +206,11 @@ class _Quadratic:
 
 def _training_curve(config: ModelConfig, layer: LayerConfig) -> _Quadratic:
     """A layer's forward and backward pass by frames, from short clips: linear without full attention."""
-    block = math.prod(config.layer_block(layer)) if layer.mixer == "ssm" else CHUNK
-    unit = math.lcm(CHUNK // math.gcd(CHUNK, block), config.chunk or 1)
+    kind = layer.mixer_class
+    unit = math.lcm(kind.period(config, layer) if kind is not None else 1, config.chunk or 1)
     with torch.device("meta"):
         one, two = (_count(_layer_pass(config, layer, i * unit)) for i in (1, 2))
-        three = _count(_layer_pass(config, layer, 3 * unit)) if layer.mixer == "attention" else 2 * two - one
+        three = _count(_layer_pass(config, layer, 3 * unit)) if layer.keeps_every_frame else 2 * two - one
     return _Quadratic.through(unit, one, two, three)
 
 
@@ -215,7 +220,8 @@ def _layer_pass(config: ModelConfig, layer: LayerConfig, frames: int) -> Callabl
     clips = (frames, 1) if config.memoryless else (1, frames)
     x = torch.empty(*clips, math.prod(config.grid), config.dim, requires_grad=True)
     condition = torch.empty(*clips, config.condition_dim or config.dim, requires_grad=True)
-    return lambda: _backward(module(x, condition, LayerMemory(), 0, shared)[0])
+    told = torch.empty_like(condition)
+    return lambda: _backward(module(x, condition, told, LayerMemory(), 0, shared)[0])
 
 
 def _backward(y: Tensor) -> None:

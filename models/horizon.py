@@ -33,14 +33,14 @@ class Horizon:
 def horizon(model: WorldModel) -> Horizon:
     """The horizon of a model as it is, trained or fresh; a state's decay at rest, which input speeds up or slows."""
     scans = {
-        number: layer.ssm.half_lives()
+        number: layer.scan.half_lives()
         for number, layer in enumerate(model.layers)
-        if isinstance(layer, Layer) and layer.ssm is not None
+        if isinstance(layer, Layer) and layer.scan is not None
     }
     return Horizon(
         {number: (float(lives.median()), float(lives.max())) for number, lives in scans.items()},
         window_reach(model.config),
-        all(layer.mixer != "attention" for layer in model.config.stack),
+        not any(layer.keeps_every_frame for layer in model.config.stack),
     )
 
 
@@ -52,15 +52,15 @@ def fresh_horizon(config: ModelConfig, seed: int = 0) -> Horizon:
         torch.manual_seed(seed)
         for layer in model.layers:
             assert isinstance(layer, Layer)
-            if layer.ssm is not None:
-                layer.ssm.to_empty(device="cpu").draw_time_scales()
+            if layer.scan is not None:
+                layer.scan.to_empty(device="cpu").draw_time_scales()
     return horizon(model)
 
 
 def window_reach(config: ModelConfig) -> int:
     """Frames that the local mixers of a stack reach back, the current one included: layers pass on what they saw, so
     each adds its window less one (in chunks: its own and the one before). 1 without local mixers."""
-    local = [layer for layer in config.stack if layer.local != "none"]
+    local = [layer for layer in config.stack if layer.local_class is not None]
     if config.chunk:
         return config.chunk * (len(local) + 1) if local else 1
     return 1 + sum(config.layer_window(layer) - 1 for layer in local)

@@ -21,12 +21,14 @@ class SSMState:
     """Scans of one state width: `state` (r, h, p, n) in fp32 and `conv` (r, w - 1, c), their last inputs.
 
     `rows` (r) says which of the layer's b·k blocks these are; None: all of them, in order. With a nested state the
-    blocks of a layer may differ in width, one entry per width.
+    blocks of a layer may differ in width, one entry per width. The last channels of `conv` are then `keys` groups of n,
+    one per state dimension: Mamba-2 has two, what it writes and reads by. A state without such groups stays whole.
     """
 
     state: Tensor
     conv: Tensor
     rows: Tensor | None = None
+    keys: int = 2
 
     @property
     def width(self) -> int:
@@ -35,20 +37,28 @@ class SSMState:
 
     def narrow(self, width: int) -> SSMState:
         """The first `width` state dimensions, and the convolution's inputs that feed them."""
-        n = self.width
-        channels = self.conv.shape[-1] - 2 * n
-        x, B, C = self.conv.split([channels, n, n], -1)
-        conv = torch.cat([x, B[..., :width], C[..., :width]], -1)
+        rest, keyed = self._conv_parts()
+        conv = torch.cat([rest, keyed[..., :width].flatten(-2)], -1)
         return replace(self, state=self.state[..., :width].contiguous(), conv=conv)
 
     def widen(self, width: int) -> SSMState:
         """The same state with zeros for the dimensions it does not have."""
-        n = self.width
-        channels, more = self.conv.shape[-1] - 2 * n, width - n
-        x, B, C = self.conv.split([channels, n, n], -1)
-        grow = torch.nn.functional.pad
-        conv = torch.cat([x, grow(B, (0, more)), grow(C, (0, more))], -1)
-        return replace(self, state=grow(self.state, (0, more)), conv=conv)
+        rest, keyed = self._conv_parts()
+        more, grow = (0, width - self.width), torch.nn.functional.pad
+        conv = torch.cat([rest, grow(keyed, more).flatten(-2)], -1)
+        return replace(self, state=grow(self.state, more), conv=conv)
+
+    def with_width(self, width: int) -> SSMState:
+        """The same state in `width` dimensions; as it is where none can be left out."""
+        if not self.keys or width == self.width:
+            return self
+        return self.narrow(width) if width < self.width else self.widen(width)
+
+    def _conv_parts(self) -> tuple[Tensor, Tensor]:
+        """Inputs that belong to no state dimension, and those that do (r, w - 1, keys, n)."""
+        keyed = self.keys * self.width
+        rest, last = self.conv.split([self.conv.shape[-1] - keyed, keyed], -1)
+        return rest, last.unflatten(-1, (self.keys, self.width))
 
 
 @dataclass(frozen=True)
@@ -79,13 +89,7 @@ class Memory:
 
     def with_width(self, width: int) -> Memory:
         """Every scan's state cut to its first `width` dimensions, or filled up with zeros (nested state)."""
-        layers = (
-            replace(
-                layer,
-                ssm=tuple(s.narrow(width) if s.width > width else s.widen(width) for s in layer.ssm),
-            )
-            for layer in self.layers
-        )
+        layers = (replace(layer, ssm=tuple(s.with_width(width) for s in layer.ssm)) for layer in self.layers)
         return replace(self, layers=tuple(layers))
 
     @property
@@ -112,6 +116,7 @@ class Memory:
         for number, layer in enumerate(self.layers):
             for index, part in enumerate(layer.ssm):
                 flat[f"{number}.ssm.{index}.state"], flat[f"{number}.ssm.{index}.conv"] = part.state, part.conv
+                flat[f"{number}.ssm.{index}.keys"] = torch.tensor(part.keys)
                 if part.rows is not None:
                     flat[f"{number}.ssm.{index}.rows"] = part.rows
             for name in ("cache", "window"):
@@ -133,10 +138,7 @@ class Memory:
         def scans(number: int) -> tuple[SSMState, ...]:
             start = f"{number}.ssm."
             found = sorted({int(key.split(".")[2]) for key in flat if key.startswith(start)})
-            return tuple(
-                SSMState(flat[f"{start}{i}.state"], flat[f"{start}{i}.conv"], flat.get(f"{start}{i}.rows"))
-                for i in found
-            )
+            return tuple(_read_state({name: flat.get(f"{start}{i}.{name}") for name in STATE_PARTS}) for i in found)
 
         layers = range(int(flat["layers"]))
         return Memory(
@@ -144,9 +146,20 @@ class Memory:
         )
 
 
+STATE_PARTS = ("state", "conv", "rows", "keys")
+
+
+def _read_state(parts: dict[str, Tensor | None]) -> SSMState:
+    state, conv, rows, keys = (parts[name] for name in STATE_PARTS)
+    if state is None or conv is None:
+        raise KeyError("state" if state is None else "conv")
+    # Memories saved when Mamba-2 was the only mixer with a state do not say how many groups it has.
+    return SSMState(state, conv, rows, SSMState.keys if keys is None else int(keys))
+
+
 def _map_layer(layer: LayerMemory, function: Callable[[Tensor], Tensor]) -> LayerMemory:
     return LayerMemory(
-        ssm=tuple(SSMState(function(part.state), function(part.conv), part.rows) for part in layer.ssm),
+        ssm=tuple(replace(part, state=function(part.state), conv=function(part.conv)) for part in layer.ssm),
         cache=tuple(function(tensor) for tensor in layer.cache),
         window=tuple(function(tensor) for tensor in layer.window),
     )

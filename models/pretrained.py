@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from models.config import ModelConfig
+from models.mixers.ssm import BlockSSM
 from models.world_model import Layer, WorldModel
 
 Weights = Mapping[str, Tensor]
@@ -53,13 +54,13 @@ def initialise_from_mamba2(model: WorldModel, path: Path) -> list[tuple[int, int
     with torch.no_grad():
         for theirs, ours in pairs:
             layer = model.layers[ours]
-            assert isinstance(layer, Layer) and layer.ssm is not None
+            assert isinstance(layer, Layer) and isinstance(layer.mixer, BlockSSM)
             start = f"layers.{theirs}."
-            for name, parameter in layer.ssm.named_parameters():
+            for name, parameter in layer.mixer.named_parameters():
                 parameter.copy_(weights[f"{start}mixer.{name}"])
-            layer.open_ssm(weights[f"{start}norm.weight"])
-            if layer.ssm_back is not None:
-                nn.init.zeros_(layer.ssm_back.out_proj.weight)
+            layer.open_mixer(weights[f"{start}norm.weight"])
+            if isinstance(layer.mixer_back, BlockSSM):
+                nn.init.zeros_(layer.mixer_back.out_proj.weight)
     return [(ours, theirs) for theirs, ours in pairs]
 
 
@@ -136,7 +137,7 @@ def _refuse_groups(path: Path) -> None:
 
 def _scanning(model: WorldModel) -> list[int]:
     """Numbers of the layers that scan, from first to last."""
-    return [number for number, layer in enumerate(model.layers) if isinstance(layer, Layer) and layer.ssm is not None]
+    return [number for number, layer in enumerate(model.config.stack) if layer.mixer_class is BlockSSM]
 
 
 def _problems(model: WorldModel, weights: Weights) -> Iterator[str]:
@@ -150,8 +151,8 @@ def _problems(model: WorldModel, weights: Weights) -> Iterator[str]:
     seen: dict[str, list[int]] = {}
     for theirs, ours in zip(range(count), layers, strict=False):
         layer = model.layers[ours]
-        assert isinstance(layer, Layer) and layer.ssm is not None
-        expected = {f"mixer.{name}": tuple(value.shape) for name, value in layer.ssm.named_parameters()}
+        assert isinstance(layer, Layer) and isinstance(layer.mixer, BlockSSM)
+        expected = {f"mixer.{name}": tuple(value.shape) for name, value in layer.mixer.named_parameters()}
         for name, shape in {**expected, "norm.weight": (model.config.dim,)}.items():
             for problem in _misfit(name, weights.get(f"layers.{theirs}.{name}"), shape, differing):
                 seen.setdefault(problem, []).append(theirs)

@@ -7,6 +7,7 @@ H·W pixels, N tokens per frame, D width, E width of the conditioning vector.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -14,13 +15,10 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models.attention import FrameAttention, Reach
 from models.conditions import ConditionEmbedding, Conditions, NoiseEmbedding
 from models.config import LayerConfig, ModelConfig
 from models.memory import LayerMemory, Memory, SSMState
-from models.mixers import BlockSSM, LocalConvolution
-
-LocalMixer = FrameAttention | LocalConvolution
+from models.mixers.base import BlockScan, Mixer
 
 
 class Layer(nn.Module):
@@ -28,55 +26,66 @@ class Layer(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: LayerConfig) -> None:
         super().__init__()
-        self.ssm = _build_ssm(config, layer) if layer.mixer == "ssm" else None
-        self.ssm_back = _build_ssm(config, layer) if layer.mixer == "ssm" and not config.causal else None
-        self.attention = (
-            FrameAttention(config.dim, config.heads, Reach("full", future=int(not config.causal)), _columns(config))
-            if layer.mixer == "attention"
-            else None
-        )
-        self.has_local = layer.local != "none"
-        self.local = _build_local(config, layer) if self.has_local and not config.share_local else None
+        kind, local = layer.mixer_class, layer.local_class
+        self.name = layer.mixer
+        if kind is not None:
+            self.add_module(self.name, kind.build(config, layer))
+            if not (config.causal or kind.sees_both_ways):
+                self.add_module(f"{self.name}_back", kind.build(config, layer))
+        self.has_local = local is not None
+        self.local = local.build(config, layer) if local is not None and not config.share_local else None
         hidden = round(config.dim * config.feed_forward)
         self.feed_forward = nn.Sequential(
             nn.Linear(config.dim, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, config.dim)
         )
-        self.branches = 1 + (layer.mixer != "none") + self.has_local
+        self.branches = 1 + (kind is not None) + self.has_local
         self.modulation = nn.Linear(config.condition_dim or config.dim, 3 * self.branches * config.dim)
 
+    @property
+    def mixer(self) -> Mixer | None:
+        """What mixes over time; its parameters lie under its name."""
+        return cast(Mixer | None, self._modules.get(self.name))
+
+    @property
+    def mixer_back(self) -> Mixer | None:
+        """A second one that runs from the end, in a model that is not causal."""
+        return cast(Mixer | None, self._modules.get(f"{self.name}_back"))
+
+    @property
+    def scan(self) -> BlockScan | None:
+        """The mixer, if it carries a state from frame to frame."""
+        return self.mixer if isinstance(self.mixer, BlockScan) else None
+
     @torch.no_grad()
-    def open_ssm(self, scale: Tensor) -> None:
-        """Let the scans take part from the start, for pretrained ones: gate 1, and norms scaled by `scale` (D)."""
+    def open_mixer(self, scale: Tensor) -> None:
+        """Let the mixer take part from the start, for a pretrained one: gate 1, and a norm scaled by `scale` (D)."""
         _shift, scale_bias, gate_bias = self.modulation.bias.chunk(3 * self.branches)[:3]
         scale_bias.copy_(scale - 1)
         gate_bias.fill_(1)
 
     def forward(
-        self, x: Tensor, condition: Tensor, memory: LayerMemory, first_frame: int, shared: LocalMixer | None
+        self, x: Tensor, condition: Tensor, told: Tensor, memory: LayerMemory, first_frame: int, shared: Mixer | None
     ) -> tuple[Tensor, LayerMemory]:
-        """x (b, t, N, D), condition (b, t, E) → x and what the layer carries on."""
+        """x (b, t, N, D), condition (b, t, E), told (b, t, E; the same without noise) → x and what is carried on."""
         modulation = self.modulation(condition)[:, :, None].chunk(3 * self.branches, -1)
         branches = iter(zip(modulation[::3], modulation[1::3], modulation[2::3], strict=True))
-        ssm, cache, window = memory.ssm, memory.cache, memory.window
-        if self.ssm is not None:
+        part, window = "cache" if self.scan is None else "ssm", memory.window
+        kept = getattr(memory, part)
+        if self.mixer is not None:
             shift, scale, gate = next(branches)
             normed = _modulate(x, shift, scale)
-            y, ssm = self.ssm(normed, ssm)
-            if self.ssm_back is not None:
-                y = y + self.ssm_back(normed.flip(1), ())[0].flip(1)
-            x = x + gate * y
-        if self.attention is not None:
-            shift, scale, gate = next(branches)
-            y, cache = self.attention(_modulate(x, shift, scale), cache, first_frame)
+            y, kept = self.mixer(normed, kept, first_frame, told)
+            if self.mixer_back is not None:
+                y = y + self.mixer_back(normed.flip(1), (), 0, told.flip(1))[0].flip(1)
             x = x + gate * y
         local = self.local if self.local is not None else shared
         if self.has_local and local is not None:
             shift, scale, gate = next(branches)
-            y, window = local(_modulate(x, shift, scale), window, first_frame)
+            y, window = local(_modulate(x, shift, scale), window, first_frame, told)
             x = x + gate * y
         shift, scale, gate = next(branches)
         x = x + gate * self.feed_forward(_modulate(x, shift, scale))
-        return x, LayerMemory(ssm, cache, window)
+        return x, LayerMemory(**{part: kept, "window": window})
 
 
 class WorldModel(nn.Module):
@@ -103,8 +112,7 @@ class WorldModel(nn.Module):
         told = config.condition_input == "norms_and_tokens"
         self.condition_in = nn.Linear(condition_dim, config.dim) if told and condition_dim != config.dim else None
         stack = config.stack
-        has_local = [layer for layer in stack if layer.local != "none"]
-        self.shared = _build_local(config, has_local[0]) if config.share_local and has_local else None
+        self.shared = _shared_local(config) if config.share_local else None
         self.layers = nn.ModuleList(Layer(config, layer) for layer in stack)
         self.modulation_out = nn.Linear(condition_dim, 2 * config.dim)
         self.patches_out = nn.Linear(config.dim, pixels)
@@ -159,14 +167,15 @@ class WorldModel(nn.Module):
         sides = {"p": config.patch, "q": config.patch}
         tokens = rearrange(x, "b t C (h p) (w q) -> b t (h w) (C p q)", **sides)
         tokens = self.patches_in(tokens) + self.place
-        condition = self.noise(noise_level) + self.conditions(conditions)
+        told = self.conditions(conditions)
+        condition = self.noise(noise_level) + told
         if config.condition_input == "norms_and_tokens":
-            told = condition if self.condition_in is None else self.condition_in(condition)
-            tokens = tokens + told[:, :, None]
+            shown = condition if self.condition_in is None else self.condition_in(condition)
+            tokens = tokens + shown[:, :, None]
         condition = F.silu(condition)
         after = []
         for layer, kept in zip(self.layers, carried, strict=True):
-            arguments = (tokens, condition, kept, first_frame, self.shared)
+            arguments = (tokens, condition, told, kept, first_frame, self.shared)
             if self.recompute and torch.is_grad_enabled():
                 tokens, kept = checkpoint(layer, *arguments, use_reentrant=False)
             else:
@@ -183,7 +192,7 @@ class WorldModel(nn.Module):
         Args:
             streams: number of streams b.
             widths: state dimensions of every block, or per layer a tensor (b·k) with those of each block of each
-                stream (entries of layers without scans are not read); all of them when None.
+                stream (not read for layers whose mixer has no state, or one that is not cut); all of them when None.
 
         Raises:
             ValueError: a width below 1 or above the config's `d_state`.
@@ -192,7 +201,7 @@ class WorldModel(nn.Module):
         for number, layer in enumerate(self.layers):
             assert isinstance(layer, Layer)
             chosen = widths if widths is None or isinstance(widths, int) else widths[number]
-            layers.append(LayerMemory(_empty_states(layer.ssm, streams, chosen, like=self.place)))
+            layers.append(LayerMemory(_empty_states(layer.scan, streams, chosen, like=self.place)))
         return Memory(tuple(layers), 0)
 
     def _require_fit(self, x: Tensor, memory: Memory | None) -> None:
@@ -212,51 +221,32 @@ def _each_alone(x: Tensor, noise_level: Tensor, conditions: Conditions) -> tuple
     return x.flatten(0, 1)[:, None], noise_level.flatten(0, 1)[:, None], conditions.alone()
 
 
+def _shared_local(config: ModelConfig) -> Mixer | None:
+    """The local mixer that serves every layer."""
+    return next((kind.build(config, layer) for layer in config.stack if (kind := layer.local_class)), None)
+
+
 def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Layer norm without weights, then the frame's own scale and shift (AdaLN)."""
     return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
 
 
 def _empty_states(
-    ssm: BlockSSM | None, streams: int, widths: int | Tensor | None, like: Tensor
+    scan: BlockScan | None, streams: int, widths: int | Tensor | None, like: Tensor
 ) -> tuple[SSMState, ...]:
-    if ssm is None:
+    if scan is None:
         return ()
+    if not scan.nests:
+        widths = None
     if isinstance(widths, Tensor):
         at = {width: (widths == width).nonzero()[:, 0].to(like.device) for width in widths.unique().tolist()}
         rows = {width: len(found) for width, found in at.items()}
     else:
-        at, rows = {}, {widths or ssm.d_state: streams * ssm.blocks}
-    wrong = [width for width in rows if not 1 <= width <= ssm.d_state]
-    if wrong or sum(rows.values()) != streams * ssm.blocks:
+        at, rows = {}, {widths or scan.d_state: streams * scan.blocks}
+    wrong = [width for width in rows if not 1 <= width <= scan.d_state]
+    if wrong or sum(rows.values()) != streams * scan.blocks:
         raise ValueError(
             f"widths: {sum(rows.values())} of {sorted(rows)} dimensions, but {streams} streams have "
-            f"{streams * ssm.blocks} blocks here, with 1 to {ssm.d_state} dimensions each"
+            f"{streams * scan.blocks} blocks here, with 1 to {scan.d_state} dimensions each"
         )
-    return tuple(ssm.empty_state(count, width, like, at.get(width)) for width, count in rows.items())
-
-
-def _build_ssm(config: ModelConfig, layer: LayerConfig) -> BlockSSM:
-    return BlockSSM(
-        config.dim,
-        config.grid,
-        config.layer_block(layer),
-        d_state=config.d_state,
-        headdim=config.headdim,
-        expand=config.expand,
-        d_conv=config.d_conv,
-        backend=config.scan,
-    )
-
-
-def _build_local(config: ModelConfig, layer: LayerConfig) -> LocalMixer:
-    window = config.layer_window(layer)
-    if layer.local == "convolution":
-        return LocalConvolution(config.dim, config.grid, window, config.window_future)
-    reach = Reach("chunk", config.chunk) if config.chunk else Reach("window", window, config.window_future)
-    return FrameAttention(config.dim, config.heads, reach, _columns(config))
-
-
-def _columns(config: ModelConfig) -> int | None:
-    """What attention needs to know where a token is on the grid; None: only its frame is told."""
-    return config.grid[1] if config.rotary == "axial" else None
+    return tuple(scan.empty_state(count, width, like, at.get(width)) for width, count in rows.items())

@@ -43,7 +43,14 @@ def advise(facts: Facts) -> list[Advice]:
 
 
 def _scans(model: ModelConfig) -> list[LayerConfig]:
-    return [layer for layer in model.stack if layer.mixer == "ssm"]
+    return [layer for layer in model.stack if layer.scan_class]
+
+
+def _full_ranks(model: ModelConfig) -> dict[str, int]:
+    """By the name of its state, the largest rank that a layer's can have; states that are no matrices left out."""
+    kinds = ((number, layer.scan_class) for number, layer in enumerate(model.stack))
+    ranks = {f"layers.{number}.ssm": kind.full_rank(model) for number, kind in kinds if kind is not None}
+    return {name: rank for name, rank in ranks.items() if rank is not None}
 
 
 def _short(facts: Facts) -> bool:
@@ -158,11 +165,12 @@ def _window(facts: Facts) -> Iterator[Advice]:
 
 def _d_state(facts: Facts) -> Iterator[Advice]:
     """The width of the state against the rank that is used."""
-    ranks = {layer: float(values.iloc[-1]) for layer, values in facts.state("rank").items()}
+    model, full = facts.model, _full_ranks(facts.model)
+    ranks = {layer: float(values.iloc[-1]) for layer, values in facts.state("rank").items() if layer in full}
     if not ranks or facts.horizon is None:
         return
-    model, layer = facts.model, max(ranks, key=ranks.__getitem__)
-    most = min(model.d_state, model.headdim)
+    layer = max(ranks, key=ranks.__getitem__)
+    most = full[layer]
     state = facts.costs.carried(1)["state"]
     used = f"the state of {layer} has rank {ranks[layer]:.1f}, more than any other's, of at most {most}"
     if _short(facts) and ranks[layer] >= FULL_RANK * most:
@@ -205,7 +213,9 @@ def _cost(facts: Facts) -> Iterator[Advice]:
         f"for the {horizon.frames} frames that it remembers it carries {megabytes(ours)}, and attention to every frame "
         f"would carry {megabytes(theirs)}: its state pays off {when}"
     )
-    yield Advice("model.d_state or spatial_block", "a smaller state, or a memory of more frames", why)
+    kinds = [kind for layer in _scans(facts.model) if (kind := layer.scan_class)]
+    settings = " or ".join(dict.fromkeys(setting for kind in kinds for setting in kind.state_settings))
+    yield Advice(f"model.{settings}", "a smaller state, or a memory of more frames", why)
 
 
 RULES: tuple[Callable[[Facts], Iterator[Advice]], ...] = (

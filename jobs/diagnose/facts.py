@@ -60,7 +60,7 @@ class Facts:
     @cached_property
     def full(self) -> Costs | None:
         """Counted costs of the same layers with attention to every frame; None where it has that itself."""
-        has = any(layer.mixer == "attention" for layer in self.model.stack)
+        has = any(layer.keeps_every_frame for layer in self.model.stack)
         return None if has else Costs(in_family(self.model, FULL))
 
     @cached_property
@@ -99,7 +99,7 @@ class Facts:
             yield f"not known: its memory horizon: {ask} retrieval"
         if self.frame_ms is None:
             yield f"not known: time per frame: {ask} cost"
-        if not self.state("std") and any(layer.mixer == "ssm" for layer in self.model.stack):
+        if not self.state("std") and any(layer.scan_class for layer in self.model.stack):
             yield "not known: the spread and rank of its state, which a training notes with its validations"
 
     def state(self, statistic: str) -> dict[str, pd.Series[float]]:

@@ -158,18 +158,18 @@ def _warnings(found: Findings) -> Iterator[str]:
         if state > HUGE:
             yield (
                 f"warning: {name} carries {state / 1e6:,.0f} MB of scan states per clip or stream ({_largest(costs)}); "
-                "a batch carries as many times more. Larger spatial blocks or a smaller d_state carry less."
+                f"a batch carries as many times more. {_smaller(costs)} carries less."
             )
 
 
 def _largest(costs: Costs) -> str:
-    config = costs.config
-    rows, columns = config.grid
-    sizes = {}
-    for number, layer in enumerate(config.stack):
-        if layer.mixer == "ssm":
-            i, j = config.layer_block(layer)
-            sizes[number] = (rows // i) * (columns // j) * config.d_inner * config.d_state * 4
-    number = max(sizes, key=lambda key: sizes[key])
-    i, j = config.layer_block(config.stack[number])
-    return f"layer {number} with blocks of {i}x{j}: {sizes[number] / 1e6:,.0f} MB"
+    number = max(costs.states, key=costs.states.__getitem__)
+    i, j = costs.config.layer_block(costs.config.stack[number])
+    return f"layer {number} with blocks of {i}x{j}: {costs.states[number] / 1e6:,.0f} MB"
+
+
+def _smaller(costs: Costs) -> str:
+    """Which settings make the states smaller: `A smaller d_state or larger spatial_block`."""
+    kinds = [kind for layer in costs.config.stack if (kind := layer.scan_class)]
+    ways = dict.fromkeys(f"{way} {setting}" for kind in kinds for setting, way in kind.state_settings.items())
+    return "A " + " or ".join(ways)

@@ -60,9 +60,9 @@ def episodes(count: int = 12, pose: bool = True) -> list[Episode]:
     return made
 
 
-def write_run(store: Store, trained_frames: int = 6) -> None:
+def write_run(store: Store, trained_frames: int = 6, mixer: str = "ssm") -> None:
     """A checkpoint of random weights."""
-    layers = [{"mixer": "ssm", "spatial_block": [1, 1]}, {"mixer": "ssm", "spatial_block": [1, 1]}]
+    layers = [{"mixer": mixer, "spatial_block": [1, 1]}, {"mixer": mixer, "spatial_block": [1, 1]}]
     told = {"height": 16, "width": 16, "patch": 8, "dim": 16, "heads": 2, "d_state": 8, "headdim": 8, "window": 2}
     config = ModelConfig.model_validate_json(json.dumps(told | {"layers": layers}))
     row = {"run": RUN, "kind": "train", "name": "block_ssm", "status": "done", "dataset_name": "mazes", "config": "{}"}

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from models import ssd_mamba
-from models.mixers import BlockSSM
+from models.mixers.ssm import BlockSSM
 from models.ssd import scan
 from tests.models.test_ssd import NAMES, outputs_and_gradients, problem, worst
 
@@ -71,7 +71,7 @@ def mixers() -> dict[str, float]:
         )
 
     expected = measured(theirs, theirs(u))
-    found = measured(ours, ours(u[:, :, None], ())[0][:, :, 0])
+    found = measured(ours, ours(u[:, :, None], (), 0, u)[0][:, :, 0])
     return {name: worst(found[name], expected[name]) for name in expected}
 
 

@@ -6,8 +6,8 @@ from torch.nn.attention import flex_attention
 from torch.nn.attention.flex_attention import create_block_mask
 
 from models import flex
-from models.attention import Reach, attend
 from models.flex import BLOCK, frame_mask
+from models.mixers.attention import Reach, attend
 
 REACHES = [
     Reach("window", 1),

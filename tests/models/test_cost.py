@@ -110,8 +110,8 @@ def test_what_carries_no_memory_has_no_such_costs() -> None:
 def test_half_lives_are_those_of_the_state() -> None:
     """Nothing written: after a half-life of tokens, the state is half."""
     layer = make("block_ssm").layers[1]
-    assert isinstance(layer, Layer) and layer.ssm is not None
-    ssm = layer.ssm
+    assert isinstance(layer, Layer) and layer.scan is not None
+    ssm = layer.scan
     tokens = ssm.half_lives() * math.prod(ssm.block)
     rate = torch.nn.functional.softplus(ssm.dt_bias) * ssm.A_log.exp()
     assert torch.allclose((-rate * tokens).exp(), torch.full_like(tokens, 0.5))

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from jobs.presets import size
-from models.attention import Reach, attend
 from models.conditions import Conditions
+from models.mixers.attention import Reach, attend
 from models.ssd import Backend, scan
 from models.world_model import WorldModel
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from models.config import LayerConfig, ModelConfig
 from models.memory import LayerMemory
+from models.mixers.ssm import BlockSSM
 from models.pretrained import check_mamba2, initialise_from_mamba2
 from models.world_model import Layer, WorldModel
 from tests.models.families import SIZES, inputs
@@ -89,8 +90,8 @@ def test_one_file_will_do_and_half_precision_too(tmp_path: Path) -> None:
     model = WorldModel(config())
     initialise_from_mamba2(model, folder / "model.safetensors")
     layer = model.layers[0]
-    assert isinstance(layer, Layer) and layer.ssm is not None
-    assert torch.equal(layer.ssm.D, weights["backbone.layers.0.mixer.D"].float())
+    assert isinstance(layer, Layer) and isinstance(layer.mixer, BlockSSM)
+    assert torch.equal(layer.mixer.D, weights["backbone.layers.0.mixer.D"].float())
 
 
 def language_block(weights: dict[str, Tensor], number: int, x: Tensor) -> Tensor:
@@ -123,7 +124,7 @@ def test_a_filled_layer_does_what_the_language_model_did(tmp_path: Path) -> None
     x = torch.randn(1, 21, 1, DIM, generator=torch.Generator().manual_seed(1))
     x = x - x.mean(-1, keepdim=True)
     with torch.no_grad():
-        ours, _ = model.layers[1](x, torch.randn(1, 21, DIM), LayerMemory(), 0, None)
+        ours, _ = model.layers[1](x, torch.randn(1, 21, DIM), torch.randn(1, 21, DIM), LayerMemory(), 0, None)
     expected = language_block(weights, 1, x[0, :, 0].double())
     assert (ours[0, :, 0] - expected).abs().max() <= 2e-5 * expected.abs().max()
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from models.attention import _rotate
+from models.mixers.attention import _rotate
 from models.conditions import Conditions
 from models.config import ModelConfig
 from models.memory import Memory

@@ -1,7 +1,8 @@
-"""Attention between frames: local in a sliding window, local in chunks, or full. Every frame is dense over its tokens.
+"""Attention between frames: to every frame so far (mixer: `attention`), or to a few (local: `attention`).
 
-One face: `mixer(x, kept, first_frame) -> (y, kept)`. On CUDA, FlexAttention with a block mask built by arithmetic; on a
-CPU, forms that are linear in the frames (quadratic only for full attention).
+Every frame is dense over its tokens. Full attention keeps keys and values of every frame: it forgets nothing, and its
+cost per frame grows; the local one, in a sliding window or in chunks, keeps those of its window. On CUDA, FlexAttention
+with a block mask built by arithmetic; on a CPU, forms that are linear in the frames (quadratic for full attention).
 
 Letters: b clips, t frames, N tokens per frame, D width, h heads, d head width, f frames of the window, G of a chunk.
 """
@@ -9,14 +10,16 @@ Letters: b clips, t frames, N tokens per frame, D width, h heads, d head width, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from models.config import LayerConfig, ModelConfig
 from models.memory import Frames
+from models.mixers.base import Mixer
 
 ROPE_BASE, GRID_BASE = 1000.0, 100.0
 FAR = 2**30
@@ -51,12 +54,14 @@ class Reach:
         return min(frames, self.past - 1) if self.form == "window" else min(frames, self.past)
 
 
-class FrameAttention(nn.Module):
+class FrameAttention(Mixer):
     """Every token of a frame attends to all tokens of the frames in reach, with no mask inside a frame.
 
     Queries and keys are normalised per head. Time enters by rotary embedding of the frame index, baked into the keys
     that are kept; with the `columns` of the token grid, so do a token's row and column.
     """
+
+    settings: ClassVar[frozenset[str]] = frozenset({"heads", "rotary"})
 
     def __init__(self, dim: int, heads: int, reach: Reach, columns: int | None = None) -> None:
         super().__init__()
@@ -65,7 +70,7 @@ class FrameAttention(nn.Module):
         self.norm_q, self.norm_k = nn.RMSNorm(dim // heads, eps=1e-6), nn.RMSNorm(dim // heads, eps=1e-6)
         self.out = nn.Linear(dim, dim, bias=False)
 
-    def forward(self, x: Tensor, kept: Frames, first_frame: int) -> tuple[Tensor, Frames]:
+    def forward(self, x: Tensor, kept: Frames, first_frame: int, told: Tensor) -> tuple[Tensor, Frames]:
         """x (b, t, N, D) from the stream's frame `first_frame` on → the same shape, and the keys and values to keep.
 
         Raises:
@@ -89,6 +94,37 @@ class FrameAttention(nn.Module):
         if self.reach.form == "chunk" and seen % self.reach.past:
             return seen % self.reach.past  # a last chunk that is not whole: nothing can follow it
         return min(have, self.reach.kept(seen))
+
+
+class FullAttention(FrameAttention):
+    """Attention to every frame so far; with `causal: false` to later ones too."""
+
+    @classmethod
+    def build(cls, config: ModelConfig, layer: LayerConfig) -> Self:
+        """With the heads of the config."""
+        return cls(config.dim, config.heads, Reach("full", future=int(not config.causal)), _columns(config))
+
+    @classmethod
+    def words(cls, config: ModelConfig, layer: LayerConfig) -> str:
+        """What it is."""
+        return "full attention"
+
+
+class LocalAttention(FrameAttention):
+    """Attention in a sliding window of frames, or in the paper's chunks."""
+
+    @classmethod
+    def build(cls, config: ModelConfig, layer: LayerConfig) -> Self:
+        """With the heads of the config, in the layer's window."""
+        window = Reach("window", config.layer_window(layer), config.window_future)
+        reach = Reach("chunk", config.chunk) if config.chunk else window
+        return cls(config.dim, config.heads, reach, _columns(config))
+
+    @classmethod
+    def words(cls, config: ModelConfig, layer: LayerConfig) -> str:
+        """Its name and how far it reaches."""
+        reach = f"chunks of {config.chunk}" if config.chunk else str(config.layer_window(layer))
+        return f"attention {reach}"
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, first_frame: int, reach: Reach) -> Tensor:
@@ -173,3 +209,11 @@ def _rotate(x: Tensor, first_frame: int, columns: int | None = None) -> Tensor:
 def _angles(at: Tensor, count: int, base: float) -> Tensor:
     """Rotations at some positions (n): (n, count), from one radian a step to nearly `base` times slower."""
     return at[:, None] * base ** (-torch.arange(count, device=at.device) / max(1, count))
+
+
+def _columns(config: ModelConfig) -> int | None:
+    """What attention needs to know where a token is on the grid; None: only its frame is told."""
+    return config.grid[1] if config.rotary == "axial" else None
+
+
+MIXER, LOCAL = FullAttention, LocalAttention
