@@ -62,7 +62,7 @@ def errors_told(place: str) -> Iterator[None]:
     except OSError as error:
         name = errno.errorcode.get(error.errno or 0, type(error).__name__)
         raise UserError(
-            f"{place} cannot be read: {error.strerror or error} ({name}); what is there is not known, and was left as "
+            f"{error.filename or place} cannot be read: {error.strerror or error} ({name}); what is there is not known, and was left as "
             "it is: mend the storage or its permissions and try again"
         ) from error
 

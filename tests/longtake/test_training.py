@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch.distributed as dist
@@ -87,6 +90,70 @@ def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(alone: None, t
     assert [path.name for path in Path(store.path("runs", RUN, "checkpoints")).iterdir()] == ["step-000004"]
     fit_alone(store)
     assert checkpoints.newest(store, RUN) == STEPS
+
+
+def rot(store: Store, step: int) -> str:
+    """Zeros in the weights of a checkpoint; the file's name."""
+    name = f"{checkpoints.folder(RUN, step)}/model.safetensors"
+    data = store.read_bytes(name)
+    Path(store.path(name)).write_bytes(data[:-64] + bytes(64))
+    return name
+
+
+def test_a_rotten_checkpoint_is_named_and_the_one_before_gone_on_from(
+    alone: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    straight, broken = open_store(tmp_path / "straight"), open_store(tmp_path / "broken")
+    fit_alone(straight)
+    with pytest.raises(ValueError, match="step 10"):
+        fit_alone(broken, fail_step=10)
+    name = rot(broken, 8)
+    told: list[Progress] = []
+    fit_alone(broken, told.append)
+    assert [progress.step for progress in told] == list(range(5, STEPS + 1))
+    assert f"{name}: damaged, its SHA-256" in caplog.text
+    assert weights(broken) == weights(straight)
+    for step in (8, STEPS):  # the damaged one was written again
+        checkpoints.require_whole(broken, RUN, step)
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_or_gone_stops(alone: None, tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    fit_alone(store)
+    names = [rot(store, step) for step in (8, STEPS)]
+    with pytest.raises(UserError, match="its record says that step 12 was saved") as caught:
+        fit_alone(store)
+    assert all(any(line.startswith(name) for line in caught.value.lines) for name in names)
+    assert checkpoints.complete(store, RUN) == [8, STEPS]
+    shutil.rmtree(store.path("runs", RUN, "checkpoints"))
+    with pytest.raises(UserError, match="its record says that step 12 was saved"):
+        fit_alone(store)
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EMFILE, errno.EACCES, errno.ESTALE])
+@pytest.mark.parametrize("where", ["checkpoints", "step-000008"])
+def test_a_listing_that_fails_deletes_nothing(
+    alone: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, where: str
+) -> None:
+    store = open_store(tmp_path)
+    with pytest.raises(ValueError, match="step 10"):
+        fit_alone(store, fail_step=10)
+    before, real, left = store.find(), os.scandir, [1]
+
+    def scandir(path: Any = ".") -> Any:
+        if str(path).endswith(f"/{where}") and left:
+            left.clear()
+            raise OSError(code, os.strerror(code), str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(UserError, match=f"{where} cannot be read"):
+        fit_alone(store)
+    monkeypatch.undo()
+    assert store.find() == before
+    told: list[Progress] = []
+    fit_alone(store, told.append)
+    assert told[0].step == 9
 
 
 def test_mean_of_one_is_itself(tmp_path: Path) -> None:
