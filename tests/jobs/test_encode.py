@@ -174,6 +174,33 @@ def test_inspect_shows_decoded_pictures_and_verify_reads_all(
     assert "tokenizer: another tokenizer than encoded these latents" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("harm", ["zeroed", "swapped", "more"])
+def test_a_tokenizer_that_is_not_the_one_that_encoded_is_refused_where_it_is_used(
+    place: Place, tmp_path: Path, harm: str
+) -> None:
+    shutil.copytree(place.folder / "store/datasets", tmp_path / "datasets")
+    folder, store = tmp_path / "datasets/mazes-latents/tokenizer", open_store(tmp_path)
+    weights = folder / "model.safetensors"
+    if harm == "zeroed":
+        weights.write_bytes(weights.read_bytes()[:-64] + bytes(64))
+    elif harm == "swapped":
+        config = json.loads((folder / "config.json").read_text())
+        AutoencoderTokenizer(Autoencoder(AutoencoderConfig.model_validate_json(json.dumps(config["model"])))).save(
+            folder
+        )
+    else:
+        (folder / "more").write_text("")
+    data = store.dataset("mazes-latents")
+    job = prepare(asked(), place.store)
+    for use in (
+        lambda: tokenizers.of_dataset(store, "mazes-latents"),
+        lambda: pictures.shown(data, data.read(0).frames),
+        lambda: Encoder(job, store.uri),
+    ):
+        with pytest.raises(UserError, match="mazes-latents/tokenizer: damaged, or another tokenizer than made these"):
+            use()
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [

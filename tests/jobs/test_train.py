@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +105,7 @@ def test_an_exported_run_is_read_and_trained_on(place: Path, trained: str, tmp_p
     export.main(trained, str(out), None, str(place / "store"))
     with checkpoints.opened(store, trained, 2) as folder:
         weights = load_file(folder / "model.safetensors")
-    assert sorted(path.name for path in out.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in out.iterdir()) == ["SHA256SUMS", "config.json", "model.safetensors"]
     assert apart(dict(load_model(out).state_dict()), weights) == 0
     for named in (trained, str(out)):
         begin = config_of(place, "steps=1", f"init.run={named}", "engine.lr=1e-9", "engine.weight_decay=0")
@@ -143,6 +145,52 @@ def test_export_refuses_what_is_there_and_what_is_not(place: Path, trained: str,
         export.main(trained, str(tmp_path / "out"), 1, store)
     with pytest.raises(UserError, match="unknown run 'nobody'"):
         export.main("nobody", str(tmp_path / "out"), None, store)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_damaged_export_is_refused_by_name(place: Path, trained: str, tmp_path: Path, name: str) -> None:
+    out, store = tmp_path / "out", open_store(place / "store")
+    export.main(trained, str(out), None, store.uri)
+    assert subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=out).returncode == 0
+    begin = config_of(place, "steps=1", f"init.run={out}")
+    train.check(begin, store)
+    (out / name).write_bytes((out / name).read_bytes()[:-1] + b" ")
+    with pytest.raises(UserError, match=f"{name}: damaged, its SHA-256 is not that in SHA256SUMS: export it again"):
+        train.check(begin, store)
+    with pytest.raises(ValueError, match=f"{name}: damaged"):
+        load_model(out)
+    (out / "SHA256SUMS").unlink()
+    if name == "model.safetensors":
+        with pytest.raises(UserError, match="exported by an earlier version, without SHA256SUMS: export it again"):
+            train.check(begin, store)
+
+
+def test_a_damaged_checkpoint_is_named_by_all_who_read_it(place: Path, trained: str, tmp_path: Path) -> None:
+    shutil.copytree(place / "store", tmp_path / "store")
+    store, where = open_store(tmp_path / "store"), f"{checkpoints.folder(trained, 2)}/model.safetensors"
+    weights = store.read_bytes(where)
+    Path(store.path(where)).write_bytes(weights[:-64] + bytes(64))
+    longer = config_of(place, "steps=4", "seed=11")
+    for read in (
+        lambda: export.main(trained, str(tmp_path / "out"), None, store.uri),
+        lambda: train.check(config_of(place, f"init.run={trained}"), store),
+        lambda: train.train(longer, store, resume=trained, fork=True),
+    ):
+        with pytest.raises(UserError, match=f"{where}: damaged, its SHA-256"):
+            read()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_resume_that_finds_nothing_where_there_was_something_stops(place: Path, tmp_path: Path) -> None:
+    store = open_store(tmp_path / "store")
+    shutil.copytree(place / "store/datasets", tmp_path / "store/datasets")
+    config = config_of(place, "steps=4", "seed=11", "checkpoint_every=2")
+    made = run(store, "lost", config.model_copy(update={"steps": 4}))
+    assert made
+    shutil.rmtree(store.path("runs/lost"))
+    with pytest.raises(UserError, match="run lost: it has come to step 4, by the table `steps`"):
+        train._train(config, store, "lost")
+    assert not store.exists("runs/lost/checkpoints")
 
 
 def test_a_fork_goes_on_as_another_run(place: Path, trained: str, capsys: pytest.CaptureFixture[str]) -> None:
