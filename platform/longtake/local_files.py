@@ -63,7 +63,8 @@ def errors_told(place: str) -> Iterator[None]:
         what = f"{error.filename or place} cannot be read: {error.strerror or error}"
         name = errno.errorcode.get(error.errno or 0, type(error).__name__)
         raise UserError(
-            f"{what} ({name}); what is there is not known, and was left as it is: mend the storage or its permissions and try again"
+            f"{what} ({name}); what is there is not known, and was left as it is: mend the storage or its permissions "
+            "and try again"
         ) from error
 
 
