@@ -39,11 +39,12 @@ def bucket() -> Iterator[str]:
             yield "s3://bucket/wm"
         finally:
             server.terminate()
-            server.wait(10)
+            server.wait(60)
 
 
 def _wait(url: str) -> None:
-    for _ in range(200):
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
         try:
             urllib.request.urlopen(url, timeout=1).close()
             return

@@ -16,7 +16,7 @@ from pathlib import Path
 from longtake.errors import UserError
 from longtake.private_ray import LOOPBACK
 
-START_S = 90.0
+START_S = 180.0
 OWN = {"RAY_AUTH_MODE": "token", LOOPBACK: "0"}
 """What makes it nobody else's, whatever the environment says."""
 
@@ -60,7 +60,7 @@ def own_head(environment: Mapping[str, str], log: Path, cpus: int = 2) -> Iterat
         yield ports
     finally:
         end_session(process.pid)
-        process.wait(10)
+        process.wait(60)
 
 
 def _wait(ports: Ports, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -125,6 +125,6 @@ def chromium(executable: str, profile: Path) -> Iterator[Browser]:
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait(10)
+        process.wait(60)
         os.close(to_write)
         os.close(from_read)

@@ -54,7 +54,7 @@ def test_killed_and_run_again_the_table_is_the_same(tmp_path: Path) -> None:
         time.sleep(draw.uniform(0, 0.2))
         assert driver.poll() is None, "it was done before it could be killed"
         driver.kill()
-        driver.wait(10)
+        driver.wait(60)
         print(f"kill {number}: with {parts(tmp_path, 'killed')} of {cells} cells scored")
     assert start(tmp_path, "killed").wait(240) == 0
     pd.testing.assert_frame_equal(rows(tmp_path, "killed"), rows(tmp_path, "whole"), check_exact=True)

@@ -132,7 +132,7 @@ def verb(store: Store, line: str) -> Iterator[Verb]:
             yield Verb(process, Path(out.name))
         finally:
             process.kill()
-            process.wait(20)
+            process.wait(60)
 
 
 def until(look: Callable[[], Any], seconds: float, told: Callable[[], str]) -> Any:

@@ -46,11 +46,11 @@ from ray.core.generated import node_manager_pb2 as node, node_manager_pb2_grpc a
 from ray.core.generated import ray_client_pb2 as client, ray_client_pb2_grpc as clients
 
 def calls(channel):
-    yield "gcs", lambda: gcs_.NodeInfoGcsServiceStub(channel).GetAllNodeInfo(gcs.GetAllNodeInfoRequest(), timeout=9)
+    yield "gcs", lambda: gcs_.NodeInfoGcsServiceStub(channel).GetAllNodeInfo(gcs.GetAllNodeInfoRequest(), timeout=30)
     asked = node.GetSystemConfigRequest()
-    yield "raylet", lambda: nodes.NodeManagerServiceStub(channel).GetSystemConfig(asked, timeout=9)
-    yield "worker", lambda: workers.CoreWorkerServiceStub(channel).PushTask(worker.PushTaskRequest(), timeout=9)
-    yield "client", lambda: clients.RayletDriverStub(channel).ClusterInfo(client.ClusterInfoRequest(), timeout=9)
+    yield "raylet", lambda: nodes.NodeManagerServiceStub(channel).GetSystemConfig(asked, timeout=30)
+    yield "worker", lambda: workers.CoreWorkerServiceStub(channel).PushTask(worker.PushTaskRequest(), timeout=30)
+    yield "client", lambda: clients.RayletDriverStub(channel).ClusterInfo(client.ClusterInfoRequest(), timeout=30)
 
 def told(port):
     for who, call in calls(grpc.insecure_channel(f"127.0.0.1:{port}")):
@@ -61,7 +61,7 @@ def told(port):
             yield who, error.code().name
     for method, path in ("GET", "/api/jobs/"), ("POST", "/api/jobs/"), ("GET", "/api/v0/nodes"), ("GET", "/logs"):
         with contextlib.suppress(requests.RequestException):
-            answer = requests.request(method, f"http://127.0.0.1:{port}{path}", json={"entrypoint": "true"}, timeout=9)
+            answer = requests.request(method, f"http://127.0.0.1:{port}{path}", json={"entrypoint": "true"}, timeout=30)
             yield "http", f"{answer.status_code} {answer.text[:40]}"
 
 print(json.dumps([(port, *one) for port in sys.argv[1:] for one in told(port)]))
@@ -97,7 +97,7 @@ def running(verb: str, store: Store, home: Path) -> Iterator[tuple[list[psutil.P
         yield wait_for_work(driver, BUSY.get(verb), log), log
     finally:
         end_session(driver.pid)
-        driver.wait(20)
+        driver.wait(60)
 
 
 def wait_for_work(driver: subprocess.Popen[bytes], name: str | None, log: Path) -> list[psutil.Process]:

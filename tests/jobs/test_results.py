@@ -259,7 +259,7 @@ def test_a_broken_command_is_the_same_to_a_shell(store: Store, letters: int) -> 
     where = "run in ['a b', 'c'] and note == \"$HOME `x` \\\\\" and value  > 3"
     command = plot_command("scores", store, where, "it's.png")
     line = "printf '%s\\0' " + broken(command.replace("  ", " "), letters)
-    said = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True, timeout=20).stdout
+    said = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True, timeout=60).stdout
     assert said.split("\0")[4] == where.replace("  ", " ")
     assert said.split("\0")[6] == "it's.png"
 

