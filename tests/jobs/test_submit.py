@@ -20,6 +20,7 @@ from jobs.bench.own_head import Ports, own_head
 from jobs.collect import CollectConfig
 from longtake.config import load
 from longtake.errors import UserError
+from longtake.private_ray import LOOPBACK
 from longtake.shipping import build_wheel
 from longtake.store import Store, open_store
 from longtake.submission import Head
@@ -244,11 +245,12 @@ def test_without_the_token_nobody_joins(ports: Ports, environment: dict[str, str
     wrong = Path(environment["HOME"], "nobodys")
     wrong.write_text("0" * 64)
     without, other = {"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(wrong)}
+    reach = environment | {LOOPBACK: "0"}  # without it Ray would look for the head at the outer address of this machine
     own, client = f"127.0.0.1:{ports.ray}", f"ray://127.0.0.1:{ports.client}"
     tried = [
         subprocess.Popen(
             [sys.executable, "-c", code, address],
-            env=environment | variables,
+            env=reach | variables,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
@@ -256,10 +258,10 @@ def test_without_the_token_nobody_joins(ports: Ports, environment: dict[str, str
         for address, variables in ((own, without), (own, other), (client, without), (client, other))
     ]
     for process in tried:
-        printed, _ = process.communicate(timeout=120)
+        printed, _ = process.communicate(timeout=240)
         assert process.returncode and "joined" not in printed, process.args
     right = {"RAY_AUTH_MODE": "token"}
-    done = subprocess.run([sys.executable, "-c", code, own], env=environment | right, capture_output=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code, own], env=reach | right, capture_output=True, timeout=60)
     assert b"joined" in done.stdout, "nor would they have, had the test been wrong"
 
 
