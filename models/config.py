@@ -34,8 +34,8 @@ class LayerConfig(_Frozen):
     """One layer: a mixer over all of time, a local mixer (both optional), then a feed-forward net."""
 
     mixer: str = "ssm"
-    """What carries information over any distance in time, a file of models/mixers/: block-wise scans (ssm), attention
-    to every frame so far (attention), none."""
+    """What carries information over any distance in time, a file of models/mixers/: block-wise scans that add
+    (ssm) or overwrite (delta), attention to every frame so far (attention), none."""
     spatial_block: Annotated[list[Positive], Field(min_length=2, max_length=2)] | Literal["frame"] = [1, 1]
     """(b_h, b_w) tokens of the tube that one scan sees; `frame`: all of them. Small: memory lasts longer. Large: frames
     hang together."""
@@ -135,8 +135,9 @@ class ModelConfig(_Frozen):
     headdim: Positive = 32
     expand: Positive = 2
     d_conv: Annotated[int, Field(ge=2)] = 4
-    scan: Literal["auto", "torch", "mamba"] = "auto"
-    """Who computes the scan; auto: mamba-ssm's kernels on CUDA, our chunked form on a CPU."""
+    scan: Literal["auto", "torch", "mamba", "fla"] = "auto"
+    """Who computes the scan; auto: on CUDA the kernels of mamba-ssm (mixer ssm) and flash-linear-attention (mixer
+    delta), on a CPU our chunked forms."""
     feed_forward: Annotated[float, Field(gt=0)] = 4.0
     """Hidden width of the feed-forward net over `dim`."""
     conditions: Literal["pose", "actions", "both"] = "pose"

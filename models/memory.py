@@ -22,13 +22,13 @@ class SSMState:
 
     `rows` (r) says which of the layer's b·k blocks these are; None: all of them, in order. With a nested state the
     blocks of a layer may differ in width, one entry per width. The last channels of `conv` are then `keys` groups of n,
-    one per state dimension: Mamba-2 has two, what it writes and reads by. A state without such groups stays whole.
+    one per state dimension: Mamba-2 has two, what it writes and reads by. Where `keys` is None, the state stays whole.
     """
 
     state: Tensor
     conv: Tensor
     rows: Tensor | None = None
-    keys: int = 2
+    keys: int | None = 2
 
     @property
     def width(self) -> int:
@@ -50,12 +50,13 @@ class SSMState:
 
     def with_width(self, width: int) -> SSMState:
         """The same state in `width` dimensions; as it is where none can be left out."""
-        if not self.keys or width == self.width:
+        if self.keys is None or width == self.width:
             return self
         return self.narrow(width) if width < self.width else self.widen(width)
 
     def _conv_parts(self) -> tuple[Tensor, Tensor]:
         """Inputs that belong to no state dimension, and those that do (r, w - 1, keys, n)."""
+        assert self.keys is not None
         keyed = self.keys * self.width
         rest, last = self.conv.split([self.conv.shape[-1] - keyed, keyed], -1)
         return rest, last.unflatten(-1, (self.keys, self.width))
@@ -116,7 +117,7 @@ class Memory:
         for number, layer in enumerate(self.layers):
             for index, part in enumerate(layer.ssm):
                 flat[f"{number}.ssm.{index}.state"], flat[f"{number}.ssm.{index}.conv"] = part.state, part.conv
-                flat[f"{number}.ssm.{index}.keys"] = torch.tensor(part.keys)
+                flat[f"{number}.ssm.{index}.keys"] = torch.tensor(WHOLE if part.keys is None else part.keys)
                 if part.rows is not None:
                     flat[f"{number}.ssm.{index}.rows"] = part.rows
             for name in ("cache", "window"):
@@ -147,6 +148,8 @@ class Memory:
 
 
 STATE_PARTS = ("state", "conv", "rows", "keys")
+WHOLE = -1
+"""In a saved memory, the keys of a state that stays whole."""
 
 
 def _read_state(parts: dict[str, Tensor | None]) -> SSMState:
@@ -154,7 +157,8 @@ def _read_state(parts: dict[str, Tensor | None]) -> SSMState:
     if state is None or conv is None:
         raise KeyError("state" if state is None else "conv")
     # Memories saved when Mamba-2 was the only mixer with a state do not say how many groups it has.
-    return SSMState(state, conv, rows, SSMState.keys if keys is None else int(keys))
+    groups = SSMState.keys if keys is None else int(keys)
+    return SSMState(state, conv, rows, None if groups == WHOLE else groups)
 
 
 def _map_layer(layer: LayerMemory, function: Callable[[Tensor], Tensor]) -> LayerMemory:

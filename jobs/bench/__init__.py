@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 CONFIGS = Path(__file__).parents[1] / "configs" / "bench"
 BENCHMARKS = {
     "scan": "jobs.bench.scan",
+    "delta": "jobs.bench.delta",
     "stream": "jobs.bench.stream",
     "plan": "jobs.bench.plan",
     "nested": "jobs.bench.nested",

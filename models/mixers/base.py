@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any, ClassVar, Self
 
 import torch
@@ -27,6 +27,12 @@ class Options(BaseModel):
     """Settings of one mixer, a layer's `options`; a mixer that has some names a class of its own."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+def require_order(half_lives: list[float] | None) -> None:
+    """Raise ValueError unless the shortest half-life comes first."""
+    if half_lives is not None and half_lives[0] > half_lives[1]:
+        raise ValueError(f"half_lives: {half_lives}; the shortest comes first")
 
 
 class Mixer(nn.Module, ABC):
@@ -45,9 +51,9 @@ class Mixer(nn.Module, ABC):
         """A fresh one for a layer."""
 
     @classmethod
-    def problems(cls, config: ModelConfig, layer: LayerConfig) -> Iterator[str]:
+    def problems(cls, config: ModelConfig, layer: LayerConfig) -> Iterable[str]:
         """Why it cannot serve in such a layer, as `.field: value and what fits`."""
-        yield from ()
+        return ()
 
     @classmethod
     @abstractmethod
@@ -85,7 +91,7 @@ class BlockScan(Mixer):
     sees_both_ways = False
     nests: ClassVar[bool] = False
     """Whether the first dimensions of its state can be used alone (nested state): `models.memory.SSMState.narrow`."""
-    reads_conditions: ClassVar[bool] = False
+    reads_conditions: bool = False
     """Whether `scan_rows` gets the conditions of every token's frame; no memory is spent on them otherwise."""
     state_settings: ClassVar[dict[str, str]] = {"spatial_block": "larger"}
     """The settings that make its state smaller, and which way."""
@@ -97,7 +103,7 @@ class BlockScan(Mixer):
         self.tokens_per_frame = block[0] * block[1]
 
     @classmethod
-    def problems(cls, config: ModelConfig, layer: LayerConfig) -> Iterator[str]:
+    def problems(cls, config: ModelConfig, layer: LayerConfig) -> Iterable[str]:
         """Blocks that do not divide the grid."""
         (rows, columns), (block_rows, block_columns) = config.grid, config.layer_block(layer)
         if rows % block_rows or columns % block_columns:
@@ -105,10 +111,11 @@ class BlockScan(Mixer):
                 f"{side} {[d for d in range(1, n + 1) if n % d == 0]}"
                 for side, n in (("rows", rows), ("columns", columns))
             )
-            yield (
+            return [
                 f".spatial_block: {layer.spatial_block} does not divide the {rows} x {columns} tokens of a frame; "
                 f"what fits: {fits}"
-            )
+            ]
+        return []
 
     @classmethod
     def words(cls, config: ModelConfig, layer: LayerConfig) -> str:

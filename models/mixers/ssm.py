@@ -10,25 +10,39 @@ state width, l tokens of a row.
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from models import time_scales
 from models.config import LayerConfig, ModelConfig
 from models.memory import SSMState
-from models.mixers.base import BlockScan, scan_period
+from models.mixers import base
 from models.ssd import Backend, scan
 from models.ssd_chunked import CHUNK
 
 
-class BlockSSM(BlockScan):
+class Options(base.Options):
+    """Settings of its own."""
+
+    half_lives: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2)] | None = None
+    """Frames of the shortest and the longest half-life at the start; as Mamba-2 draws them when not given."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        base.require_order(self.half_lives)
+        return self
+
+
+class BlockSSM(base.BlockScan):
     """The mixer of Mamba-2 (Dao and Gu, 2024) over each block of the token grid."""
 
+    Options = Options
     settings: ClassVar[frozenset[str]] = frozenset({"d_state", "headdim", "expand", "d_conv", "scan"})
     nests = True
     state_settings: ClassVar[dict[str, str]] = {"d_state": "smaller", "spatial_block": "larger"}
@@ -44,9 +58,11 @@ class BlockSSM(BlockScan):
         expand: int,
         d_conv: int,
         backend: Backend = "auto",
+        half_lives: time_scales.HalfLives | None = None,
     ) -> None:
         super().__init__(grid, block, d_state)
         self.backend: Backend = backend
+        self.at_first = half_lives
         self.d_inner, self.headdim = expand * dim, headdim
         self.heads = self.d_inner // headdim
         mixed = self.d_inner + 2 * d_state  # x, B and C pass through the convolution together
@@ -61,20 +77,21 @@ class BlockSSM(BlockScan):
 
     @torch.no_grad()
     def draw_time_scales(self) -> None:
-        """Log-uniform step sizes; the smallest shrinks with the tokens per frame: memory is counted in frames."""
-        low, high = math.log(1e-3 / self.tokens_per_frame), math.log(1e-1)
-        dt = torch.exp(torch.rand(self.heads) * (high - low) + low)
-        self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # inverse of softplus
-        self.A_log.copy_(torch.empty(self.heads).uniform_(1, 16).log())
+        """Half-lives in frames: memory is counted in them."""
+        drawn = time_scales.draw(self.heads, self.tokens_per_frame, self.at_first)
+        for parameter, values in zip((self.dt_bias, self.A_log), drawn, strict=True):
+            parameter.copy_(values)
 
     def half_lives(self) -> Tensor:
         """Frames in which each head's state halves (h), at its step size without input."""
-        tokens = math.log(2) / (F.softplus(self.dt_bias.detach().float()) * self.A_log.detach().float().exp())
-        return tokens / self.tokens_per_frame
+        return time_scales.half_lives(self.dt_bias, self.A_log, self.tokens_per_frame)
 
     @classmethod
     def build(cls, config: ModelConfig, layer: LayerConfig) -> Self:
         """In the sizes of the config."""
+        options = layer.mixer_options
+        assert isinstance(options, Options)
+        asked = options.half_lives
         return cls(
             config.dim,
             config.grid,
@@ -83,13 +100,22 @@ class BlockSSM(BlockScan):
             headdim=config.headdim,
             expand=config.expand,
             d_conv=config.d_conv,
-            backend=config.scan,
+            backend="mamba" if config.scan == "mamba" else "torch" if config.scan == "torch" else "auto",
+            half_lives=(asked[0], asked[1]) if asked else None,
         )
+
+    @classmethod
+    def problems(cls, config: ModelConfig, layer: LayerConfig) -> list[str]:
+        """Blocks that do not divide the grid, another mixer's kernels."""
+        found = list(super().problems(config, layer))
+        if config.scan == "fla":
+            found.append(".mixer: ssm, but scan: fla; the kernels of Mamba-2 are mamba, or take auto or torch")
+        return found
 
     @classmethod
     def period(cls, config: ModelConfig, layer: LayerConfig) -> int:
         """Whole chunks of the scan."""
-        return scan_period(CHUNK, config, layer)
+        return base.scan_period(CHUNK, config, layer)
 
     @classmethod
     def full_rank(cls, config: ModelConfig) -> int:

@@ -73,6 +73,16 @@ def test_what_is_wrong_is_told_before_anything_is_measured(
     assert not (tmp_path / "store").exists()
 
 
+@pytest.mark.slow
+def test_the_delta_rule_is_measured_beside_mamba(tmp_path: Path) -> None:
+    tiny = TINY.replace("scan.", "delta.")
+    assert run("delta", "--set", "delta.rounds=2", "--set", tiny, "--store", str(tmp_path)) == 0
+    value = open_store(tmp_path).table("bench").set_index(["case", "metric"]).value
+    case = "b2 l128 h2 p16 n16 g1: "
+    assert value[f"{case}delta rule over Mamba-2 scan", "time"] > 0
+    assert all(value[case + name, "forward+backward"] > 0 for name in ("delta rule", "Mamba-2 scan"))
+
+
 def test_every_benchmark_has_a_card_and_settings() -> None:
     for module in choose(list(BENCHMARKS)).values():
         assert len(str(module.__doc__)) > 100

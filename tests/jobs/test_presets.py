@@ -16,7 +16,7 @@ from models.config import ModelConfig
 from models.matching import TOLERANCE, count_parameters, match_parameters
 
 MILLIONS = {"tiny": (0.1, 0.05), "small": (5, 0.05), "base": (30, 0.05), "lm130": (219, 0.01), "paper": (194, 0.01)}
-FAMILY_NAMES = ["block_ssm", "blocks_1", "causal_full", "causal_window", "mamba", "mamba_local"]
+FAMILY_NAMES = ["block_delta", "block_ssm", "blocks_1", "causal_full", "causal_window", "mamba", "mamba_local"]
 
 
 def blocks(model: ModelConfig) -> list[int]:
@@ -63,7 +63,8 @@ def test_every_family_is_matched_in_parameters(family: str, name: str) -> None:
     target = size(name)
     matched = match_parameters(in_family(target, family), target)
     assert count_parameters(matched) == pytest.approx(count_parameters(target), rel=TOLERANCE)
-    assert 0.5 <= matched.feed_forward / target.feed_forward <= 2
+    # In the smallest, the keys that the delta rule's heads have each for themselves are a large share.
+    assert 0.4 <= matched.feed_forward / target.feed_forward <= 2
 
 
 def test_a_model_that_cannot_be_matched_is_told_the_nearest() -> None:

@@ -15,6 +15,9 @@ CAUSAL: dict[str, dict[str, Any]] = {
     "block_ssm_chunks": {"layers": [LayerConfig(spatial_block=[2, 2]), LayerConfig()], "chunk": 3},
     "block_ssm_convolution": {"layers": [LayerConfig(local="convolution"), LayerConfig(local="none")]},
     "block_ssm_shared": {"layers": [LayerConfig(), LayerConfig(spatial_block=[1, 2])], "share_local": True},
+    "block_delta": {
+        "layers": [LayerConfig(mixer="delta", spatial_block=[1, 1]), LayerConfig(mixer="delta", spatial_block=[2, 1])]
+    },
     "blocks_1": {"layers": [LayerConfig(), LayerConfig()]},
     "mamba": {"layers": [LayerConfig(spatial_block="frame", local="none")] * 2},
     "mamba_local": {"layers": [LayerConfig(spatial_block="frame")] * 2},

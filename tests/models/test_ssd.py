@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models import ssd_chunked, ssd_mamba
+from models import scan_chunks, ssd_chunked, ssd_mamba
 from models.ssd import Backend, scan, scan_reference
 from models.ssd_mamba import GRID, INDEX, mamba_scan, split_sizes
 
@@ -85,7 +85,7 @@ def test_a_token_that_forgets_everything_is_no_trouble() -> None:
 @pytest.mark.parametrize("tile", [1, 3 * 4 * 16 * 16, 1 << 30])  # a row, three rows, the whole batch
 def test_tiles_of_rows_change_nothing(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = outputs_and_gradients(scan_reference, problem(40, 2, 0.1, torch.float64, b=7))
-    monkeypatch.setattr(ssd_chunked, "TILE", tile)
+    monkeypatch.setattr(scan_chunks, "TILE", tile)
     found = outputs_and_gradients(scan, problem(40, 2, 0.1, torch.float32, b=7), chunk=16)
     for name, one, other in zip(NAMES, found, expected, strict=True):
         assert worst(one, other) <= 2e-6, name

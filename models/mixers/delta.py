@@ -1,0 +1,180 @@
+"""Gated delta rule (`delta`): a block-wise scan that overwrites. What a key held is taken away before it is written.
+
+Carries the same state as `ssm`, (h, p, n) per block of the frame whatever the length; a place that is written again
+holds what was seen last, where `ssm` holds a sum. Twice the time of `ssm` on a CPU; on CUDA, the kernels of
+flash-linear-attention. Each head has keys of its own, of length 1; `key_groups: 1` shares one key among all, as `ssm`
+does. After Yang, Kautz and Hatamizadeh, "Gated Delta Networks" (2024).
+
+Letters: D width, E width of the conditioning vector, m tokens per block and frame, h heads, p head width, g groups of
+heads that share keys, n state width, r rows of blocks that share a state width, l tokens of a row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, ClassVar, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from models import time_scales
+from models.config import LayerConfig, ModelConfig
+from models.delta import Backend, delta_rule
+from models.delta_chunked import CHUNK
+from models.memory import SSMState
+from models.mixers import base
+
+
+class Options(base.Options):
+    """Settings of its own."""
+
+    key_groups: Annotated[int, Field(ge=1)] | None = None
+    """Groups of heads that share keys and queries; every head has its own when not given."""
+    convolution: Literal["all", "values", "none"] = "all"
+    """What the short convolution over the last `d_conv` tokens sees. With `values` or `none` a key is of its token
+    alone, so that a place has the same key whatever was seen before it."""
+    pose_keys: bool = False
+    """Whether the frame's conditions are added to keys and queries, by the same weights."""
+    half_lives: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2)] | None = None
+    """Frames of the shortest and the longest half-life at the start; as Mamba-2 draws them when not given."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        base.require_order(self.half_lives)
+        return self
+
+
+class BlockDelta(base.BlockScan):
+    """The mixer of Gated DeltaNet over each block of the token grid."""
+
+    Options = Options
+    settings: ClassVar[frozenset[str]] = frozenset({"d_state", "headdim", "expand", "d_conv", "scan"})
+    nests = True
+    state_settings: ClassVar[dict[str, str]] = {"d_state": "smaller", "spatial_block": "larger"}
+
+    def __init__(self, config: ModelConfig, layer: LayerConfig) -> None:
+        super().__init__(config.grid, config.layer_block(layer), config.d_state)
+        options = layer.mixer_options
+        assert isinstance(options, Options)
+        self.options = options
+        self.backend: Backend = "fla" if config.scan == "fla" else "torch" if config.scan == "torch" else "auto"
+        self.d_inner, self.headdim = config.d_inner, config.headdim
+        self.heads = self.d_inner // self.headdim
+        self.groups = options.key_groups or self.heads
+        keyed = 2 * self.groups * self.d_state
+        self.in_proj = nn.Linear(config.dim, 2 * self.d_inner + keyed + 2 * self.heads, bias=False)
+        channels = {"all": self.d_inner + keyed, "values": self.d_inner, "none": 0}[options.convolution]
+        self.conv1d = nn.Conv1d(channels, channels, config.d_conv, groups=channels, bias=False) if channels else None
+        self.pose_keys = None
+        if options.pose_keys:
+            self.pose_keys = nn.Linear(config.condition_dim or config.dim, keyed // 2, bias=False)
+        self.reads_conditions = options.pose_keys
+        self.dt_bias = nn.Parameter(torch.empty(self.heads))
+        self.A_log = nn.Parameter(torch.empty(self.heads))
+        self.norm = nn.RMSNorm(self.headdim, eps=1e-5)
+        self.out_proj = nn.Linear(self.d_inner, config.dim, bias=False)
+        self.draw_time_scales()
+
+    @classmethod
+    def build(cls, config: ModelConfig, layer: LayerConfig) -> Self:
+        """In the sizes of the config."""
+        return cls(config, layer)
+
+    @classmethod
+    def problems(cls, config: ModelConfig, layer: LayerConfig) -> list[str]:
+        """Blocks that do not divide the grid, groups that do not divide the heads, another mixer's kernels."""
+        options, heads = layer.mixer_options, config.d_inner // config.headdim
+        assert isinstance(options, Options)
+        found = list(super().problems(config, layer))
+        if heads % (options.key_groups or 1):
+            found.append(f".options.key_groups: {options.key_groups} does not divide the {heads} heads")
+        if config.scan == "mamba":
+            found.append(".mixer: delta, but scan: mamba; the kernels of the delta rule are fla, or take auto or torch")
+        return found
+
+    @classmethod
+    def period(cls, config: ModelConfig, layer: LayerConfig) -> int:
+        """Whole chunks of the scan."""
+        return base.scan_period(CHUNK, config, layer)
+
+    @classmethod
+    def full_rank(cls, config: ModelConfig) -> int:
+        """Of a matrix (p, n)."""
+        return min(config.d_state, config.headdim)
+
+    @torch.no_grad()
+    def draw_time_scales(self) -> None:
+        """Half-lives in frames: memory is counted in them."""
+        asked = self.options.half_lives
+        drawn = time_scales.draw(self.heads, self.tokens_per_frame, (asked[0], asked[1]) if asked else None)
+        for parameter, values in zip((self.dt_bias, self.A_log), drawn, strict=True):
+            parameter.copy_(values)
+
+    def half_lives(self) -> Tensor:
+        """Frames in which each head's state halves (h), at its gate without input and where nothing is overwritten."""
+        return time_scales.half_lives(self.dt_bias, self.A_log, self.tokens_per_frame)
+
+    def empty_state(self, rows: int, width: int, like: Tensor, at: Tensor | None = None) -> SSMState:
+        """Nothing remembered, in `width` state dimensions, for `rows` blocks: those `at`, or all."""
+        keys = 2 * self.groups if self.options.convolution == "all" else 0
+        before = 0 if self.conv1d is None else self.conv1d.kernel_size[0] - 1
+        channels = 0 if self.conv1d is None else self.d_inner + keys * width
+        zeros = like.new_zeros(rows, self.heads, self.headdim, width, dtype=torch.float32)
+        return SSMState(zeros, like.new_zeros(rows, before, channels), at, keys)
+
+    def scan_rows(self, u: Tensor, state: SSMState, told: Tensor | None) -> tuple[Tensor, SSMState]:
+        """Project, convolve, overwrite and read, gate, with the first n state dimensions."""
+        n = state.width
+        keyed = self.groups * n
+        sizes = [self.d_inner, self.d_inner, keyed, keyed, self.heads, self.heads]
+        z, v, k, q, decay, beta = F.linear(u, self._in_weight(n)).split(sizes, -1)
+        (v, k, q), conv = self._convolve((v, k, q), state)
+        k, q = (rearrange(part, "b l (g n) -> b l g n", n=n) for part in (k, q))
+        if self.pose_keys is not None and told is not None:
+            place = F.linear(told, self._cut(self.pose_keys.weight, n))
+            place = rearrange(place, "b l (g n) -> b l g n", n=n)
+            k, q = k + place, q + place
+        log_decay = -F.softplus(decay.float() + self.dt_bias) * self.A_log.float().exp()
+        y, after = delta_rule(
+            rearrange(v, "b l (h p) -> b l h p", p=self.headdim),
+            beta.float().sigmoid(),
+            log_decay,
+            F.normalize(k.float(), dim=-1).to(v.dtype),
+            F.normalize(q.float(), dim=-1).to(v.dtype),
+            state.state,
+            backend=self.backend,
+        )
+        y = rearrange(self.norm(y), "b l h p -> b l (h p)") * F.silu(z)
+        return self.out_proj(y), replace(state, state=after, conv=conv)
+
+    def _convolve(self, parts: tuple[Tensor, Tensor, Tensor], state: SSMState) -> tuple[tuple[Tensor, ...], Tensor]:
+        """v, k and q (r, l, ...), of which some see the tokens before; and the last inputs of those."""
+        if self.conv1d is None:
+            return tuple(F.silu(part) for part in parts), state.conv
+        seen = parts if self.options.convolution == "all" else parts[:1]
+        mixed = torch.cat([state.conv, torch.cat(seen, -1)], 1)
+        conv = mixed[:, mixed.shape[1] - state.conv.shape[1] :]
+        weight = self.conv1d.weight if len(seen) == 1 else self._conv_weight(state.width)
+        mixed = F.conv1d(mixed.transpose(1, 2), weight, groups=mixed.shape[-1]).transpose(1, 2)
+        found = mixed.split([part.shape[-1] for part in seen], -1)
+        return tuple(F.silu(part) for part in (*found, *parts[len(seen) :])), conv
+
+    def _cut(self, weight: Tensor, n: int) -> Tensor:
+        """Of rows (groups · d_state) those of the first n state dimensions, group by group."""
+        return weight.unflatten(0, (-1, self.d_state))[:, :n].flatten(0, 1) if n < self.d_state else weight
+
+    def _in_weight(self, n: int) -> Tensor:
+        weight, keyed = self.in_proj.weight, 2 * self.groups * self.d_state
+        head, keys, gates = weight.split([2 * self.d_inner, keyed, 2 * self.heads])
+        return weight if n == self.d_state else torch.cat([head, self._cut(keys, n), gates])
+
+    def _conv_weight(self, n: int) -> Tensor:
+        assert self.conv1d is not None
+        values, keys = self.conv1d.weight.split([self.d_inner, 2 * self.groups * self.d_state])
+        return self.conv1d.weight if n == self.d_state else torch.cat([values, self._cut(keys, n)])
+
+
+MIXER = BlockDelta
