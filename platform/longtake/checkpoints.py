@@ -219,7 +219,7 @@ def seal(store: Store, run: str, step: int, world: int, metrics: dict[str, float
     if len(reports) != writers or missing:
         what = "; ".join(missing) or f"{len(reports)} of {writers} ranks' files are there"
         raise UserError(f"the checkpoint of step {step} is not what was written ({what}): does another run {run} too?")
-    store.remove([f"{where}/{name}" for name in there if name not in written])
+    store.remove([*reports, *(f"{where}/{name}" for name in there if name not in written)])
     marker = {"step": step, "world": world, "metrics": metrics, "time": time.time(), **seals.told(written)}
     store.write_bytes(f"{where}/{MARKER}", seals.dumped(marker))
     store.write_bytes(_record(run), seals.dumped({"step": step}))
@@ -282,8 +282,10 @@ def _steps(store: Store, run: str) -> dict[int, bool]:
 
 
 def _sizes(store: Store, run: str, step: int) -> dict[str, int]:
-    """Bytes of each file of a checkpoint, the marker left out."""
-    return {name: size for name, size in store.sizes(folder(run, step)).items() if name != MARKER}
+    """Bytes of each file of a checkpoint, without the marker, and without what ranks told before it was sealed: one
+    that was taken over may tell so later, which harms nothing."""
+    there = store.sizes(folder(run, step))
+    return {name: size for name, size in there.items() if name != MARKER and not name.startswith(REPORT)}
 
 
 def _is_part(name: str, parts: Sequence[str]) -> bool:

@@ -178,7 +178,7 @@ def test_clips_hold_the_planned_frames_of_the_split(tmp_path: Path) -> None:
 def test_discrete_actions_reach_the_model_as_one_hot(tmp_path: Path) -> None:
     making = DatasetWriter(open_store(tmp_path), "d", recipe={}, fps=1.0, action_space={"a": "any"}, pose=None)
     actions = np.arange(64, dtype=np.int64) % 4 - 1
-    making.write_shard(0, [Episode(np.zeros((64, 2, 2, 3), np.uint8), actions, meta={"n": n}) for n in range(4)])
+    making.write_shard(0, [Episode(np.full((64, 2, 2, 3), n, np.uint8), actions, meta={"n": n}) for n in range(4)])
     data = making.finalize(1)
     batch = load_clips(data, train_plan(data).batch(0))
     assert batch["actions"].dtype == np.float32 and batch["actions"].shape[2] == data.action_dim == 3
@@ -358,7 +358,7 @@ def test_datasets_of_different_kinds_do_not_mix(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     numbered(tmp_path, name="one")
     making = DatasetWriter(store, "big", recipe={}, fps=1.0, action_space={"a": "any"}, pose=None)
-    making.write_shard(0, [Episode(np.zeros((8, 4, 4, 3), np.uint8), np.arange(8), meta={"n": n}) for n in range(4)])
+    making.write_shard(0, [Episode(np.full((8, 4, 4, 3), n, np.uint8), np.arange(8)) for n in range(4)])
     making.finalize(1)
     with pytest.raises(UserError) as caught:
         open_data(store, {"one": 1, "big": 1})

@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from models.mixers.attention import _rotate
 from models.conditions import Conditions
 from models.config import ModelConfig
 from models.memory import Memory
+from models.mixers.attention import _rotate
 from models.world_model import WorldModel
 from tests.models.families import CAUSAL, inputs, make
 
