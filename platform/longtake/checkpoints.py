@@ -98,7 +98,7 @@ def damage(store: Store, run: str, step: int, *, hashed: bool = False, parts: Se
     """
     where = folder(run, step)
     try:
-        written = seals.entries_of(manifest(store, run, step))
+        written = _written(store, run, step)
     except Damaged as error:
         return list(error.lines)
     problems = seals.faults(where, _sizes(store, run, step), written)
@@ -119,7 +119,7 @@ def require_whole(store: Store, run: str, step: int, parts: Sequence[str] = ()) 
 
 def read(store: Store, run: str, step: int, name: str) -> bytes:
     """One file of a checkpoint. Raises FileNotFoundError, and Damaged for other bytes than were written."""
-    written = seals.entries_of(manifest(store, run, step))
+    written = _written(store, run, step)
     if name not in written:
         raise FileNotFoundError(f"{folder(run, step)}/{name}")
     data = store.read_bytes(f"{folder(run, step)}/{name}")
@@ -157,7 +157,7 @@ def opened(store: Store, run: str, step: int, parts: Sequence[str] = ()) -> Iter
     """
     own, where = _local_folder(store, run, step), folder(run, step)
     with contextlib.ExitStack() as stack:
-        written = seals.entries_of(manifest(store, run, step))
+        written = _written(store, run, step)
         there = _sizes(store, run, step)
         if own is None:
             own = stack.enter_context(_scratch(None))
@@ -279,6 +279,14 @@ def _steps(store: Store, run: str) -> dict[int, bool]:
         if number != name and number.isdigit():
             found[int(number)] = found.get(int(number), False) or inner == [MARKER]
     return found
+
+
+def _written(store: Store, run: str, step: int) -> seals.Entries:
+    """What was written, by its marker. Raises as `manifest`, and Damaged for nothing at all."""
+    written = seals.entries_of(manifest(store, run, step))
+    if not written:
+        raise Damaged(f"{folder(run, step)}: no file was written")
+    return written
 
 
 def _sizes(store: Store, run: str, step: int) -> dict[str, int]:
