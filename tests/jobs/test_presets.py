@@ -81,6 +81,14 @@ def test_an_unknown_preset_is_named_with_the_nearest() -> None:
         in_family(size("tiny"), "mambo")
 
 
+def test_the_demos_twin_is_its_model_in_all_but_memory() -> None:
+    twin, model = (load(WorldModelTraining, name, search=CONFIGS) for name in ("demo-memoryless", "demo-block-ssm"))
+    assert twin.model.memoryless and not model.model.memoryless
+    alike = twin.model_copy(update={"name": model.name, "model": twin.model.model_copy(update={"memoryless": False})})
+    assert alike == model
+    assert in_words(twin.model) == in_words(model.model) + ", every frame alone"
+
+
 def test_layers_in_words() -> None:
     assert in_words(size("tiny")) == "3 layers: 2 x ssm 1x1 + attention 4, ssm 2x2 + attention 4"
     assert in_words(in_family(size("paper"), "causal_full")) == "8 layers: 8 x full attention"
