@@ -105,7 +105,10 @@ class NearestPose:
 
 
 class ModelSystem:
-    """A world model behind the face; `wiped` forgets everything between the context and the first generated frame."""
+    """A world model behind the face; `wiped` forgets everything between the context and the first generated frame.
+
+    A model that was never shown a context in training is shown none here either.
+    """
 
     def __init__(
         self,
@@ -115,7 +118,8 @@ class ModelSystem:
         seeds: Sequence[int],
         wiped: bool = False,
     ) -> None:
-        self.model, self.tokenizer, self.sampler, self.wiped = model.eval(), tokenizer, sampler, wiped
+        self.model, self.tokenizer, self.sampler = model.eval(), tokenizer, sampler
+        self.wiped = wiped or not model.shown_context
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self.stride = model.config.chunk or 1
         self.memory: Memory | None = None

@@ -93,7 +93,7 @@ def run_demo(
     print(f"\nMeans {where} ± 95 % interval over episodes:")
     results.show(side_by_side(store, scores[scores.distance > beyond]))
     asked = scores[scores.task == settings.task]
-    twins = [config.name for config in trainings if config.model.memoryless]
+    twins = [config.name for config in trainings if config.diffusion.null_context == 1]
     print("\n" + verdicts(asked, [config.name for config in trainings], twins, window))
     where = f"task == '{settings.task}' and protocol == '{asked.protocol.iloc[0]}' and run in {[*runs, NO_RUN]}"
     picture = page.with_suffix(".png")

@@ -67,4 +67,4 @@ def in_words(model: ModelConfig) -> str:
 
     runs = [(name, len(list(same))) for name, same in groupby(named(layer) for layer in model.stack)]
     listed = ", ".join(name if count == 1 else f"{count} x {name}" for name, count in runs)
-    return f"{len(model.stack)} layers: {listed}" + ", every frame alone" * model.memoryless
+    return f"{len(model.stack)} layers: {listed}"

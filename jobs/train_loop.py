@@ -208,6 +208,7 @@ def writer(
             tokenizer.save(folder / TOKENIZER)
             described = {"model": config.model.model_dump(mode="json"), "trained_frames": longest}
             described |= {"tokenizer": tokenizer.kind, "stride": config.data.stride}
+            described |= {"shown_context": config.diffusion.null_context < 1}
             (folder / "config.json").write_text(json.dumps(described, indent=1))
 
     return write

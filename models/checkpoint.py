@@ -29,6 +29,7 @@ def load_model(folder: Path) -> WorldModel:
     written = json.loads((folder / CONFIG).read_text())
     model = WorldModel(ModelConfig.model_validate_json(json.dumps(written["model"])))
     model.trained_frames = written["trained_frames"]
+    model.shown_context = written.get("shown_context", True)
     try:
         model.load_state_dict(load_file(folder / WEIGHTS))
     except RuntimeError as error:

@@ -47,10 +47,6 @@ class Conditions:
         """The conditions of clips start..stop-1."""
         return self._map(lambda values: values[start:stop])
 
-    def alone(self) -> Conditions:
-        """Every frame's as those of a clip of its own: (b, t, ...) → (b·t, 1, ...)."""
-        return self._map(lambda values: values.flatten(0, 1)[:, None])
-
     def taken(self, frames: Tensor) -> Conditions:
         """Those of the frames (b, t) of each clip, in that order."""
         return self._map(lambda values: values[torch.arange(len(frames), device=frames.device)[:, None], frames])

@@ -151,9 +151,6 @@ class ModelConfig(_Frozen):
     rotary: Literal["time", "axial"] = "time"
     """What attention's rotary embedding tells: the frame, or the frame, row and column of a token. Where a token is on
     the grid every family is told by the place codes too."""
-    memoryless: bool = False
-    """Every frame is made as if it were the first of its stream, by the same net: the twin that remembers nothing,
-    which a gain of memory is measured against."""
     clip: Annotated[float, Field(gt=0)] | None = 1.0
     """Largest magnitude of a clean value, which the sampler keeps to: 1 for pixels; none for latents, of unit variance
     and without bound."""
@@ -212,8 +209,6 @@ class ModelConfig(_Frozen):
 
     def _mode_problems(self) -> list[str]:
         problems = []
-        if self.memoryless and (self.chunk or not self.causal):
-            problems.append("memoryless: every frame alone is a causal model's, and has no chunks")
         if self.causal and self.window_future:
             problems.append(f"window_future: {self.window_future} frames of the future need causal: false")
         if self.chunk and not self.causal:
@@ -244,7 +239,8 @@ class DiffusionConfig(_Frozen):
     pure_noise: Fraction = 0.0
     """Share of the noised frames put at the pure-noise end, where only memory and conditions can help."""
     null_context: Fraction = 0.0
-    """Share of clips that begin where others' clean part ends: a stream with nothing before it, asked all the same."""
+    """Share of clips that begin where others' clean part ends: a stream with nothing before it, asked all the same. A
+    model with 1.0 is never shown a context, in evaluations neither: the twin that memory is measured against."""
     weighting: Literal["uniform", "sigmoid"] = "uniform"
     """Weight of the loss by noise level; sigmoid: of the log signal-to-noise ratio (Kingma and Gao, 2023)."""
     sigmoid_bias: float = -1.0

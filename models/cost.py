@@ -217,9 +217,8 @@ def _training_curve(config: ModelConfig, layer: LayerConfig) -> _Quadratic:
 def _layer_pass(config: ModelConfig, layer: LayerConfig, frames: int) -> Callable[[], object]:
     module = Layer(config, layer)
     shared = Layer(config.model_copy(update={"share_local": False}), layer).local if config.share_local else None
-    clips = (frames, 1) if config.memoryless else (1, frames)
-    x = torch.empty(*clips, math.prod(config.grid), config.dim, requires_grad=True)
-    condition = torch.empty(*clips, config.condition_dim or config.dim, requires_grad=True)
+    x = torch.empty(1, frames, math.prod(config.grid), config.dim, requires_grad=True)
+    condition = torch.empty(1, frames, config.condition_dim or config.dim, requires_grad=True)
     told = torch.empty_like(condition)
     return lambda: _backward(module(x, condition, told, LayerMemory(), 0, shared)[0])
 

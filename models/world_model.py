@@ -94,7 +94,7 @@ class WorldModel(nn.Module):
     The same call trains (a whole clip, no memory), prefills (context, memory kept) and rolls out (one frame at a
     time). It never changes the memory it is given. With `recompute`, training keeps only what enters each layer and
     computes the rest again in the backward pass (gradient checkpointing). `trained_frames` is the longest clip that
-    the weights were trained on, where that is known.
+    the weights were trained on, where that is known; `shown_context` whether they were ever shown a context.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -102,6 +102,7 @@ class WorldModel(nn.Module):
         self.config = config
         self.recompute = False
         self.trained_frames: int | None = None
+        self.shown_context = True
         pixels = config.channels * config.patch**2
         rows, columns = config.grid
         condition_dim = config.condition_dim or config.dim
@@ -145,25 +146,10 @@ class WorldModel(nn.Module):
         Raises:
             ValueError: frames of another shape than the config's; a memory for a model that is not causal.
         """
-        self._require_fit(x, memory)
-        nothing = (LayerMemory(),) * len(self.layers)
-        first_frame = memory.frames if memory is not None else 0
-        if self.config.memoryless:
-            prediction, _ = self._predict(*_each_alone(x, noise_level, conditions), nothing, 0)
-            return prediction.reshape(x.shape), Memory(nothing, first_frame + x.shape[1])
-        carried = memory.layers if memory is not None else nothing
-        prediction, after = self._predict(x, noise_level, conditions, carried, first_frame)
-        return prediction, Memory(after, first_frame + x.shape[1]) if self.config.causal else None
-
-    def _predict(
-        self,
-        x: Tensor,
-        noise_level: Tensor,
-        conditions: Conditions,
-        carried: tuple[LayerMemory, ...],
-        first_frame: int,
-    ) -> tuple[Tensor, tuple[LayerMemory, ...]]:
         config = self.config
+        self._require_fit(x, memory)
+        carried = memory.layers if memory is not None else (LayerMemory(),) * len(self.layers)
+        first_frame = memory.frames if memory is not None else 0
         sides = {"p": config.patch, "q": config.patch}
         tokens = rearrange(x, "b t C (h p) (w q) -> b t (h w) (C p q)", **sides)
         tokens = self.patches_in(tokens) + self.place
@@ -184,7 +170,7 @@ class WorldModel(nn.Module):
         shift, scale = self.modulation_out(condition)[:, :, None].chunk(2, -1)
         tokens = self.patches_out(_modulate(tokens, shift, scale))
         prediction = rearrange(tokens, "b t (h w) (C p q) -> b t C (h p) (w q)", h=config.grid[0], **sides)
-        return prediction, tuple(after)
+        return prediction, Memory(tuple(after), first_frame + x.shape[1]) if config.causal else None
 
     def empty_memory(self, streams: int, widths: int | Sequence[Tensor] | None = None) -> Memory:
         """Nothing remembered yet, in states of chosen width (nested state).
@@ -214,11 +200,6 @@ class WorldModel(nn.Module):
             raise ValueError("memory: this model is not causal (causal: false), so it can carry none")
         if memory is not None and len(memory.layers) != len(self.layers):
             raise ValueError(f"memory: of {len(memory.layers)} layers, but this model has {len(self.layers)}")
-
-
-def _each_alone(x: Tensor, noise_level: Tensor, conditions: Conditions) -> tuple[Tensor, Tensor, Conditions]:
-    """Clips of t frames as t times as many of one."""
-    return x.flatten(0, 1)[:, None], noise_level.flatten(0, 1)[:, None], conditions.alone()
 
 
 def _shared_local(config: ModelConfig) -> Mixer | None:

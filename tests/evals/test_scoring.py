@@ -155,6 +155,14 @@ def test_the_same_cell_scores_the_same_bitwise(model: WorldModel) -> None:
     assert rows_of(model, False, made, conditions) == rows_of(model, False, made, conditions)
 
 
+def test_a_model_that_was_never_shown_a_context_is_shown_none(model: WorldModel) -> None:
+    made, conditions = questions(RETRIEVAL)
+    wiped = rows_of(model, True, made, conditions)
+    model.shown_context = False
+    twin = rows_of(model, False, made, conditions)
+    assert wiped == twin
+
+
 def test_a_wiped_model_does_not_know_its_context(model: WorldModel) -> None:
     made, conditions = questions(RETRIEVAL)
     other = [

@@ -83,10 +83,9 @@ def test_an_unknown_preset_is_named_with_the_nearest() -> None:
 
 def test_the_demos_twin_is_its_model_in_all_but_memory() -> None:
     twin, model = (load(WorldModelTraining, name, search=CONFIGS) for name in ("demo-memoryless", "demo-block-ssm"))
-    assert twin.model.memoryless and not model.model.memoryless
-    alike = twin.model_copy(update={"name": model.name, "model": twin.model.model_copy(update={"memoryless": False})})
-    assert alike == model
-    assert in_words(twin.model) == in_words(model.model) + ", every frame alone"
+    assert (twin.diffusion.null_context, model.diffusion.null_context) == (1.0, 0.1)
+    diffusion = twin.diffusion.model_copy(update={"null_context": 0.1})
+    assert twin.model_copy(update={"name": model.name, "diffusion": diffusion}) == model
 
 
 def test_layers_in_words() -> None:

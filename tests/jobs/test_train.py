@@ -387,6 +387,14 @@ def test_a_null_context_is_a_stream_that_begins_after_the_prefix(place: Path) ->
     torch.testing.assert_close(torch.cat([half.weight for half in halves]) / 2, noised.weight)
 
 
+def test_a_checkpoint_tells_whether_its_model_was_ever_shown_a_context(place: Path) -> None:
+    store = open_store(place / "store")
+    for share, shown in (("0.5", True), ("1.0", False)):
+        run = train.train(config_of(place, f"diffusion.null_context={share}", "steps=2"), store)
+        with checkpoints.opened(store, run, 2) as folder:
+            assert load_model(folder).shown_context is shown
+
+
 def test_two_ranks_have_the_gradients_of_one(place: Path) -> None:
     store, config = open_store(place / "store"), config_of(place, "diffusion.weighting=sigmoid")
     torch.manual_seed(0)
@@ -429,7 +437,6 @@ def test_temporal_blocks_change_cost_and_truncation_changes_gradients(place: Pat
         (["model.conditions=both"], "data.clip: palindrome goes with model.conditions=pose only"),
         (["model.conditions=both", "data.clip=mixed"], "data.clip: mixed goes with model.conditions=pose only"),
         (["data.clip=revisits"], 'data.clip: got "revisits", allowed: forward, palindrome, revisit, mixed'),
-        (["model.memoryless=true", "model.causal=false"], "memoryless: every frame alone is a causal model's"),
         (["data.frames_per_step=20"], "data.frames_per_step: 20 frames are not the same whole number of clips of 8"),
         (["workers=2", "validation.clips=3"], "validation.clips: 3 cannot be shared evenly by 2 workers"),
         (["data.curriculum=[{frames: 64}]", "data.frames_per_step=64"], "no episode is long enough"),

@@ -24,10 +24,6 @@ CAUSAL: dict[str, dict[str, Any]] = {
     "causal_window": {"layers": [LayerConfig(mixer="none"), LayerConfig(mixer="none", window=1)]},
     "causal_full": {"layers": [LayerConfig(mixer="attention", local="none")] * 2},
     "causal_full_axial": {"layers": [LayerConfig(mixer="attention", local="none")] * 2, "rotary": "axial"},
-    "memoryless": {
-        "layers": [LayerConfig(spatial_block=[1, 1]), LayerConfig(spatial_block=[2, 1])],
-        "memoryless": True,
-    },
 }
 SIZES = {"height": 8, "width": 8, "patch": 4, "dim": 16, "heads": 2, "d_state": 8, "headdim": 8, "window": 3}
 

@@ -40,21 +40,7 @@ def test_pieces_with_carried_memory_equal_one_call(family: str, cuts: list[int])
     assert cut_memory.nbytes == memory.nbytes
 
 
-def test_a_memoryless_model_sees_each_frame_alone_and_has_the_parameters_of_its_twin() -> None:
-    twin, model = make("block_ssm"), make("block_ssm", memoryless=True)
-    assert {name: p.shape for name, p in twin.named_parameters()} == {n: p.shape for n, p in model.named_parameters()}
-    x, level, conditions = inputs(FRAMES)
-    with torch.no_grad():
-        together, memory = model(x, level, conditions)
-        shuffled = torch.randperm(FRAMES, generator=torch.Generator().manual_seed(0))
-        apart, _ = model(x[:, shuffled], level[:, shuffled], Conditions(pose=conditions.pose[:, shuffled]), memory)
-        first, _ = twin(x[:, :1], level[:, :1], conditions.frames(0, 1))
-    assert torch.allclose(apart, together[:, shuffled], atol=1e-5)
-    assert torch.allclose(first, together[:, :1], atol=1e-5), "what its twin makes of a stream's first frame"
-    assert memory is not None and memory.frames == FRAMES and memory.nbytes["total"] == 0
-
-
-@pytest.mark.parametrize("family", [name for name in CAUSAL if name != "memoryless"])
+@pytest.mark.parametrize("family", CAUSAL)
 def test_places_are_told_apart_from_the_start(family: str) -> None:
     """Frames of one colour: all that differs between their tokens is where they are."""
     config = make(family).config
