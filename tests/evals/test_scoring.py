@@ -179,6 +179,14 @@ def test_what_a_dataset_cannot_serve_is_named() -> None:
         build_question(ROLLOUT, 7, frames, None, actions)
     with pytest.raises(ValueError, match="no pose"):
         build_question(RETRIEVAL, 7, np.zeros((6, 8, 8, 3), np.uint8), None, np.zeros((6, 2), np.float32))
+    with pytest.raises(ValueError, match="horizon: 1; the first frame of the way back is not judged: 2 at least"):
+        build_question(
+            RETRIEVAL.model_copy(update={"horizon": 1}),
+            7,
+            np.zeros((6, 8, 8, 3), np.uint8),
+            np.zeros((6, 3), np.float32),
+            np.zeros((6, 2), np.float32),
+        )
     with pytest.raises(ValueError, match="horizon: 9 is more than the 6"):
         RETRIEVAL.model_copy(update={"horizon": 9}) and build_question(
             RETRIEVAL.model_copy(update={"horizon": 9}),

@@ -140,7 +140,7 @@ def test_objectives_that_cannot_be_measured_are_refused(place: Path) -> None:
     assert "unknown column of steps 'val_los' (did you mean val_loss?)" in told and "state_std.layers.0.ssm" in told
     assert "unknown column of steps 'val_loss_short'" in refused(place, "objective={column: val_loss_short}")
     assert "pruning.first: 8 is not before the end" in refused(place, "pruning.first=8")
-    assert "no frame of the protocol lies beyond 3" in refused(place, RETRIEVAL.replace("horizon: 4", "horizon: 1"))
+    assert "no frame of the protocol lies beyond 3" in refused(place, RETRIEVAL.replace("horizon: 4", "horizon: 2"))
     assert "99 asked for" in refused(place, RETRIEVAL.replace("episodes: 2", "episodes: 99"))
     assert "may see the val split only" in refused(place, RETRIEVAL.replace("split: val", "split: test"))
 
@@ -312,7 +312,7 @@ def test_a_trial_is_a_run_that_is_scored_and_goes_on(place: Path) -> None:
     assert heard[1] == heard[2]
     assert store.table("runs")["status"].tolist() == ["done"]
     scores = store.table("scores")
-    assert len(scores) == 4 * 2 * 4  # checkpoints x episodes x frames
+    assert len(scores) == 4 * 2 * 3  # checkpoints x episodes x judged frames
     last = scores[(scores.checkpoint == 8) & (scores.distance > 3)]
     assert last["value"].mean() == pytest.approx(heard[-1][1])
     assert set(scores["split"]) == {"val"}
