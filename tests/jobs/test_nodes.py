@@ -210,7 +210,7 @@ def test_an_evaluation_goes_on_with_what_is_left(cluster: Any, nodes: list[Any],
         cluster.remove_node(nodes[1], allow_graceful=False)
         assert "the job goes on with 1 node with 1 CPU" in it.says("(1 CPU) is lost")
         leave()
-        assert "96 cells scored, 0 were there already" in it.done()
+        assert "144 cells scored, 0 were there already" in it.done()
 
 
 class Sitting:
