@@ -32,19 +32,19 @@ demo: setup
 	$(BIN)/longtake demo
 
 test: setup
-	$(BIN)/python -m pytest -m "not drill and not hosts" --durations=25
+	$(BIN)/pytest -m "not drill and not hosts" --durations=25
 
 test-fast: setup
-	$(BIN)/python -m pytest -m "not slow" --durations=10
+	$(BIN)/pytest -m "not slow" --durations=10
 
 # Processes are killed, and the work must go on; and whole sentences on S3 and in a sweep: some ten minutes.
 drills: setup
-	$(BIN)/python -m pytest -m drill --durations=10
+	$(BIN)/pytest -m drill --durations=10
 
 # `ray up` over ssh to hosts of namespaces: the whole sentence on S3, and a simulated EC2; a cluster that grows by itself.
 # As root, with sshd, rsync, nft.
 cluster: setup
-	LONGTAKE_MUST_RUN=1 $(BIN)/python -m pytest -m hosts -rs -s
+	LONGTAKE_MUST_RUN=1 $(BIN)/pytest -m hosts -rs -s
 
 check: setup
 	$(BIN)/ruff check .

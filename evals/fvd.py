@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from models.i3d import I3d
+    from longtake.models.i3d import I3d
 
 Features = NDArray[np.float64]
 
@@ -32,8 +32,8 @@ def clip_features(frames: NDArray[np.uint8]) -> Features:
     import torch
     import torch.nn.functional as F
 
-    from models.i3d import SIDE
-    from models.tokenizer import PIXELS
+    from longtake.models.i3d import SIDE
+    from longtake.models.tokenizer import PIXELS
 
     found = []
     with torch.no_grad():
@@ -65,6 +65,6 @@ def frechet_distance(real: Features, made: Features) -> float:
 
 @lru_cache(maxsize=1)
 def _net() -> I3d:
-    from models.i3d import I3d
+    from longtake.models.i3d import I3d
 
     return I3d().eval()

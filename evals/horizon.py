@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from evals.intervals import TAIL, resampled_means
-from evals.metrics import IDENTICAL_PSNR, METRICS
+from longtake.evals.intervals import TAIL, resampled_means
+from longtake.evals.metrics import IDENTICAL_PSNR, METRICS
 
 if TYPE_CHECKING:
     import pandas as pd

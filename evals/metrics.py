@@ -38,7 +38,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from models.lpips import Lpips, NetName
+    from longtake.models.lpips import Lpips, NetName
 
 Frame = NDArray[np.uint8]
 """One frame (H, W, 3)."""
@@ -173,7 +173,7 @@ def lpips(name: NetName, truth: Frames, made: Frames) -> Values:
     import torch
     from torch import Tensor
 
-    from models.tokenizer import PIXELS
+    from longtake.models.tokenizer import PIXELS
 
     def images(frames: Frames) -> Tensor:
         return PIXELS.encode(torch.from_numpy(frames)[None])[0]
@@ -188,7 +188,7 @@ def lpips(name: NetName, truth: Frames, made: Frames) -> Values:
 
 @lru_cache
 def _lpips_net(name: NetName) -> Lpips:
-    from models.lpips import Lpips
+    from longtake.models.lpips import Lpips
 
     return Lpips(name).eval()
 
@@ -209,7 +209,7 @@ class Metric:
     """Decimals worth printing."""
     measure: Callable[[Frames, Frames], NDArray[np.float64]] | None
     weights: str | None = None
-    """What it needs of `models.weights.FILES`."""
+    """What it needs of `longtake.models.weights.FILES`."""
     task: str | None = None
     """The one task that measures it."""
     clips: bool = False

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from evals.metrics import METRICS
-from evals.protocol import Protocol
-from evals.systems import System, generate
-from evals.task import Clips, Question, Rows
-from evals.tasks import TASKS
-from models.conditions import Conditions
+from longtake.evals.metrics import METRICS
+from longtake.evals.protocol import Protocol
+from longtake.evals.systems import System, generate
+from longtake.evals.task import Clips, Question, Rows
+from longtake.evals.tasks import TASKS
+from longtake.models.conditions import Conditions
 
 
 def episode_seed(protocol: Protocol, episode: int) -> int:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from evals.metrics import Frame, psnr
+from longtake.evals.metrics import Frame, psnr
 
 Answer = tuple[int, int]
 """A thing and its place."""

@@ -11,12 +11,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from models.conditions import Conditions
-from models.config import SamplerConfig
-from models.memory import Memory
-from models.rollout import prefill, rollout
-from models.tokenizer import Tokenizer
-from models.world_model import WorldModel
+from longtake.models.conditions import Conditions
+from longtake.models.config import SamplerConfig
+from longtake.models.memory import Memory
+from longtake.models.rollout import prefill, rollout
+from longtake.models.tokenizer import Tokenizer
+from longtake.models.world_model import WorldModel
 
 
 class System(Protocol):

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from evals.protocol import Protocol
-    from evals.systems import System
-    from models.conditions import Conditions
+    from longtake.evals.protocol import Protocol
+    from longtake.evals.systems import System
+    from longtake.models.conditions import Conditions
 
 Indices = NDArray[np.int64]
 Pose = NDArray[np.float32]

@@ -1,10 +1,11 @@
-"""`python -m jobs VERB ...` is `longtake VERB ...`: how a job on a cluster calls it, without a script on the PATH."""
+"""`python -m longtake.jobs VERB ...` is `longtake VERB ...`: how a job on a cluster calls it, without a script on the
+PATH."""
 
 from __future__ import annotations
 
 import signal
 
-from jobs.cli import main
+from longtake.jobs.cli import main
 
 
 def _stop(number: int, _: object) -> None:

@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from jobs import initial
-from jobs.objective import distance_of, seeded
-from jobs.train import build_plan
-from jobs.train_config import AutoencoderTraining
-from jobs.train_loop import StepLog, begun, of_clips, stream, timed
 from longtake.engine import Engine, step_of
 from longtake.errors import UserError
+from longtake.jobs import initial
+from longtake.jobs.objective import distance_of, seeded
+from longtake.jobs.train import build_plan
+from longtake.jobs.train_config import AutoencoderTraining
+from longtake.jobs.train_loop import StepLog, begun, of_clips, stream, timed
 from longtake.mixture import Data, open_data
+from longtake.models.autoencoder import Autoencoder
+from longtake.models.losses import Distance, reconstruction_loss
+from longtake.models.tokenizer import PIXELS, AutoencoderTokenizer
 from longtake.plan import cut
 from longtake.stream import load_clips
-from models.autoencoder import Autoencoder
-from models.losses import Distance, reconstruction_loss
-from models.tokenizer import PIXELS, AutoencoderTokenizer
 
 if TYPE_CHECKING:
     from longtake.training import Context

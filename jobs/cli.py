@@ -12,8 +12,10 @@ from typing import Annotated
 
 import typer
 
-from jobs import cluster
-from jobs.options import (
+from longtake import __version__
+from longtake.errors import UserError
+from longtake.jobs import cluster
+from longtake.jobs.options import (
     STORE,
     Address,
     By,
@@ -33,8 +35,6 @@ from jobs.options import (
     Where,
     Wide,
 )
-from longtake import __version__
-from longtake.errors import UserError
 
 app = typer.Typer(
     add_completion=False,
@@ -48,7 +48,7 @@ app = typer.Typer(
 @app.command()
 def collect(config: ConfigName, set_: Overrides = None, store: StoreUri = STORE, dry_run: DryRun = False) -> None:
     """Record episodes from an environment as a dataset of shards."""
-    from jobs import collect
+    from longtake.jobs import collect
 
     collect.main(config, set_ or [], store, dry_run)
 
@@ -65,7 +65,7 @@ def ingest(
     dry_run: DryRun = False,
 ) -> None:
     """Turn other people's episodes into a dataset of shards."""
-    from jobs import ingest
+    from longtake.jobs import ingest
 
     ingest.main(kind, path, name, set_ or [], store, dry_run)
 
@@ -84,7 +84,7 @@ def encode(
     dry_run: DryRun = False,
 ) -> None:
     """Turn a dataset's frames into latents of an autoencoder, as a dataset of its own."""
-    from jobs import encode
+    from longtake.jobs import encode
 
     encode.main(dataset, tokenizer, name, set_ or [], store, dry_run)
 
@@ -102,7 +102,7 @@ def inspect(
     store: StoreUri = STORE,
 ) -> None:
     """Print a dataset's manifest and write a contact sheet."""
-    from jobs import inspect
+    from longtake.jobs import inspect
 
     inspect.main(dataset, store, sheet, preview)
 
@@ -110,7 +110,7 @@ def inspect(
 @app.command()
 def verify(dataset: DatasetName, store: StoreUri = STORE) -> None:
     """Read every byte of a dataset and list what is damaged; exit code 1 if anything is."""
-    from jobs import verify
+    from longtake.jobs import verify
 
     raise typer.Exit(verify.main(dataset, store))
 
@@ -130,7 +130,7 @@ def train(
     ] = False,
 ) -> None:
     """Train a world model; a run that was interrupted goes on."""
-    from jobs import train
+    from longtake.jobs import train
 
     train.main(config, set_ or [], store, dry_run, resume, fork)
 
@@ -143,7 +143,7 @@ def export(
     store: StoreUri = STORE,
 ) -> None:
     """Write a trained model as a folder: safetensors and a config, no Ray or DeepSpeed needed to read it."""
-    from jobs import export
+    from longtake.jobs import export
 
     export.main(run, out, step, store)
 
@@ -166,7 +166,7 @@ def sweep(
     ] = False,
 ) -> None:
     """Search a space of trainings for the best memory; bad ones are stopped early."""
-    from jobs import sweep
+    from longtake.jobs import sweep
 
     sweep.main(config, set_ or [], store, dry_run, resume, retry_failed)
 
@@ -188,7 +188,7 @@ def evaluate(
     ] = False,
 ) -> None:
     """Score checkpoints on memory tasks; only what is not scored yet."""
-    from jobs import evaluate
+    from longtake.jobs import evaluate
 
     evaluate.main(config, set_ or [], store, dry_run, runs, tasks, limit, follow)
 
@@ -214,7 +214,7 @@ def results(
 
     Means of scores come with 95 % intervals over episodes and never mix protocols.
     """
-    from jobs import results
+    from longtake.jobs import results
 
     results.main(
         table,
@@ -241,7 +241,7 @@ def runs(
     store: StoreUri = STORE,
 ) -> None:
     """List the runs (running, done, failed, stopped or lost), or show one."""
-    from jobs import runs
+    from longtake.jobs import runs
 
     runs.main(store, run, where=where, format=format_, out=out)
 
@@ -252,7 +252,7 @@ def compact(
     store: StoreUri = STORE,
 ) -> None:
     """Make the many files of a table one, quick to read; safe at any time."""
-    from jobs import compact
+    from longtake.jobs import compact
 
     compact.main(table or [], store)
 
@@ -264,7 +264,7 @@ def report(
     store: StoreUri = STORE,
 ) -> None:
     """Write a page about runs or a sweep: tables, curves, films, picture strips."""
-    from jobs import report
+    from longtake.jobs import report
 
     report.main(run, store, out)
 
@@ -272,7 +272,7 @@ def report(
 @app.command()
 def diagnose(run: RunIds, store: StoreUri = STORE) -> None:
     """How far back models remember, what that costs, and what to change."""
-    from jobs import diagnose
+    from longtake.jobs import diagnose
 
     diagnose.main(run, store)
 
@@ -287,7 +287,7 @@ def bench(
     dry_run: DryRun = False,
 ) -> None:
     """Measure our parts beside others'; --set NAME.field=value changes a benchmark's settings."""
-    from jobs import bench
+    from longtake.jobs import bench
 
     bench.main(names or [], set_ or [], store, dry_run)
 
@@ -310,7 +310,7 @@ def profile(
     ] = None,
 ) -> None:
     """Where a model stops remembering, and what its rivals of the same size cost."""
-    from jobs import profile
+    from longtake.jobs import profile
 
     limits = profile.Limits(seconds=seconds, memory_gib=memory, ceiling=ceiling)
     profile.main(config, set_ or [], store, dry_run, frames, families, limits, out)
@@ -319,7 +319,7 @@ def profile(
 @app.command()
 def demo(config: ConfigName = "demo", set_: Overrides = None, store: StoreUri = STORE, dry_run: DryRun = False) -> None:
     """All of it on this machine, within minutes."""
-    from jobs import demo
+    from longtake.jobs import demo
 
     demo.main(config, set_ or [], store, dry_run)
 
@@ -333,7 +333,7 @@ def submit(
     gpus: Annotated[float, typer.Option("--gpus", min=0, help="GPUs for the verb's own process.")] = 0,
 ) -> None:
     """Run a verb on a cluster: options first, then the verb; prints its log, ends with its exit code."""
-    from jobs import submit
+    from longtake.jobs import submit
 
     submit.main(line, address, detach, cpus, gpus)
 
@@ -341,7 +341,7 @@ def submit(
 @app.command()
 def jobs(address: Address = None, format_: Format = None, out: Out = None) -> None:
     """List the jobs of a cluster."""
-    from jobs import submit
+    from longtake.jobs import submit
 
     submit.listing(address, format_, out)
 
@@ -353,7 +353,7 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", help="Until its end, and end with its exit code.")] = False,
 ) -> None:
     """Print what a job on a cluster has printed."""
-    from jobs import submit
+    from longtake.jobs import submit
 
     submit.logs(job, address, follow)
 
@@ -361,7 +361,7 @@ def logs(
 @app.command()
 def stop(job: JobId, address: Address = None) -> None:
     """Stop a job on a cluster."""
-    from jobs import submit
+    from longtake.jobs import submit
 
     submit.stop(job, address)
 

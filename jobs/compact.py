@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from jobs.results import show
 from longtake import schema
 from longtake.compaction import compact
 from longtake.errors import UserError, unknown
+from longtake.jobs.results import show
 from longtake.store import open_store
 
 

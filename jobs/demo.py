@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from jobs import collect, evaluate, results, train
-from jobs.evaluate import EvaluateConfig, Subject
-from jobs.score_table import side_by_side
-from jobs.train_config import WorldModelTraining
 from longtake import checkpoints
 from longtake.config import Config, dump, load
+from longtake.jobs import collect, evaluate, results, train
+from longtake.jobs.evaluate import EvaluateConfig, Subject
+from longtake.jobs.score_table import side_by_side
+from longtake.jobs.train_config import WorldModelTraining
 from longtake.schema import NO_RUN
 from longtake.store import Store, open_store
 
@@ -62,8 +62,8 @@ def run_demo(
     settings: DemoConfig, trainings: list[WorldModelTraining], evaluation: EvaluateConfig, store: Store
 ) -> None:
     """Collect, train, evaluate, report; then say what was found, draw it, and say where it lies."""
-    from jobs import report
     from longtake.cluster import Demand, launch
+    from longtake.jobs import report
 
     began = time.monotonic()
     stages = 3 + len(trainings)

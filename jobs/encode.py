@@ -19,18 +19,18 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from jobs import tokenizers
-from jobs.shard_tasks import missing_shards, reused
-from jobs.train_config import DATASET, PIXELS
 from longtake import checkpoints
 from longtake.config import Config, build, dump
 from longtake.dataset_writer import DatasetWriter
 from longtake.episodes import LABEL, TOKENIZER, CorruptData, Dataset, Episode, Latents, tokenizer_digest
 from longtake.errors import UserError
+from longtake.jobs import tokenizers
+from longtake.jobs.shard_tasks import missing_shards, reused
+from longtake.jobs.train_config import DATASET, PIXELS
 from longtake.store import Store, open_store
 
 if TYPE_CHECKING:
-    from models.tokenizer import Tokenizer
+    from longtake.models.tokenizer import Tokenizer
 
 AT_ONCE = 64  # frames that are read and encoded at a time: memory does not grow with the length of an episode
 Spans = tuple[tuple[int, int], ...]
@@ -200,8 +200,8 @@ def _make(job: Job, store: Store, missing: list[int], cpus: int | None) -> None:
     import ray
     import ray.data
 
-    from jobs.progress import bar
     from longtake.cluster import Demand, launch
+    from longtake.jobs.progress import bar
 
     gpus, began = job.config.gpus_per_actor, time.monotonic()
     need = Demand(1, cpus_per_worker=1, data_cpus_per_worker=0, gpus_per_worker=gpus)

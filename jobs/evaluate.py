@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from evals.protocol import Protocol
-from evals.task import STRANGER
-from jobs import foreign, fvd, pictures
-from jobs.foreign import Foreign, Maker
-from jobs.protocol_check import asked_episodes, beyond_training, protocol_problems, subject_problems
-from jobs.train_config import PIXELS
 from longtake import checkpoints, worlds
 from longtake.config import Config, dump, load
 from longtake.errors import UserError, unknown
+from longtake.evals.protocol import Protocol
+from longtake.evals.task import STRANGER
 from longtake.grid import Cell, GridReport, run_grid
+from longtake.jobs import foreign, fvd, pictures
+from longtake.jobs.foreign import Foreign, Maker
+from longtake.jobs.protocol_check import asked_episodes, beyond_training, protocol_problems, subject_problems
+from longtake.jobs.train_config import PIXELS
+from longtake.models.exported import CONFIG, MODEL
 from longtake.runs import select
 from longtake.schema import NO_RUN
 from longtake.store import Store, open_store
-from models.exported import CONFIG, MODEL
 
 if TYPE_CHECKING:
     from longtake.episodes import Dataset
@@ -174,7 +174,7 @@ def main(
     where = open_store(store)
     settings = limited(_only_tasks(load(EvaluateConfig, config, overrides, search=CONFIGS), tasks), limit)
     if follow and not dry_run:
-        from jobs import follow as beside
+        from longtake.jobs import follow as beside
 
         raise SystemExit(1 if beside.follow(settings, where, runs) else 0)
     subjects = find_subjects(where, runs)
@@ -288,7 +288,7 @@ def _protocol_cells(
     subjects: Sequence[Subject],
     others: Sequence[Foreign],
 ) -> Iterator[Cell]:
-    from evals.tasks import TASKS
+    from longtake.evals.tasks import TASKS
 
     systems = [*_floors(protocol, dataset)]
     for subject in subjects:
@@ -311,7 +311,7 @@ def _protocol_cells(
 
 def _foreign(other: Foreign, config: EvaluateConfig, protocol: Protocol) -> Iterator[Scored]:
     """What is scored of a model that is not ours; its memory can be wiped where it has `forget`."""
-    from evals.tasks import TASKS
+    from longtake.evals.tasks import TASKS
 
     yield other.name, other.run, 0, "whole"
     if TASKS[protocol.task].beside == "controls":
@@ -327,7 +327,7 @@ Scored = tuple[str, str, int, Variant]
 
 def _floors(protocol: Protocol, dataset: Dataset) -> Iterator[Scored]:
     """Floors and oracle, where the task has a use for them; the oracle needs a pose."""
-    from evals.tasks import TASKS
+    from longtake.evals.tasks import TASKS
 
     if TASKS[protocol.task].beside == "nothing":
         return
@@ -338,7 +338,7 @@ def _floors(protocol: Protocol, dataset: Dataset) -> Iterator[Scored]:
 
 def _systems(subject: Subject, config: EvaluateConfig, protocol: Protocol) -> Iterator[Scored]:
     """What is scored of a checkpoint: the model, its controls and its ceiling."""
-    from evals.tasks import TASKS
+    from longtake.evals.tasks import TASKS
 
     yield subject.name, subject.run, subject.step, "whole"
     if TASKS[protocol.task].beside != "controls":
@@ -369,9 +369,9 @@ def evaluate(cells: Sequence[Cell], store: Store) -> GridReport:
 
     Rows hold a protocol's hash; what it stands for is kept beside them, in `protocols/HASH.json`.
     """
-    from jobs.progress import grid_bar
-    from jobs.score_cell import score_cell
     from longtake.cluster import launch
+    from longtake.jobs.progress import grid_bar
+    from longtake.jobs.score_cell import score_cell
 
     for protocol in {cell.payload.protocol.hash: cell.payload.protocol for cell in cells}.values():
         store.write_bytes(f"protocols/{protocol.hash}.json", protocol.model_dump_json(indent=1).encode())

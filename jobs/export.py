@@ -5,7 +5,8 @@
     tokenizer/          where a world model lives on latents: its autoencoder, whole
     SHA256SUMS          of these files, for `sha256sum --check`
 
-`models.checkpoint.load_model` reads it with no Ray and no DeepSpeed; `init.run: FOLDER` begins a training with it.
+`longtake.models.checkpoint.load_model` reads it with no Ray and no DeepSpeed; `init.run: FOLDER` begins a training with
+it.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from typing import Any
 
 from longtake import checkpoints
 from longtake.errors import UserError, unknown
+from longtake.models.exported import CONFIG, MODEL, ORIGIN, TOKENIZER, WEIGHTS, write_sums
 from longtake.store import Store, open_store
-from models.exported import CONFIG, MODEL, ORIGIN, TOKENIZER, WEIGHTS, write_sums
 
 KINDS = ("train", "autoencoder")
 """The runs that have checkpoints."""

@@ -6,15 +6,15 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from jobs.evaluate import Subject, evaluate, plan_cells
-from jobs.protocol_check import beyond_training
 from longtake import checkpoints, tables
 from longtake.errors import UserError
+from longtake.jobs.evaluate import Subject, evaluate, plan_cells
+from longtake.jobs.protocol_check import beyond_training
 from longtake.runs import select
 
 if TYPE_CHECKING:
-    from jobs.evaluate import EvaluateConfig
     from longtake.grid import Cell, GridReport
+    from longtake.jobs.evaluate import EvaluateConfig
     from longtake.store import Store
 
 POLL_S = 5.0

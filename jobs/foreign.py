@@ -1,7 +1,8 @@
 """Models that are not ours: a file that makes systems, scored beside our checkpoints.
 
 `systems: {NAME: FILE.py:MAKER}` in an evaluation; `MAKER(seeds)` gives a fresh object with the face of
-`evals.systems.System`, one seed per clip. The file travels to the workers with the cells, whatever machine they are on.
+`longtake.evals.systems.System`, one seed per clip. The file travels to the workers with the cells, whatever machine
+they are on.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 from longtake.errors import UserError, unknown
 
 if TYPE_CHECKING:
-    from evals.systems import System
+    from longtake.evals.systems import System
 
 RUN = "foreign-"
 """What the run of such a system's rows begins with; then comes a hash of the file, so that a change is scored anew."""
@@ -41,7 +42,7 @@ class Foreign:
 
 def read(systems: Mapping[str, str]) -> list[Foreign]:
     """Load what an evaluation names. Raises UserError, a line per name, file or maker that is none."""
-    from evals.systems import FLOORS
+    from longtake.evals.systems import FLOORS
 
     found, problems = [], []
     for name, where in systems.items():

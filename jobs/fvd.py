@@ -18,16 +18,16 @@ from longtake.grid import Cell
 from longtake.store import Store
 
 if TYPE_CHECKING:
-    from evals.protocol import Protocol
-    from evals.task import Clips, Question
-    from jobs.evaluate import ScoreCell
+    from longtake.evals.protocol import Protocol
+    from longtake.evals.task import Clips, Question
+    from longtake.jobs.evaluate import ScoreCell
 
 METRIC = "fvd"
 
 
 def problems(protocol: Protocol) -> Iterator[str]:
     """Why a protocol cannot have an FVD."""
-    from models.i3d import FEWEST_FRAMES
+    from longtake.models.i3d import FEWEST_FRAMES
 
     length = protocol.context + protocol.horizon
     if length < FEWEST_FRAMES:
@@ -40,7 +40,7 @@ def problems(protocol: Protocol) -> Iterator[str]:
 
 def keep_features(store: Store, cell: ScoreCell, questions: Sequence[Question], made: Clips) -> None:
     """Write the features of a cell's clips, and those of the truth where no other system's cell has done so."""
-    from evals.fvd import clip_features
+    from longtake.evals.fvd import clip_features
 
     truth = np.stack([question.frames for question in questions])
     if not store.exists(_truth(cell)):
@@ -67,14 +67,14 @@ def append_fvd(store: Store, cells: Sequence[Cell]) -> list[int]:
 
 def rank_told(clips: int) -> str:
     """What is to be known of so few clips."""
-    from models.i3d import CLASSES
+    from longtake.models.i3d import CLASSES
 
     return f"; below {CLASSES + 1} the covariances lack full rank" if clips <= CLASSES else ""
 
 
 def _row(store: Store, cells: Sequence[ScoreCell]) -> dict[str, Any]:
-    from evals.fvd import frechet_distance
-    from evals.metrics import METRICS
+    from longtake.evals.fvd import frechet_distance
+    from longtake.evals.metrics import METRICS
 
     real, made = (np.concatenate([_read(store, where(cell)) for cell in cells]) for where in (_truth, _made))
     place = {"episode": -1, "frame": -1, "distance": 0, "clips": len(made)}

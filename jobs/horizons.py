@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from evals.horizon import MARGIN_DB, TASK, Horizon, memory_horizon
-from jobs.plots import distinct, looks, new_figure, styled, whole_ticks
-from jobs.report.findings import CALLED
 from longtake.errors import UserError
+from longtake.evals.horizon import MARGIN_DB, TASK, Horizon, memory_horizon
+from longtake.jobs.plots import distinct, looks, new_figure, styled, whole_ticks
+from longtake.jobs.report.findings import CALLED
 from longtake.schema import NO_RUN
 
 if TYPE_CHECKING:

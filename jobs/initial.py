@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.export import checkpoint_of, find
-from jobs.train_config import AutoencoderTraining, InitConfig, TrainConfig, WorldModelTraining
 from longtake import checkpoints
 from longtake.config import differences
 from longtake.errors import UserError
-from models.exported import CONFIG, WEIGHTS, require_sums
+from longtake.jobs.export import checkpoint_of, find
+from longtake.jobs.train_config import AutoencoderTraining, InitConfig, TrainConfig, WorldModelTraining
+from longtake.models.exported import CONFIG, WEIGHTS, require_sums
 
 if TYPE_CHECKING:
     from torch import nn
@@ -65,8 +65,8 @@ def blank(config: TrainConfig) -> nn.Module:
     """The model of a training without its weights: names and shapes only."""
     import torch
 
-    from models.autoencoder import Autoencoder
-    from models.world_model import WorldModel
+    from longtake.models.autoencoder import Autoencoder
+    from longtake.models.world_model import WorldModel
 
     with torch.device("meta"):
         if isinstance(config, AutoencoderTraining):
@@ -83,8 +83,8 @@ def fill(model: nn.Module, config: TrainConfig, store: Store) -> None:
     if init is None:
         return
     if init.mamba2_lm is not None:
-        from models.pretrained import initialise_from_mamba2
-        from models.world_model import WorldModel
+        from longtake.models.pretrained import initialise_from_mamba2
+        from longtake.models.world_model import WorldModel
 
         assert isinstance(model, WorldModel)
         initialise_from_mamba2(model, Path(init.mamba2_lm))
@@ -94,7 +94,7 @@ def fill(model: nn.Module, config: TrainConfig, store: Store) -> None:
 
 
 def _problems_of_language_model(config: TrainConfig, path: str) -> list[str]:
-    from models.pretrained import check_mamba2
+    from longtake.models.pretrained import check_mamba2
 
     if not isinstance(config, WorldModelTraining):
         return ["init.mamba2_lm: an autoencoder has no mixers to fill"]

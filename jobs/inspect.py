@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs import pictures
 from longtake import video
+from longtake.jobs import pictures
 from longtake.store import open_store
 
 if TYPE_CHECKING:

@@ -15,17 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from longtake.errors import UserError
-from models.conditions import Conditions
-from models.config import SamplerConfig
-from models.diffusion import draw_dropped, draw_noise_levels, draw_null_context, loss_weights
-from models.losses import Distance, Forward, diffusion_forcing_loss, weighted
-from models.memory import Memory
-from models.rollout import prefill, rollout
-from models.state import StateBlowUpError, require_sound, state_loss
-from models.world_model import Layer, WorldModel
+from longtake.models.conditions import Conditions
+from longtake.models.config import SamplerConfig
+from longtake.models.diffusion import draw_dropped, draw_noise_levels, draw_null_context, loss_weights
+from longtake.models.losses import Distance, Forward, diffusion_forcing_loss, weighted
+from longtake.models.memory import Memory
+from longtake.models.rollout import prefill, rollout
+from longtake.models.state import StateBlowUpError, require_sound, state_loss
+from longtake.models.world_model import Layer, WorldModel
 
 if TYPE_CHECKING:
-    from jobs.train_config import TrainConfig, WorldModelTraining
+    from longtake.jobs.train_config import TrainConfig, WorldModelTraining
 
 
 @dataclass(frozen=True)
@@ -250,7 +250,7 @@ def distance_of(config: TrainConfig, model: nn.Module) -> Distance | None:
     """The perceptual term of a training, on the model's device; None: it has none."""
     if config.perceptual is None:
         return None
-    from models.lpips import Lpips
+    from longtake.models.lpips import Lpips
 
     net = Lpips(config.perceptual.net).to(next(model.parameters()).device)
     return weighted(net, config.perceptual.weight)

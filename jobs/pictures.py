@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs import tokenizers
 from longtake.errors import UserError
+from longtake.jobs import tokenizers
 
 if TYPE_CHECKING:
     from longtake.episodes import Dataset
+    from longtake.models.tokenizer import Tokenizer
     from longtake.store import Store
-    from models.tokenizer import Tokenizer
 
 AT_ONCE = 64  # frames that are decoded at a time
 
@@ -31,7 +31,7 @@ def shown(dataset: Dataset, frames: NDArray[Any]) -> NDArray[np.uint8]:
         return frames
     import torch
 
-    from models.tokenizer import as_latents
+    from longtake.models.tokenizer import as_latents
 
     tokenizer = _tokenizer(dataset.store, dataset.name, dataset.manifest.seal)
     pieces = [as_latents(torch.tensor(frames[None, a : a + AT_ONCE])) for a in range(0, len(frames), AT_ONCE)]

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from evals.metrics import IDENTICAL_PSNR, METRICS
-from evals.task import STRANGER
+from longtake.evals.metrics import IDENTICAL_PSNR, METRICS
+from longtake.evals.task import STRANGER
 from longtake.schema import NO_RUN
 
 if TYPE_CHECKING:

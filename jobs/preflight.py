@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from jobs.initial import blank
-from jobs.train_config import TrainConfig, WorldModelTraining
 from longtake.engine import EngineConfig
 from longtake.errors import UserError
+from longtake.jobs.initial import blank
+from longtake.jobs.train_config import TrainConfig, WorldModelTraining
 
 GIB = 2**30
 SHARE = {"fp32": 0.75, "autocast": 0.5, "bf16": 0.4}
-"""Of `models.cost.footprint` that a device keeps at the least, by precision."""
+"""Of `longtake.models.cost.footprint` that a device keeps at the least, by precision."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def heaviest(config: TrainConfig, workers: int) -> Clips:
     """The clips of the stage that asks most of a worker; of an autoencoder's frames nothing is known."""
     if not isinstance(config, WorldModelTraining):
         return Clips()
-    from models.cost import footprint
+    from longtake.models.cost import footprint
 
     one, share = footprint(config.model, config.recompute), SHARE[config.engine.precision]
     found = []

@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 
 from longtake.config import Config, load, shipped
-from models.config import LayerConfig, ModelConfig
+from longtake.models.config import LayerConfig, ModelConfig
 
 SIZES = Path(__file__).parent / "configs" / "sizes"
 FAMILIES = Path(__file__).parent / "configs" / "families"

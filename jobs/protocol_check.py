@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jobs import fvd, pictures
 from longtake import worlds
 from longtake.episodes import LABEL
 from longtake.errors import unknown
+from longtake.jobs import fvd, pictures
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from evals.protocol import Protocol
-    from jobs.evaluate import Subject
     from longtake.episodes import Dataset
+    from longtake.evals.protocol import Protocol
+    from longtake.jobs.evaluate import Subject
     from longtake.store import Store
 
 
@@ -34,7 +34,7 @@ def asked_episodes(protocol: Protocol, dataset: Dataset) -> pd.DataFrame:
 
 def protocol_problems(protocol: Protocol, dataset: Dataset) -> list[str]:
     """Why a dataset cannot serve a protocol: one line per reason."""
-    from evals.tasks import TASKS
+    from longtake.evals.tasks import TASKS
 
     task, problems = TASKS[protocol.task], []
     if task.why_pose and not dataset.has_pose:
@@ -70,8 +70,8 @@ def protocol_problems(protocol: Protocol, dataset: Dataset) -> list[str]:
 
 def _label_problems(protocol: Protocol, dataset: Dataset) -> Iterator[str]:
     """Why the labels that a task needs cannot be had of a dataset."""
-    from evals.tasks import TASKS
-    from evals.tasks.questions import WARMTH
+    from longtake.evals.tasks import TASKS
+    from longtake.evals.tasks.questions import WARMTH
 
     there = {spec.name.removeprefix(LABEL): spec for spec in dataset.manifest.arrays if spec.name.startswith(LABEL)}
     where, more = ("questions.label", [WARMTH]) if protocol.task == "questions" else (protocol.task, [])
@@ -84,7 +84,7 @@ def _label_problems(protocol: Protocol, dataset: Dataset) -> Iterator[str]:
 
 def _unfit(protocol: Protocol, dataset: Dataset, there: pd.DataFrame) -> Iterator[str]:
     """Why the first episode, by its labels, cannot be asked; the others are looked at when they are scored."""
-    from evals.tasks import TASKS
+    from longtake.evals.tasks import TASKS
 
     task, first = TASKS[protocol.task], protocol.start
     if task.unfit is None or there.empty:
@@ -99,8 +99,8 @@ def _unfit(protocol: Protocol, dataset: Dataset, there: pd.DataFrame) -> Iterato
 
 def _metric_problems(protocol: Protocol, size: Sequence[int]) -> Iterator[str]:
     """Why metrics cannot be computed here: weights that are not installed, frames or clips that are too small."""
-    from evals.metrics import METRICS
-    from models.weights import MissingWeights, locate
+    from longtake.evals.metrics import METRICS
+    from longtake.models.weights import MissingWeights, locate
 
     for name in protocol.metrics:
         metric = METRICS[name]

@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.formats import FORMATS, print_table
 from longtake import schema
 from longtake.errors import UserError, unknown
+from longtake.jobs.formats import FORMATS, print_table
 from longtake.scores import SUMMARY_BY, require_alike
 from longtake.store import Store, open_store
 
@@ -74,13 +74,13 @@ def main(
 
 
 def _horizons(rows: pd.DataFrame) -> pd.DataFrame:
-    from jobs import horizons
+    from longtake.jobs import horizons
 
     return rows if rows.empty else horizons.table(rows)
 
 
 def _wide(store: Store, rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    from jobs.score_table import side_by_side
+    from longtake.jobs.score_table import side_by_side
 
     return rows if rows.empty else side_by_side(store, rows, by or SUMMARY_BY)
 
@@ -104,7 +104,7 @@ def picture(plot: Plot, rows: pd.DataFrame, store: Store, path: str, command: st
 
     Raises UserError for what cannot share a plot or cannot be written.
     """
-    from jobs import plots
+    from longtake.jobs import plots
 
     try:
         figure = plot(rows, store)
@@ -150,8 +150,8 @@ def _quote(argument: str) -> str:
 
 def _plot_scores(rows: pd.DataFrame, store: Store) -> Figure:
     """The only metric against distance, or PSNR among several; how far the models' windows reach is marked."""
-    from jobs import plots
-    from jobs.report.gather import known_runs, windows_reach
+    from longtake.jobs import plots
+    from longtake.jobs.report.gather import known_runs, windows_reach
 
     metrics = sorted(rows["metric"].unique())
     if len(metrics) > 1 and "psnr" not in metrics:
@@ -161,14 +161,14 @@ def _plot_scores(rows: pd.DataFrame, store: Store) -> Figure:
 
 
 def _plot_horizon(rows: pd.DataFrame, _: Store) -> Figure:
-    from jobs import horizons
+    from longtake.jobs import horizons
 
     return horizons.horizon_curve(rows)
 
 
 def _names_of(rows: pd.DataFrame, store: Store) -> dict[str, str]:
     """What each run of some rows is called: by its id, where its name is not known."""
-    from jobs.report.gather import known_runs
+    from longtake.jobs.report.gather import known_runs
 
     ids = [str(run) for run in rows["run"].unique()]
     known = {run.id: run.name for run in known_runs(store, ids)}
@@ -176,44 +176,44 @@ def _names_of(rows: pd.DataFrame, store: Store) -> dict[str, str]:
 
 
 def _plot_losses(rows: pd.DataFrame, store: Store) -> Figure:
-    from jobs import step_plots
+    from longtake.jobs import step_plots
 
     return step_plots.training_curve(rows, _names_of(rows, store))
 
 
 def _plot_state(rows: pd.DataFrame, store: Store) -> Figure:
-    from jobs import step_plots
+    from longtake.jobs import step_plots
 
     return step_plots.drift_curve(rows, _names_of(rows, store))
 
 
 def _plot_history(rows: pd.DataFrame, _: Store) -> Figure:
-    from jobs import sweep_plots
+    from longtake.jobs import sweep_plots
 
     return sweep_plots.history_curve(rows)
 
 
 def _plot_space(rows: pd.DataFrame, _: Store) -> Figure:
-    from jobs import sweep_plots
+    from longtake.jobs import sweep_plots
 
     return sweep_plots.space_curve(rows)
 
 
 def _plot_importances(rows: pd.DataFrame, _: Store) -> Figure:
-    from jobs import sweep_plots
+    from longtake.jobs import sweep_plots
 
     return sweep_plots.importance_bars(rows)
 
 
 def _plot_price(rows: pd.DataFrame, _: Store) -> Figure:
-    from jobs import sweep_plots
+    from longtake.jobs import sweep_plots
 
     return sweep_plots.price_curve(rows)
 
 
 def _plot_bench(rows: pd.DataFrame, _: Store) -> Figure:
     """Cost against frames of a profile alone, bars of what else there is."""
-    from jobs import bench_plots
+    from longtake.jobs import bench_plots
 
     return bench_plots.costs_curve(rows) if set(rows["name"]) == {bench_plots.PROFILE} else bench_plots.bench_bars(rows)
 
@@ -240,7 +240,7 @@ APART = ("stratum", "partial")
 def summary(scores: pd.DataFrame, by: Sequence[str] = SUMMARY_BY) -> pd.DataFrame:
     """Means over episodes by `by`, protocol and metric: mean, se (standard error), ci95 (half of the 95 % interval of
     Student's t), low and high (95 % bootstrap), episodes; of a single value only the mean."""
-    from evals.intervals import bootstrap_interval
+    from longtake.evals.intervals import bootstrap_interval
     from longtake.scores import per_episode, summarise
 
     told = [name for name in APART if name in scores and scores[name].notna().any()]

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from jobs.results import check_output, say_empty, show, summary
 from longtake import tables
 from longtake.errors import UserError, unknown
+from longtake.jobs.results import check_output, say_empty, show, summary
 from longtake.store import Store, open_store
 
 if TYPE_CHECKING:

@@ -15,15 +15,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from jobs.objective import seeded
-from models.rollout import prefill, rollout
+from longtake.jobs.objective import seeded
+from longtake.models.rollout import prefill, rollout
 
 if TYPE_CHECKING:
-    from jobs.objective import Batch
-    from jobs.train_config import SamplesConfig
+    from longtake.jobs.objective import Batch
+    from longtake.jobs.train_config import SamplesConfig
+    from longtake.models.tokenizer import Tokenizer
+    from longtake.models.world_model import WorldModel
     from longtake.training import Context
-    from models.tokenizer import Tokenizer
-    from models.world_model import WorldModel
 
 GAP = 2
 """Pixels between pictures."""

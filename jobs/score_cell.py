@@ -11,25 +11,25 @@ from typing import Any
 import numpy as np
 import torch
 
-from evals.protocol import Protocol
-from evals.scoring import answer, compare, episode_seed
-from evals.systems import FLOORS, PROBED, Forgetful, ModelSystem, Reconstruction, StrangersContext, System
-from evals.task import STRANGER, Question, Rows
-from evals.tasks import TASKS, build_question
-from jobs import fvd, pictures
-from jobs.evaluate import ScoreCell
-from jobs.protocol_check import asked_episodes
 from longtake import checkpoints
 from longtake.episodes import Dataset
+from longtake.evals.protocol import Protocol
+from longtake.evals.scoring import answer, compare, episode_seed
+from longtake.evals.systems import FLOORS, PROBED, Forgetful, ModelSystem, Reconstruction, StrangersContext, System
+from longtake.evals.task import STRANGER, Question, Rows
+from longtake.evals.tasks import TASKS, build_question
+from longtake.jobs import fvd, pictures
+from longtake.jobs.evaluate import ScoreCell
+from longtake.jobs.protocol_check import asked_episodes
+from longtake.models.checkpoint import load_model, load_model_tokenizer
+from longtake.models.conditions import Conditions
+from longtake.models.exported import MODEL
+from longtake.models.rollout import LongContextWarning
+from longtake.models.tokenizer import Tokenizer
+from longtake.models.world_model import WorldModel
 from longtake.schema import NO_RUN
 from longtake.store import open_store
 from longtake.stream import relative_pose
-from models.checkpoint import load_model, load_model_tokenizer
-from models.conditions import Conditions
-from models.exported import MODEL
-from models.rollout import LongContextWarning
-from models.tokenizer import Tokenizer
-from models.world_model import WorldModel
 
 
 def score_cell(cell: ScoreCell) -> list[dict[str, Any]]:

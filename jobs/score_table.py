@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from evals.metrics import METRICS
-from jobs.results import APART, summary
+from longtake.evals.metrics import METRICS
+from longtake.jobs.results import APART, summary
 from longtake.schema import NO_RUN
 from longtake.scores import SUMMARY_BY
 

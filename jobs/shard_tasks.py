@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jobs.progress import bar
 from longtake.dataset_writer import DatasetWriter
 from longtake.episodes import Dataset
 from longtake.errors import UserError
+from longtake.jobs.progress import bar
 
 MakeShard = Callable[[int], int]
 """Shard number → its frames; picklable, and a shard that is made twice is the same."""

@@ -48,7 +48,7 @@ def main(line: list[str], address: str | None, detach: bool, cpus: float, gpus: 
     said = read(line)
     files, config = resolve(said)
     if said.parsed.get("dry_run"):
-        from jobs import cli
+        from longtake.jobs import cli
 
         cli.main([said.verb, *said.arguments])
     with tempfile.TemporaryDirectory() as folder:
@@ -57,7 +57,7 @@ def main(line: list[str], address: str | None, detach: bool, cpus: float, gpus: 
         store = shared_store(said.parsed["store"], head)
         head.require(cpus, gpus, demand(config))
         job = head.submit(
-            ["python", "-m", "jobs", *remote_arguments(said, store, files)],
+            ["python", "-m", "longtake.jobs", *remote_arguments(said, store, files)],
             job=f"{said.verb}-{new_run_id()}",
             wheel=wheel,
             files=files,
@@ -83,7 +83,7 @@ def read(line: list[str]) -> Line:
     """
     import typer
 
-    from jobs import cli
+    from longtake.jobs import cli
 
     commands: dict[str, Any] = getattr(typer.main.get_command(cli.app), "commands")  # noqa: B009
     verbs = [name for name in commands if name not in HERE_ONLY]
@@ -111,7 +111,7 @@ def resolve(line: Line) -> tuple[dict[str, str], Config | None]:
 
 def _load(verb: str, name: str, overrides: list[str]) -> Config:
     """By the house's rule: the verb `x` is jobs/x.py with XConfig and CONFIGS."""
-    module = importlib.import_module(f"jobs.{verb}")
+    module = importlib.import_module(f"longtake.jobs.{verb}")
     schema: type[Config] = getattr(module, f"{verb.capitalize()}Config")
     return load(schema, name, overrides, search=module.CONFIGS)
 
@@ -147,7 +147,7 @@ def remote_arguments(line: Line, store: str, files: dict[str, str]) -> list[str]
     """The verb's line for the cluster: the resolved config instead of CONFIG and --set, and the store it sees."""
     import typer
 
-    from jobs import cli
+    from longtake.jobs import cli
 
     command = getattr(typer.main.get_command(cli.app), "commands")[line.verb]  # noqa: B009
     replaced = {"store", "dry_run"} | ({"config", "set_"} if line.config is not None else set())
@@ -236,7 +236,7 @@ def listing(address: str | None, format_: str | None, out: str | None) -> None:
     """`longtake jobs`: the cluster's jobs as a table, the oldest first."""
     import pandas as pd
 
-    from jobs import results
+    from longtake.jobs import results
     from longtake.submission import Head
 
     results.check_output(format_, out)
@@ -247,7 +247,7 @@ def listing(address: str | None, format_: str | None, out: str | None) -> None:
             "code": job.code,
             "started": pd.Timestamp(job.started) if job.started else None,
             "seconds": job.seconds,
-            "command": job.command.removeprefix("python -m jobs "),
+            "command": job.command.removeprefix("python -m longtake.jobs "),
         }
         for job in Head(address).jobs()
     ]

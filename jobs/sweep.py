@@ -18,12 +18,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.sweep_check import check, describe, notes, short
-from jobs.sweep_config import CONFIGS, Sweep, SweepConfig, new
-from jobs.train_config import WorldModelTraining
 from longtake import lease
 from longtake.config import differences, dump, load
 from longtake.errors import UserError
+from longtake.jobs.sweep_check import check, describe, notes, short
+from longtake.jobs.sweep_config import CONFIGS, Sweep, SweepConfig, new
+from longtake.jobs.train_config import WorldModelTraining
 from longtake.mixture import open_data
 from longtake.runs import RunRecord, select
 from longtake.store import Store, open_store
@@ -97,9 +97,9 @@ def run(sweep: Sweep, store: Store, retry_failed: bool = False) -> str:
 
 def _search(sweep: Sweep, store: Store, held: Lease, retry_failed: bool) -> Study:
     """Run the trials that are left."""
-    from jobs.sweep_trial import run_trial
     from longtake import sweeps
     from longtake.cluster import launch
+    from longtake.jobs.sweep_trial import run_trial
 
     config, base = sweep.config, sweep.base
     # Nested trials: the dashboard's process cleans up after a trial that is killed before it can do so itself.
@@ -214,7 +214,7 @@ def finish(sweep: Sweep, store: Store, study: Study) -> None:
     hint = f"longtake train {store.uri}/{rel} --store {store.uri}"
     print(hint if store.is_folder else f"its config: {store.uri}/{rel} (copy it here for `longtake train`)")
     if sweep.config.winners is not None:
-        from jobs.sweep_winners import crown
+        from longtake.jobs.sweep_winners import crown
 
         crown(sweep, store, study.best(sweep.config.winners.top))
 

@@ -10,20 +10,20 @@ from typing import Any
 
 import yaml
 
-from evals.protocol import Protocol
-from jobs import train
-from jobs.protocol_check import protocol_problems
-from jobs.sweep_config import Sweep, SweepConfig
-from jobs.train_config import WorldModelTraining
 from longtake import space
 from longtake.config import differences
 from longtake.engine import decay_start
 from longtake.errors import UserError, unknown
+from longtake.evals.protocol import Protocol
+from longtake.jobs import train
+from longtake.jobs.protocol_check import protocol_problems
+from longtake.jobs.sweep_config import Sweep, SweepConfig
+from longtake.jobs.train_config import WorldModelTraining
+from longtake.models.horizon import window_reach
 from longtake.runs import select
 from longtake.search import expected_steps, rungs
 from longtake.space import Axis, corners, points, size
 from longtake.store import Store
-from models.horizon import window_reach
 
 MEASURED = ("loss", "grad_norm", "frames_per_s", "step_s", "data_wait", "replaced")
 """Columns of `steps` that every step has."""
@@ -145,7 +145,7 @@ def _column_problems(column: str, trial: WorldModelTraining) -> list[str]:
 
 
 def _beyond_problems(protocol: Protocol, beyond: int) -> list[str]:
-    from evals.tasks import TASKS
+    from longtake.evals.tasks import TASKS
 
     _, distances = TASKS[protocol.task].path(protocol)
     if (distances > beyond).any():

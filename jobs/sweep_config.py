@@ -10,11 +10,11 @@ from urllib.parse import parse_qs, urlsplit
 
 from pydantic import Field, model_validator
 
-from evals.metrics import METRICS, MetricName
-from evals.protocol import Protocol
-from jobs import fvd, train
-from jobs.train_config import WorldModelTraining
 from longtake.config import Config, load, revise
+from longtake.evals.metrics import METRICS, MetricName
+from longtake.evals.protocol import Protocol
+from longtake.jobs import fvd, train
+from longtake.jobs.train_config import WorldModelTraining
 from longtake.provenance import new_run_id
 from longtake.search import Pruning, Sampling
 from longtake.space import Axis, Label, settings

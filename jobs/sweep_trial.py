@@ -11,26 +11,26 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from evals.protocol import Protocol
-from jobs.evaluate import EvaluateConfig, Subject, plan_cells
-from jobs.score_cell import score_cell
-from jobs.sweep_config import Sweep
-from jobs.train import start_record, told_cost
-from jobs.train_config import WorldModelTraining
-from jobs.train_loop import train_loop
 from longtake import lease, tables
+from longtake.evals.protocol import Protocol
+from longtake.jobs.evaluate import EvaluateConfig, Subject, plan_cells
+from longtake.jobs.score_cell import score_cell
+from longtake.jobs.sweep_config import Sweep
+from longtake.jobs.train import start_record, told_cost
+from longtake.jobs.train_config import WorldModelTraining
+from longtake.jobs.train_loop import train_loop
 from longtake.judged import Judge, JudgedContext, Mailbox, Numbers, Stopped
+from longtake.models.config import SamplerConfig
+from longtake.models.cost import conditions_for
+from longtake.models.rollout import prefill, rollout
+from longtake.models.world_model import WorldModel
 from longtake.store import Store
 from longtake.training import LocalContext, fit
-from models.config import SamplerConfig
-from models.cost import conditions_for
-from models.rollout import prefill, rollout
-from models.world_model import WorldModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from jobs.sweep_config import Cost, Objective
+    from longtake.jobs.sweep_config import Cost, Objective
     from longtake.lease import Lease
     from longtake.study import Assignment
     from longtake.training import Context

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from jobs import train
-from jobs.evaluate import EvaluateConfig, Subject, evaluate, plan_cells
-from jobs.train_config import WorldModelTraining
 from longtake import checkpoints
 from longtake.config import revise
 from longtake.errors import UserError
+from longtake.jobs import train
+from longtake.jobs.evaluate import EvaluateConfig, Subject, evaluate, plan_cells
+from longtake.jobs.train_config import WorldModelTraining
 
 if TYPE_CHECKING:
-    from evals.protocol import Protocol
-    from jobs.sweep_config import Sweep
+    from longtake.evals.protocol import Protocol
+    from longtake.jobs.sweep_config import Sweep
     from longtake.store import Store
     from longtake.study import Assignment
 

@@ -12,19 +12,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.train_config import DATASET, PIXELS
 from longtake import checkpoints
 from longtake.episodes import TOKENIZER, tokenizer_digest
 from longtake.errors import UserError, unknown
+from longtake.jobs.train_config import DATASET, PIXELS
+from longtake.models.config import read_tokenizer_config
+from longtake.models.exported import CONFIG, WEIGHTS, require_sums
 from longtake.store import Store
-from models.config import read_tokenizer_config
-from models.exported import CONFIG, WEIGHTS, require_sums
 
 if TYPE_CHECKING:
-    from jobs.train_config import WorldModelTraining
+    from longtake.jobs.train_config import WorldModelTraining
     from longtake.mixture import Data
+    from longtake.models.tokenizer import Tokenizer
     from longtake.training import Context
-    from models.tokenizer import Tokenizer
 
 
 def settled(store: Store, named: str) -> str:
@@ -89,8 +89,8 @@ def latent_shape(store: Store, named: str, dataset: Data) -> tuple[int, int, int
 
 def of_training(context: Context, config: WorldModelTraining, checkpoint: Path | None) -> Tokenizer:
     """The tokenizer of a training: what its checkpoint carries, or what its config names at the start."""
-    from models.checkpoint import load_model_tokenizer
-    from models.tokenizer import PixelTokenizer
+    from longtake.models.checkpoint import load_model_tokenizer
+    from longtake.models.tokenizer import PixelTokenizer
 
     if checkpoint is not None:
         return load_model_tokenizer(checkpoint, context.device)
@@ -148,7 +148,7 @@ def read(store: Store, named: str, device: str = "cpu") -> Tokenizer:
 
 
 def _loaded(folder: Path, named: str, device: str) -> Tokenizer:
-    from models.tokenizer import load_tokenizer
+    from longtake.models.tokenizer import load_tokenizer
 
     try:
         return load_tokenizer(folder, device)

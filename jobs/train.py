@@ -11,9 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs import tokenizers
-from jobs.presets import in_words
-from jobs.train_check import (
+from longtake import checkpoints, lease
+from longtake.config import config_hash, differences, dump, load
+from longtake.errors import UserError
+from longtake.jobs import tokenizers
+from longtake.jobs.presets import in_words
+from longtake.jobs.train_check import (
     batch_problems,
     condition_problems,
     init_problems,
@@ -23,14 +26,11 @@ from jobs.train_check import (
     shape_problems,
     watch_problems,
 )
-from jobs.train_config import AutoencoderTraining, TrainConfig, WorldModelTraining
-from longtake import checkpoints, lease
-from longtake.config import config_hash, differences, dump, load
-from longtake.errors import UserError
+from longtake.jobs.train_config import AutoencoderTraining, TrainConfig, WorldModelTraining
 from longtake.mixture import Mixture, open_data
+from longtake.models.config import AutoencoderConfig
 from longtake.runs import select
 from longtake.store import open_store
-from models.config import AutoencoderConfig
 
 if TYPE_CHECKING:
     from longtake.cluster import Demand
@@ -207,9 +207,9 @@ def train(
 
 def _train(config: TrainConfig, store: Store, run: str, forked_from: str = "") -> str:
     """Begin or go on with a run, and stay with it to its end; `forked_from` is RUN@STEP or nothing."""
-    from jobs.preflight import require_memory  # which needs torch
-    from jobs.progress import training_bar
     from longtake.cluster import launch
+    from longtake.jobs.preflight import require_memory  # which needs torch
+    from longtake.jobs.progress import training_bar
     from longtake.training import fit
 
     require_memory(config)
@@ -279,7 +279,7 @@ def _settled(config: TrainConfig, store: Store) -> TrainConfig:
     if isinstance(config, WorldModelTraining):
         changes["tokenizer"] = tokenizers.settled(store, config.tokenizer)
     if config.init is not None:
-        from jobs import initial  # which needs torch
+        from longtake.jobs import initial  # which needs torch
 
         changes["init"] = initial.settled(store, config.init)
     return config.model_copy(update=changes)
@@ -288,10 +288,10 @@ def _settled(config: TrainConfig, store: Store) -> TrainConfig:
 def _loop(config: TrainConfig) -> Callable[[Context, Any], None]:
     """What every rank runs."""
     if isinstance(config, AutoencoderTraining):
-        from jobs.autoencoder_loop import autoencoder_loop
+        from longtake.jobs.autoencoder_loop import autoencoder_loop
 
         return autoencoder_loop
-    from jobs.train_loop import train_loop
+    from longtake.jobs.train_loop import train_loop
 
     return train_loop
 
@@ -344,7 +344,7 @@ def _named(store: Store, run: str, config: TrainConfig, dataset: Data) -> dict[s
 
 def _forked(store: Store, run: str, config: TrainConfig, dataset: Data) -> str:
     """RUN@STEP of the checkpoint that a new run goes on from; tells what the new run changes."""
-    from jobs import initial  # which needs torch
+    from longtake.jobs import initial  # which needs torch
 
     row, found = _compared(store, run, config, dataset)
     run = str(row["run"])

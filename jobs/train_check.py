@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, TypeGuard
 
-from jobs import tokenizers
-from jobs.train_config import DATASET, PIXELS, TrainConfig, WorldModelTraining
 from longtake.errors import UserError
+from longtake.jobs import tokenizers
+from longtake.jobs.train_config import DATASET, PIXELS, TrainConfig, WorldModelTraining
 
 if TYPE_CHECKING:
     from longtake.mixture import Data
@@ -146,7 +146,7 @@ def init_problems(config: TrainConfig, store: Store) -> list[str]:
     """First weights that are not there or do not fit."""
     if config.init is None:
         return []
-    from jobs import initial  # which needs torch
+    from longtake.jobs import initial  # which needs torch
 
     return initial.problems(config, store)
 
@@ -155,7 +155,7 @@ def watch_problems(config: TrainConfig) -> list[str]:
     """Watchers that cannot be had here."""
     if not config.watch:
         return []
-    from jobs import watch
+    from longtake.jobs import watch
 
     return watch.problems(config.watch)
 
@@ -164,7 +164,7 @@ def perceptual_problems(config: TrainConfig) -> list[str]:
     """A perceptual term without its net, or without pixels."""
     if config.perceptual is None:
         return []
-    from models.weights import MissingWeights, locate
+    from longtake.models.weights import MissingWeights, locate
 
     problems = []
     if on_latents(config):

@@ -9,8 +9,8 @@ from pydantic import Field, model_validator
 from longtake.config import Config
 from longtake.engine import EngineConfig
 from longtake.errors import UserError, unknown
+from longtake.models.config import AutoencoderConfig, DiffusionConfig, ModelConfig, SamplerConfig
 from longtake.plan import Clip
-from models.config import AutoencoderConfig, DiffusionConfig, ModelConfig, SamplerConfig
 
 Positive = Annotated[int, Field(ge=1)]
 PIXELS = "pixels"

@@ -18,23 +18,23 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 
-from jobs import initial, tokenizers
-from jobs.objective import Batch, Noised, Objective, seeded
-from jobs.train import build_plan
-from jobs.train_config import TrainConfig, WorldModelTraining
 from longtake import checkpoints, tables
 from longtake.engine import Engine, step_of
+from longtake.jobs import initial, tokenizers
+from longtake.jobs.objective import Batch, Noised, Objective, seeded
+from longtake.jobs.train import build_plan
+from longtake.jobs.train_config import TrainConfig, WorldModelTraining
 from longtake.mixture import Data, Mixture, open_data
+from longtake.models.conditions import Conditions
+from longtake.models.exported import TOKENIZER
+from longtake.models.state import state_statistics
+from longtake.models.tokenizer import Tokenizer, as_latents
+from longtake.models.world_model import WorldModel
 from longtake.plan import cut
 from longtake.stream import batches, few_replaced, load_clips, local_batches
-from models.conditions import Conditions
-from models.exported import TOKENIZER
-from models.state import state_statistics
-from models.tokenizer import Tokenizer, as_latents
-from models.world_model import WorldModel
 
 if TYPE_CHECKING:
-    from jobs.watch import Watchers
+    from longtake.jobs.watch import Watchers
     from longtake.training import Context
 
 Item = TypeVar("Item")
@@ -174,7 +174,7 @@ def make_samples(
     """A function that draws what the model makes at a step, where the config asks for pictures."""
     if config.samples is None:
         return lambda step: None
-    from jobs.samples import make_drawing
+    from longtake.jobs.samples import make_drawing
 
     clips = held_out(context, config, dataset, tokenizer)
     return make_drawing(context, config.samples, clips.batch, model, tokenizer)
@@ -285,7 +285,7 @@ def _spent(context: Context, start: int) -> dict[str, float]:
 
 
 def _watchers(context: Context, config: TrainConfig) -> Watchers:
-    from jobs.watch import Watchers
+    from longtake.jobs.watch import Watchers
 
     return Watchers(config.watch, context.store, context.run_id, config.model_dump(mode="json"))
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from jobs.progress import bar
 from longtake.errors import Damaged
+from longtake.jobs.progress import bar
 from longtake.store import open_store
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.config import GROUPS, AutoencoderConfig
+from longtake.models.config import GROUPS, AutoencoderConfig
 
 SHARE = 0.05
 """What one batch counts for in the running mean and variance of latents, once there were enough of them."""

@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from models.config import ModelConfig
-from models.exported import CONFIG, TOKENIZER, WEIGHTS, require_sums
-from models.tokenizer import PIXELS, Tokenizer, load_tokenizer
-from models.world_model import WorldModel
+from longtake.models.config import ModelConfig
+from longtake.models.exported import CONFIG, TOKENIZER, WEIGHTS, require_sums
+from longtake.models.tokenizer import PIXELS, Tokenizer, load_tokenizer
+from longtake.models.world_model import WorldModel
 
 
 def load_model(folder: Path) -> WorldModel:

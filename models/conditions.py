@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from models.config import ModelConfig
+from longtake.models.config import ModelConfig
 
 POSE_DIM = 4
 """Pose relative to the clip's start: dx, dy (in the first frame's own axes, in cells), cos and sin of the turn."""

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticKnownError
 
-from models.mixers import NONE, local_mixers, mixers
+from longtake.models.mixers import NONE, local_mixers, mixers
 
 if TYPE_CHECKING:
-    from models.mixers.base import BlockScan, Mixer, Options
+    from longtake.models.mixers.base import BlockScan, Mixer, Options
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -77,7 +77,7 @@ class LayerConfig(_Frozen):
     @property
     def scan_class(self) -> type[BlockScan] | None:
         """The class of its mixer over time if it carries a state of fixed size from frame to frame."""
-        from models.mixers.base import BlockScan
+        from longtake.models.mixers.base import BlockScan
 
         kind = self.mixer_class
         return kind if kind is not None and issubclass(kind, BlockScan) else None

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.conditions import Conditions
-from models.config import LayerConfig, ModelConfig, SamplerConfig
-from models.memory import LayerMemory, Memory
-from models.world_model import Layer, WorldModel
+from longtake.models.conditions import Conditions
+from longtake.models.config import LayerConfig, ModelConfig, SamplerConfig
+from longtake.models.memory import LayerMemory, Memory
+from longtake.models.world_model import Layer, WorldModel
 
 
 class Costs:

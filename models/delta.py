@@ -2,7 +2,7 @@
 
 Where Mamba-2 adds to what a key holds, this takes away what the key held first: writing twice leaves the last value.
 `torch` runs anywhere (models/delta_chunked.py), `fla` is the Triton kernels of flash-linear-attention
-(models/delta_fla.py). The face is that of `models.ssd.scan`, with the same state.
+(models/delta_fla.py). The face is that of `longtake.models.ssd.scan`, with the same state.
 
 Letters: b batch, l length, h heads, p head width, g groups of heads that share keys and queries, n state width.
 
@@ -19,8 +19,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from models.delta_chunked import chunked_delta_rule
-from models.delta_fla import fla_delta_rule
+from longtake.models.delta_chunked import chunked_delta_rule
+from longtake.models.delta_fla import fla_delta_rule
 
 Backend = Literal["auto", "torch", "fla"]
 

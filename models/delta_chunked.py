@@ -18,7 +18,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from models.scan_chunks import (
+from longtake.models.scan_chunks import (
     Decays,
     as_matrix,
     between,
@@ -37,7 +37,7 @@ CHUNK = 64  # fastest on CPUs among 16..128
 def chunked_delta_rule(
     v: Tensor, beta: Tensor, log_decay: Tensor, k: Tensor, q: Tensor, h0: Tensor, chunk: int = CHUNK
 ) -> tuple[Tensor, Tensor]:
-    """`models.delta.delta_rule` on any device. Computes in fp32, or float64 if v is; y has the dtype of v."""
+    """`longtake.models.delta.delta_rule` on any device. Computes in fp32, or float64 if v is; y has the dtype of v."""
     dtype = torch.promote_types(v.dtype, torch.float32)
     inputs = (tensor.to(dtype) for tensor in (v, beta, log_decay, k, q, h0))
     y, state = _ChunkedDeltaRule.apply(*inputs, min(chunk, v.shape[1]))  # type: ignore[no-untyped-call]

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from models.config import DiffusionConfig
+from longtake.models.config import DiffusionConfig
 
 
 def signal_and_noise(noise_level: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from models.config import ModelConfig
-from models.world_model import Layer, WorldModel
+from longtake.models.config import ModelConfig
+from longtake.models.world_model import Layer, WorldModel
 
 
 @dataclass(frozen=True)

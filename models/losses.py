@@ -6,15 +6,15 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from models.conditions import Conditions
-from models.diffusion import add_noise, target, to_clean
-from models.memory import Memory
+from longtake.models.conditions import Conditions
+from longtake.models.diffusion import add_noise, target, to_clean
+from longtake.models.memory import Memory
 
 Forward = Callable[[Tensor, Tensor, Conditions, Memory | None], tuple[Tensor, Memory | None]]
 """A world model's call, or that of an engine around it."""
 
 Distance = Callable[[Tensor, Tensor], Tensor]
-"""How far apart images (n, C, H, W) in [-1, 1] look, (n,): `models.lpips.Lpips`, say."""
+"""How far apart images (n, C, H, W) in [-1, 1] look, (n,): `longtake.models.lpips.Lpips`, say."""
 
 
 def weighted(distance: Distance, weight: float) -> Distance:

@@ -6,8 +6,8 @@ import math
 
 import torch
 
-from models.config import ModelConfig
-from models.world_model import WorldModel
+from longtake.models.config import ModelConfig
+from longtake.models.world_model import WorldModel
 
 TOLERANCE = 0.03
 """How far a matched model's number of parameters may be from the target's, as a share of it."""

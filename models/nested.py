@@ -11,7 +11,7 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor
 
-from models.config import ModelConfig
+from longtake.models.config import ModelConfig
 
 
 def complexity(frames: Tensor, config: ModelConfig) -> Tensor:

@@ -20,9 +20,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from models.config import ModelConfig
-from models.mixers.ssm import BlockSSM
-from models.world_model import Layer, WorldModel
+from longtake.models.config import ModelConfig
+from longtake.models.mixers.ssm import BlockSSM
+from longtake.models.world_model import Layer, WorldModel
 
 Weights = Mapping[str, Tensor]
 

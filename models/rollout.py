@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from models.conditions import Conditions
-from models.config import SamplerConfig
-from models.diffusion import add_noise, ddim_step, sampler_levels, to_clean
-from models.memory import Memory
-from models.world_model import WorldModel
+from longtake.models.conditions import Conditions
+from longtake.models.config import SamplerConfig
+from longtake.models.diffusion import add_noise, ddim_step, sampler_levels, to_clean
+from longtake.models.memory import Memory
+from longtake.models.world_model import WorldModel
 
 
 class LongContextWarning(UserWarning):

@@ -17,8 +17,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from models.ssd_chunked import chunked_scan
-from models.ssd_mamba import mamba_scan
+from longtake.models.ssd_chunked import chunked_scan
+from longtake.models.ssd_mamba import mamba_scan
 
 Backend = Literal["auto", "torch", "mamba"]
 

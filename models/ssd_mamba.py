@@ -33,7 +33,7 @@ INSTALL = (
 def mamba_scan(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor, chunk: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """`models.ssd.scan` by mamba-ssm. B and C take the dtype of x; dt, A and the state are fp32.
+    """`longtake.models.ssd.scan` by mamba-ssm. B and C take the dtype of x; dt, A and the state are fp32.
 
     Raises ValueError for tensors that are not on CUDA and a chunk that is no power of two, ModuleNotFoundError if
     mamba-ssm or Triton is not installed.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.memory import Memory
+from longtake.models.memory import Memory
 
 SAMPLED = 64
 """Matrices (p, n) whose rank is measured, spread evenly over rows and heads."""

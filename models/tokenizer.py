@@ -14,8 +14,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from models.autoencoder import Autoencoder
-from models.config import AutoencoderConfig, DiffusersConfig, read_tokenizer_config
+from longtake.models.autoencoder import Autoencoder
+from longtake.models.config import AutoencoderConfig, DiffusersConfig, read_tokenizer_config
 
 PIECE = 2**19
 """Pixels that an autoencoder is given at once, so that long clips cost no more memory than short ones."""

@@ -15,10 +15,10 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models.conditions import ConditionEmbedding, Conditions, NoiseEmbedding
-from models.config import LayerConfig, ModelConfig
-from models.memory import LayerMemory, Memory, SSMState
-from models.mixers.base import BlockScan, Mixer
+from longtake.models.conditions import ConditionEmbedding, Conditions, NoiseEmbedding
+from longtake.models.config import LayerConfig, ModelConfig
+from longtake.models.memory import LayerMemory, Memory, SSMState
+from longtake.models.mixers.base import BlockScan, Mixer
 
 
 class Layer(nn.Module):

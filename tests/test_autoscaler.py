@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs import collect
-from jobs.collect import CollectConfig
 from longtake.config import load
+from longtake.jobs import collect
+from longtake.jobs.collect import CollectConfig
 from longtake.store import open_store
 from tests import hosts as fleet
 
@@ -51,7 +51,7 @@ def test_trials_that_wait_bring_nodes(tmp_path: Path) -> None:
         inside = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c"]
         script = 'ip link set lo up && exec "$0" "$@"'
         words = [f"{name}={value}" for name, value in variables.items()]
-        cluster = [sys.executable, "-m", "tests.autoscaling", sys.executable, "-m", "jobs", *line]
+        cluster = [sys.executable, "-m", "tests.autoscaling", sys.executable, "-m", "longtake.jobs", *line]
         told = fleet.here(["env", "-i", *words, *inside, script, *cluster], 540)
     print("".join(line for line in told.splitlines(keepends=True) if line.startswith(("node ", "the job waits"))))
     assert "the job waits for nodes: there is none to work" in told

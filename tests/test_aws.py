@@ -161,7 +161,7 @@ def cloud() -> Iterator[Ec2]:
 
 
 def longtake(cloud: Ec2, *arguments: str, limit: float = 600) -> str:
-    return here(cloud.laptop.on_laptop(sys.executable, "-m", "jobs", *arguments, **(CODE | REACH)), limit)
+    return here(cloud.laptop.on_laptop(sys.executable, "-m", "longtake.jobs", *arguments, **(CODE | REACH)), limit)
 
 
 def ray(cloud: Ec2, *arguments: str, limit: float = 300) -> str:

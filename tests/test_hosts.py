@@ -82,7 +82,9 @@ def laptop() -> Iterator[fleet.Hosts]:
 
 
 def longtake(laptop: fleet.Hosts, *arguments: str, limit: float = 400, code: int | None = 0, **more: str) -> str:
-    return here(laptop.on_laptop(sys.executable, "-m", "jobs", *arguments, **(CODE | REACH | more)), limit, code)
+    return here(
+        laptop.on_laptop(sys.executable, "-m", "longtake.jobs", *arguments, **(CODE | REACH | more)), limit, code
+    )
 
 
 def rows(laptop: fleet.Hosts, table: str) -> Any:
@@ -235,7 +237,7 @@ class Submitted:
 def submitted(laptop: fleet.Hosts, line: str) -> Iterator[Submitted]:
     log = laptop.home / "submitted.log"
     command = laptop.on_laptop(
-        sys.executable, "-m", "jobs", "submit", *line.split(), "--store", STORE, **(CODE | REACH)
+        sys.executable, "-m", "longtake.jobs", "submit", *line.split(), "--store", STORE, **(CODE | REACH)
     )
     with log.open("wb") as out:
         process = subprocess.Popen(

@@ -13,37 +13,45 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+PLATFORM = ROOT / "platform" / "longtake"
 ROOMS = {
-    "longtake": ROOT / "platform" / "longtake",
-    "models": ROOT / "models",
-    "evals": ROOT / "evals",
-    "jobs": ROOT / "jobs",
+    "longtake": PLATFORM,
+    "longtake.models": ROOT / "models",
+    "longtake.evals": ROOT / "evals",
+    "longtake.jobs": ROOT / "jobs",
 }
 MAY_IMPORT = {
     "longtake": {"longtake"},
-    "models": {"models"},
-    "evals": {"evals", "models"},
-    "jobs": {"longtake", "models", "evals", "jobs"},
+    "longtake.models": {"longtake.models"},
+    "longtake.evals": {"longtake.evals", "longtake.models"},
+    "longtake.jobs": set(ROOMS),
 }
 # models knows no Ray, no DeepSpeed, no storage.
-FORBIDDEN = {"models": {"ray", "deepspeed", "fsspec", "s3fs", "pyarrow"}}
+FORBIDDEN = {"longtake.models": {"ray", "deepspeed", "fsspec", "s3fs", "pyarrow"}}
 HEAVY = ("ray", "torch", "pandas", "pyarrow", "numpy", "deepspeed", "matplotlib", "scipy")
 LONGEST_FILE = 400
 LONGEST_FUNCTION = 60
 
 
 def modules() -> list[tuple[str, Path]]:
+    """Every module with its room. The links of the rooms in platform/longtake are not gone through: rglob does not."""
     return [(room, path) for room, folder in ROOMS.items() for path in sorted(folder.rglob("*.py"))]
 
 
+def room_of(module: str) -> str:
+    """The room that a module is in, or the top-level package of one that is not ours."""
+    own = [room for room in ROOMS if f"{module}.".startswith(f"{room}.")]
+    return max(own, key=len) if own else module.split(".")[0]
+
+
 def imports(tree: ast.AST) -> Iterator[str]:
-    """Top-level names of everything that a module imports, at its top or inside its functions."""
+    """Everything that a module imports, at its top or inside its functions: modules, and names of modules."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (name.name.split(".")[0] for name in node.names)
+            yield from (name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"line {node.lineno}: imports are absolute"
-            yield str(node.module).split(".")[0]
+            yield from (f"{node.module}.{name.name}" for name in node.names)
 
 
 def functions(tree: ast.AST) -> Iterator[tuple[str, int]]:
@@ -53,7 +61,7 @@ def functions(tree: ast.AST) -> Iterator[tuple[str, int]]:
 
 
 def python(code: str, cwd: Path = ROOT) -> str:
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "platform")}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=cwd, env=environment, capture_output=True, text=True, timeout=60
     )
@@ -71,6 +79,31 @@ def test_each_room_is_there() -> None:
         assert (folder / "__init__.py").is_file(), room
 
 
+def test_one_namespace() -> None:
+    """The rooms are subpackages of longtake, by links, and nothing imports them by any other name."""
+    for room in ("models", "evals", "jobs"):
+        assert (PLATFORM / room).is_symlink() and (PLATFORM / room).resolve() == ROOT / room
+    sources = [path for _, path in modules()] + sorted((ROOT / "tests").rglob("*.py"))
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in sources
+        for name in imports(ast.parse(path.read_text()))
+        if name.split(".")[0] in ("models", "evals", "jobs")
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_file_is_imported_under_two_names() -> None:
+    """Of all that this process has imported so far, which with the whole suite is nearly all there is."""
+    names: dict[Path, set[str]] = {}
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if file and name != "__main__" and (path := Path(file).resolve()).is_relative_to(ROOT):
+            names.setdefault(path, set()).add(name)
+    twice = {path: found for path, found in names.items() if len(found) > 1}
+    assert not twice
+
+
 @pytest.mark.parametrize("room", ROOMS)
 def test_rooms_import_only_what_they_may(room: str) -> None:
     wrong = [
@@ -78,7 +111,8 @@ def test_rooms_import_only_what_they_may(room: str) -> None:
         for owner, path in modules()
         if owner == room
         for name in imports(ast.parse(path.read_text()))
-        if (name in ROOMS and name not in MAY_IMPORT[room]) or name in FORBIDDEN.get(room, set())
+        if (room_of(name) in ROOMS and room_of(name) not in MAY_IMPORT[room])
+        or room_of(name) in FORBIDDEN.get(room, set())
     ]
     assert not wrong, "\n".join(wrong)
 
@@ -122,7 +156,7 @@ def test_help_loads_nothing_heavy() -> None:
     """The measure of a quick `longtake --help` that a busy machine cannot upset."""
     code = (
         "import sys\n"
-        "from jobs.cli import main\n"
+        "from longtake.jobs.cli import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
         f"print('loaded:', [name for name in {HEAVY!r} if name in sys.modules])"

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from evals.protocol import Protocol
-from evals.task import Indices, Pose, Question, Task
+from longtake.evals.protocol import Protocol
+from longtake.evals.task import Indices, Pose, Question, Task
 
 TASKS: dict[str, Task] = {
     module.name: importlib.import_module(f"{__name__}.{module.name}").TASK for module in pkgutil.iter_modules(__path__)

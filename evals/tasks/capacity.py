@@ -29,13 +29,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from evals.metrics import METRICS
-from evals.protocol import Protocol
-from evals.recall import bits, identify
-from evals.systems import go_on
-from evals.task import Build, Clips, Indices, Pose, Question, Rows, Task
-from evals.tasks.reasoning import apart
-from models.conditions import Conditions
+from longtake.evals.metrics import METRICS
+from longtake.evals.protocol import Protocol
+from longtake.evals.recall import bits, identify
+from longtake.evals.systems import go_on
+from longtake.evals.task import Build, Clips, Indices, Pose, Question, Rows, Task
+from longtake.evals.tasks.reasoning import apart
+from longtake.models.conditions import Conditions
 
 MEASURED = ("recall", "bits", "bits_per_byte", "memory_bytes")
 CELL = 1.0

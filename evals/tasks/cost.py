@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from evals.protocol import Protocol
-from evals.task import Build, Question, Rows, Task
-from evals.tasks.rollout import path
-from models.conditions import Conditions
+from longtake.evals.protocol import Protocol
+from longtake.evals.task import Build, Question, Rows, Task
+from longtake.evals.tasks.rollout import path
+from longtake.models.conditions import Conditions
 
 if TYPE_CHECKING:
-    from evals.systems import System
+    from longtake.evals.systems import System
 
 SHORTEST = 4
 METRICS = ("prefill_ms", "step_ms", "memory_bytes")

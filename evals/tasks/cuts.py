@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from evals.protocol import Protocol
-from evals.task import Indices, Task
+from longtake.evals.protocol import Protocol
+from longtake.evals.task import Indices, Task
 
 
 def path(protocol: Protocol) -> tuple[Indices, Indices]:

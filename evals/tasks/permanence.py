@@ -23,12 +23,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from evals.metrics import METRICS
-from evals.protocol import Protocol
-from evals.sprites import Sprites, find_sprites
-from evals.systems import generate
-from evals.task import STRANGER, Build, Clips, Indices, Question, Rows, Task
-from models.conditions import Conditions
+from longtake.evals.metrics import METRICS
+from longtake.evals.protocol import Protocol
+from longtake.evals.sprites import Sprites, find_sprites
+from longtake.evals.systems import generate
+from longtake.evals.task import STRANGER, Build, Clips, Indices, Question, Rows, Task
+from longtake.models.conditions import Conditions
 
 LABELS = ("object", "place")
 MEASURED = ("there", "place", "colour", "object_psnr")

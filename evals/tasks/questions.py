@@ -18,10 +18,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from evals.probe import FOLDS, Classes, out_of_fold
-from evals.protocol import Protocol
-from evals.task import Build, Indices, Question, Rows, Task
-from models.conditions import Conditions
+from longtake.evals.probe import FOLDS, Classes, out_of_fold
+from longtake.evals.protocol import Protocol
+from longtake.evals.task import Build, Indices, Question, Rows, Task
+from longtake.models.conditions import Conditions
 
 WARMTH = "warmth"
 METRIC = "accuracy"

@@ -16,9 +16,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from evals.protocol import Protocol
-from evals.task import Indices, Pose, Task
-from evals.tasks.rollout import path
+from longtake.evals.protocol import Protocol
+from longtake.evals.task import Indices, Pose, Task
+from longtake.evals.tasks.rollout import path
 
 SEEN, UNSEEN = "seen", "unseen"
 

@@ -14,8 +14,8 @@ import zlib
 
 import numpy as np
 
-from evals.protocol import Protocol
-from evals.task import Indices, Task
+from longtake.evals.protocol import Protocol
+from longtake.evals.task import Indices, Task
 
 
 def order(protocol: Protocol, episode: int) -> tuple[Indices, Indices]:

@@ -9,9 +9,9 @@ generated frame j is j + 1, to the last frame shown. Controls are left out, as i
 
 from __future__ import annotations
 
-from evals.protocol import Protocol
-from evals.task import Indices, Task
-from evals.tasks import rollout
+from longtake.evals.protocol import Protocol
+from longtake.evals.task import Indices, Task
+from longtake.evals.tasks import rollout
 
 FRAMES = 300
 

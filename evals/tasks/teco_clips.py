@@ -6,7 +6,7 @@ at equal numbers of clips only.
 
 from __future__ import annotations
 
-from evals.task import Task
-from evals.tasks.teco import path
+from longtake.evals.task import Task
+from longtake.evals.tasks.teco import path
 
 TASK = Task(path, beside="floors")

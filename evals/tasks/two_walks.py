@@ -20,9 +20,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from evals.protocol import Protocol
-from evals.task import Indices, Task
-from evals.tasks.reasoning import places
+from longtake.evals.protocol import Protocol
+from longtake.evals.task import Indices, Task
+from longtake.evals.tasks.reasoning import places
 
 
 def walks(protocol: Protocol) -> tuple[int, int]:

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import create_model
 
-from jobs.results import show
 from longtake import tables
 from longtake.config import Config, dump, load
 from longtake.errors import UserError, unknown
+from longtake.jobs.results import show
 from longtake.provenance import new_run_id
 from longtake.runs import RunRecord
 from longtake.store import Store, open_store
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "bench"
 BENCHMARKS = {
-    "scan": "jobs.bench.scan",
-    "delta": "jobs.bench.delta",
-    "stream": "jobs.bench.stream",
-    "plan": "jobs.bench.plan",
-    "nested": "jobs.bench.nested",
-    "step": "jobs.bench.step",
-    "train": "jobs.bench.train",
-    "start": "jobs.bench.start",
-    "rollout": "jobs.bench.rollout",
-    "tables": "jobs.bench.table_load",
-    "sweep": "jobs.bench.sweep",
-    "submit": "jobs.bench.submit",
+    "scan": "longtake.jobs.bench.scan",
+    "delta": "longtake.jobs.bench.delta",
+    "stream": "longtake.jobs.bench.stream",
+    "plan": "longtake.jobs.bench.plan",
+    "nested": "longtake.jobs.bench.nested",
+    "step": "longtake.jobs.bench.step",
+    "train": "longtake.jobs.bench.train",
+    "start": "longtake.jobs.bench.start",
+    "rollout": "longtake.jobs.bench.rollout",
+    "tables": "longtake.jobs.bench.table_load",
+    "sweep": "longtake.jobs.bench.sweep",
+    "submit": "longtake.jobs.bench.submit",
 }
 """Name to module; the order is that of a run of all."""
 

@@ -1,8 +1,8 @@
 """The gated delta rule on a CPU beside our Mamba-2 scan at equal shapes, forward and backward, fp32, one thread.
 
-`models.delta.delta_rule` against `models.ssd.scan`, in turns, with as many heads, values, state dimensions and groups
-of keys. `forward+backward` are medians in CPU seconds, `time` the median over rounds of the delta rule's / Mamba-2's
-(the bar: at most 2), `memory` the extra memory of one forward and backward. With `fla: true` also
+`longtake.models.delta.delta_rule` against `longtake.models.ssd.scan`, in turns, with as many heads, values, state
+dimensions and groups of keys. `forward+backward` are medians in CPU seconds, `time` the median over rounds of the delta
+rule's / Mamba-2's (the bar: at most 2), `memory` the extra memory of one forward and backward. With `fla: true` also
 flash-linear-attention's own form for CPUs, `naive_chunk_gated_delta_rule`, where fla-core is installed. Half a minute.
 """
 
@@ -18,11 +18,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from jobs.bench import scan
-from jobs.bench.measure import Row, extra_memory, in_turns, one_thread, speedup
-from jobs.bench.scan import Shape
 from longtake.config import Config
-from models.delta import delta_rule
+from longtake.jobs.bench import scan
+from longtake.jobs.bench.measure import Row, extra_memory, in_turns, one_thread, speedup
+from longtake.jobs.bench.scan import Shape
+from longtake.models.delta import delta_rule
 
 Positive = Annotated[int, Field(ge=1)]
 DELTA, MAMBA, FLA = "delta rule", "Mamba-2 scan", "fla naive chunk"

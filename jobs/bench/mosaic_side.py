@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from streaming import MDSWriter, StreamingDataLoader, StreamingDataset
 
-sys.path.append(str(Path(__file__).parents[2] / "platform"))
+sys.path.append(str(Path(__file__).parents[3]))
 from longtake import video
 
 WORKERS = 2

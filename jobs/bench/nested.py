@@ -1,8 +1,8 @@
 """Nested state: the scan and the memory of a layer whose state is cut to half, beside the whole, one thread.
 
-The scan of `models.ssd` at the block's real shapes, forward and backward, whole and half in turns; `time` is the
-median over rounds of half / whole in CPU seconds, `memory` the bytes a layer carries (states and convolution inputs),
-half / whole. Half a minute.
+The scan of `longtake.models.ssd` at the block's real shapes, forward and backward, whole and half in turns; `time` is
+the median over rounds of half / whole in CPU seconds, `memory` the bytes a layer carries (states and convolution
+inputs), half / whole. Half a minute.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from jobs.bench.measure import Row, in_turns, one_thread, speedup
-from jobs.bench.scan import OURS, Shape, prepare
 from longtake.config import Config
-from models.config import LayerConfig, ModelConfig
-from models.world_model import WorldModel
+from longtake.jobs.bench.measure import Row, in_turns, one_thread, speedup
+from longtake.jobs.bench.scan import OURS, Shape, prepare
+from longtake.models.config import LayerConfig, ModelConfig
+from longtake.models.world_model import WorldModel
 
 Positive = Annotated[int, Field(ge=1)]
 

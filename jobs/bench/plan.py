@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 from pydantic import Field
 
-from jobs.bench.measure import Row
-from jobs.bench.plan_reader import look
 from longtake.config import Config
 from longtake.episodes import SPLITS, Manifest
 from longtake.index import ROWS
+from longtake.jobs.bench.measure import Row
+from longtake.jobs.bench.plan_reader import look
 from longtake.shards import ArraySpec
 from longtake.store import Store, open_store
 

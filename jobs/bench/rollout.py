@@ -19,15 +19,15 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 
-from jobs.bench.measure import Row, one_thread
-from jobs.presets import in_family, size
 from longtake.config import Config
-from models.config import ModelConfig, SamplerConfig
-from models.cost import Costs, conditions_for, crossing, remembered
-from models.matching import match_parameters
-from models.memory import Memory
-from models.rollout import prefill, rollout
-from models.world_model import WorldModel
+from longtake.jobs.bench.measure import Row, one_thread
+from longtake.jobs.presets import in_family, size
+from longtake.models.config import ModelConfig, SamplerConfig
+from longtake.models.cost import Costs, conditions_for, crossing, remembered
+from longtake.models.matching import match_parameters
+from longtake.models.memory import Memory
+from longtake.models.rollout import prefill, rollout
+from longtake.models.world_model import WorldModel
 
 Positive = Annotated[int, Field(ge=1)]
 OURS, FULL = "block_ssm", "causal_full"

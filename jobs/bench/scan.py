@@ -18,10 +18,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from jobs.bench.measure import Row, extra_memory, in_turns, one_thread, speedup
 from longtake.config import Config
-from models.ssd import scan
-from models.ssd_mamba import import_mamba
+from longtake.jobs.bench.measure import Row, extra_memory, in_turns, one_thread, speedup
+from longtake.models.ssd import scan
+from longtake.models.ssd_mamba import import_mamba
 
 Positive = Annotated[int, Field(ge=1)]
 Forward = Callable[..., tuple[Tensor, Tensor]]

@@ -18,9 +18,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from jobs.bench.measure import Row
-from jobs.bench.train import written
 from longtake.config import Config
+from longtake.jobs.bench.measure import Row
+from longtake.jobs.bench.train import written
 from longtake.store import Store, open_store
 
 CONTEXTS = {"through Ray": 1, "local context": 0}
@@ -67,7 +67,7 @@ def started(store: Store, workers: int) -> Start:
     words = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
     began = time.time()
     subprocess.run(
-        [sys.executable, "-m", "jobs", "train", "tiny", *words, "--store", store.uri],
+        [sys.executable, "-m", "longtake.jobs", "train", "tiny", *words, "--store", store.uri],
         check=True,
         stdout=subprocess.DEVNULL,
         timeout=300,

@@ -18,14 +18,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from jobs.bench.measure import Row
-from jobs.presets import size
 from longtake.config import Config
-from models.conditions import Conditions
-from models.config import SamplerConfig
-from models.cost import Costs, conditions_for
-from models.rollout import prefill, rollout
-from models.world_model import WorldModel
+from longtake.jobs.bench.measure import Row
+from longtake.jobs.presets import size
+from longtake.models.conditions import Conditions
+from longtake.models.config import SamplerConfig
+from longtake.models.cost import Costs, conditions_for
+from longtake.models.rollout import prefill, rollout
+from longtake.models.world_model import WorldModel
 
 Positive = Annotated[int, Field(ge=1)]
 

@@ -45,13 +45,13 @@ from pydantic import Field
 from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
-from jobs.bench.measure import Row
-from jobs.bench.mosaic import COLD, WARM, beside
-from jobs.train_loop import timed
 from longtake.cluster import Demand, launch
 from longtake.config import Config
 from longtake.dataset_writer import DatasetWriter
 from longtake.episodes import Dataset, Episode
+from longtake.jobs.bench.measure import Row
+from longtake.jobs.bench.mosaic import COLD, WARM, beside
+from longtake.jobs.train_loop import timed
 from longtake.plan import Plan
 from longtake.provenance import new_run_id
 from longtake.shards import Codec

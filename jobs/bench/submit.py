@@ -22,11 +22,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from jobs.bench import stream
-from jobs.bench.measure import Row
-from jobs.bench.own_head import own_head
 from longtake.config import Config
 from longtake.errors import UserError
+from longtake.jobs.bench import stream
+from longtake.jobs.bench.measure import Row
+from longtake.jobs.bench.own_head import own_head
 from longtake.store import Store, open_store
 
 POLL_S = 0.02
@@ -57,7 +57,7 @@ def run(settings: Settings) -> list[Row]:
             seconds: dict[str, list[float]] = {name: [] for name in lines}
             for _ in range(settings.rounds + 1):
                 for name, (line, variables) in lines.items():
-                    seconds[name].append(first_step([sys.executable, "-m", "jobs", *line], variables, store))
+                    seconds[name].append(first_step([sys.executable, "-m", "longtake.jobs", *line], variables, store))
         return list(_rows(seconds))
 
 

@@ -35,9 +35,9 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from jobs.bench.measure import Row
 from longtake.config import Config, load
 from longtake.errors import UserError
+from longtake.jobs.bench.measure import Row
 from longtake.search import Pruning, Sampling
 from longtake.space import Axis, Label
 from longtake.store import open_store
@@ -108,9 +108,9 @@ def _key(labels: dict[str, Label]) -> str:
 
 def of_sweep(uri: str, wanted: str) -> Curves:
     """The curves of a finished sweep in a store. Raises UserError for one that is no whole grid, or that still runs."""
-    from jobs import sweep as job
     from longtake import lease
     from longtake.config import build
+    from longtake.jobs import sweep as job
     from longtake.runs import select
 
     store = open_store(uri)

@@ -26,11 +26,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from jobs.bench.measure import Row
-from jobs.bench.table_writer import BEGUN, write
 from longtake import tables
 from longtake.compaction import compact
 from longtake.config import Config
+from longtake.jobs.bench.measure import Row
+from longtake.jobs.bench.table_writer import BEGUN, write
 from longtake.provenance import new_run_id
 from longtake.store import Store, open_store
 

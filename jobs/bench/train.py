@@ -25,21 +25,21 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from jobs.bench.measure import Row
-from jobs.objective import Objective
-from jobs.presets import size
-from jobs.train import build_plan, check
-from jobs.train_config import WorldModelTraining
-from jobs.train_loop import to_batch, train_loop
 from longtake.config import Config
 from longtake.dataset_writer import DatasetWriter
 from longtake.engine import EngineConfig
 from longtake.episodes import Dataset, Episode
+from longtake.jobs.bench.measure import Row
+from longtake.jobs.objective import Objective
+from longtake.jobs.presets import size
+from longtake.jobs.train import build_plan, check
+from longtake.jobs.train_config import WorldModelTraining
+from longtake.jobs.train_loop import to_batch, train_loop
+from longtake.models.tokenizer import PIXELS
+from longtake.models.world_model import WorldModel
 from longtake.store import Store, open_store
 from longtake.stream import load_clips
 from longtake.training import fit
-from models.tokenizer import PIXELS
-from models.world_model import WorldModel
 
 if TYPE_CHECKING:
     from longtake.training import Context

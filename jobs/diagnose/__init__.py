@@ -13,9 +13,9 @@ from longtake.store import open_store
 
 def main(runs: Sequence[str], store: str) -> None:
     """The command."""
-    from jobs.diagnose.advice import advise
-    from jobs.diagnose.facts import gather, side_by_side
-    from jobs.results import show
+    from longtake.jobs.diagnose.advice import advise
+    from longtake.jobs.diagnose.facts import gather, side_by_side
+    from longtake.jobs.results import show
 
     place = open_store(store)
     place.require_exists()

@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from jobs.diagnose.facts import Facts, megabytes
-from jobs.presets import in_family
-from models.config import LayerConfig, ModelConfig
-from models.cost import Costs, crossing
+from longtake.jobs.diagnose.facts import Facts, megabytes
+from longtake.jobs.presets import in_family
+from longtake.models.config import LayerConfig, ModelConfig
+from longtake.models.cost import Costs, crossing
 
 NEAR_TRAINED = 0.75
 """Of the farthest distance trained on: who remembers so far was never asked for more."""

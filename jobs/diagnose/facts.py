@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from evals.horizon import TASK, Horizon
-from jobs import horizons
-from jobs.presets import in_family, in_words
-from jobs.report.gather import Run, find_profiles, find_runs
-from jobs.train_config import WorldModelTraining
 from longtake.errors import UserError
+from longtake.evals.horizon import TASK, Horizon
+from longtake.jobs import horizons
+from longtake.jobs.presets import in_family, in_words
+from longtake.jobs.report.gather import Run, find_profiles, find_runs
+from longtake.jobs.train_config import WorldModelTraining
+from longtake.models.config import ModelConfig
+from longtake.models.cost import Costs
+from longtake.models.horizon import Horizon as Reach
+from longtake.models.horizon import fresh_horizon
 from longtake.schema import NO_RUN
-from models.config import ModelConfig
-from models.cost import Costs
-from models.horizon import Horizon as Reach
-from models.horizon import fresh_horizon
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from jobs.presets import SIZES, SizeConfig, families, in_family
-from jobs.train import CONFIGS
-from jobs.train_config import TrainConfig, WorldModelTraining
 from longtake.config import Config, load, shipped
 from longtake.errors import UserError, unknown
+from longtake.jobs.presets import SIZES, SizeConfig, families, in_family
+from longtake.jobs.train import CONFIGS
+from longtake.jobs.train_config import TrainConfig, WorldModelTraining
+from longtake.models.config import ModelConfig, SamplerConfig
 from longtake.store import open_store
-from models.config import ModelConfig, SamplerConfig
 
 if TYPE_CHECKING:
-    from jobs.profile.findings import Findings
+    from longtake.jobs.profile.findings import Findings
     from longtake.store import Store
 
 Positive = Annotated[int, Field(ge=1)]
@@ -108,17 +108,17 @@ def subjects(config: ProfileConfig) -> tuple[str, dict[str, ModelConfig], list[s
 
 
 def _matched(model: ModelConfig, family: str) -> ModelConfig:
-    from models.matching import match_parameters
+    from longtake.models.matching import match_parameters
 
     return match_parameters(in_family(model, family), model)
 
 
 def profile(config: ProfileConfig, *, measured: bool) -> Findings:
     """Count, and measure if asked to."""
-    from jobs.profile.findings import Findings
-    from jobs.progress import bar
-    from models.cost import Costs
-    from models.horizon import fresh_horizon
+    from longtake.jobs.profile.findings import Findings
+    from longtake.jobs.progress import bar
+    from longtake.models.cost import Costs
+    from longtake.models.horizon import fresh_horizon
 
     with bar(f"profile {config.name}", "counting") as update:
         own, models, left_out = subjects(config)
@@ -139,8 +139,8 @@ def profile(config: ProfileConfig, *, measured: bool) -> Findings:
 
 def _measure(found: Findings) -> Iterator[str]:
     """Fill in what is measured, telling what comes next."""
-    from jobs.profile.findings import Key
-    from jobs.profile.measure import Cell, Meter
+    from longtake.jobs.profile.findings import Key
+    from longtake.jobs.profile.measure import Cell, Meter
 
     config, limits = found.config, found.config.limits
     meter = Meter(limits.seconds, int(limits.memory_gib * 2**30) if limits.memory_gib else None)
@@ -163,8 +163,8 @@ def _measure(found: Findings) -> Iterator[str]:
 
 
 def _print(found: Findings) -> None:
-    from jobs.profile.answer import answer, lengths_table, models_table
-    from jobs.results import show
+    from longtake.jobs.profile.answer import answer, lengths_table, models_table
+    from longtake.jobs.results import show
 
     show(models_table(found))
     print()
@@ -177,10 +177,10 @@ def _keep(store: Store, config: ProfileConfig, found: Findings, picture: str) ->
     """A run with its rows in `bench`, and the picture."""
     import pandas as pd
 
-    from jobs.bench_plots import costs_curve
-    from jobs.plots import save, write_under
-    from jobs.results import plot_command
     from longtake import tables
+    from longtake.jobs.bench_plots import costs_curve
+    from longtake.jobs.plots import save, write_under
+    from longtake.jobs.results import plot_command
     from longtake.provenance import new_run_id
     from longtake.runs import RunRecord
 

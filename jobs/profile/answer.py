@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from jobs.presets import in_words
-from jobs.profile.findings import FULL, Findings, What
+from longtake.jobs.presets import in_words
+from longtake.jobs.profile.findings import FULL, Findings, What
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from models.cost import Costs
+    from longtake.models.cost import Costs
 
 HUGE = 256 * 10**6
 """Bytes of scan states per clip above which a person should hear of it."""

@@ -2,5 +2,5 @@
 
 import torch._dynamo  # noqa: F401  optimizers import it at their first step, whose time is measured
 
-import models.rollout
-import models.world_model  # noqa: F401
+import longtake.models.rollout
+import longtake.models.world_model  # noqa: F401

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from jobs.profile.measure import Measured
-from models.cost import Costs, crossing
-from models.horizon import Horizon
+from longtake.jobs.profile.measure import Measured
+from longtake.models.cost import Costs, crossing
+from longtake.models.horizon import Horizon
 
 if TYPE_CHECKING:
-    from jobs.profile import ProfileConfig
+    from longtake.jobs.profile import ProfileConfig
 
 What = Literal["train", "frame"]
 Key = tuple[str, What, int]

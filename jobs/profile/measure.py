@@ -20,7 +20,7 @@ from typing import Literal
 
 import torch
 
-from models.config import ModelConfig, SamplerConfig
+from longtake.models.config import ModelConfig, SamplerConfig
 
 ENOUGH_S = 1.0
 """A call is repeated until it has taken so long in total, or so often:"""
@@ -60,7 +60,7 @@ class Meter:
         self.seconds = seconds
         self.memory = memory or free_bytes()
         self._context = get_context("forkserver")
-        self._context.set_forkserver_preload(["jobs.profile.children"])
+        self._context.set_forkserver_preload(["longtake.jobs.profile.children"])
 
     def __call__(self, cell: Cell) -> Measured:
         """Measure one."""
@@ -120,8 +120,8 @@ def _measure(cell: Cell, seconds: float, memory: int) -> Measured:
 
 def _training_step(cell: Cell) -> Callable[[], object]:
     """Forward, backward and AdamW, one clip, nothing recomputed."""
-    from models.cost import show
-    from models.world_model import WorldModel
+    from longtake.models.cost import show
+    from longtake.models.world_model import WorldModel
 
     torch.manual_seed(0)
     model = WorldModel(cell.config)
@@ -137,9 +137,9 @@ def _training_step(cell: Cell) -> Callable[[], object]:
 
 def _generated_frame(cell: Cell) -> Callable[[], object]:
     """One frame (a chunk of them in the chunk form) by the default sampler."""
-    from models.cost import conditions_for, remembered
-    from models.rollout import rollout
-    from models.world_model import WorldModel
+    from longtake.models.cost import conditions_for, remembered
+    from longtake.models.rollout import rollout
+    from longtake.models.world_model import WorldModel
 
     torch.manual_seed(0)
     model = WorldModel(cell.config).eval()

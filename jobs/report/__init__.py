@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
     from matplotlib.figure import Figure
 
-    from jobs.report.gather import Material, Profile, Run, SweepTrials, TaskScores
+    from longtake.jobs.report.gather import Material, Profile, Run, SweepTrials, TaskScores
 
 WIDTHS = {
     "wide": 960,
@@ -66,7 +66,7 @@ def build(store: Store, runs: Sequence[str], out: Path | None = None) -> Path:
     Raises:
         UserError: an unknown run, scores that cannot be compared, or a place that cannot be written.
     """
-    from jobs.report.gather import gather
+    from longtake.jobs.report.gather import gather
 
     material = gather(store, runs)
     text = render(material)
@@ -87,7 +87,7 @@ def render(material: Material) -> str:
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup, escape
 
-    from jobs.report.findings import number
+    from longtake.jobs.report.findings import number
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = number
@@ -113,11 +113,11 @@ def render(material: Material) -> str:
 
 def _task(material: Material, task: TaskScores) -> dict[str, Any]:
     """Everything that the page says about one task."""
-    from jobs.plots import looks, psnr_curve
-    from jobs.report.film import make_film
-    from jobs.report.findings import SEEN, claims, of_memory, reach, strata, summary, verdict
-    from jobs.report.strips import make_strips, show
-    from jobs.results import plot_command
+    from longtake.jobs.plots import looks, psnr_curve
+    from longtake.jobs.report.film import make_film
+    from longtake.jobs.report.findings import SEEN, claims, of_memory, reach, strata, summary, verdict
+    from longtake.jobs.report.strips import make_strips, show
+    from longtake.jobs.results import plot_command
 
     has_psnr = (task.scores.metric == "psnr").any()
     about = of_memory(task.scores)
@@ -159,8 +159,8 @@ def _task(material: Material, task: TaskScores) -> dict[str, Any]:
 
 def _horizons(material: Material, task: TaskScores) -> list[tuple[str, str]]:
     """How far back each model remembers, as a sentence; what keeps it from being known is told in the notes."""
-    from evals.horizon import TASK
-    from jobs.horizons import horizons, sentence
+    from longtake.evals.horizon import TASK
+    from longtake.jobs.horizons import horizons, sentence
 
     if task.task != TASK:
         return []
@@ -173,15 +173,15 @@ def _horizons(material: Material, task: TaskScores) -> list[tuple[str, str]]:
 
 def _sizes(draw: Callable[[int, bool], Figure], name: str, title: str) -> dict[str, Markup]:
     """A figure per width, so that its text is never scaled down; on a phone the page shows a key."""
-    from jobs.report.svg import inline
+    from longtake.jobs.report.svg import inline
 
     return {size: inline(draw(width, size != "narrow"), f"{name}-{size}", title) for size, width in WIDTHS.items()}
 
 
 def _sweep(material: Material, sweep: SweepTrials) -> dict[str, Any]:
     """The plots of a sweep and its best trials; a plot that its trials do not suffice for is told in the notes."""
-    from jobs import sweep_plots
-    from jobs.results import plot_command
+    from longtake.jobs import sweep_plots
+    from longtake.jobs.results import plot_command
 
     kinds: dict[str, tuple[Callable[..., Figure], str]] = {
         "history": (sweep_plots.history_curve, "Objective of every trial"),
@@ -210,9 +210,9 @@ def _trials_figure(draw: Callable[..., Figure], trials: pd.DataFrame, width: int
 
 def _profile(material: Material, profile: Profile) -> dict[str, Any]:
     """Cost against frames, from a profile."""
-    from jobs.bench_plots import costs_curve, profiled
-    from jobs.plots import INKS, model_colors
-    from jobs.results import plot_command
+    from longtake.jobs.bench_plots import costs_curve, profiled
+    from longtake.jobs.plots import INKS, model_colors
+    from longtake.jobs.results import plot_command
 
     def draw(width: int, labels: bool) -> Figure:
         return costs_curve(profile.bench, width=width, height=240, labels=labels)
@@ -228,9 +228,9 @@ def _profile(material: Material, profile: Profile) -> dict[str, Any]:
 
 def _drift(material: Material) -> dict[str, Any] | None:
     """The state of each layer during training, where runs noted it."""
-    from jobs.plots import INKS
-    from jobs.results import plot_command
-    from jobs.step_plots import drift_curve, layer_looks, state_layers
+    from longtake.jobs.plots import INKS
+    from longtake.jobs.results import plot_command
+    from longtake.jobs.step_plots import drift_curve, layer_looks, state_layers
 
     steps = material.steps
     names = {run.id: run.name for run in material.runs if state_layers(steps[steps.run == run.id])}
@@ -250,9 +250,9 @@ def _drift(material: Material) -> dict[str, Any] | None:
 
 def _training(material: Material) -> dict[str, Any] | None:
     """The curves, and a line of numbers per run."""
-    from jobs.plots import INKS, model_colors
-    from jobs.results import plot_command
-    from jobs.step_plots import training_curve
+    from longtake.jobs.plots import INKS, model_colors
+    from longtake.jobs.results import plot_command
+    from longtake.jobs.step_plots import training_curve
 
     steps = material.steps
     names = {run.id: run.name for run in material.runs if (steps.run == run.id).any()}

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from evals.metrics import METRICS
-from evals.task import STRANGER
-from jobs.plots import WIPED, Look, looks
+from longtake.evals.metrics import METRICS
+from longtake.evals.task import STRANGER
+from longtake.jobs.plots import WIPED, Look, looks
 from longtake.scores import Difference, paired_difference, summarise
 
 if TYPE_CHECKING:

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from jobs.evaluate import CONFIGS, EvaluateConfig
-from jobs.plots import distinct
 from longtake.config import load
 from longtake.errors import UserError, unknown
+from longtake.jobs.evaluate import CONFIGS, EvaluateConfig
+from longtake.jobs.plots import distinct
 from longtake.schema import NO_RUN
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from evals.protocol import Protocol
+    from longtake.evals.protocol import Protocol
+    from longtake.models.config import ModelConfig
     from longtake.store import Store
-    from models.config import ModelConfig
 
 TRAININGS = ("train", "autoencoder")
 """The kinds of runs that a page is about, beside sweeps."""
@@ -41,7 +41,7 @@ class Run:
     @property
     def model(self) -> ModelConfig | None:
         """Its world model; None where it trained none."""
-        from models.config import ModelConfig
+        from longtake.models.config import ModelConfig
 
         model = self.config.get("model", {})
         return ModelConfig.model_validate_json(json.dumps(model)) if "layers" in model else None
@@ -101,7 +101,7 @@ def windows_reach(runs: Iterable[Run]) -> int:
 
     Of models that carry more than windows, where there are such: what lies beyond their own reach, only that can know.
     """
-    from models.horizon import window_reach
+    from longtake.models.horizon import window_reach
 
     models = [run.model for run in runs if run.model is not None]
     carrying = [model for model in models if any(layer.mixer != "none" for layer in model.stack)]
@@ -132,7 +132,7 @@ def gather(store: Store, runs: Sequence[str]) -> Material:
 
 def _uncurved() -> list[str]:
     """Tasks that measure in their own way, whose rows are no frames: `longtake results scores` shows them."""
-    from evals.tasks import TASKS
+    from longtake.evals.tasks import TASKS
 
     return [name for name, task in TASKS.items() if task.metrics]
 
@@ -278,7 +278,7 @@ def find_protocol(store: Store, protocol: str, datasets: Iterable[str]) -> tuple
 
     Known are those kept in the store, as protocols/HASH.json, and the shipped evaluations on these datasets.
     """
-    from evals.protocol import Protocol
+    from longtake.evals.protocol import Protocol
 
     kept = f"protocols/{protocol}.json"
     found = Protocol.model_validate_json(store.read_bytes(kept)) if store.exists(kept) else None

@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from evals.protocol import Protocol
-from jobs.evaluate import ScoreCell, Variant
-from jobs.plots import Look, looks
-from jobs.report.findings import best_model, ranked_models, reach
 from longtake import checkpoints
+from longtake.evals.protocol import Protocol
+from longtake.jobs.evaluate import ScoreCell, Variant
+from longtake.jobs.plots import Look, looks
+from longtake.jobs.report.findings import best_model, ranked_models, reach
 from longtake.schema import NO_RUN
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from jobs.report.gather import Material, TaskScores
+    from longtake.jobs.report.gather import Material, TaskScores
 
 Image = NDArray[np.uint8]
 SHOWN_CONTEXT, SHOWN_MADE = 2, 10  # columns
@@ -200,15 +200,15 @@ def one_thread() -> Iterator[None]:
 
 def _truth(cell: ScoreCell) -> Image:
     """Frames (b, context + horizon, H, W, 3) of the cell's clips."""
-    from jobs.score_cell import read_question
+    from longtake.jobs.score_cell import read_question
 
     return np.stack([read_question(cell, episode).frames for episode in cell.episodes])
 
 
 def generate(cell: ScoreCell) -> Image:
     """Frames (b, horizon, H, W, 3) that the cell's system makes of its clips."""
-    from evals.scoring import answer
-    from jobs.score_cell import build_system, conditions_of, no_repeated_warnings, read_question
+    from longtake.evals.scoring import answer
+    from longtake.jobs.score_cell import build_system, conditions_of, no_repeated_warnings, read_question
 
     questions = [read_question(cell, episode) for episode in cell.episodes]
     with no_repeated_warnings():

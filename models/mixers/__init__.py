@@ -1,7 +1,7 @@
 """What mixes tokens, one file each, found by this folder. A file's docstring is the card of what it holds.
 
-A file that defines `MIXER`, a class of the face `models.mixers.base.Mixer`, is a layer's `mixer` of that name: it
-carries information over any distance in time. One that defines `LOCAL` is a layer's `local` mixer: it sees a few
+A file that defines `MIXER`, a class of the face `longtake.models.mixers.base.Mixer`, is a layer's `mixer` of that name:
+it carries information over any distance in time. One that defines `LOCAL` is a layer's `local` mixer: it sees a few
 frames. How to add one: docs/adding-a-mixer.md.
 """
 
@@ -13,7 +13,7 @@ import pkgutil
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from models.mixers.base import Mixer
+    from longtake.models.mixers.base import Mixer
 
 NONE = "none"
 """The name of no mixer."""

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from models.config import LayerConfig, ModelConfig
-from models.memory import Frames
-from models.mixers.base import Mixer
+from longtake.models.config import LayerConfig, ModelConfig
+from longtake.models.memory import Frames
+from longtake.models.mixers.base import Mixer
 
 ROPE_BASE, GRID_BASE = 1000.0, 100.0
 FAR = 2**30
@@ -130,7 +130,7 @@ class LocalAttention(FrameAttention):
 def attend(q: Tensor, k: Tensor, v: Tensor, first_frame: int, reach: Reach) -> Tensor:
     """Attention of the frames q (b, t, N, h, d), the last t of those in k and v (b, t + kept, N, h, d)."""
     if q.is_cuda:
-        from models.flex import flex_attend
+        from longtake.models.flex import flex_attend
 
         return flex_attend(q, k, v, first_frame, reach)
     if reach.form == "window":

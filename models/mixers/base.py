@@ -19,8 +19,8 @@ from einops import rearrange
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from models.config import LayerConfig, ModelConfig
-from models.memory import SSMState
+from longtake.models.config import LayerConfig, ModelConfig
+from longtake.models.memory import SSMState
 
 
 class Options(BaseModel):
@@ -90,7 +90,8 @@ class BlockScan(Mixer):
 
     sees_both_ways = False
     nests: ClassVar[bool] = False
-    """Whether the first dimensions of its state can be used alone (nested state): `models.memory.SSMState.narrow`."""
+    """Whether the first dimensions of its state can be used alone (nested state):
+    `longtake.models.memory.SSMState.narrow`."""
     reads_conditions: bool = False
     """Whether `scan_rows` gets the conditions of every token's frame; no memory is spent on them otherwise."""
     state_settings: ClassVar[dict[str, str]] = {"spatial_block": "larger"}

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from models.config import LayerConfig, ModelConfig
-from models.memory import Frames
-from models.mixers.base import Mixer
+from longtake.models.config import LayerConfig, ModelConfig
+from longtake.models.memory import Frames
+from longtake.models.mixers.base import Mixer
 
 
 class LocalConvolution(Mixer):

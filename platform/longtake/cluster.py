@@ -15,11 +15,15 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from longtake import nodes
 from longtake.errors import UserError
 from longtake.node_kinds import kinds_of_nodes
 from longtake.private_ray import private, session_folder
+
+if TYPE_CHECKING:
+    from ray.job_config import JobConfig
 
 Resources = Mapping[str, float]
 
@@ -162,6 +166,7 @@ def _local(need: Demand | None, cpus: int, dashboard: bool, object_store_mb: int
     with private():
         try:
             ray.init(
+                job_config=_own_path(),
                 address="local",  # without it ray.init would join any Ray that happens to run on this machine
                 num_cpus=cpus,
                 include_dashboard=dashboard,
@@ -189,6 +194,23 @@ def _attached(need: Demand | None, address: str, quiet: bool) -> Iterator[None]:
         ray.shutdown()
 
 
+def _own_path() -> JobConfig:
+    """Ray's settings of a job whose workers import what this process may, and nothing from the folder that the user is
+    in.
+
+    Ray would put that folder, and the script's, before all else on the path of its workers: a `torch.py` or a
+    `platform/` of the user's would end them. What is to be imported from elsewhere is named in PYTHONPATH.
+    """
+    from ray.job_config import JobConfig
+
+    class OwnPath(JobConfig):
+        def _serialize(self) -> str:
+            self._py_driver_sys_path.clear()
+            return str(super()._serialize())
+
+    return OwnPath()
+
+
 def _attach(address: str, quiet: bool) -> None:
     import ray
 
@@ -198,6 +220,7 @@ def _attach(address: str, quiet: bool) -> None:
     try:
         ray.init(
             address=address,
+            job_config=_own_path(),
             runtime_env={"env_vars": {k: v for k, v in passed.items() if k not in handed_on}},
             logging_level=logging.ERROR if quiet else logging.INFO,
             log_to_driver=not quiet,

@@ -16,7 +16,7 @@ from longtake.errors import UserError
 
 
 def build_wheel(folder: Path, root: Path | None = None) -> Path:
-    """One wheel of the four rooms of the checkout at `root` (default: the one that runs), without requirements.
+    """One wheel of the checkout at `root` (default: the one that runs), without requirements.
 
     The same code gives the same file name and the same bytes, so the head is sent it once.
     Raises UserError if there is no checkout, or `platform` in it has become a package.

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evals.task import Question
-from models.conditions import Conditions
+from longtake.evals.task import Question
+from longtake.models.conditions import Conditions
 
 SAME = 1e-3
 """How far apart two poses of one place may be, in cells."""

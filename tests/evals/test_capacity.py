@@ -9,15 +9,15 @@ import pandas as pd
 import pytest
 import torch
 
-from evals.protocol import Protocol
-from evals.systems import ContextMean, CopyLast, ModelSystem, NearestPose, StrangersContext, System
-from evals.task import Question
-from evals.tasks import TASKS, build_question
-from evals.tasks.capacity import find_places, numbers
-from models.conditions import Conditions
-from models.config import LayerConfig, ModelConfig, SamplerConfig
-from models.tokenizer import PIXELS
-from models.world_model import WorldModel
+from longtake.evals.protocol import Protocol
+from longtake.evals.systems import ContextMean, CopyLast, ModelSystem, NearestPose, StrangersContext, System
+from longtake.evals.task import Question
+from longtake.evals.tasks import TASKS, build_question
+from longtake.evals.tasks.capacity import find_places, numbers
+from longtake.models.conditions import Conditions
+from longtake.models.config import LayerConfig, ModelConfig, SamplerConfig
+from longtake.models.tokenizer import PIXELS
+from longtake.models.world_model import WorldModel
 from tests.evals.planted import Places, Window
 
 CLIPS, MOST = 60, 16

@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from evals.metrics import IDENTICAL_PSNR
-from evals.protocol import Protocol
-from evals.scoring import score
-from evals.systems import Chance, CopyLast, NearestPose, StrangersContext, System
-from evals.task import Question
-from evals.tasks import TASKS, build_question
+from longtake.evals.metrics import IDENTICAL_PSNR
+from longtake.evals.protocol import Protocol
+from longtake.evals.scoring import score
+from longtake.evals.systems import Chance, CopyLast, NearestPose, StrangersContext, System
+from longtake.evals.task import Question
+from longtake.evals.tasks import TASKS, build_question
+from longtake.models.conditions import Conditions
 from longtake.stream import relative_pose
-from models.conditions import Conditions
 from tests.evals.planted import Window
 
 if TYPE_CHECKING:

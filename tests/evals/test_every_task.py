@@ -10,15 +10,15 @@ import pandas as pd
 import pytest
 import torch
 
-from evals.fvd import frechet_distance
-from evals.horizon import TASK, memory_horizon
-from evals.metrics import IDENTICAL_PSNR
-from evals.protocol import Protocol
-from evals.scoring import score
-from evals.systems import Chance, ContextMean, CopyLast, NearestPose, RawFrames, System
-from evals.task import Question
-from evals.tasks import TASKS, build_question
-from models.conditions import Conditions
+from longtake.evals.fvd import frechet_distance
+from longtake.evals.horizon import TASK, memory_horizon
+from longtake.evals.metrics import IDENTICAL_PSNR
+from longtake.evals.protocol import Protocol
+from longtake.evals.scoring import score
+from longtake.evals.systems import Chance, ContextMean, CopyLast, NearestPose, RawFrames, System
+from longtake.evals.task import Question
+from longtake.evals.tasks import TASKS, build_question
+from longtake.models.conditions import Conditions
 from tests.evals.planted import Truth, Window
 from tests.evals.test_permanence import PROTOCOL as PERMANENCE
 from tests.evals.test_permanence import clips as permanence_clips

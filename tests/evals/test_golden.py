@@ -16,10 +16,10 @@ from skimage import data
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
-from evals.fvd import clip_features, frechet_distance
-from evals.metrics import METRICS, MetricName, psnr, ssim
-from models.i3d import I3d
-from models.lpips import Lpips, NetName, _unit
+from longtake.evals.fvd import clip_features, frechet_distance
+from longtake.evals.metrics import METRICS, MetricName, psnr, ssim
+from longtake.models.i3d import I3d
+from longtake.models.lpips import Lpips, NetName, _unit
 
 GOLDEN = json.loads((Path(__file__).parent / "golden_metrics.json").read_text())
 

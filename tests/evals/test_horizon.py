@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from evals.horizon import MARGIN_DB, memory_horizon
-from evals.intervals import bootstrap_interval
-from evals.protocol import Protocol
-from evals.scoring import score
-from evals.systems import ContextMean, CopyLast
-from evals.task import Question
-from evals.tasks import build_question
-from models.conditions import Conditions
+from longtake.evals.horizon import MARGIN_DB, memory_horizon
+from longtake.evals.intervals import bootstrap_interval
+from longtake.evals.protocol import Protocol
+from longtake.evals.scoring import score
+from longtake.evals.systems import ContextMean, CopyLast
+from longtake.evals.task import Question
+from longtake.evals.tasks import build_question
+from longtake.models.conditions import Conditions
 
 CONTEXT = 24
 RETRIEVAL = Protocol(task="retrieval", context=CONTEXT, horizon=CONTEXT, episodes=6, metrics=["psnr"])

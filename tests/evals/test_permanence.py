@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from evals.metrics import IDENTICAL_PSNR
-from evals.protocol import Protocol
-from evals.sprites import find_sprites
-from evals.systems import ContextMean, CopyLast, NearestPose, StrangersContext, System
-from evals.task import Question
-from evals.tasks import TASKS, build_question
-from models.conditions import Conditions
+from longtake.evals.metrics import IDENTICAL_PSNR
+from longtake.evals.protocol import Protocol
+from longtake.evals.sprites import find_sprites
+from longtake.evals.systems import ContextMean, CopyLast, NearestPose, StrangersContext, System
+from longtake.evals.task import Question
+from longtake.evals.tasks import TASKS, build_question
+from longtake.models.conditions import Conditions
 from tests.evals.planted import Truth, Window
 
 LOOK, AWAY, CLIPS, SIDE = 3, 12, 120, 24

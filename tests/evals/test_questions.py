@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from evals.probe import out_of_fold
-from evals.protocol import Protocol
-from evals.systems import Chance, CopyLast, ModelSystem, RawFrames, StrangersContext, System
-from evals.task import Question
-from evals.tasks import TASKS, build_question
-from evals.tasks.questions import classes
-from models.conditions import Conditions
-from models.config import LayerConfig, ModelConfig, SamplerConfig
-from models.tokenizer import PIXELS
-from models.world_model import WorldModel
+from longtake.evals.probe import out_of_fold
+from longtake.evals.protocol import Protocol
+from longtake.evals.systems import Chance, CopyLast, ModelSystem, RawFrames, StrangersContext, System
+from longtake.evals.task import Question
+from longtake.evals.tasks import TASKS, build_question
+from longtake.evals.tasks.questions import classes
+from longtake.models.conditions import Conditions
+from longtake.models.config import LayerConfig, ModelConfig, SamplerConfig
+from longtake.models.tokenizer import PIXELS
+from longtake.models.world_model import WorldModel
 
 CONTEXT, CLIPS = 8, 80
 PROTOCOL = Protocol(task="questions", context=CONTEXT, horizon=CONTEXT, episodes=CLIPS)

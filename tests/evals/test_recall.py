@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evals.recall import bits, identify
+from longtake.evals.recall import bits, identify
 
 CLIPS = 400
 

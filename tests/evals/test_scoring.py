@@ -12,18 +12,18 @@ from scipy.ndimage import gaussian_filter
 from skimage.data import astronaut
 from torch import Tensor
 
-from evals import metrics
-from evals.metrics import IDENTICAL_PSNR, METRICS, MetricName, psnr, sharpness, ssim
-from evals.protocol import Protocol
-from evals.scoring import compare, episode_seed, score
-from evals.systems import FLOORS, ContextMean, CopyLast, ModelSystem, NearestPose, System
-from evals.task import Question
-from evals.tasks import TASKS, build_question
-from evals.tasks.cost import lengths
-from models.conditions import Conditions
-from models.config import LayerConfig, ModelConfig, SamplerConfig
-from models.tokenizer import PIXELS
-from models.world_model import WorldModel
+from longtake.evals import metrics
+from longtake.evals.metrics import IDENTICAL_PSNR, METRICS, MetricName, psnr, sharpness, ssim
+from longtake.evals.protocol import Protocol
+from longtake.evals.scoring import compare, episode_seed, score
+from longtake.evals.systems import FLOORS, ContextMean, CopyLast, ModelSystem, NearestPose, System
+from longtake.evals.task import Question
+from longtake.evals.tasks import TASKS, build_question
+from longtake.evals.tasks.cost import lengths
+from longtake.models.conditions import Conditions
+from longtake.models.config import LayerConfig, ModelConfig, SamplerConfig
+from longtake.models.tokenizer import PIXELS
+from longtake.models.world_model import WorldModel
 
 RETRIEVAL = Protocol(task="retrieval", context=6, horizon=4, episodes=2)
 ROLLOUT = Protocol(task="rollout", context=6, horizon=4, episodes=2)
@@ -353,7 +353,7 @@ def test_a_task_refuses_the_metrics_of_others() -> None:
 
 def test_every_task_has_its_card() -> None:
     for name in TASKS:
-        card = importlib.import_module(f"evals.tasks.{name}").__doc__
+        card = importlib.import_module(f"longtake.evals.tasks.{name}").__doc__
         assert card and len(card) > 200, name
 
 

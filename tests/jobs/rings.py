@@ -12,11 +12,11 @@ from collections.abc import Callable
 import torch
 import yaml
 
-from jobs.objective import Batch, Objective, seeded
-from jobs.train_config import WorldModelTraining
-from models.conditions import Conditions
-from models.memory import Memory
-from models.world_model import WorldModel
+from longtake.jobs.objective import Batch, Objective, seeded
+from longtake.jobs.train_config import WorldModelTraining
+from longtake.models.conditions import Conditions
+from longtake.models.memory import Memory
+from longtake.models.world_model import WorldModel
 
 LENGTH = 12
 CONFIG = """

@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-import models.mixers
-from jobs.cli import main as cli
-from jobs.evaluate import EvaluateConfig, find_subjects, plan_cells
-from jobs.objective import Objective
-from jobs.presets import in_words
-from jobs.score_cell import score_cell
-from jobs.train_check import memory_problems
+import longtake.models.mixers
+from longtake.jobs.cli import main as cli
+from longtake.jobs.evaluate import EvaluateConfig, find_subjects, plan_cells
+from longtake.jobs.objective import Objective
+from longtake.jobs.presets import in_words
+from longtake.jobs.score_cell import score_cell
+from longtake.jobs.train_check import memory_problems
+from longtake.models.config import ModelConfig
 from longtake.store import open_store
-from models.config import ModelConfig
 from tests.jobs import test_evaluate
 from tests.jobs.rings import config_of, held_out, learn, walk
 from tests.jobs.test_diagnose import CHEAP, changes, facts, horizon
@@ -36,13 +36,13 @@ EMA = "model.layers=[{mixer: ema}]"
 def ema(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The file of the how-to, as if it lay in the folder."""
     (tmp_path / "ema.py").write_text(MIXER)
-    monkeypatch.setattr(models.mixers, "__path__", [*models.mixers.__path__, str(tmp_path)])
-    models.mixers.mixers.cache_clear()
-    models.mixers.local_mixers.cache_clear()
+    monkeypatch.setattr(longtake.models.mixers, "__path__", [*longtake.models.mixers.__path__, str(tmp_path)])
+    longtake.models.mixers.mixers.cache_clear()
+    longtake.models.mixers.local_mixers.cache_clear()
     yield
-    sys.modules.pop("models.mixers.ema", None)
-    models.mixers.mixers.cache_clear()
-    models.mixers.local_mixers.cache_clear()
+    sys.modules.pop("longtake.models.mixers.ema", None)
+    longtake.models.mixers.mixers.cache_clear()
+    longtake.models.mixers.local_mixers.cache_clear()
 
 
 def test_it_keeps_the_contract() -> None:

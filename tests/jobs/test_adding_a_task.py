@@ -9,16 +9,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evals.metrics import IDENTICAL_PSNR
-from evals.tasks import TASKS
-from jobs import evaluate
-from jobs.evaluate import EvaluateConfig, ScoreCell, plan_cells
-from jobs.horizons import table
-from jobs.score_cell import score_cell
 from longtake.config import load
 from longtake.dataset_writer import DatasetWriter
 from longtake.episodes import Episode
 from longtake.errors import UserError
+from longtake.evals.metrics import IDENTICAL_PSNR
+from longtake.evals.tasks import TASKS
+from longtake.jobs import evaluate
+from longtake.jobs.evaluate import EvaluateConfig, ScoreCell, plan_cells
+from longtake.jobs.horizons import table
+from longtake.jobs.score_cell import score_cell
 from longtake.store import Store, open_store
 
 TEXT = (Path(__file__).parents[2] / "docs" / "adding-a-task.md").read_text()

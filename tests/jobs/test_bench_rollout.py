@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jobs.bench import choose, read_settings
-from jobs.bench.rollout import Settings, alternate, run, shown_memories, upper_bound
-from jobs.presets import in_family, size
 from longtake.errors import UserError
-from models.world_model import WorldModel
+from longtake.jobs.bench import choose, read_settings
+from longtake.jobs.bench.rollout import Settings, alternate, run, shown_memories, upper_bound
+from longtake.jobs.presets import in_family, size
+from longtake.models.world_model import WorldModel
 
 
 def test_pairs_swap_their_order_and_the_first_does_not_count() -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jobs.bench.mosaic import beside
-from jobs.bench.stream import Clips, Settings, _collate, bytes_read_over_used, footprint, plan_of, written
 from longtake.errors import UserError
+from longtake.jobs.bench.mosaic import beside
+from longtake.jobs.bench.stream import Clips, Settings, _collate, bytes_read_over_used, footprint, plan_of, written
 from longtake.store import open_store
 from longtake.stream import load_clips
 

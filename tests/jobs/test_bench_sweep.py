@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from jobs.bench import sweep as bench
-from jobs.bench.sweep import Curves, Settings
 from longtake.config import build
 from longtake.errors import UserError
+from longtake.jobs.bench import sweep as bench
+from longtake.jobs.bench.sweep import Curves, Settings
 from longtake.search import Pruning, Sampling
 from tests.longtake.test_sweeps import play, study_of
 

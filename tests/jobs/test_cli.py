@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from jobs import cli
 from longtake import tables
 from longtake.errors import UserError
+from longtake.jobs import cli
 from longtake.store import Store, open_store
 
 Called = list[tuple[Any, ...]]
@@ -36,11 +36,11 @@ def verb(monkeypatch: pytest.MonkeyPatch) -> Any:
             if error is not None:
                 raise error
 
-        module = types.ModuleType(f"jobs.{name}")
+        module = types.ModuleType(f"longtake.jobs.{name}")
         module.main = main  # type: ignore[attr-defined]
-        import jobs
+        from longtake import jobs
 
-        monkeypatch.setitem(sys.modules, f"jobs.{name}", module)
+        monkeypatch.setitem(sys.modules, f"longtake.jobs.{name}", module)
         monkeypatch.setattr(jobs, name, module, raising=False)
         return called
 

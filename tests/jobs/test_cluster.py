@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import cli
+from longtake.jobs import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from jobs import collect, inspect
-from jobs.collect import TYPICAL_RATIO, CollectConfig, make_shard, record
 from longtake import worlds
 from longtake.config import load
 from longtake.errors import UserError
+from longtake.jobs import collect, inspect
+from longtake.jobs.collect import TYPICAL_RATIO, CollectConfig, make_shard, record
 from longtake.shards import Codec
 from longtake.sources.doom_maze import DoomMazeConfig
 from longtake.store import open_store

@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from jobs import train, train_loop
-from jobs.bench.train import written
-from jobs.train_config import WorldModelTraining
 from longtake import checkpoints
 from longtake.config import load
+from longtake.jobs import train, train_loop
+from longtake.jobs.bench.train import written
+from longtake.jobs.train_config import WorldModelTraining
 from longtake.store import Store, open_store
 from longtake.training import LocalContext
 

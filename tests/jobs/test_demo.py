@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 import longtake
-from jobs.demo import verdicts
+from longtake.jobs.demo import verdicts
 
 STAGES = ["[1/5]", "[2/5]", "[3/5]", "[4/5]", "[5/5]"]
 """Headings of the demo: collect, two trainings, evaluate, report."""
@@ -24,7 +24,15 @@ STAGES = ["[1/5]", "[2/5]", "[3/5]", "[4/5]", "[5/5]"]
 
 def start(store: Path | str, log: Path) -> subprocess.Popen[bytes]:
     """The demo in a process group of its own."""
-    command = [sys.executable, "-c", "from jobs.cli import main; main()", "demo", "tiny", "--store", str(store)]
+    command = [
+        sys.executable,
+        "-c",
+        "from longtake.jobs.cli import main; main()",
+        "demo",
+        "tiny",
+        "--store",
+        str(store),
+    ]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with log.open("ab") as out:
         return subprocess.Popen(

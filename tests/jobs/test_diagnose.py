@@ -9,15 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evals.horizon import Horizon
-from jobs.cli import main as cli
-from jobs.diagnose.advice import Advice, advise
-from jobs.diagnose.facts import Facts, gather, side_by_side
-from jobs.train import CONFIGS
-from jobs.train_config import WorldModelTraining
 from longtake import tables
 from longtake.config import dump, load
 from longtake.errors import UserError
+from longtake.evals.horizon import Horizon
+from longtake.jobs.cli import main as cli
+from longtake.jobs.diagnose.advice import Advice, advise
+from longtake.jobs.diagnose.facts import Facts, gather, side_by_side
+from longtake.jobs.train import CONFIGS
+from longtake.jobs.train_config import WorldModelTraining
 from longtake.store import Store, open_store
 
 RUN = "20261121-041233-k3f9"

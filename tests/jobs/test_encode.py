@@ -12,23 +12,23 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from evals.protocol import Protocol
-from jobs import encode, inspect, pictures, tokenizers, train, verify
-from jobs.encode import EncodeConfig, Encoder, prepare
-from jobs.evaluate import EvaluateConfig, find_subjects, plan_cells
-from jobs.protocol_check import trained_on
-from jobs.score_cell import score_cell
-from jobs.train_config import TrainConfig
 from longtake import checkpoints
 from longtake.config import load
 from longtake.dataset_writer import DatasetWriter
 from longtake.episodes import Dataset, Episode
 from longtake.errors import UserError
+from longtake.evals.protocol import Protocol
+from longtake.jobs import encode, inspect, pictures, tokenizers, train, verify
+from longtake.jobs.encode import EncodeConfig, Encoder, prepare
+from longtake.jobs.evaluate import EvaluateConfig, find_subjects, plan_cells
+from longtake.jobs.protocol_check import trained_on
+from longtake.jobs.score_cell import score_cell
+from longtake.jobs.train_config import TrainConfig
 from longtake.mixture import open_data
+from longtake.models.autoencoder import Autoencoder
+from longtake.models.config import AutoencoderConfig, SamplerConfig
+from longtake.models.tokenizer import AutoencoderTokenizer
 from longtake.store import Store, open_store
-from models.autoencoder import Autoencoder
-from models.config import AutoencoderConfig, SamplerConfig
-from models.tokenizer import AutoencoderTokenizer
 from tests.jobs.test_latents import AUTOENCODER, WORLD, Place
 
 EPISODES, LENGTH = 20, 16

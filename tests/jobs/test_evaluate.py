@@ -16,25 +16,25 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from evals.protocol import Protocol
-from evals.scoring import answer
-from evals.systems import CopyLast, StrangersContext
-from jobs import evaluate, results
-from jobs.evaluate import EvaluateConfig, ScoreCell, Subject, find_subjects, limited, plan_cells
-from jobs.follow import follow
-from jobs.protocol_check import beyond_training
-from jobs.report.findings import of_memory, summary
-from jobs.report.gather import gather
-from jobs.score_cell import conditions_of, read_model, read_question, score_cell
 from longtake import checkpoints, tables
 from longtake.dataset_writer import DatasetWriter
 from longtake.episodes import Episode
 from longtake.errors import UserError
+from longtake.evals.protocol import Protocol
+from longtake.evals.scoring import answer
+from longtake.evals.systems import CopyLast, StrangersContext
 from longtake.grid import Cell, GridReport
+from longtake.jobs import evaluate, results
+from longtake.jobs.evaluate import EvaluateConfig, ScoreCell, Subject, find_subjects, limited, plan_cells
+from longtake.jobs.follow import follow
+from longtake.jobs.protocol_check import beyond_training
+from longtake.jobs.report.findings import of_memory, summary
+from longtake.jobs.report.gather import gather
+from longtake.jobs.score_cell import conditions_of, read_model, read_question, score_cell
+from longtake.models.config import ModelConfig, SamplerConfig
+from longtake.models.world_model import WorldModel
 from longtake.shards import CorruptData
 from longtake.store import Store, open_store
-from models.config import ModelConfig, SamplerConfig
-from models.world_model import WorldModel
 
 RUN, STEP, LENGTH = "20261121-041233-k3f9", 30, 12
 SAMPLER = SamplerConfig(steps=1)
@@ -416,7 +416,7 @@ def test_a_damaged_episode_is_named_and_the_exit_code_says_so(
                 report.failed[cell.part] = f"CorruptData: {error}"
         return report
 
-    monkeypatch.setattr("jobs.evaluate.run_grid", in_turn)
+    monkeypatch.setattr("longtake.jobs.evaluate.run_grid", in_turn)
     monkeypatch.setattr("longtake.cluster.launch", contextlib.nullcontext)
     (tmp_path / "mine.yaml").write_text(f"clips_per_cell: 2\nprotocols: [{RETRIEVAL.model_dump_json()}]\n")
     with pytest.raises(SystemExit) as left:

@@ -65,7 +65,7 @@ def start(folder: Path, store: str) -> subprocess.Popen[bytes]:
     words = ["evaluate", str(folder / "asked.yaml"), "--runs", RUN, "--store", str(folder / store)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "platform")])}
     with (folder / f"{store}.log").open("ab") as log:
-        command = [sys.executable, "-m", "jobs", *words]
+        command = [sys.executable, "-m", "longtake.jobs", *words]
         return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=environment, cwd=folder)
 
 

@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import evals.fvd
-from evals.metrics import METRICS
-from evals.protocol import Protocol
-from jobs import evaluate, fvd, results
-from jobs.evaluate import NO_RUN, EvaluateConfig, Subject, plan_cells
-from jobs.score_cell import score_cell
+import longtake.evals.fvd
 from longtake import tables
 from longtake.config import load
 from longtake.dataset_writer import DatasetWriter
 from longtake.episodes import Episode
 from longtake.errors import UserError
+from longtake.evals.metrics import METRICS
+from longtake.evals.protocol import Protocol
 from longtake.grid import Cell
+from longtake.jobs import evaluate, fvd, results
+from longtake.jobs.evaluate import NO_RUN, EvaluateConfig, Subject, plan_cells
+from longtake.jobs.score_cell import score_cell
+from longtake.models import weights
 from longtake.store import Store, open_store
-from models import weights
 
 ROLLOUT = Protocol(task="rollout", context=4, horizon=5, episodes=5, metrics=["psnr", "fvd"])
 
@@ -49,7 +49,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         places = (2, 3, 4)
         return np.concatenate([frames.mean(places), frames.std(places)], 1).astype(np.float32)
 
-    monkeypatch.setattr(evals.fvd, "clip_features", features)
+    monkeypatch.setattr(longtake.evals.fvd, "clip_features", features)
     return looks
 
 
@@ -79,7 +79,9 @@ def test_the_row_is_the_distance_of_all_clips(store: Store, seen: list[tuple[int
     truth = np.stack([dataset.read(int(e)).frames for e in dataset.episodes("test").episode[:5]])
     last = truth.copy()
     last[:, 4:] = truth[:, 3:4]
-    expected = evals.fvd.frechet_distance(evals.fvd.clip_features(truth), evals.fvd.clip_features(last))
+    expected = longtake.evals.fvd.frechet_distance(
+        longtake.evals.fvd.clip_features(truth), longtake.evals.fvd.clip_features(last)
+    )
     row = fvd_rows(store)["copy_last"]
     assert row["value"] == pytest.approx(expected, rel=1e-9) and expected > 0
     assert (row["clips"], row["episode"], row["frame"], row["distance"]) == (5, -1, -1, 0)

@@ -6,18 +6,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from jobs.objective import Batch, Objective
-from jobs.train_config import WorldModelTraining
 from longtake.errors import UserError
-from models.conditions import Conditions
-from models.config import SamplerConfig
-from models.diffusion import add_noise, loss_weights, target
-from models.lpips import Lpips
-from models.memory import Memory
-from models.nested import choose_widths, complexity
-from models.rollout import rollout
-from models.state import state_statistics
-from models.world_model import WorldModel
+from longtake.jobs.objective import Batch, Objective
+from longtake.jobs.train_config import WorldModelTraining
+from longtake.models.conditions import Conditions
+from longtake.models.config import SamplerConfig
+from longtake.models.diffusion import add_noise, loss_weights, target
+from longtake.models.lpips import Lpips
+from longtake.models.memory import Memory
+from longtake.models.nested import choose_widths, complexity
+from longtake.models.rollout import rollout
+from longtake.models.state import state_statistics
+from longtake.models.world_model import WorldModel
 from tests.jobs.rings import config_of, held_out, learn, walk
 from tests.peak import PeakBytes
 

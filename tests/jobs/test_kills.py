@@ -21,9 +21,9 @@ from typing import Any
 import psutil
 import pytest
 
-from jobs.bench.train import written
 from longtake import checkpoints, progress
 from longtake.cluster import ENVIRONMENT
+from longtake.jobs.bench.train import written
 from longtake.private_ray import private
 from longtake.store import Store, open_store
 
@@ -106,7 +106,7 @@ class driving:
     def __init__(self, store: Store, *more: str) -> None:
         words = [word for name, value in SETTINGS.items() for word in ("--set", f"{name}={value}")]
         self._store, self._before = store, set(store.list("runs"))
-        command = [sys.executable, "-m", "jobs", "train", "tiny", *words, "--store", store.uri, *more]
+        command = [sys.executable, "-m", "longtake.jobs", "train", "tiny", *words, "--store", store.uri, *more]
         self._process = subprocess.Popen(command, cwd=ROOT)
 
     def __enter__(self) -> tuple[subprocess.Popen[bytes], Callable[[], str]]:

@@ -11,20 +11,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from evals.protocol import Protocol
-from jobs import train
-from jobs.autoencoder_loop import autoencoder_loop
-from jobs.evaluate import EvaluateConfig, find_subjects, plan_cells
-from jobs.score_cell import score_cell
-from jobs.train_config import AutoencoderTraining, TrainConfig, WorldModelTraining
 from longtake import checkpoints
 from longtake.config import load
 from longtake.dataset_writer import DatasetWriter
 from longtake.episodes import Episode
 from longtake.errors import UserError
+from longtake.evals.protocol import Protocol
+from longtake.jobs import train
+from longtake.jobs.autoencoder_loop import autoencoder_loop
+from longtake.jobs.evaluate import EvaluateConfig, find_subjects, plan_cells
+from longtake.jobs.score_cell import score_cell
+from longtake.jobs.train_config import AutoencoderTraining, TrainConfig, WorldModelTraining
+from longtake.models.config import SamplerConfig
 from longtake.store import Store, open_store
 from longtake.training import LocalContext
-from models.config import SamplerConfig
 
 AUTOENCODER = """
 name: squeeze

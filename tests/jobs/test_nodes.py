@@ -15,10 +15,10 @@ from typing import Any
 import psutil
 import pytest
 
-from jobs import collect
-from jobs.collect import CollectConfig
 from longtake import progress
 from longtake.config import load
+from longtake.jobs import collect
+from longtake.jobs.collect import CollectConfig
 from longtake.private_ray import private
 from longtake.store import Store, open_store
 
@@ -122,7 +122,7 @@ class Verb:
 def verb(store: Store, line: str) -> Iterator[Verb]:
     with tempfile.NamedTemporaryFile("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "jobs", *line.split(), "--store", store.uri],
+            [sys.executable, "-m", "longtake.jobs", *line.split(), "--store", store.uri],
             cwd=store.uri,
             stdout=out,
             stderr=subprocess.STDOUT,

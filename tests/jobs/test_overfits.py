@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from jobs.objective import Batch, Objective
-from jobs.presets import size
+from longtake.jobs.objective import Batch, Objective
+from longtake.jobs.presets import size
+from longtake.models.conditions import Conditions
+from longtake.models.tokenizer import PixelTokenizer
+from longtake.models.world_model import WorldModel
 from longtake.sources.doom_maze import DoomMazeConfig, generate
 from longtake.stream import relative_pose
-from models.conditions import Conditions
-from models.tokenizer import PixelTokenizer
-from models.world_model import WorldModel
 from tests.jobs.rings import config_of, learn
 
 

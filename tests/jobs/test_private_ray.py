@@ -16,8 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from jobs.bench.own_head import end_session
-from jobs.bench.train import written
+from longtake.jobs.bench.own_head import end_session
+from longtake.jobs.bench.train import written
 from longtake.store import Store, open_store
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(300)]
@@ -87,7 +87,7 @@ def running(verb: str, store: Store, home: Path) -> Iterator[tuple[list[psutil.P
     """The processes of a verb at work, and what it prints; with what a user may have set for a cluster."""
     variables = {"RAY_TMPDIR": str(home), "RAY_AUTH_MODE": "disabled", "PYTHONPATH": f"{ROOT}:{ROOT / 'platform'}"}
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    line = [sys.executable, "-m", "jobs", *VERBS[verb], "--store", store.uri]
+    line = [sys.executable, "-m", "longtake.jobs", *VERBS[verb], "--store", store.uri]
     log = home / "log"
     with log.open("wb") as out:
         driver = subprocess.Popen(

@@ -8,17 +8,17 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from jobs.bench_plots import costs_curve
-from jobs.cli import main as cli
-from jobs.plots import save
-from jobs.presets import in_family, size
-from jobs.profile import Limits, ProfileConfig, profile, read_model, subjects
-from jobs.profile.answer import answer, lengths_table, models_table
-from jobs.profile.findings import Findings
-from jobs.profile.measure import Cell, Measured, Meter
+from longtake.jobs.bench_plots import costs_curve
+from longtake.jobs.cli import main as cli
+from longtake.jobs.plots import save
+from longtake.jobs.presets import in_family, size
+from longtake.jobs.profile import Limits, ProfileConfig, profile, read_model, subjects
+from longtake.jobs.profile.answer import answer, lengths_table, models_table
+from longtake.jobs.profile.findings import Findings
+from longtake.jobs.profile.measure import Cell, Measured, Meter
+from longtake.models.config import SamplerConfig
+from longtake.models.cost import Costs
 from longtake.store import open_store
-from models.config import SamplerConfig
-from models.cost import Costs
 
 
 def settings(**changes: Any) -> ProfileConfig:

@@ -19,22 +19,22 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from evals.protocol import Protocol
-from jobs import cli, report
-from jobs.evaluate import ScoreCell
-from jobs.report.film import EDGE_PX, SCREEN, SHOWN, make_film
-from jobs.report.findings import best_model, claims, reach, summary, verdict
-from jobs.report.gather import Run, find_runs, gather, windows_reach
-from jobs.report.strips import even, generate, make_strips, mosaic, pick_episodes, pick_models, show, shrunk
-from jobs.score_cell import score_cell
 from longtake import checkpoints, tables, video
 from longtake.dataset_writer import DatasetWriter
 from longtake.episodes import Episode
 from longtake.errors import UserError
+from longtake.evals.protocol import Protocol
+from longtake.jobs import cli, report
+from longtake.jobs.evaluate import ScoreCell
+from longtake.jobs.report.film import EDGE_PX, SCREEN, SHOWN, make_film
+from longtake.jobs.report.findings import best_model, claims, reach, summary, verdict
+from longtake.jobs.report.gather import Run, find_runs, gather, windows_reach
+from longtake.jobs.report.strips import even, generate, make_strips, mosaic, pick_episodes, pick_models, show, shrunk
+from longtake.jobs.score_cell import score_cell
+from longtake.models.config import ModelConfig
+from longtake.models.world_model import WorldModel
 from longtake.schema import NO_RUN
 from longtake.store import Store, open_store
-from models.config import ModelConfig
-from models.world_model import WorldModel
 
 BLOCK, WINDOW = "20261121-041233-k3f9", "20261121-042233-m2p7"
 NAMES = {BLOCK: "block_ssm", WINDOW: "causal_window"}

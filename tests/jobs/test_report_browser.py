@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from jobs import report
-from jobs.report.gather import find_runs
+from longtake.jobs import report
+from longtake.jobs.report.gather import find_runs
 from longtake.store import Store
 from tests.jobs.browser import Browser, chromium, find_chromium
 from tests.jobs.test_report import BLOCK, WINDOW, make_store, write_profile, write_sweep

@@ -19,13 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from jobs import cli, compact, runs
-from jobs.formats import FORMATS
-from jobs.plots import broken
-from jobs.results import PLOTS, condense, main, means, order, plot_command, show, summary
 from longtake import tables
 from longtake.config import Config
 from longtake.errors import UserError
+from longtake.jobs import cli, compact, runs
+from longtake.jobs.formats import FORMATS
+from longtake.jobs.plots import broken
+from longtake.jobs.results import PLOTS, condense, main, means, order, plot_command, show, summary
 from longtake.runs import RunRecord
 from longtake.store import Store, open_store
 

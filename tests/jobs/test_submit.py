@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from jobs import collect
-from jobs.bench.own_head import Ports, own_head
-from jobs.collect import CollectConfig
 from longtake.config import load
 from longtake.errors import UserError
+from longtake.jobs import collect
+from longtake.jobs.bench.own_head import Ports, own_head
+from longtake.jobs.collect import CollectConfig
 from longtake.private_ray import LOOPBACK
 from longtake.shipping import build_wheel
 from longtake.store import Store, open_store
@@ -93,7 +93,7 @@ def longtake(
 
     def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [sys.executable, "-m", "jobs", *arguments],
+            [sys.executable, "-m", "longtake.jobs", *arguments],
             cwd=folder,
             env=environment | {"RAY_API_SERVER_ADDRESS": head, "PYTHONPATH": f"{ROOT}:{ROOT / 'platform'}"} | more,
             capture_output=True,
@@ -303,7 +303,7 @@ def test_no_secret_is_written_anywhere(
     longtake: Longtake, store: Store, head: str, environment: dict[str, str], printed: list[str]
 ) -> None:
     """By all the tests above: in what was printed, the logs and files of Ray, its tables, the store."""
-    if not any(job.command.startswith("python -m jobs train") for job in Head(head).jobs()):
+    if not any(job.command.startswith("python -m longtake.jobs train") for job in Head(head).jobs()):
         done = longtake("submit", "train", "tiny", "--set", "steps=2", "--store", store.uri)
         assert done.returncode == 0, done.stdout + done.stderr
     longtake("submit", "train", "tiny", "--dry-run")

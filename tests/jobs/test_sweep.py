@@ -20,14 +20,14 @@ import psutil
 import pytest
 from optuna.storages.journal import JournalFileBackend
 
-from jobs import sweep as job
-from jobs import sweep_check, train
-from jobs.sweep_config import CONFIGS, Sweep, SweepConfig, new
 from longtake import checkpoints, lease, progress, tables
 from longtake.config import load
 from longtake.dataset_writer import DatasetWriter
 from longtake.episodes import Episode
 from longtake.errors import UserError
+from longtake.jobs import sweep as job
+from longtake.jobs import sweep_check, train
+from longtake.jobs.sweep_config import CONFIGS, Sweep, SweepConfig, new
 from longtake.space import corners
 from longtake.store import Store, open_store
 
@@ -290,7 +290,7 @@ def test_earlier_sweeps_must_have_meant_the_same(place: Path) -> None:
 
 def test_a_trial_is_a_run_that_is_scored_and_goes_on(place: Path) -> None:
     """Stopped at its second rung, then gone on with: the rung is judged again, the scores are there once."""
-    from jobs.sweep_trial import run_trial
+    from longtake.jobs.sweep_trial import run_trial
 
     sweep, store = sweep_of(place, RETRIEVAL)
     study = job.open_study(sweep, store)
@@ -321,7 +321,7 @@ def test_a_trial_is_a_run_that_is_scored_and_goes_on(place: Path) -> None:
 
 def test_a_trial_is_the_training_that_its_config_says(place: Path) -> None:
     """Judged in a trial or run by `train`: the same weights."""
-    from jobs.sweep_trial import run_trial
+    from longtake.jobs.sweep_trial import run_trial
 
     sweep, store = sweep_of(place)
     given = job.open_study(sweep, store).ask()
@@ -334,8 +334,8 @@ def test_a_trial_is_the_training_that_its_config_says(place: Path) -> None:
 
 def test_a_trial_tells_its_costs(place: Path) -> None:
     """Bytes as the formula has them; a longer window carries more and takes no less."""
-    from jobs.sweep_trial import run_trial
-    from models.cost import Costs
+    from longtake.jobs.sweep_trial import run_trial
+    from longtake.models.cost import Costs
 
     sweep, store = sweep_of(place, "against=[ms_per_frame, carried_bytes]", "pruning.method=none")
     study = job.open_study(sweep, store)
@@ -353,7 +353,7 @@ def test_a_trial_tells_its_costs(place: Path) -> None:
 
 
 def test_winners_train_from_seeds_that_the_search_did_not_see(place: Path) -> None:
-    from jobs.sweep_winners import trainings
+    from longtake.jobs.sweep_winners import trainings
 
     sweep, store = sweep_of(place, RETRIEVAL, "winners={seeds: 2}")
     given = job.open_study(sweep, store).ask()
@@ -373,7 +373,7 @@ def environment() -> dict[str, str]:
 
 
 def command(store: Path | str, *arguments: str) -> list[str]:
-    code = "from jobs.cli import main; main()"
+    code = "from longtake.jobs.cli import main; main()"
     return [sys.executable, "-c", code, "sweep", *arguments, "--store", str(store)]
 
 

@@ -11,22 +11,22 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from jobs import export, preflight, train
-from jobs.objective import Objective
-from jobs.train_config import WorldModelTraining
-from jobs.train_loop import to_batch, train_loop
 from longtake import checkpoints
 from longtake.config import load
 from longtake.dataset_writer import DatasetWriter
 from longtake.engine import EngineConfig
 from longtake.episodes import Episode
 from longtake.errors import UserError
+from longtake.jobs import export, preflight, train
+from longtake.jobs.objective import Objective
+from longtake.jobs.train_config import WorldModelTraining
+from longtake.jobs.train_loop import to_batch, train_loop
+from longtake.models.checkpoint import load_model
+from longtake.models.tokenizer import PIXELS
+from longtake.models.world_model import WorldModel
 from longtake.store import Store, open_store
 from longtake.stream import cut, load_clips
 from longtake.training import LocalContext
-from models.checkpoint import load_model
-from models.tokenizer import PIXELS
-from models.world_model import WorldModel
 from tests.models.test_pretrained import language_model, written
 
 TOY = """

@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jobs import collect, evaluate
-from jobs.collect import CollectConfig, make_shard
-from jobs.evaluate import EvaluateConfig, ScoreCell, plan_cells
-from jobs.results import summary
-from jobs.score_cell import conditions_of, read_question, score_cell
 from longtake.config import load
 from longtake.errors import UserError
+from longtake.jobs import collect, evaluate
+from longtake.jobs.collect import CollectConfig, make_shard
+from longtake.jobs.evaluate import EvaluateConfig, ScoreCell, plan_cells
+from longtake.jobs.results import summary
+from longtake.jobs.score_cell import conditions_of, read_question, score_cell
 from longtake.scores import paired_difference
 from longtake.sources import texture_torus
 from longtake.store import Store, open_store

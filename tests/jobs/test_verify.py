@@ -9,10 +9,10 @@ import av
 import numpy as np
 import pytest
 
-from jobs import inspect, verify
 from longtake.dataset_writer import DatasetWriter
 from longtake.episodes import Dataset, Episode
 from longtake.errors import UserError
+from longtake.jobs import inspect, verify
 from longtake.store import open_store
 from tests.longtake import foreign_files as files
 

@@ -12,12 +12,12 @@ from typing import Any
 import matplotlib.image
 import pytest
 
-from jobs import train, watch
-from jobs.bench.train import written
-from jobs.train_config import WorldModelTraining
-from jobs.train_loop import train_loop
 from longtake.config import load
 from longtake.errors import UserError
+from longtake.jobs import train, watch
+from longtake.jobs.bench.train import written
+from longtake.jobs.train_config import WorldModelTraining
+from longtake.jobs.train_loop import train_loop
 from longtake.store import Store, open_store
 from longtake.training import LocalContext
 from tests.jobs.test_train import TOY

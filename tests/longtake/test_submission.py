@@ -19,11 +19,11 @@ import pytest
 import requests
 import typer
 
-from jobs import collect, evaluate, submit, sweep, train
 from longtake import cluster, node_kinds, submission
 from longtake.cluster import Demand
 from longtake.config import config_hash, load, shipped
 from longtake.errors import UserError
+from longtake.jobs import collect, evaluate, submit, sweep, train
 from longtake.jobs_api import normal_address, outside_errors
 from longtake.shipping import build_wheel
 from longtake.submission import Head, Job, _Log
@@ -40,7 +40,10 @@ def checkout(tmp_path: Path) -> Path:
     for room in ("platform/longtake", "models", "evals", "jobs"):
         (root / room).mkdir(parents=True)
         (root / room / "__init__.py").write_text("")
-    shutil.copy(ROOT / "pyproject.toml", root)
+    for room in ("models", "evals", "jobs"):
+        (root / "platform" / "longtake" / room).symlink_to(f"../../{room}")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, root)
     return root
 
 
@@ -50,9 +53,14 @@ def test_the_wheel_requires_nothing_and_holds_the_rooms(tmp_path: Path) -> None:
         names = archive.namelist()
         metadata = next(archive.read(name).decode() for name in names if name.endswith("/METADATA"))
     assert "Requires-Dist" not in metadata
-    assert {"longtake/store.py", "models/ssd.py", "evals/tasks/__init__.py", "jobs/__main__.py"} <= set(names)
-    assert "jobs/configs/train/tiny.yaml" in names
-    assert not [name for name in names if name.startswith(("platform/", "tests/"))]
+    assert {
+        "longtake/store.py",
+        "longtake/models/ssd.py",
+        "longtake/evals/tasks/__init__.py",
+        "longtake/jobs/__main__.py",
+    } <= set(names)
+    assert "longtake/jobs/configs/train/tiny.yaml" in names
+    assert {name.partition("/")[0].partition("-")[0] for name in names} == {"longtake"}, "and nothing else"
 
 
 def test_the_name_of_the_wheel_follows_its_content(checkout: Path, tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from models.conditions import Conditions
-from models.config import LayerConfig, ModelConfig
-from models.world_model import WorldModel
+from longtake.models.conditions import Conditions
+from longtake.models.config import LayerConfig, ModelConfig
+from longtake.models.world_model import WorldModel
 
 CAUSAL: dict[str, dict[str, Any]] = {
     "block_ssm": {"layers": [LayerConfig(spatial_block=[1, 1]), LayerConfig(spatial_block=[2, 1], window=2)]},

@@ -15,9 +15,9 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from models import ssd_mamba
-from models.mixers.ssm import BlockSSM
-from models.ssd import scan
+from longtake.models import ssd_mamba
+from longtake.models.mixers.ssm import BlockSSM
+from longtake.models.ssd import scan
 from tests.models.test_ssd import NAMES, outputs_and_gradients, problem, worst
 
 torch.set_num_threads(1)

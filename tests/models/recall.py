@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.config import LayerConfig, ModelConfig
+from longtake.models.config import LayerConfig, ModelConfig
 
 KEYS, WIDTH = 6, 4
 SIZES = {"height": 4, "width": 4, "patch": 4, "dim": 48, "heads": 2, "d_state": 16, "headdim": 16, "expand": 1}

@@ -5,9 +5,9 @@ import torch
 from torch.nn.attention import flex_attention
 from torch.nn.attention.flex_attention import create_block_mask
 
-from models import flex
-from models.flex import BLOCK, frame_mask
-from models.mixers.attention import Reach, attend
+from longtake.models import flex
+from longtake.models.flex import BLOCK, frame_mask
+from longtake.models.mixers.attention import Reach, attend
 
 REACHES = [
     Reach("window", 1),

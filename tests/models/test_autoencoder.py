@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from models import tokenizer as tokenizers
-from models.autoencoder import Autoencoder
-from models.conditions import Conditions
-from models.config import AutoencoderConfig, LayerConfig, ModelConfig, SamplerConfig, read_tokenizer_config
-from models.losses import reconstruction_loss
-from models.rollout import rollout
-from models.tokenizer import PIXELS, AutoencoderTokenizer, load_tokenizer
-from models.world_model import WorldModel
+from longtake.models import tokenizer as tokenizers
+from longtake.models.autoencoder import Autoencoder
+from longtake.models.conditions import Conditions
+from longtake.models.config import AutoencoderConfig, LayerConfig, ModelConfig, SamplerConfig, read_tokenizer_config
+from longtake.models.losses import reconstruction_loss
+from longtake.models.rollout import rollout
+from longtake.models.tokenizer import PIXELS, AutoencoderTokenizer, load_tokenizer
+from longtake.models.world_model import WorldModel
 
 SMALL = AutoencoderConfig(height=16, width=16, downsample=4, widths=[16, 16], latent_channels=4)
 KL = {

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.config import LayerConfig, ModelConfig, SamplerConfig
-from models.cost import Costs, _count, conditions_for, crossing, footprint, longest_window, remembered, show
-from models.horizon import fresh_horizon, horizon
-from models.memory import Memory
-from models.world_model import Layer, WorldModel
+from longtake.models.config import LayerConfig, ModelConfig, SamplerConfig
+from longtake.models.cost import Costs, _count, conditions_for, crossing, footprint, longest_window, remembered, show
+from longtake.models.horizon import fresh_horizon, horizon
+from longtake.models.memory import Memory
+from longtake.models.world_model import Layer, WorldModel
 from tests.models.families import CAUSAL, SIZES, inputs, make
 
 

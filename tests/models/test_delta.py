@@ -12,15 +12,15 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor
 
-from models import delta_fla, scan_chunks
-from models.config import LayerConfig, ModelConfig
-from models.cost import Costs
-from models.delta import Backend, delta_rule, delta_rule_reference
-from models.delta_chunked import chunked_delta_rule
-from models.delta_fla import GRID, fla_delta_rule, rows_per_call
-from models.horizon import fresh_horizon
-from models.matching import TOLERANCE, count_parameters, match_parameters
-from models.memory import Memory
+from longtake.models import delta_fla, scan_chunks
+from longtake.models.config import LayerConfig, ModelConfig
+from longtake.models.cost import Costs
+from longtake.models.delta import Backend, delta_rule, delta_rule_reference
+from longtake.models.delta_chunked import chunked_delta_rule
+from longtake.models.delta_fla import GRID, fla_delta_rule, rows_per_call
+from longtake.models.horizon import fresh_horizon
+from longtake.models.matching import TOLERANCE, count_parameters, match_parameters
+from longtake.models.memory import Memory
 from tests.models.families import SIZES, build, inputs
 
 NAMES = ["y", "state", "dv", "dbeta", "dlog_decay", "dk", "dq", "dh0"]
@@ -148,7 +148,7 @@ def test_shapes_that_do_not_fit_are_all_named() -> None:
 
 @pytest.mark.parametrize("backend", ["auto", "torch"])
 def test_a_cpu_takes_torch(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.delta.fla_delta_rule", lambda *given: pytest.fail("fla on a CPU"))
+    monkeypatch.setattr("longtake.models.delta.fla_delta_rule", lambda *given: pytest.fail("fla on a CPU"))
     delta_rule(*problem(5, 1, 0.1, torch.float32), backend=backend)
 
 

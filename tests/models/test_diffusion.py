@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from models.conditions import Conditions
-from models.config import DiffusionConfig, LayerConfig, ModelConfig, SamplerConfig
-from models.diffusion import (
+from longtake.models.conditions import Conditions
+from longtake.models.config import DiffusionConfig, LayerConfig, ModelConfig, SamplerConfig
+from longtake.models.diffusion import (
     add_noise,
     ddim_step,
     draw_noise_levels,
@@ -15,10 +15,10 @@ from models.diffusion import (
     target,
     to_clean,
 )
-from models.losses import diffusion_forcing_loss
-from models.rollout import prefill, rollout
-from models.tokenizer import PIXELS
-from models.world_model import WorldModel
+from longtake.models.losses import diffusion_forcing_loss
+from longtake.models.rollout import prefill, rollout
+from longtake.models.tokenizer import PIXELS
+from longtake.models.world_model import WorldModel
 
 
 @pytest.mark.parametrize("kind", ["v", "x0"])

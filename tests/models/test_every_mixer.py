@@ -11,15 +11,15 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from models.config import LayerConfig, ModelConfig, SamplerConfig
-from models.cost import Costs, _count, _layer_pass
-from models.horizon import fresh_horizon
-from models.memory import Memory
-from models.mixers import local_mixers, mixers
-from models.mixers.base import Mixer
-from models.rollout import prefill, rollout
-from models.state import state_statistics
-from models.world_model import Layer, WorldModel
+from longtake.models.config import LayerConfig, ModelConfig, SamplerConfig
+from longtake.models.cost import Costs, _count, _layer_pass
+from longtake.models.horizon import fresh_horizon
+from longtake.models.memory import Memory
+from longtake.models.mixers import local_mixers, mixers
+from longtake.models.mixers.base import Mixer
+from longtake.models.rollout import prefill, rollout
+from longtake.models.state import state_statistics
+from longtake.models.world_model import Layer, WorldModel
 from tests.models.families import SIZES, build, inputs
 
 FRAMES = 9

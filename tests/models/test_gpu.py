@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from jobs.presets import size
-from models.conditions import Conditions
-from models.mixers.attention import Reach, attend
-from models.ssd import Backend, scan
-from models.world_model import WorldModel
+from longtake.jobs.presets import size
+from longtake.models.conditions import Conditions
+from longtake.models.mixers.attention import Reach, attend
+from longtake.models.ssd import Backend, scan
+from longtake.models.world_model import WorldModel
 
 pytestmark = [
     pytest.mark.gpu,

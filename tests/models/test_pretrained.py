@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from models.config import LayerConfig, ModelConfig
-from models.memory import LayerMemory
-from models.mixers.ssm import BlockSSM
-from models.pretrained import check_mamba2, initialise_from_mamba2
-from models.world_model import Layer, WorldModel
+from longtake.models.config import LayerConfig, ModelConfig
+from longtake.models.memory import LayerMemory
+from longtake.models.mixers.ssm import BlockSSM
+from longtake.models.pretrained import check_mamba2, initialise_from_mamba2
+from longtake.models.world_model import Layer, WorldModel
 from tests.models.families import SIZES, inputs
 
 DIM, EXPAND, STATE, HEADDIM, CONV = 16, 2, 8, 8, 4

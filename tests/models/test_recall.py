@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from models.mixers import mixers
+from longtake.models.mixers import mixers
 from tests.models.recall import KEYS, unexplained
 
 pytestmark = pytest.mark.slow

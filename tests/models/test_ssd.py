@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from models import scan_chunks, ssd_chunked, ssd_mamba
-from models.ssd import Backend, scan, scan_reference
-from models.ssd_mamba import GRID, INDEX, mamba_scan, split_sizes
+from longtake.models import scan_chunks, ssd_chunked, ssd_mamba
+from longtake.models.ssd import Backend, scan, scan_reference
+from longtake.models.ssd_mamba import GRID, INDEX, mamba_scan, split_sizes
 
 NAMES = ["y", "state", "dx", "ddt", "dA", "dB", "dC", "dh0"]
 
@@ -159,7 +159,7 @@ def test_shapes_that_do_not_fit_are_all_named() -> None:
 
 @pytest.mark.parametrize("backend", ["auto", "torch"])
 def test_a_cpu_takes_torch(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.ssd.mamba_scan", lambda *inputs: pytest.fail("mamba on a CPU"))
+    monkeypatch.setattr("longtake.models.ssd.mamba_scan", lambda *inputs: pytest.fail("mamba on a CPU"))
     scan(*problem(5, 1, 0.1, torch.float32), backend=backend)
 
 

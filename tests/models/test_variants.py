@@ -8,10 +8,10 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load, save
 
-from models.conditions import Conditions
-from models.config import LayerConfig, ModelConfig, SamplerConfig
-from models.memory import Memory
-from models.rollout import LongContextWarning, fill_in, prefill, rollout
+from longtake.models.conditions import Conditions
+from longtake.models.config import LayerConfig, ModelConfig, SamplerConfig
+from longtake.models.memory import Memory
+from longtake.models.rollout import LongContextWarning, fill_in, prefill, rollout
 from tests.models.families import CAUSAL, SIZES, build, inputs, make
 
 

@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from models.conditions import Conditions
-from models.config import ModelConfig
-from models.memory import Memory
-from models.mixers.attention import _rotate
-from models.world_model import WorldModel
+from longtake.models.conditions import Conditions
+from longtake.models.config import ModelConfig
+from longtake.models.memory import Memory
+from longtake.models.mixers.attention import _rotate
+from longtake.models.world_model import WorldModel
 from tests.models.families import CAUSAL, inputs, make
 
 FRAMES = 11
