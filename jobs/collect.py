@@ -28,7 +28,7 @@ from longtake.sources.doom_memory import DoomMemoryConfig
 from longtake.sources.gym import GymConfig
 from longtake.sources.memory_maze_env import MemoryMazeEnvConfig
 from longtake.sources.texture_torus import TextureTorusConfig
-from longtake.store import Store, open_store
+from longtake.storage.store import Store, open_store
 
 CONFIGS = Path(__file__).parent / "configs" / "collect"
 SEED_STRIDE = 1_000_003  # apart, so that the episodes of neighbouring seeds are others

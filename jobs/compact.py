@@ -9,7 +9,7 @@ from longtake import schema
 from longtake.compaction import compact
 from longtake.errors import UserError, unknown
 from longtake.jobs.results import show
-from longtake.store import open_store
+from longtake.storage.store import open_store
 
 
 def main(tables: Sequence[str], store: str) -> None:

@@ -21,7 +21,7 @@ from longtake.jobs.evaluate import EvaluateConfig, Subject
 from longtake.jobs.score_table import side_by_side
 from longtake.jobs.train_config import WorldModelTraining
 from longtake.schema import NO_RUN
-from longtake.store import Store, open_store
+from longtake.storage.store import Store, open_store
 
 if TYPE_CHECKING:
     import pandas as pd

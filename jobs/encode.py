@@ -27,7 +27,7 @@ from longtake.errors import UserError
 from longtake.jobs import tokenizers
 from longtake.jobs.shard_tasks import missing_shards, reused
 from longtake.jobs.train_config import DATASET, PIXELS
-from longtake.store import Store, open_store
+from longtake.storage.store import Store, open_store
 
 if TYPE_CHECKING:
     from longtake.models.tokenizer import Tokenizer

@@ -27,7 +27,7 @@ from longtake.jobs.train_config import PIXELS
 from longtake.models.exported import CONFIG, MODEL
 from longtake.runs import select
 from longtake.schema import NO_RUN
-from longtake.store import Store, open_store
+from longtake.storage.store import Store, open_store
 
 if TYPE_CHECKING:
     from longtake.episodes import Dataset

@@ -19,7 +19,7 @@ from typing import Any
 from longtake import checkpoints
 from longtake.errors import UserError, unknown
 from longtake.models.exported import CONFIG, MODEL, ORIGIN, TOKENIZER, WEIGHTS, write_sums
-from longtake.store import Store, open_store
+from longtake.storage.store import Store, open_store
 
 KINDS = ("train", "autoencoder")
 """The runs that have checkpoints."""

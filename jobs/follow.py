@@ -15,7 +15,7 @@ from longtake.runs import select
 if TYPE_CHECKING:
     from longtake.grid import Cell, GridReport
     from longtake.jobs.evaluate import EvaluateConfig
-    from longtake.store import Store
+    from longtake.storage.store import Store
 
 POLL_S = 5.0
 Evaluate = Callable[[Sequence["Cell"], "Store"], "GridReport"]

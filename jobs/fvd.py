@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from longtake import tables
 from longtake.grid import Cell
-from longtake.store import Store
+from longtake.storage.store import Store
 
 if TYPE_CHECKING:
     from longtake.evals.protocol import Protocol

@@ -26,7 +26,7 @@ from longtake.likeness import Leak
 from longtake.shards import Codec, ShardBuffer
 from longtake.sources.foreign import Framing, Item, Listing, Refused, attempt
 from longtake.sources.formats import FORMATS, Source
-from longtake.store import Store, open_store
+from longtake.storage.store import Store, open_store
 
 PROBES = 8  # episodes tried to learn what those of this source look like
 TOLD = 20  # refusals that are printed; the report has all

@@ -18,7 +18,7 @@ from longtake.models.exported import CONFIG, WEIGHTS, require_sums
 if TYPE_CHECKING:
     from torch import nn
 
-    from longtake.store import Store
+    from longtake.storage.store import Store
 
 
 def settled(store: Store, init: InitConfig) -> InitConfig:

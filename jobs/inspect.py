@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from longtake import video
 from longtake.jobs import pictures
-from longtake.store import open_store
+from longtake.storage.store import open_store
 
 if TYPE_CHECKING:
     from longtake.episodes import Dataset, Latents, Manifest

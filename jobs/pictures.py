@@ -14,7 +14,7 @@ from longtake.jobs import tokenizers
 if TYPE_CHECKING:
     from longtake.episodes import Dataset
     from longtake.models.tokenizer import Tokenizer
-    from longtake.store import Store
+    from longtake.storage.store import Store
 
 AT_ONCE = 64  # frames that are decoded at a time
 

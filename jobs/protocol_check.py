@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from longtake.episodes import Dataset
     from longtake.evals.protocol import Protocol
     from longtake.jobs.evaluate import Subject
-    from longtake.store import Store
+    from longtake.storage.store import Store
 
 
 def asked_episodes(protocol: Protocol, dataset: Dataset) -> pd.DataFrame:

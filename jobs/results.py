@@ -17,7 +17,7 @@ from longtake import schema
 from longtake.errors import UserError, unknown
 from longtake.jobs.formats import FORMATS, print_table
 from longtake.scores import SUMMARY_BY, require_alike
-from longtake.store import Store, open_store
+from longtake.storage.store import Store, open_store
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from longtake import tables
 from longtake.errors import UserError, unknown
 from longtake.jobs.results import check_output, say_empty, show, summary
-from longtake.store import Store, open_store
+from longtake.storage.store import Store, open_store
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -28,7 +28,7 @@ from longtake.models.rollout import LongContextWarning
 from longtake.models.tokenizer import Tokenizer
 from longtake.models.world_model import WorldModel
 from longtake.schema import NO_RUN
-from longtake.store import open_store
+from longtake.storage.store import open_store
 from longtake.stream import relative_pose
 
 

@@ -13,7 +13,7 @@ from longtake.scores import SUMMARY_BY
 if TYPE_CHECKING:
     import pandas as pd
 
-    from longtake.store import Store
+    from longtake.storage.store import Store
 
 
 def side_by_side(store: Store, scores: pd.DataFrame, by: Sequence[str] = SUMMARY_BY) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from longtake.config import Config, dump, load
 from longtake.errors import UserError, unknown
-from longtake.store import open_store
+from longtake.storage.store import open_store
 
 if TYPE_CHECKING:
     from longtake.cluster import Demand

@@ -18,7 +18,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from longtake import lease
 from longtake.config import differences, dump, load
 from longtake.errors import UserError
 from longtake.jobs.sweep_check import check, describe, notes, short
@@ -26,10 +25,11 @@ from longtake.jobs.sweep_config import CONFIGS, Sweep, SweepConfig, new
 from longtake.jobs.train_config import WorldModelTraining
 from longtake.mixture import open_data
 from longtake.runs import RunRecord, select
-from longtake.store import Store, open_store
+from longtake.storage import lease
+from longtake.storage.store import Store, open_store
 
 if TYPE_CHECKING:
-    from longtake.lease import Lease
+    from longtake.storage.lease import Lease
     from longtake.study import Assignment, Study
 
 MAY_CHANGE = ("trials", "at_once", "winners")

@@ -23,7 +23,7 @@ from longtake.models.horizon import window_reach
 from longtake.runs import select
 from longtake.search import expected_steps, rungs
 from longtake.space import Axis, corners, points, size
-from longtake.store import Store
+from longtake.storage.store import Store
 
 MEASURED = ("loss", "grad_norm", "frames_per_s", "step_s", "data_wait", "replaced")
 """Columns of `steps` that every step has."""

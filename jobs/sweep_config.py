@@ -21,7 +21,7 @@ from longtake.space import Axis, Label, settings
 from longtake.sweeps import SweepDemand
 
 if TYPE_CHECKING:
-    from longtake.lease import Token
+    from longtake.storage.lease import Token
 
 CONFIGS = Path(__file__).parent / "configs" / "sweep"
 Positive = Annotated[int, Field(ge=1)]

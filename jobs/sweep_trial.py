@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from longtake import lease, tables
+from longtake import tables
 from longtake.evals.protocol import Protocol
 from longtake.jobs.evaluate import EvaluateConfig, Subject, plan_cells
 from longtake.jobs.score_cell import score_cell
@@ -24,14 +24,15 @@ from longtake.models.config import SamplerConfig
 from longtake.models.cost import conditions_for
 from longtake.models.rollout import prefill, rollout
 from longtake.models.world_model import WorldModel
-from longtake.store import Store
+from longtake.storage import lease
+from longtake.storage.store import Store
 from longtake.training import LocalContext, fit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from longtake.jobs.sweep_config import Cost, Objective
-    from longtake.lease import Lease
+    from longtake.storage.lease import Lease
     from longtake.study import Assignment
     from longtake.training import Context
 

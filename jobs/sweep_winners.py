@@ -18,7 +18,7 @@ from longtake.jobs.train_config import WorldModelTraining
 if TYPE_CHECKING:
     from longtake.evals.protocol import Protocol
     from longtake.jobs.sweep_config import Sweep
-    from longtake.store import Store
+    from longtake.storage.store import Store
     from longtake.study import Assignment
 
 

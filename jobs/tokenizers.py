@@ -18,7 +18,7 @@ from longtake.errors import UserError, unknown
 from longtake.jobs.train_config import DATASET, PIXELS
 from longtake.models.config import read_tokenizer_config
 from longtake.models.exported import CONFIG, WEIGHTS, require_sums
-from longtake.store import Store
+from longtake.storage.store import Store
 
 if TYPE_CHECKING:
     from longtake.jobs.train_config import WorldModelTraining

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from longtake import checkpoints, lease
+from longtake import checkpoints
 from longtake.config import config_hash, differences, dump, load
 from longtake.errors import UserError
 from longtake.jobs import tokenizers
@@ -30,15 +30,16 @@ from longtake.jobs.train_config import AutoencoderTraining, TrainConfig, WorldMo
 from longtake.mixture import Mixture, open_data
 from longtake.models.config import AutoencoderConfig
 from longtake.runs import select
-from longtake.store import open_store
+from longtake.storage import lease
+from longtake.storage.store import open_store
 
 if TYPE_CHECKING:
     from longtake.cluster import Demand
-    from longtake.lease import Lease
     from longtake.mixture import Data
     from longtake.plan import Plan
     from longtake.runs import RunRecord
-    from longtake.store import Store
+    from longtake.storage.lease import Lease
+    from longtake.storage.store import Store
     from longtake.training import Context
 
 OF_THE_SESSION = ("workers", "min_workers", "gpus_per_worker", "max_failures", "keep", "watch")

@@ -11,7 +11,7 @@ from longtake.jobs.train_config import DATASET, PIXELS, TrainConfig, WorldModelT
 
 if TYPE_CHECKING:
     from longtake.mixture import Data
-    from longtake.store import Store
+    from longtake.storage.store import Store
 
 LATENT_REACH = 4.0
 """Standard deviations of latents that a sampler must be able to reach."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from longtake.errors import Damaged
 from longtake.jobs.progress import bar
-from longtake.store import open_store
+from longtake.storage.store import open_store
 
 
 def main(dataset: str, store: str) -> int:

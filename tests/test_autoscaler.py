@@ -14,7 +14,7 @@ import pytest
 from longtake.config import load
 from longtake.jobs import collect
 from longtake.jobs.collect import CollectConfig
-from longtake.store import open_store
+from longtake.storage.store import open_store
 from tests import hosts as fleet
 
 pytest.importorskip("vizdoom")

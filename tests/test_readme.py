@@ -11,7 +11,7 @@ import pytest
 
 from longtake import tables
 from longtake.compaction import compact
-from longtake.store import Store, open_store
+from longtake.storage.store import Store, open_store
 
 README = Path(__file__).parents[1] / "README.md"
 SYSTEMS = {"block_ssm": ("r", 17.0), "context_mean": ("none", 15.0), "copy_last": ("none", 11.0)}

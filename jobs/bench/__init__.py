@@ -22,7 +22,7 @@ from longtake.errors import UserError, unknown
 from longtake.jobs.results import show
 from longtake.provenance import new_run_id
 from longtake.runs import RunRecord
-from longtake.store import Store, open_store
+from longtake.storage.store import Store, open_store
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -27,7 +27,7 @@ from longtake.index import ROWS
 from longtake.jobs.bench.measure import Row
 from longtake.jobs.bench.plan_reader import look
 from longtake.shards import ArraySpec
-from longtake.store import Store, open_store
+from longtake.storage.store import Store, open_store
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from longtake.plan import Plan
-from longtake.store import open_store
+from longtake.storage.store import open_store
 
 EPOCHS = 0, 3  # the first and one that has another order
 PLACES = 0.0, 0.5, 1.0  # of an epoch: its start, middle and end

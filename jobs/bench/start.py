@@ -21,7 +21,7 @@ from pydantic import Field
 from longtake.config import Config
 from longtake.jobs.bench.measure import Row
 from longtake.jobs.bench.train import written
-from longtake.store import Store, open_store
+from longtake.storage.store import Store, open_store
 
 CONTEXTS = {"through Ray": 1, "local context": 0}
 """What is started, and on how many workers."""

@@ -55,7 +55,7 @@ from longtake.jobs.train_loop import timed
 from longtake.plan import Plan
 from longtake.provenance import new_run_id
 from longtake.shards import Codec
-from longtake.store import Store, open_store
+from longtake.storage.store import Store, open_store
 from longtake.stream import batches, load_clips
 
 Positive = Annotated[int, Field(ge=1)]

@@ -27,7 +27,7 @@ from longtake.errors import UserError
 from longtake.jobs.bench import stream
 from longtake.jobs.bench.measure import Row
 from longtake.jobs.bench.own_head import own_head
-from longtake.store import Store, open_store
+from longtake.storage.store import Store, open_store
 
 POLL_S = 0.02
 LIMIT_S = 240.0

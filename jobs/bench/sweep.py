@@ -40,7 +40,7 @@ from longtake.errors import UserError
 from longtake.jobs.bench.measure import Row
 from longtake.search import Pruning, Sampling
 from longtake.space import Axis, Label
-from longtake.store import open_store
+from longtake.storage.store import open_store
 from longtake.study import Direction, Study
 
 Positive = Annotated[int, Field(ge=1)]
@@ -108,10 +108,10 @@ def _key(labels: dict[str, Label]) -> str:
 
 def of_sweep(uri: str, wanted: str) -> Curves:
     """The curves of a finished sweep in a store. Raises UserError for one that is no whole grid, or that still runs."""
-    from longtake import lease
     from longtake.config import build
     from longtake.jobs import sweep as job
     from longtake.runs import select
+    from longtake.storage import lease
 
     store = open_store(uri)
     (name,) = select(store, wanted, kind="sweep")

@@ -32,7 +32,7 @@ from longtake.config import Config
 from longtake.jobs.bench.measure import Row
 from longtake.jobs.bench.table_writer import BEGUN, write
 from longtake.provenance import new_run_id
-from longtake.store import Store, open_store
+from longtake.storage.store import Store, open_store
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess

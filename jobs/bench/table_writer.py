@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from longtake import tables
-from longtake.store import open_store
+from longtake.storage.store import open_store
 
 BEGUN = "begun:"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from longtake.store import open_store
+from longtake.storage.store import open_store
 
 
 def main(runs: Sequence[str], store: str) -> None:

@@ -22,7 +22,7 @@ from longtake.schema import NO_RUN
 if TYPE_CHECKING:
     import pandas as pd
 
-    from longtake.store import Store
+    from longtake.storage.store import Store
 
 FULL = "causal_full"
 STATE = "state_"

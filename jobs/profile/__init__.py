@@ -18,11 +18,11 @@ from longtake.jobs.presets import SIZES, SizeConfig, families, in_family
 from longtake.jobs.train import CONFIGS
 from longtake.jobs.train_config import TrainConfig, WorldModelTraining
 from longtake.models.config import ModelConfig, SamplerConfig
-from longtake.store import open_store
+from longtake.storage.store import open_store
 
 if TYPE_CHECKING:
     from longtake.jobs.profile.findings import Findings
-    from longtake.store import Store
+    from longtake.storage.store import Store
 
 Positive = Annotated[int, Field(ge=1)]
 

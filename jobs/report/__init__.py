@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from longtake.errors import UserError
 from longtake.schema import NO_RUN
-from longtake.store import Store, open_store
+from longtake.storage.store import Store, open_store
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from longtake.evals.protocol import Protocol
     from longtake.models.config import ModelConfig
-    from longtake.store import Store
+    from longtake.storage.store import Store
 
 TRAININGS = ("train", "autoencoder")
 """The kinds of runs that a page is about, beside sweeps."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from longtake.scores import best, compare, latest
-    from longtake.store import Store, open_store
+    from longtake.storage.store import Store, open_store
 
 __version__ = "0.1.0"
 __all__ = ["Store", "__version__", "best", "compare", "latest", "open_store"]
@@ -23,7 +23,7 @@ __all__ = ["Store", "__version__", "best", "compare", "latest", "open_store"]
 def __getattr__(name: str) -> Any:
     """Load a module only when it is asked for: importing longtake costs nothing."""
     if name in ("Store", "open_store"):
-        from longtake import store
+        from longtake.storage import store
 
         return getattr(store, name)
     if name in ("best", "compare", "latest"):

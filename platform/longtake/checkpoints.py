@@ -26,12 +26,12 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from longtake import seals
 from longtake.errors import Damaged, UserError
-from longtake.store import TEMPORARY
+from longtake.storage import seals
+from longtake.storage.store import TEMPORARY
 
 if TYPE_CHECKING:
-    from longtake.store import Store
+    from longtake.storage.store import Store
 
 MARKER = "complete.json"
 REPORT = "written-"

@@ -20,7 +20,7 @@ from longtake.table_files import Listing, Piece, common_schema, compacted_file, 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from longtake.store import Store
+    from longtake.storage.store import Store
 
 GROUP_ROWS = 65_536
 """Rows of a row group: what a reader takes or skips at once."""

@@ -34,7 +34,7 @@ from longtake.shards import Array, ArraySpec, Chunk, Codec, ShardBuffer, decode
 if TYPE_CHECKING:
     import pandas as pd
 
-    from longtake.store import Store
+    from longtake.storage.store import Store
 
 
 WORLDS_RULE = (

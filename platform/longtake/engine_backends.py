@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from longtake.no_code import only_values
+from longtake.storage.no_code import only_values
 
 if TYPE_CHECKING:
     from longtake.engine import EngineConfig

@@ -31,15 +31,15 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from longtake import cache
 from longtake.errors import Damaged, UserError, unknown
 from longtake.index import ROWS, Index
 from longtake.shards import Array, ArraySpec, Chunk, CorruptData, decode
+from longtake.storage import cache
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from longtake.store import Store
+    from longtake.storage.store import Store
 
 __all__ = ["CorruptData", "Dataset", "Episode", "Latents", "Manifest", "dataset_names", "faults"]
 
@@ -198,7 +198,8 @@ class Dataset:
     """A finished dataset: read any span of any episode, from several threads if need be.
 
     cache_bytes: of the local disk for what is read from an object storage; as the environment says if None, see
-    `longtake.cache`. Small to pickle: index and memory stay behind, and a process that is sent it often opens it once.
+    `longtake.storage.cache`. Small to pickle: index and memory stay behind, and a process that is sent it often opens
+    it once.
     """
 
     def __init__(self, store: Store, name: str, cache_bytes: int | None = None) -> None:

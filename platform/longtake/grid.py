@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from longtake import tables
-from longtake.store import Store, open_store
+from longtake.storage.store import Store, open_store
 
 Rows = list[dict[str, Any]]
 

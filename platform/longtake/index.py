@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-    from longtake.store import Store
+    from longtake.storage.store import Store
 
 ROWS = 16_384  # of the file that are unpacked at a time: the first clip of a million episodes waits for no more
 PIECE = 16 * 2**20  # bytes of the file that are checked at a time

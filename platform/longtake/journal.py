@@ -18,7 +18,7 @@ from optuna.storages.journal import BaseJournalBackend
 from longtake.errors import UserError
 
 if TYPE_CHECKING:
-    from longtake.store import Store
+    from longtake.storage.store import Store
 
 SUMMED = re.compile(rb'(\{.*),"sum":"([0-9a-f]{16})"\}')
 UNSUMMED = re.compile(rb'(\{.*"left":\d+)\}')

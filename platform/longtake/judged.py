@@ -20,7 +20,7 @@ from longtake import checkpoints
 from longtake.errors import UserError
 
 if TYPE_CHECKING:
-    from longtake.store import Store
+    from longtake.storage.store import Store
     from longtake.training import Context, Write
 
 Numbers = dict[str, float]

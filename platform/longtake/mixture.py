@@ -19,7 +19,7 @@ from longtake.shards import Array
 if TYPE_CHECKING:
     import pandas as pd
 
-    from longtake.store import Store
+    from longtake.storage.store import Store
 
 FINEST = 10_000  # weights are held to such fractions of the largest one
 

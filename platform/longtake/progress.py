@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from longtake.errors import UserError
 
 if TYPE_CHECKING:
-    from longtake.store import Store
+    from longtake.storage.store import Store
 
 INTERVAL_S = 0.5
 

@@ -21,8 +21,8 @@ from longtake.provenance import provenance
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from longtake.lease import Lease
-    from longtake.store import Store
+    from longtake.storage.lease import Lease
+    from longtake.storage.store import Store
 
 HEARTBEAT_S = 15.0
 Status = Literal["done", "failed", "stopped"]

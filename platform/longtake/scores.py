@@ -20,7 +20,7 @@ from longtake.schema import NO_RUN
 if TYPE_CHECKING:
     import pandas as pd
 
-    from longtake.store import Store
+    from longtake.storage.store import Store
 
 SUMMARY_BY = ("task", "system", "run", "checkpoint")
 """What makes a line of a summary of scores, beside protocol and metric."""

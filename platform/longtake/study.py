@@ -33,8 +33,8 @@ from longtake.space import Label, Space, active, points, size
 from longtake.study_check import replayed, require_all_known
 
 if TYPE_CHECKING:
-    from longtake.lease import Lease
-    from longtake.store import Store
+    from longtake.storage.lease import Lease
+    from longtake.storage.store import Store
 
 Direction = Literal["maximize", "minimize"]
 STATES = {"RUNNING": "running", "COMPLETE": "done", "PRUNED": "pruned", "FAIL": "failed"}

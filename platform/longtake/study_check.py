@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from longtake.journal import Journal
-    from longtake.store import Store
+    from longtake.storage.store import Store
 
 WAY_OUT = "put back a copy of it, or begin a new sweep that learns from the table `trials`: --set warm_start=[ID]"
 ENDED = ("done", "pruned", "failed")

@@ -2,7 +2,7 @@
 
     tables/NAME/PART.EVENT-DIGEST.parquet        one append; EVENT is its time in ns, DIGEST of the whole file
     tables/NAME/compacted-EVENT-DIGEST.parquet   many appends in one; its metadata tells the EVENT of each part, DIGEST
-                                                 is that of its tail (`longtake.sealed_files`)
+                                                 is that of its tail (`longtake.storage.sealed_files`)
     tables/NAME/.written/...-DIGEST              empty: a file of that name was written whole
 
 Of a part the version with the newest event stands, wherever it lies; the others are as good as gone, and whoever
@@ -26,12 +26,12 @@ from typing import TYPE_CHECKING, Any
 
 from longtake.errors import UserError
 from longtake.schema import LAYOUT
-from longtake.sealed_files import SealedFile, damaged, digest, seal
+from longtake.storage.sealed_files import SealedFile, damaged, digest, seal
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from longtake.store import Store
+    from longtake.storage.store import Store
 
 PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*(/[A-Za-z0-9][A-Za-z0-9._=+-]*)*")
 _VERSION = r"(\d{19})-([0-9a-f]{32})"

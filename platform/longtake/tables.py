@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-    from longtake.store import Store
+    from longtake.storage.store import Store
 
 LOST_AFTER_S = 60.0
 """A run that says `running` and has been silent this long has lost its driver."""

@@ -22,14 +22,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from longtake import checkpoints, cluster, lease, progress, ranks
+from longtake import checkpoints, cluster, progress, ranks
 from longtake.errors import Damaged, UserError
 from longtake.loop_errors import LoopError, how_died, is_loss, is_of_storage, kernel_kills
 from longtake.progress import Progress
+from longtake.storage import lease
 
 if TYPE_CHECKING:
-    from longtake.lease import Lease, Token
-    from longtake.store import Store
+    from longtake.storage.lease import Lease, Token
+    from longtake.storage.store import Store
 
 logger = logging.getLogger(__name__)
 Payload = TypeVar("Payload")

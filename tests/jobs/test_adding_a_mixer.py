@@ -19,7 +19,7 @@ from longtake.jobs.presets import in_words
 from longtake.jobs.score_cell import score_cell
 from longtake.jobs.train_check import memory_problems
 from longtake.models.config import ModelConfig
-from longtake.store import open_store
+from longtake.storage.store import open_store
 from tests.jobs import test_evaluate
 from tests.jobs.rings import config_of, held_out, learn, walk
 from tests.jobs.test_diagnose import CHEAP, changes, facts, horizon

@@ -19,7 +19,7 @@ from longtake.jobs import evaluate
 from longtake.jobs.evaluate import EvaluateConfig, ScoreCell, plan_cells
 from longtake.jobs.horizons import table
 from longtake.jobs.score_cell import score_cell
-from longtake.store import Store, open_store
+from longtake.storage.store import Store, open_store
 
 TEXT = (Path(__file__).parents[2] / "docs" / "adding-a-task.md").read_text()
 TASK, MODEL = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)

@@ -12,7 +12,7 @@ import pytest
 from longtake import tables
 from longtake.errors import UserError
 from longtake.jobs import cli
-from longtake.store import Store, open_store
+from longtake.storage.store import Store, open_store
 
 Called = list[tuple[Any, ...]]
 

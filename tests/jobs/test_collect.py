@@ -15,7 +15,7 @@ from longtake.jobs import collect, inspect
 from longtake.jobs.collect import TYPICAL_RATIO, CollectConfig, make_shard, record
 from longtake.shards import Codec
 from longtake.sources.doom_maze import DoomMazeConfig
-from longtake.store import open_store
+from longtake.storage.store import open_store
 
 pytest.importorskip("vizdoom")
 

@@ -14,7 +14,7 @@ from longtake.config import load
 from longtake.jobs import train, train_loop
 from longtake.jobs.bench.train import written
 from longtake.jobs.train_config import WorldModelTraining
-from longtake.store import Store, open_store
+from longtake.storage.store import Store, open_store
 from longtake.training import LocalContext
 
 GROWING = """

@@ -18,7 +18,7 @@ from longtake.jobs.diagnose.advice import Advice, advise
 from longtake.jobs.diagnose.facts import Facts, gather, side_by_side
 from longtake.jobs.train import CONFIGS
 from longtake.jobs.train_config import WorldModelTraining
-from longtake.store import Store, open_store
+from longtake.storage.store import Store, open_store
 
 RUN = "20261121-041233-k3f9"
 

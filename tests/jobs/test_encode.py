@@ -28,7 +28,7 @@ from longtake.mixture import open_data
 from longtake.models.autoencoder import Autoencoder
 from longtake.models.config import AutoencoderConfig, SamplerConfig
 from longtake.models.tokenizer import AutoencoderTokenizer
-from longtake.store import Store, open_store
+from longtake.storage.store import Store, open_store
 from tests.jobs.test_latents import AUTOENCODER, WORLD, Place
 
 EPISODES, LENGTH = 20, 16

@@ -34,7 +34,7 @@ from longtake.jobs.score_cell import conditions_of, read_model, read_question, s
 from longtake.models.config import ModelConfig, SamplerConfig
 from longtake.models.world_model import WorldModel
 from longtake.shards import CorruptData
-from longtake.store import Store, open_store
+from longtake.storage.store import Store, open_store
 
 RUN, STEP, LENGTH = "20261121-041233-k3f9", 30, 12
 SAMPLER = SamplerConfig(steps=1)

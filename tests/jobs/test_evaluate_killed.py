@@ -19,7 +19,7 @@ import pytest
 
 import longtake
 from longtake import tables
-from longtake.store import open_store
+from longtake.storage.store import open_store
 from tests.jobs.test_evaluate import RUN, episodes, write_dataset, write_run
 
 ROOT = Path(__file__).parents[2]

@@ -23,7 +23,7 @@ from longtake.jobs import evaluate, fvd, results
 from longtake.jobs.evaluate import NO_RUN, EvaluateConfig, Subject, plan_cells
 from longtake.jobs.score_cell import score_cell
 from longtake.models import weights
-from longtake.store import Store, open_store
+from longtake.storage.store import Store, open_store
 
 ROLLOUT = Protocol(task="rollout", context=4, horizon=5, episodes=5, metrics=["psnr", "fvd"])
 

@@ -25,7 +25,7 @@ from longtake import checkpoints, progress
 from longtake.cluster import ENVIRONMENT
 from longtake.jobs.bench.train import written
 from longtake.private_ray import private
-from longtake.store import Store, open_store
+from longtake.storage.store import Store, open_store
 
 ROOT = Path(__file__).parents[2]
 VICTIMS = ("raylet", "worker", "driver")

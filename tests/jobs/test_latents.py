@@ -23,7 +23,7 @@ from longtake.jobs.evaluate import EvaluateConfig, find_subjects, plan_cells
 from longtake.jobs.score_cell import score_cell
 from longtake.jobs.train_config import AutoencoderTraining, TrainConfig, WorldModelTraining
 from longtake.models.config import SamplerConfig
-from longtake.store import Store, open_store
+from longtake.storage.store import Store, open_store
 from longtake.training import LocalContext
 
 AUTOENCODER = """

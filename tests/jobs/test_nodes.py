@@ -20,7 +20,7 @@ from longtake.config import load
 from longtake.jobs import collect
 from longtake.jobs.collect import CollectConfig
 from longtake.private_ray import private
-from longtake.store import Store, open_store
+from longtake.storage.store import Store, open_store
 
 pytest.importorskip("vizdoom")
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.drill, pytest.mark.timeout(600)]

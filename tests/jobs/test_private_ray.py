@@ -18,7 +18,7 @@ import pytest
 
 from longtake.jobs.bench.own_head import end_session
 from longtake.jobs.bench.train import written
-from longtake.store import Store, open_store
+from longtake.storage.store import Store, open_store
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(300)]
 

@@ -18,7 +18,7 @@ from longtake.jobs.profile.findings import Findings
 from longtake.jobs.profile.measure import Cell, Measured, Meter
 from longtake.models.config import SamplerConfig
 from longtake.models.cost import Costs
-from longtake.store import open_store
+from longtake.storage.store import open_store
 
 
 def settings(**changes: Any) -> ProfileConfig:

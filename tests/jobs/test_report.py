@@ -34,7 +34,7 @@ from longtake.jobs.score_cell import score_cell
 from longtake.models.config import ModelConfig
 from longtake.models.world_model import WorldModel
 from longtake.schema import NO_RUN
-from longtake.store import Store, open_store
+from longtake.storage.store import Store, open_store
 
 BLOCK, WINDOW = "20261121-041233-k3f9", "20261121-042233-m2p7"
 NAMES = {BLOCK: "block_ssm", WINDOW: "causal_window"}

@@ -11,7 +11,7 @@ import pytest
 
 from longtake.jobs import report
 from longtake.jobs.report.gather import find_runs
-from longtake.store import Store
+from longtake.storage.store import Store
 from tests.jobs.browser import Browser, chromium, find_chromium
 from tests.jobs.test_report import BLOCK, WINDOW, make_store, write_profile, write_sweep
 

@@ -27,7 +27,7 @@ from longtake.jobs.formats import FORMATS
 from longtake.jobs.plots import broken
 from longtake.jobs.results import PLOTS, condense, main, means, order, plot_command, show, summary
 from longtake.runs import RunRecord
-from longtake.store import Store, open_store
+from longtake.storage.store import Store, open_store
 
 LABEL = {"run": "r", "checkpoint": 1, "task": "retrieval", "metric": "psnr", "protocol": "p1", "dataset": "d"}
 

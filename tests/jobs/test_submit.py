@@ -22,7 +22,7 @@ from longtake.jobs.bench.own_head import Ports, own_head
 from longtake.jobs.collect import CollectConfig
 from longtake.private_ray import LOOPBACK
 from longtake.shipping import build_wheel
-from longtake.store import Store, open_store
+from longtake.storage.store import Store, open_store
 from longtake.submission import Head
 
 pytest.importorskip("vizdoom")

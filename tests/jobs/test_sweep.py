@@ -20,7 +20,7 @@ import psutil
 import pytest
 from optuna.storages.journal import JournalFileBackend
 
-from longtake import checkpoints, lease, progress, tables
+from longtake import checkpoints, progress, tables
 from longtake.config import load
 from longtake.dataset_writer import DatasetWriter
 from longtake.episodes import Episode
@@ -29,7 +29,8 @@ from longtake.jobs import sweep as job
 from longtake.jobs import sweep_check, train
 from longtake.jobs.sweep_config import CONFIGS, Sweep, SweepConfig, new
 from longtake.space import corners
-from longtake.store import Store, open_store
+from longtake.storage import lease
+from longtake.storage.store import Store, open_store
 
 ROOT = Path(__file__).parents[2]
 

@@ -17,7 +17,7 @@ from longtake.jobs.results import summary
 from longtake.jobs.score_cell import conditions_of, read_question, score_cell
 from longtake.scores import paired_difference
 from longtake.sources import texture_torus
-from longtake.store import Store, open_store
+from longtake.storage.store import Store, open_store
 
 MODEL = """
 import torch

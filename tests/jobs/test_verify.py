@@ -13,7 +13,7 @@ from longtake.dataset_writer import DatasetWriter
 from longtake.episodes import Dataset, Episode
 from longtake.errors import UserError
 from longtake.jobs import inspect, verify
-from longtake.store import open_store
+from longtake.storage.store import open_store
 from tests.longtake import foreign_files as files
 
 

@@ -18,7 +18,7 @@ from longtake.jobs import train, watch
 from longtake.jobs.bench.train import written
 from longtake.jobs.train_config import WorldModelTraining
 from longtake.jobs.train_loop import train_loop
-from longtake.store import Store, open_store
+from longtake.storage.store import Store, open_store
 from longtake.training import LocalContext
 from tests.jobs.test_train import TOY
 

@@ -13,14 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from longtake import cache, episodes
-from longtake.cache import Cache
+from longtake import episodes
 from longtake.dataset_writer import DatasetWriter
 from longtake.episodes import Dataset, Episode
 from longtake.errors import UserError
 from longtake.plan import Plan
 from longtake.shards import Chunk
-from longtake.store import Store, open_store
+from longtake.storage import cache
+from longtake.storage.cache import Cache
+from longtake.storage.store import Store, open_store
 from longtake.stream import load_clips, local_batches
 
 SIZE = 8192

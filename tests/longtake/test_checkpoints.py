@@ -11,7 +11,7 @@ import pytest
 
 from longtake import checkpoints
 from longtake.errors import Damaged, UserError
-from longtake.store import Store, open_store
+from longtake.storage.store import Store, open_store
 
 RUN = "a-run"
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from longtake import schema, table_files, tables
 from longtake.compaction import compact
-from longtake.store import TEMPORARY, Store, open_store
+from longtake.storage.store import TEMPORARY, Store, open_store
 
 
 @pytest.fixture
@@ -277,7 +277,7 @@ WRITER = textwrap.dedent("""
     import os, sys
     from longtake import tables
     from longtake.compaction import compact
-    from longtake.store import open_store
+    from longtake.storage.store import open_store
     store, turn, table = open_store(sys.argv[1]), sys.argv[2], []
     acknowledged = os.open(sys.argv[3], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     print("ready", flush=True)

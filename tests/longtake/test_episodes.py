@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from longtake.dataset_writer import DatasetWriter, copies, split_sizes
 from longtake.episodes import CorruptData, Dataset, Episode, dataset_names
 from longtake.errors import UserError
-from longtake.store import Store, open_store
+from longtake.storage.store import Store, open_store
 
 
 def episode(seed: int, length: int = 70, pose: bool = True) -> Episode:

@@ -16,7 +16,7 @@ from longtake.episodes import Dataset, Episode
 from longtake.errors import UserError
 from longtake.plan import Plan
 from longtake.shards import Codec
-from longtake.store import open_store
+from longtake.storage.store import open_store
 from longtake.stream import local_batches
 from tests.fault_proxy import Proxy, proxy
 from tests.longtake.test_stream import numbered

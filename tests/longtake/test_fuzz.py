@@ -20,7 +20,7 @@ from longtake.episodes import CorruptData, Dataset, Episode, faults
 from longtake.errors import UserError
 from longtake.sources.foreign import Framing, Refused, attempt
 from longtake.sources.formats import FORMATS
-from longtake.store import open_store
+from longtake.storage.store import open_store
 from longtake.verifying import damage
 from tests.longtake import foreign_files as files
 

@@ -10,7 +10,7 @@ import pytest
 
 from longtake.cluster import launch
 from longtake.grid import Cell, run_grid
-from longtake.store import open_store
+from longtake.storage.store import open_store
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from longtake import tables
 from longtake.errors import UserError
 from longtake.journal import Journal, _read
 from longtake.space import Axis
-from longtake.store import Store, open_store
+from longtake.storage.store import Store, open_store
 from tests.longtake.toy_sweep import study_of
 
 REL = "sweeps/s/study.journal"

@@ -18,27 +18,28 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from longtake import checkpoints, lease
-from longtake.lease import Held, Lease, Lost
+from longtake import checkpoints
 from longtake.runs import RunRecord
-from longtake.store import Store, open_store
+from longtake.storage import lease
+from longtake.storage.lease import Held, Lease, Lost
+from longtake.storage.store import Store, open_store
 from longtake.training import LocalContext
 from tests.longtake.toy_sweep import study_of
 
 ROOT = Path(__file__).parents[2]
 TAKEN = """
 import sys, time
-from longtake import lease
-from longtake.store import open_store
+from longtake.storage import lease
+from longtake.storage.store import open_store
 held = lease.of_run(open_store(sys.argv[1]), "r")
 print("held", flush=True)
 time.sleep(600)
 """
 PAUSED = """
 import sys
-from longtake import lease
+from longtake.storage import lease
 lease.BEAT_S = 0.05
-from longtake.store import open_store
+from longtake.storage.store import open_store
 from longtake.training import LocalContext
 
 def write(folder):

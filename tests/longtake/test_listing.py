@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from longtake.errors import UserError
-from longtake.store import Store, open_store
+from longtake.storage.store import Store, open_store
 
 LOOKS: dict[str, Callable[[Store], object]] = {
     "list": lambda store: store.list("d"),

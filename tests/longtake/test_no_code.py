@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from longtake.engine import Engine
 from longtake.errors import UserError
-from longtake.no_code import FORCE, NEVER, only_values
+from longtake.storage.no_code import FORCE, NEVER, only_values
 from tests.longtake.test_engine import ENGINES, config
 from tests.longtake.toy_loop import Carried, backward_all, clip
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from longtake import pushdown, tables
 from longtake import where as query
 from longtake.compaction import compact
-from longtake.store import Store, open_store
+from longtake.storage.store import Store, open_store
 
 ROWS = [
     {"run": run, "step": step, "whole": whole, "number": number, "text": text}

@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from longtake import checkpoints
 from longtake.engine import EngineConfig
-from longtake.store import Store, open_store
+from longtake.storage.store import Store, open_store
 from longtake.training import LocalContext
 from tests.longtake import toy_loop
 from tests.longtake.test_engine import spawn

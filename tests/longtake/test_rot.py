@@ -17,8 +17,8 @@ import pytest
 from longtake import tables
 from longtake.compaction import compact
 from longtake.errors import UserError
-from longtake.sealed_files import SealedFile
-from longtake.store import Store, open_store
+from longtake.storage.sealed_files import SealedFile
+from longtake.storage.store import Store, open_store
 
 WHERE, COLUMNS = "episode > 20 and metric == 'psnr'", ["system", "value"]
 

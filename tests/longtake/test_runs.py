@@ -13,7 +13,7 @@ from longtake.config import Config, config_hash
 from longtake.errors import UserError
 from longtake.provenance import new_run_id, provenance
 from longtake.runs import RunRecord
-from longtake.store import Store, open_store
+from longtake.storage.store import Store, open_store
 
 
 class Settings(Config):

@@ -11,7 +11,7 @@ import longtake
 from longtake import tables
 from longtake.errors import UserError
 from longtake.scores import paired_difference, summarise
-from longtake.store import Store, open_store
+from longtake.storage.store import Store, open_store
 
 
 def scores(a: Sequence[float], b: Sequence[float], protocols: tuple[str, str] = ("p", "p")) -> pd.DataFrame:

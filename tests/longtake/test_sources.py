@@ -12,7 +12,7 @@ from longtake.episodes import Episode
 from longtake.errors import UserError
 from longtake.sources.foreign import Framing, Npz, Refused, attempt, led_into, read_npy
 from longtake.sources.formats import FORMATS
-from longtake.store import open_store
+from longtake.storage.store import open_store
 from tests.longtake import foreign_files as files
 
 

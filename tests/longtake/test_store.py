@@ -14,7 +14,7 @@ from s3fs import S3FileSystem
 import longtake
 from longtake import tables
 from longtake.errors import UserError
-from longtake.store import TEMPORARY, Store, open_store
+from longtake.storage.store import TEMPORARY, Store, open_store
 from tests.longtake.test_stream import numbered
 
 

@@ -21,7 +21,7 @@ from longtake.errors import UserError
 from longtake.mixture import Mixture, open_data, whole_weights
 from longtake.plan import Clip, Plan, cut
 from longtake.shards import Codec
-from longtake.store import open_store
+from longtake.storage.store import open_store
 from longtake.stream import _Loader, batches, few_replaced, load_clips, local_batches, relative_pose
 
 

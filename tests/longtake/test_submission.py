@@ -54,7 +54,7 @@ def test_the_wheel_requires_nothing_and_holds_the_rooms(tmp_path: Path) -> None:
         metadata = next(archive.read(name).decode() for name in names if name.endswith("/METADATA"))
     assert "Requires-Dist" not in metadata
     assert {
-        "longtake/store.py",
+        "longtake/storage/store.py",
         "longtake/models/ssd.py",
         "longtake/evals/tasks/__init__.py",
         "longtake/jobs/__main__.py",

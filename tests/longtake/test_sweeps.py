@@ -19,7 +19,7 @@ from longtake.errors import UserError
 from longtake.judged import JudgedContext, Mailbox, Stopped
 from longtake.search import Pruning, Sampling
 from longtake.space import Axis
-from longtake.store import Store, open_store
+from longtake.storage.store import Store, open_store
 from longtake.study import Assignment, Study
 from longtake.training import LocalContext
 from tests.longtake import toy_sweep

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from longtake import schema, table_files, tables
 from longtake.compaction import compact
 from longtake.errors import UserError
-from longtake.store import Store, open_store
+from longtake.storage.store import Store, open_store
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from longtake.errors import UserError
 from longtake.sources import tars
 from longtake.sources.foreign import Framing, Refused, attempt
 from longtake.sources.formats import FORMATS
-from longtake.store import open_store
+from longtake.storage.store import open_store
 from tests.longtake import foreign_files as files
 
 BLOCK = tars.BLOCK

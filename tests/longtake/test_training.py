@@ -22,7 +22,7 @@ from longtake.cluster import Demand, launch
 from longtake.engine import EngineConfig
 from longtake.errors import UserError
 from longtake.progress import Progress
-from longtake.store import Store, open_store
+from longtake.storage.store import Store, open_store
 from tests.longtake import toy_loop
 from tests.longtake.toy_loop import STEPS, Toy
 

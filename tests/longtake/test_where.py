@@ -10,7 +10,7 @@ import pytest
 from longtake import tables
 from longtake import where as query
 from longtake.errors import UserError
-from longtake.store import Store, open_store
+from longtake.storage.store import Store, open_store
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from longtake import worlds
 from longtake.dataset_writer import DatasetWriter
 from longtake.episodes import Dataset, Episode
 from longtake.errors import UserError
-from longtake.store import open_store
+from longtake.storage.store import open_store
 
 
 def dataset(place: Path, metas: list[dict[str, Any]], lengths: list[int] | None = None) -> Dataset:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from longtake import training
 from longtake.engine import Engine, EngineConfig
-from longtake.store import open_store
+from longtake.storage.store import open_store
 from longtake.training import Context
 
 STEPS = 12

@@ -12,7 +12,7 @@ from typing import Any
 from longtake.judged import Judge
 from longtake.search import Pruning, Sampling
 from longtake.space import Axis
-from longtake.store import Store
+from longtake.storage.store import Store
 from longtake.study import Assignment, Study
 
 STEPS = 8

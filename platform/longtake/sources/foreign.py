@@ -28,7 +28,7 @@ from longtake.shards import Array
 from longtake.sources.pixels import Frames, shrink, square
 
 if TYPE_CHECKING:
-    from longtake.store import Store
+    from longtake.storage.store import Store
 
 Lead = Literal["into", "out"]
 """Whether a file's action t led into its frame t, or was taken after it and led out of it."""

@@ -19,7 +19,7 @@ from longtake.sources.teco import TecoConfig
 from longtake.sources.webdataset import WebDatasetConfig
 
 if TYPE_CHECKING:
-    from longtake.store import Store
+    from longtake.storage.store import Store
 
 Source = Annotated[
     LeRobotConfig | MemoryMazeConfig | TecoConfig | WebDatasetConfig | FolderConfig, Field(discriminator="kind")

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from longtake.shards import Array
     from longtake.sources.pixels import Frames
-    from longtake.store import Store
+    from longtake.storage.store import Store
 
 PICTURES = ("video", "image")
 TOLD = 20  # contradictions that are named; more of them are of the same kind

@@ -21,7 +21,7 @@ from longtake.sources.foreign import Item, Listing, Npz, Refused, led_into, need
 
 if TYPE_CHECKING:
     from longtake.shards import Array
-    from longtake.store import Store
+    from longtake.storage.store import Store
 
 FPS = 4.0
 MOVES = ("noop", "forward", "left", "right", "forward left", "forward right")

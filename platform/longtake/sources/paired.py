@@ -16,7 +16,7 @@ from longtake.errors import UserError
 from longtake.sources.foreign import Columns, Item, Lead, Listing, Npz, sizes
 
 if TYPE_CHECKING:
-    from longtake.store import Store
+    from longtake.storage.store import Store
 
 PACKED = 30  # how much larger pictures are than their mp4, roughly
 

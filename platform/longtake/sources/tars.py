@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from longtake.sources.foreign import Refused
 
 if TYPE_CHECKING:
-    from longtake.store import Store
+    from longtake.storage.store import Store
 
 BLOCK = tarfile.BLOCKSIZE
 MOST_HEADER_BYTES = 2**20

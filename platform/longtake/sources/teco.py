@@ -18,7 +18,7 @@ from longtake.sources.foreign import Columns, Item, Listing, Npz, need, sizes
 from longtake.sources.paired import pairs, read_pair
 
 if TYPE_CHECKING:
-    from longtake.store import Store
+    from longtake.storage.store import Store
 
 
 class TecoConfig(Columns):

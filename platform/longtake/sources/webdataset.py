@@ -25,7 +25,7 @@ from longtake.sources.foreign import Columns, Item, Lead, Listing, Npz, Refused,
 from longtake.sources.paired import PACKED
 
 if TYPE_CHECKING:
-    from longtake.store import Store
+    from longtake.storage.store import Store
 
 PICTURES = ("frames.npy", "video.mp4", "mp4")
 

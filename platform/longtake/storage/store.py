@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 from urllib.parse import urlsplit
 
-from longtake import local_files
 from longtake.errors import UserError
+from longtake.storage import local_files
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,7 +88,7 @@ class Store:
             from fsspec.implementations.local import LocalFileSystem
 
             return LocalFileSystem(auto_mkdir=True)
-        from longtake import s3
+        from longtake.storage import s3
 
         return s3.client()
 

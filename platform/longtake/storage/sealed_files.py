@@ -21,12 +21,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from longtake.errors import UserError
-from longtake.local_files import errors_told
+from longtake.storage.local_files import errors_told
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from longtake.store import Store
+    from longtake.storage.store import Store
 
 DIGEST_BYTES = 16
 TAIL_BYTES = 65_536

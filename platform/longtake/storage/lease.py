@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Self
 from longtake.errors import UserError
 
 if TYPE_CHECKING:
-    from longtake.store import Store
+    from longtake.storage.store import Store
 
 BEAT_S = 5.0
 SILENCE_S = 30.0
@@ -285,7 +285,7 @@ def _create(store: Store, rel: str, holder: Holder) -> bool:
 
 def _link(path: Path, data: bytes) -> None:
     """Make a whole file at once; FileExistsError if there is one. A link does it on NFS too."""
-    from longtake.store import TEMPORARY
+    from longtake.storage.store import TEMPORARY
 
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from longtake import local_files
 from longtake.errors import Damaged, UserError
+from longtake.storage import local_files
 
 KEY = "seal"
 
