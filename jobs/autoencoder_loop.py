@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from longtake.datasets.mixture import Data, open_data
 from longtake.engine import Engine, step_of
 from longtake.errors import UserError
 from longtake.jobs import initial
@@ -20,7 +21,6 @@ from longtake.jobs.objective import distance_of, seeded
 from longtake.jobs.train import build_plan
 from longtake.jobs.train_config import AutoencoderTraining
 from longtake.jobs.train_loop import StepLog, begun, of_clips, stream, timed
-from longtake.mixture import Data, open_data
 from longtake.models.autoencoder import Autoencoder
 from longtake.models.losses import Distance, reconstruction_loss
 from longtake.models.tokenizer import PIXELS, AutoencoderTokenizer

@@ -15,13 +15,13 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from longtake import video, worlds
 from longtake.config import Config, config_hash, dump, load
-from longtake.dataset_writer import DatasetWriter, split_sizes
-from longtake.episodes import Dataset, Episode
+from longtake.datasets import video, worlds
+from longtake.datasets.dataset import Dataset, Episode
+from longtake.datasets.shard import Codec
+from longtake.datasets.writer import DatasetWriter, split_sizes
 from longtake.errors import require_all
 from longtake.jobs.shard_tasks import make_missing, reused
-from longtake.shards import Codec
 from longtake.sources import doom_maze, doom_memory, gym, memory_maze_env, texture_torus
 from longtake.sources.doom_maze import DoomMazeConfig
 from longtake.sources.doom_memory import DoomMemoryConfig

@@ -21,8 +21,8 @@ from pydantic import Field
 
 from longtake import checkpoints
 from longtake.config import Config, build, dump
-from longtake.dataset_writer import DatasetWriter
-from longtake.episodes import LABEL, TOKENIZER, CorruptData, Dataset, Episode, Latents, tokenizer_digest
+from longtake.datasets.dataset import LABEL, TOKENIZER, CorruptData, Dataset, Episode, Latents, tokenizer_digest
+from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
 from longtake.jobs import tokenizers
 from longtake.jobs.shard_tasks import missing_shards, reused

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from longtake import checkpoints, worlds
+from longtake import checkpoints
 from longtake.config import Config, dump, load
+from longtake.datasets import worlds
 from longtake.errors import UserError, unknown
 from longtake.evals.protocol import Protocol
 from longtake.evals.task import STRANGER
@@ -30,7 +31,7 @@ from longtake.schema import NO_RUN
 from longtake.storage.store import Store, open_store
 
 if TYPE_CHECKING:
-    from longtake.episodes import Dataset
+    from longtake.datasets.dataset import Dataset
 
 CONFIGS = Path(__file__).parent / "configs" / "evaluate"
 ORACLE = "nearest_pose"

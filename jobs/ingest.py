@@ -16,14 +16,14 @@ from pathlib import Path
 
 from pydantic import Field
 
-from longtake import video
 from longtake.config import Config, build, dump
-from longtake.dataset_writer import DatasetWriter, array_specs, copies, split_sizes
-from longtake.episodes import Dataset, Episode
+from longtake.datasets import video
+from longtake.datasets.dataset import Dataset, Episode
+from longtake.datasets.likeness import Leak
+from longtake.datasets.shard import Codec, ShardBuffer
+from longtake.datasets.writer import DatasetWriter, array_specs, copies, split_sizes
 from longtake.errors import UserError, nearest, require_all, unknown
 from longtake.jobs.shard_tasks import make_missing, reused
-from longtake.likeness import Leak
-from longtake.shards import Codec, ShardBuffer
 from longtake.sources.foreign import Framing, Item, Listing, Refused, attempt
 from longtake.sources.formats import FORMATS, Source
 from longtake.storage.store import Store, open_store

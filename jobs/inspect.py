@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from longtake import video
+from longtake.datasets import video
 from longtake.jobs import pictures
 from longtake.storage.store import open_store
 
 if TYPE_CHECKING:
-    from longtake.episodes import Dataset, Latents, Manifest
-    from longtake.shards import ArraySpec
+    from longtake.datasets.dataset import Dataset, Latents, Manifest
+    from longtake.datasets.shard import ArraySpec
 
 EPISODES, COLUMNS = 8, 12  # of the contact sheet
 TILE_PX = 64

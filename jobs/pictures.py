@@ -12,7 +12,7 @@ from longtake.errors import UserError
 from longtake.jobs import tokenizers
 
 if TYPE_CHECKING:
-    from longtake.episodes import Dataset
+    from longtake.datasets.dataset import Dataset
     from longtake.models.tokenizer import Tokenizer
     from longtake.storage.store import Store
 

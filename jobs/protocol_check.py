@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from longtake import worlds
-from longtake.episodes import LABEL
+from longtake.datasets import worlds
+from longtake.datasets.dataset import LABEL
 from longtake.errors import unknown
 from longtake.jobs import fvd, pictures
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from longtake.episodes import Dataset
+    from longtake.datasets.dataset import Dataset
     from longtake.evals.protocol import Protocol
     from longtake.jobs.evaluate import Subject
     from longtake.storage.store import Store

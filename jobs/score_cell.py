@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from longtake import checkpoints
-from longtake.episodes import Dataset
+from longtake.datasets.dataset import Dataset
 from longtake.evals.protocol import Protocol
 from longtake.evals.scoring import answer, compare, episode_seed
 from longtake.evals.systems import FLOORS, PROBED, Forgetful, ModelSystem, Reconstruction, StrangersContext, System

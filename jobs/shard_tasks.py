@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from longtake.dataset_writer import DatasetWriter
-from longtake.episodes import Dataset
+from longtake.datasets.dataset import Dataset
+from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
 from longtake.jobs.progress import bar
 

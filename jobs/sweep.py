@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from longtake.config import differences, dump, load
+from longtake.datasets.mixture import open_data
 from longtake.errors import UserError
 from longtake.jobs.sweep_check import check, describe, notes, short
 from longtake.jobs.sweep_config import CONFIGS, Sweep, SweepConfig, new
 from longtake.jobs.train_config import WorldModelTraining
-from longtake.mixture import open_data
 from longtake.runs import RunRecord, select
 from longtake.storage import lease
 from longtake.storage.store import Store, open_store

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from longtake import checkpoints
-from longtake.episodes import TOKENIZER, tokenizer_digest
+from longtake.datasets.dataset import TOKENIZER, tokenizer_digest
 from longtake.errors import UserError, unknown
 from longtake.jobs.train_config import DATASET, PIXELS
 from longtake.models.config import read_tokenizer_config
@@ -21,8 +21,8 @@ from longtake.models.exported import CONFIG, WEIGHTS, require_sums
 from longtake.storage.store import Store
 
 if TYPE_CHECKING:
+    from longtake.datasets.mixture import Data
     from longtake.jobs.train_config import WorldModelTraining
-    from longtake.mixture import Data
     from longtake.models.tokenizer import Tokenizer
     from longtake.training import Context
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from longtake import checkpoints
 from longtake.config import config_hash, differences, dump, load
+from longtake.datasets.mixture import Mixture, open_data
 from longtake.errors import UserError
 from longtake.jobs import tokenizers
 from longtake.jobs.presets import in_words
@@ -27,7 +28,6 @@ from longtake.jobs.train_check import (
     watch_problems,
 )
 from longtake.jobs.train_config import AutoencoderTraining, TrainConfig, WorldModelTraining
-from longtake.mixture import Mixture, open_data
 from longtake.models.config import AutoencoderConfig
 from longtake.runs import select
 from longtake.storage import lease
@@ -35,7 +35,7 @@ from longtake.storage.store import open_store
 
 if TYPE_CHECKING:
     from longtake.cluster import Demand
-    from longtake.mixture import Data
+    from longtake.datasets.mixture import Data
     from longtake.plan import Plan
     from longtake.runs import RunRecord
     from longtake.storage.lease import Lease

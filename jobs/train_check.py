@@ -10,7 +10,7 @@ from longtake.jobs import tokenizers
 from longtake.jobs.train_config import DATASET, PIXELS, TrainConfig, WorldModelTraining
 
 if TYPE_CHECKING:
-    from longtake.mixture import Data
+    from longtake.datasets.mixture import Data
     from longtake.storage.store import Store
 
 LATENT_REACH = 4.0

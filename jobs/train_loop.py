@@ -19,12 +19,12 @@ import numpy as np
 import torch
 
 from longtake import checkpoints, tables
+from longtake.datasets.mixture import Data, Mixture, open_data
 from longtake.engine import Engine, step_of
 from longtake.jobs import initial, tokenizers
 from longtake.jobs.objective import Batch, Noised, Objective, seeded
 from longtake.jobs.train import build_plan
 from longtake.jobs.train_config import TrainConfig, WorldModelTraining
-from longtake.mixture import Data, Mixture, open_data
 from longtake.models.conditions import Conditions
 from longtake.models.exported import TOKENIZER
 from longtake.models.state import state_statistics

@@ -9,7 +9,7 @@ from longtake.storage.store import open_store
 
 def main(dataset: str, store: str) -> int:
     """Print a line for all that is damaged; 1 if anything is, else 0."""
-    from longtake.verifying import damage
+    from longtake.datasets.verify import damage
 
     try:
         data = open_store(store).dataset(dataset)

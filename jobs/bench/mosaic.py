@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from longtake.episodes import Dataset
+from longtake.datasets.dataset import Dataset
 from longtake.errors import UserError
 
 COLD, WARM = "mosaicml-streaming, cold cache", "mosaicml-streaming, warm cache"

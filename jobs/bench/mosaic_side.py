@@ -29,7 +29,7 @@ import numpy as np
 from streaming import MDSWriter, StreamingDataLoader, StreamingDataset
 
 sys.path.append(str(Path(__file__).parents[3]))
-from longtake import video
+from longtake.datasets import video
 
 WORKERS = 2
 

@@ -22,11 +22,11 @@ import numpy as np
 from pydantic import Field
 
 from longtake.config import Config
-from longtake.episodes import SPLITS, Manifest
-from longtake.index import ROWS
+from longtake.datasets.dataset import SPLITS, Manifest
+from longtake.datasets.index import ROWS
+from longtake.datasets.shard import ArraySpec
 from longtake.jobs.bench.measure import Row
 from longtake.jobs.bench.plan_reader import look
-from longtake.shards import ArraySpec
 from longtake.storage.store import Store, open_store
 
 if TYPE_CHECKING:

@@ -47,14 +47,14 @@ from torch.utils.data import Dataset as TorchDataset
 
 from longtake.cluster import Demand, launch
 from longtake.config import Config
-from longtake.dataset_writer import DatasetWriter
-from longtake.episodes import Dataset, Episode
+from longtake.datasets.dataset import Dataset, Episode
+from longtake.datasets.shard import Codec
+from longtake.datasets.writer import DatasetWriter
 from longtake.jobs.bench.measure import Row
 from longtake.jobs.bench.mosaic import COLD, WARM, beside
 from longtake.jobs.train_loop import timed
 from longtake.plan import Plan
 from longtake.provenance import new_run_id
-from longtake.shards import Codec
 from longtake.storage.store import Store, open_store
 from longtake.stream import batches, load_clips
 

@@ -26,9 +26,9 @@ import torch
 from pydantic import Field
 
 from longtake.config import Config
-from longtake.dataset_writer import DatasetWriter
+from longtake.datasets.dataset import Dataset, Episode
+from longtake.datasets.writer import DatasetWriter
 from longtake.engine import EngineConfig
-from longtake.episodes import Dataset, Episode
 from longtake.jobs.bench.measure import Row
 from longtake.jobs.objective import Objective
 from longtake.jobs.presets import size

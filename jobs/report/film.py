@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from longtake import video
+from longtake.datasets import video
 from longtake.jobs.report.strips import FORGOTTEN, Generated, Image, Row, Shown, called, even, model_of
 
 TILE_PX = 160  # of a frame's longer side, at least, in the film: whole multiples of small frames

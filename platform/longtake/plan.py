@@ -28,7 +28,7 @@ from longtake.errors import UserError
 from longtake.visits import revisit, way_back
 
 if TYPE_CHECKING:
-    from longtake.mixture import Data
+    from longtake.datasets.mixture import Data
 
 Ints = NDArray[np.int64]
 Hashes = NDArray[np.uint64]

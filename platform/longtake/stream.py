@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longtake.cluster import machine_cpus
-from longtake.episodes import CorruptData
+from longtake.datasets.dataset import CorruptData
+from longtake.datasets.mixture import Data
 from longtake.errors import UserError
-from longtake.mixture import Data
 from longtake.plan import GlobalBatch, Ints, Plan, cut
 
 log = logging.getLogger(__name__)

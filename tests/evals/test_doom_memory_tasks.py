@@ -22,7 +22,7 @@ from longtake.stream import relative_pose
 from tests.evals.planted import Window
 
 if TYPE_CHECKING:
-    from longtake.episodes import Episode
+    from longtake.datasets.dataset import Episode
 
 pytest.importorskip("vizdoom")
 pytestmark = pytest.mark.timeout(120)

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from longtake.config import load
-from longtake.dataset_writer import DatasetWriter
-from longtake.episodes import Episode
+from longtake.datasets.dataset import Episode
+from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
 from longtake.evals.metrics import IDENTICAL_PSNR
 from longtake.evals.tasks import TASKS

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from longtake import worlds
 from longtake.config import load
+from longtake.datasets import worlds
+from longtake.datasets.shard import Codec
 from longtake.errors import UserError
 from longtake.jobs import collect, inspect
 from longtake.jobs.collect import TYPICAL_RATIO, CollectConfig, make_shard, record
-from longtake.shards import Codec
 from longtake.sources.doom_maze import DoomMazeConfig
 from longtake.storage.store import open_store
 

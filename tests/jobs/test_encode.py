@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 
 from longtake import checkpoints
 from longtake.config import load
-from longtake.dataset_writer import DatasetWriter
-from longtake.episodes import Dataset, Episode
+from longtake.datasets.dataset import Dataset, Episode
+from longtake.datasets.mixture import open_data
+from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
 from longtake.evals.protocol import Protocol
 from longtake.jobs import encode, inspect, pictures, tokenizers, train, verify
@@ -24,7 +25,6 @@ from longtake.jobs.evaluate import EvaluateConfig, find_subjects, plan_cells
 from longtake.jobs.protocol_check import trained_on
 from longtake.jobs.score_cell import score_cell
 from longtake.jobs.train_config import TrainConfig
-from longtake.mixture import open_data
 from longtake.models.autoencoder import Autoencoder
 from longtake.models.config import AutoencoderConfig, SamplerConfig
 from longtake.models.tokenizer import AutoencoderTokenizer

@@ -17,8 +17,9 @@ import torch
 from safetensors.torch import save_file
 
 from longtake import checkpoints, tables
-from longtake.dataset_writer import DatasetWriter
-from longtake.episodes import Episode
+from longtake.datasets.dataset import Episode
+from longtake.datasets.shard import CorruptData
+from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
 from longtake.evals.protocol import Protocol
 from longtake.evals.scoring import answer
@@ -33,7 +34,6 @@ from longtake.jobs.report.gather import gather
 from longtake.jobs.score_cell import conditions_of, read_model, read_question, score_cell
 from longtake.models.config import ModelConfig, SamplerConfig
 from longtake.models.world_model import WorldModel
-from longtake.shards import CorruptData
 from longtake.storage.store import Store, open_store
 
 RUN, STEP, LENGTH = "20261121-041233-k3f9", 30, 12

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 import longtake.evals.fvd
 from longtake import tables
 from longtake.config import load
-from longtake.dataset_writer import DatasetWriter
-from longtake.episodes import Episode
+from longtake.datasets.dataset import Episode
+from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
 from longtake.evals.metrics import METRICS
 from longtake.evals.protocol import Protocol

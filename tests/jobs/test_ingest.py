@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from longtake.config import build
-from longtake.episodes import Dataset
+from longtake.datasets.dataset import Dataset
 from longtake.errors import UserError
 from longtake.jobs import ingest, shard_tasks
 from longtake.jobs.ingest import IngestConfig, Job, make_shard, prepare
@@ -95,7 +95,7 @@ def test_a_shard_of_refused_episodes_only(mazes: Path, store: Store, here: list[
     spoil(mazes)
     data = ingest.run(prepare(config(mazes, "memory-maze", "shard_mb=0.001")), store)
     assert data.manifest.shards == 7 and len(data.index) == 4
-    from longtake.verifying import damage
+    from longtake.datasets.verify import damage
 
     assert list(damage(data)) == []
 

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from longtake import checkpoints
 from longtake.config import load
-from longtake.dataset_writer import DatasetWriter
-from longtake.episodes import Episode
+from longtake.datasets.dataset import Episode
+from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
 from longtake.evals.protocol import Protocol
 from longtake.jobs import train

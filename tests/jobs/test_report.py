@@ -19,9 +19,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from longtake import checkpoints, tables, video
-from longtake.dataset_writer import DatasetWriter
-from longtake.episodes import Episode
+from longtake import checkpoints, tables
+from longtake.datasets import video
+from longtake.datasets.dataset import Episode
+from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
 from longtake.evals.protocol import Protocol
 from longtake.jobs import cli, report

@@ -22,8 +22,8 @@ from optuna.storages.journal import JournalFileBackend
 
 from longtake import checkpoints, progress, tables
 from longtake.config import load
-from longtake.dataset_writer import DatasetWriter
-from longtake.episodes import Episode
+from longtake.datasets.dataset import Episode
+from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
 from longtake.jobs import sweep as job
 from longtake.jobs import sweep_check, train

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 
 from longtake import checkpoints
 from longtake.config import load
-from longtake.dataset_writer import DatasetWriter
+from longtake.datasets.dataset import Episode
+from longtake.datasets.writer import DatasetWriter
 from longtake.engine import EngineConfig
-from longtake.episodes import Episode
 from longtake.errors import UserError
 from longtake.jobs import export, preflight, train
 from longtake.jobs.objective import Objective

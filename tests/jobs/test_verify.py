@@ -9,8 +9,8 @@ import av
 import numpy as np
 import pytest
 
-from longtake.dataset_writer import DatasetWriter
-from longtake.episodes import Dataset, Episode
+from longtake.datasets.dataset import Dataset, Episode
+from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
 from longtake.jobs import inspect, verify
 from longtake.storage.store import open_store

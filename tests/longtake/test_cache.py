@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from longtake import episodes
-from longtake.dataset_writer import DatasetWriter
-from longtake.episodes import Dataset, Episode
+from longtake.datasets import dataset as episodes
+from longtake.datasets.dataset import Dataset, Episode
+from longtake.datasets.shard import Chunk
+from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
 from longtake.plan import Plan
-from longtake.shards import Chunk
 from longtake.storage import cache
 from longtake.storage.cache import Cache
 from longtake.storage.store import Store, open_store

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from longtake.dataset_writer import DatasetWriter
-from longtake.episodes import Dataset, Episode
+from longtake.datasets.dataset import Dataset, Episode
+from longtake.datasets.shard import Codec
+from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
 from longtake.plan import Plan
-from longtake.shards import Codec
 from longtake.storage.store import open_store
 from longtake.stream import local_batches
 from tests.fault_proxy import Proxy, proxy

@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from longtake.dataset_writer import DatasetWriter, digest
-from longtake.episodes import CorruptData, Dataset, Episode, faults
+from longtake.datasets.dataset import CorruptData, Dataset, Episode, faults
+from longtake.datasets.verify import damage
+from longtake.datasets.writer import DatasetWriter, digest
 from longtake.errors import UserError
 from longtake.sources.foreign import Framing, Refused, attempt
 from longtake.sources.formats import FORMATS
 from longtake.storage.store import open_store
-from longtake.verifying import damage
 from tests.longtake import foreign_files as files
 
 CASES = int(os.environ.get("LONGTAKE_FUZZ", "120"))

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from longtake.episodes import Episode
+from longtake.datasets.dataset import Episode
 from longtake.errors import UserError
 from tests.longtake import foreign_files as files
 from tests.longtake.test_sources import episodes, good

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from longtake import video
-from longtake.likeness import Leak, leaks, look
+from longtake.datasets import video
+from longtake.datasets.likeness import Leak, leaks, look
 
 
 def walk(seed: int, length: int = 60, size: int = 32) -> Any:

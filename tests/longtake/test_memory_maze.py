@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from longtake.config import build
-from longtake.episodes import Episode, faults
+from longtake.datasets.dataset import Episode, faults
 from longtake.errors import UserError
 from longtake.sources import memory_maze_env
 from longtake.sources.memory_maze_env import FORWARD, LEFT, MemoryMazeEnvConfig, about, generate, require

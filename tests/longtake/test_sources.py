@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from longtake.episodes import Episode
+from longtake.datasets.dataset import Episode
 from longtake.errors import UserError
 from longtake.sources.foreign import Framing, Npz, Refused, attempt, led_into, read_npy
 from longtake.sources.formats import FORMATS

@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longtake.dataset_writer import DatasetWriter
-from longtake.episodes import CorruptData, Dataset, Episode
+from longtake.datasets.dataset import CorruptData, Dataset, Episode
+from longtake.datasets.mixture import Mixture, open_data, whole_weights
+from longtake.datasets.shard import Codec
+from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
-from longtake.mixture import Mixture, open_data, whole_weights
 from longtake.plan import Clip, Plan, cut
-from longtake.shards import Codec
 from longtake.storage.store import open_store
 from longtake.stream import _Loader, batches, few_replaced, load_clips, local_batches, relative_pose
 
@@ -400,7 +400,7 @@ def test_of_a_long_index_only_the_part_that_is_asked_for_is_unpacked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = numbered(tmp_path / "whole")
-    monkeypatch.setattr("longtake.episodes.ROWS", 3)
+    monkeypatch.setattr("longtake.datasets.dataset.ROWS", 3)
     cut_up = numbered(tmp_path / "parts")
     assert cut_up._index._file.num_row_groups == 4
     first = cut_up.read(7, 8, 24)

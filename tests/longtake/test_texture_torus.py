@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from longtake.episodes import Episode, faults
+from longtake.datasets.dataset import Episode, faults
 from longtake.sources import texture_torus
 from longtake.sources.texture_torus import TextureTorusConfig, generate, make_world, render
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from longtake import video
+from longtake.datasets import video
 from tests.longtake import foreign_files as files
 
 ONE = 1 << 16

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from longtake import worlds
-from longtake.dataset_writer import DatasetWriter
-from longtake.episodes import Dataset, Episode
+from longtake.datasets import worlds
+from longtake.datasets.dataset import Dataset, Episode
+from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
 from longtake.storage.store import open_store
 

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from longtake.config import Config
-from longtake.episodes import Episode
+from longtake.datasets.dataset import Episode
 from longtake.errors import UserError
 from longtake.sources.pixels import shrink, square
 

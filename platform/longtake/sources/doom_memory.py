@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from longtake.config import Config
-from longtake.episodes import Episode
+from longtake.datasets.dataset import Episode
 from longtake.sources import doom_maze
 from longtake.sources.doom_maze import SQUARE, TURN, DoomMazeConfig, Pixels
 from longtake.sources.pixels import shrink, square

@@ -22,9 +22,9 @@ import numpy as np
 from pydantic import Field
 
 from longtake.config import Config
-from longtake.episodes import Episode, faults
+from longtake.datasets.dataset import Episode, faults
+from longtake.datasets.shard import Array
 from longtake.errors import nearest
-from longtake.shards import Array
 from longtake.sources.pixels import Frames, shrink, square
 
 if TYPE_CHECKING:

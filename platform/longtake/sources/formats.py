@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from longtake.config import Config
-from longtake.episodes import Episode
+from longtake.datasets.dataset import Episode
 from longtake.sources import lerobot, memory_maze, paired, teco, webdataset
 from longtake.sources.foreign import Item, Listing
 from longtake.sources.lerobot import LeRobotConfig

@@ -21,9 +21,9 @@ import numpy as np
 from pydantic import Field
 
 from longtake.config import Config
-from longtake.episodes import Episode
+from longtake.datasets.dataset import Episode
+from longtake.datasets.shard import Array
 from longtake.errors import UserError
-from longtake.shards import Array
 from longtake.sources.doom_maze import Pixels
 from longtake.sources.pixels import shrink
 

@@ -22,16 +22,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import BaseModel, Field, PositiveInt, ValidationError
 
-from longtake import video
 from longtake.config import Config
-from longtake.episodes import Episode
+from longtake.datasets import video
+from longtake.datasets.dataset import Episode
 from longtake.errors import UserError, unknown
 from longtake.sources.foreign import Item, Listing, Refused, led_into, sizes
 
 if TYPE_CHECKING:
     import pyarrow
 
-    from longtake.shards import Array
+    from longtake.datasets.shard import Array
     from longtake.sources.pixels import Frames
     from longtake.storage.store import Store
 

@@ -15,12 +15,12 @@ import numpy as np
 from pydantic import Field
 
 from longtake.config import Config
-from longtake.episodes import Episode
+from longtake.datasets.dataset import Episode
 from longtake.errors import UserError
 from longtake.sources.foreign import Item, Listing, Npz, Refused, led_into, need, sizes
 
 if TYPE_CHECKING:
-    from longtake.shards import Array
+    from longtake.datasets.shard import Array
     from longtake.storage.store import Store
 
 FPS = 4.0

@@ -24,7 +24,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from longtake.config import Config
-from longtake.episodes import Episode
+from longtake.datasets.dataset import Episode
 from longtake.errors import UserError
 from longtake.sources.doom_maze import open_squares, paths_to
 from longtake.sources.memory_maze import FPS, MOVES, POSE, as_yaw

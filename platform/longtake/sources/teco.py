@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from longtake.episodes import Episode
+from longtake.datasets.dataset import Episode
 from longtake.errors import UserError, unknown
 from longtake.sources.foreign import Columns, Item, Listing, Npz, need, sizes
 from longtake.sources.paired import pairs, read_pair

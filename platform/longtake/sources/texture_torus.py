@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from longtake.config import Config
-from longtake.episodes import Episode
+from longtake.datasets.dataset import Episode
+from longtake.datasets.worlds import WRAPS
 from longtake.sources.torus_walks import Walk, walk
-from longtake.worlds import WRAPS
 
 Frames = NDArray[np.uint8]
 Whole = NDArray[np.int64]

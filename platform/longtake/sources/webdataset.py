@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from longtake import video
-from longtake.episodes import Episode
+from longtake.datasets import video
+from longtake.datasets.dataset import Episode
 from longtake.errors import UserError
 from longtake.sources import tars
 from longtake.sources.foreign import Columns, Item, Lead, Listing, Npz, Refused, read_npy, sizes

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 from longtake.errors import UserError
 
 if TYPE_CHECKING:
-    from longtake.shards import Chunk
+    from longtake.datasets.shard import Chunk
 
 Fetch = Callable[[int, int], bytes]
 

@@ -26,7 +26,7 @@ from longtake.storage import local_files
 if TYPE_CHECKING:
     import pandas as pd
 
-    from longtake.episodes import Dataset
+    from longtake.datasets.dataset import Dataset
 
 Names: TypeAlias = list[str]
 
@@ -293,8 +293,8 @@ class Store:
         return tables.read(self, name, where=where, columns=columns)
 
     def dataset(self, name: str) -> Dataset:
-        """The dataset of that name; see `longtake.episodes.Dataset`."""
-        from longtake.episodes import Dataset
+        """The dataset of that name; see `longtake.datasets.dataset.Dataset`."""
+        from longtake.datasets.dataset import Dataset
 
         return Dataset(self, name)
 

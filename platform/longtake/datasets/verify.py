@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from longtake.dataset_writer import digest
-from longtake.episodes import LABEL, TOKENIZER, Dataset, Episode, chunks_of, faults, tokenizer_digest
+from longtake.datasets.dataset import LABEL, TOKENIZER, Dataset, Episode, chunks_of, faults, tokenizer_digest
+from longtake.datasets.shard import MAGIC, Array, ArraySpec, Chunk, CorruptData, decode
+from longtake.datasets.writer import digest
 from longtake.errors import UserError
-from longtake.shards import MAGIC, Array, ArraySpec, Chunk, CorruptData, decode
 
 if TYPE_CHECKING:
     import pandas as pd

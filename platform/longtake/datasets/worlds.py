@@ -18,7 +18,7 @@ from longtake.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from longtake.episodes import Dataset
+    from longtake.datasets.dataset import Dataset
 
 WORLD, WALK, WRAPS = "world", "walk", "wraps"
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from longtake import video
+from longtake.datasets import video
 
 if TYPE_CHECKING:
     import pyarrow
@@ -57,7 +57,7 @@ class Chunk(NamedTuple):
 class ArraySpec(BaseModel):
     """One array of every episode: `shape` per frame, `chunk` the frames per chunk (0: whole episodes).
 
-    crf: quality of a video, see `longtake.video`; None for the lossless codecs.
+    crf: quality of a video, see `longtake.datasets.video`; None for the lossless codecs.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from longtake.episodes import Dataset, Episode, Manifest
+from longtake.datasets.dataset import Dataset, Episode, Manifest
+from longtake.datasets.shard import Array
 from longtake.errors import UserError
 from longtake.plan import Ints
-from longtake.shards import Array
 
 if TYPE_CHECKING:
     import pandas as pd

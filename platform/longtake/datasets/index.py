@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from longtake.datasets.shard import Chunk
 from longtake.errors import Damaged
-from longtake.shards import Chunk
 
 if TYPE_CHECKING:
     import pandas as pd

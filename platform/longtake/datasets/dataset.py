@@ -1,6 +1,6 @@
 """Episodes and datasets: immutable shards, an index that says where every clip lies, and a manifest.
 
-`longtake.dataset_writer` writes them.
+`longtake.datasets.writer` writes them.
 
     datasets/NAME/recipe.json            what is being made; written first
     datasets/NAME/shards/00012.shard     episodes, see shards.py
@@ -31,9 +31,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from longtake.datasets.index import ROWS, Index
+from longtake.datasets.shard import Array, ArraySpec, Chunk, CorruptData, decode
 from longtake.errors import Damaged, UserError, unknown
-from longtake.index import ROWS, Index
-from longtake.shards import Array, ArraySpec, Chunk, CorruptData, decode
 from longtake.storage import cache
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from longtake import video, worlds
 from longtake.config import differences
-from longtake.episodes import (
+from longtake.datasets import video, worlds
+from longtake.datasets.dataset import (
     LABEL,
     SPLIT_RULE,
     SPLITS,
@@ -27,9 +27,9 @@ from longtake.episodes import (
     from_parquet,
     to_parquet,
 )
+from longtake.datasets.likeness import Leak, Look, leaks, look
+from longtake.datasets.shard import Array, ArraySpec, Chunk, Codec, ShardBuffer, decode
 from longtake.errors import UserError, unknown
-from longtake.likeness import Leak, Look, leaks, look
-from longtake.shards import Array, ArraySpec, Chunk, Codec, ShardBuffer, decode
 
 if TYPE_CHECKING:
     import pandas as pd
