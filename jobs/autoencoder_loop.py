@@ -24,8 +24,8 @@ from longtake.jobs.train_loop import StepLog, begun, of_clips, stream, timed
 from longtake.models.autoencoder import Autoencoder
 from longtake.models.losses import Distance, reconstruction_loss
 from longtake.models.tokenizer import PIXELS, AutoencoderTokenizer
-from longtake.plan import cut
-from longtake.stream import load_clips
+from longtake.streaming.loader import load_clips
+from longtake.streaming.plan import cut
 
 if TYPE_CHECKING:
     from longtake.training import Context

@@ -29,7 +29,7 @@ from longtake.models.tokenizer import Tokenizer
 from longtake.models.world_model import WorldModel
 from longtake.schema import NO_RUN
 from longtake.storage.store import open_store
-from longtake.stream import relative_pose
+from longtake.streaming.loader import relative_pose
 
 
 def score_cell(cell: ScoreCell) -> list[dict[str, Any]]:

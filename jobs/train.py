@@ -36,10 +36,10 @@ from longtake.storage.store import open_store
 if TYPE_CHECKING:
     from longtake.cluster import Demand
     from longtake.datasets.mixture import Data
-    from longtake.plan import Plan
     from longtake.runs import RunRecord
     from longtake.storage.lease import Lease
     from longtake.storage.store import Store
+    from longtake.streaming.plan import Plan
     from longtake.training import Context
 
 OF_THE_SESSION = ("workers", "min_workers", "gpus_per_worker", "max_failures", "keep", "watch")
@@ -95,7 +95,7 @@ def check(config: TrainConfig, store: Store) -> None:
 
 def build_plan(config: TrainConfig, dataset: Data, split: str, stage: int = -1) -> Plan:
     """The run's clips; of the validation split, one batch of `validation.clips` clips as long as a stage's."""
-    from longtake.plan import Plan
+    from longtake.streaming.plan import Plan
 
     data = config.data
     stages = [(stage.until, stage.frames) for stage in data.curriculum]

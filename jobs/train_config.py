@@ -10,7 +10,7 @@ from longtake.config import Config
 from longtake.engine import EngineConfig
 from longtake.errors import UserError, unknown
 from longtake.models.config import AutoencoderConfig, DiffusionConfig, ModelConfig, SamplerConfig
-from longtake.plan import Clip
+from longtake.streaming.plan import Clip
 
 Positive = Annotated[int, Field(ge=1)]
 PIXELS = "pixels"

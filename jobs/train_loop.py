@@ -30,8 +30,8 @@ from longtake.models.exported import TOKENIZER
 from longtake.models.state import state_statistics
 from longtake.models.tokenizer import Tokenizer, as_latents
 from longtake.models.world_model import WorldModel
-from longtake.plan import cut
-from longtake.stream import batches, few_replaced, load_clips, local_batches
+from longtake.streaming.loader import batches, few_replaced, load_clips, local_batches
+from longtake.streaming.plan import cut
 
 if TYPE_CHECKING:
     from longtake.jobs.watch import Watchers

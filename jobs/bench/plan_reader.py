@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from longtake.plan import Plan
 from longtake.storage.store import open_store
+from longtake.streaming.plan import Plan
 
 EPOCHS = 0, 3  # the first and one that has another order
 PLACES = 0.0, 0.5, 1.0  # of an epoch: its start, middle and end

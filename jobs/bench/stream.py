@@ -53,10 +53,10 @@ from longtake.datasets.writer import DatasetWriter
 from longtake.jobs.bench.measure import Row
 from longtake.jobs.bench.mosaic import COLD, WARM, beside
 from longtake.jobs.train_loop import timed
-from longtake.plan import Plan
 from longtake.provenance import new_run_id
 from longtake.storage.store import Store, open_store
-from longtake.stream import batches, load_clips
+from longtake.streaming.loader import batches, load_clips
+from longtake.streaming.plan import Plan
 
 Positive = Annotated[int, Field(ge=1)]
 Tensors = dict[str, torch.Tensor]

@@ -38,7 +38,7 @@ from longtake.jobs.train_loop import to_batch, train_loop
 from longtake.models.tokenizer import PIXELS
 from longtake.models.world_model import WorldModel
 from longtake.storage.store import Store, open_store
-from longtake.stream import load_clips
+from longtake.streaming.loader import load_clips
 from longtake.training import fit
 
 if TYPE_CHECKING:

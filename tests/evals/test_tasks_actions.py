@@ -17,7 +17,7 @@ def test_no_action_leads_back_or_into_the_first_frame() -> None:
 
 
 def test_with_a_stride_frames_are_left_out_and_their_actions_kept() -> None:
-    """As a training with that stride is shown them (longtake/stream.py)."""
+    """As a training with that stride is shown them (longtake/streaming/loader.py)."""
     frames = np.arange(11, dtype=np.uint8)[:, None, None, None].repeat(3, -1)
     pose = np.arange(11, dtype=np.float32)[:, None].repeat(3, 1)
     actions = np.arange(1, 12, dtype=np.float32)[:, None] * [1, 10]

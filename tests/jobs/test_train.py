@@ -25,7 +25,7 @@ from longtake.models.checkpoint import load_model
 from longtake.models.tokenizer import PIXELS
 from longtake.models.world_model import WorldModel
 from longtake.storage.store import Store, open_store
-from longtake.stream import cut, load_clips
+from longtake.streaming.loader import cut, load_clips
 from longtake.training import LocalContext
 from tests.models.test_pretrained import language_model, written
 

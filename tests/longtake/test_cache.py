@@ -18,11 +18,11 @@ from longtake.datasets.dataset import Dataset, Episode
 from longtake.datasets.shard import Chunk
 from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
-from longtake.plan import Plan
 from longtake.storage import cache
 from longtake.storage.cache import Cache
 from longtake.storage.store import Store, open_store
-from longtake.stream import load_clips, local_batches
+from longtake.streaming.loader import load_clips, local_batches
+from longtake.streaming.plan import Plan
 
 SIZE = 8192
 GB = 10**9

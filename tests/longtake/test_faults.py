@@ -15,9 +15,9 @@ from longtake.datasets.dataset import Dataset, Episode
 from longtake.datasets.shard import Codec
 from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
-from longtake.plan import Plan
 from longtake.storage.store import open_store
-from longtake.stream import local_batches
+from longtake.streaming.loader import local_batches
+from longtake.streaming.plan import Plan
 from tests.fault_proxy import Proxy, proxy
 from tests.longtake.test_stream import numbered
 

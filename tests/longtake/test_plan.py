@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longtake.errors import UserError
-from longtake.plan import Plan, _deal, _dealt, cut, shuffled
+from longtake.streaming.plan import Plan, _deal, _dealt, cut, shuffled
 
 
 def segments(plan: Plan, steps: range, world: int) -> Counter[tuple[int, int]]:

@@ -20,9 +20,9 @@ from longtake.datasets.mixture import Mixture, open_data, whole_weights
 from longtake.datasets.shard import Codec
 from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
-from longtake.plan import Clip, Plan, cut
 from longtake.storage.store import open_store
-from longtake.stream import _Loader, batches, few_replaced, load_clips, local_batches, relative_pose
+from longtake.streaming.loader import _Loader, batches, few_replaced, load_clips, local_batches, relative_pose
+from longtake.streaming.plan import Clip, Plan, cut
 
 
 def plan_of(lengths: list[int], stages: list[tuple[int | None, int]], per_step: int, base: int, **more: Any) -> Plan:
@@ -302,7 +302,7 @@ def test_a_corrupt_clip_is_replaced_by_the_same_one_in_any_world(
     batch = next(b for b in map(plan.batch, range(9)) if (b.episode < 5).any())
     with pytest.raises(CorruptData):
         load_clips(data, batch)
-    with caplog.at_level(logging.WARNING, "longtake.stream"):
+    with caplog.at_level(logging.WARNING, "longtake.streaming.loader"):
         whole = load_clips(data, batch, replace=plan.replacement)
     assert len(caplog.records) == whole["replaced"].sum()
     halves = [load_clips(data, cut(batch, rank, 2), replace=plan.replacement) for rank in range(2)]

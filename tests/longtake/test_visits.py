@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from longtake.visits import REVISITS, Order, jumps, loop, revisit, runs, shuffled, walk, way_back
+from longtake.streaming.visits import REVISITS, Order, jumps, loop, revisit, runs, shuffled, walk, way_back
 
 
 @pytest.mark.parametrize("order", [*REVISITS, way_back, revisit])

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from longtake.datasets.dataset import Dataset, Episode, Manifest
 from longtake.datasets.shard import Array
 from longtake.errors import UserError
-from longtake.plan import Ints
+from longtake.streaming.plan import Ints
 
 if TYPE_CHECKING:
     import pandas as pd

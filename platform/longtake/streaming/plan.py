@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longtake.errors import UserError
-from longtake.visits import revisit, way_back
+from longtake.streaming.visits import revisit, way_back
 
 if TYPE_CHECKING:
     from longtake.datasets.mixture import Data

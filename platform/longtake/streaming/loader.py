@@ -20,7 +20,7 @@ from longtake.cluster import machine_cpus
 from longtake.datasets.dataset import CorruptData
 from longtake.datasets.mixture import Data
 from longtake.errors import UserError
-from longtake.plan import GlobalBatch, Ints, Plan, cut
+from longtake.streaming.plan import GlobalBatch, Ints, Plan, cut
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""Which clips come when, and how they come."""
