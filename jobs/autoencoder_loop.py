@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from longtake.datasets.mixture import Data, open_data
-from longtake.engine import Engine, step_of
 from longtake.errors import UserError
 from longtake.jobs import initial
 from longtake.jobs.objective import distance_of, seeded
@@ -26,9 +25,10 @@ from longtake.models.losses import Distance, reconstruction_loss
 from longtake.models.tokenizer import PIXELS, AutoencoderTokenizer
 from longtake.streaming.loader import load_clips
 from longtake.streaming.plan import cut
+from longtake.training.engine import Engine, step_of
 
 if TYPE_CHECKING:
-    from longtake.training import Context
+    from longtake.training.fit import Context
 
 IDENTICAL_PSNR = 100.0
 """Of a frame that comes back as it was, so that means stay finite."""

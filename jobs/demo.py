@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from longtake import checkpoints
 from longtake.config import Config, dump, load
 from longtake.jobs import collect, evaluate, results, train
 from longtake.jobs.evaluate import EvaluateConfig, Subject
@@ -22,6 +21,7 @@ from longtake.jobs.score_table import side_by_side
 from longtake.jobs.train_config import WorldModelTraining
 from longtake.schema import NO_RUN
 from longtake.storage.store import Store, open_store
+from longtake.training import checkpoints
 
 if TYPE_CHECKING:
     import pandas as pd

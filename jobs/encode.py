@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from longtake import checkpoints
 from longtake.config import Config, build, dump
 from longtake.datasets.dataset import LABEL, TOKENIZER, CorruptData, Dataset, Episode, Latents, tokenizer_digest
 from longtake.datasets.writer import DatasetWriter
@@ -28,6 +27,7 @@ from longtake.jobs import tokenizers
 from longtake.jobs.shard_tasks import missing_shards, reused
 from longtake.jobs.train_config import DATASET, PIXELS
 from longtake.storage.store import Store, open_store
+from longtake.training import checkpoints
 
 if TYPE_CHECKING:
     from longtake.models.tokenizer import Tokenizer

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from longtake import checkpoints
 from longtake.config import Config, dump, load
 from longtake.datasets import worlds
 from longtake.errors import UserError, unknown
@@ -29,6 +28,7 @@ from longtake.models.exported import CONFIG, MODEL
 from longtake.runs import select
 from longtake.schema import NO_RUN
 from longtake.storage.store import Store, open_store
+from longtake.training import checkpoints
 
 if TYPE_CHECKING:
     from longtake.datasets.dataset import Dataset

@@ -16,10 +16,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from longtake import checkpoints
 from longtake.errors import UserError, unknown
 from longtake.models.exported import CONFIG, MODEL, ORIGIN, TOKENIZER, WEIGHTS, write_sums
 from longtake.storage.store import Store, open_store
+from longtake.training import checkpoints
 
 KINDS = ("train", "autoencoder")
 """The runs that have checkpoints."""

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from longtake import checkpoints
 from longtake.config import differences
 from longtake.errors import UserError
 from longtake.jobs.export import checkpoint_of, find
 from longtake.jobs.train_config import AutoencoderTraining, InitConfig, TrainConfig, WorldModelTraining
 from longtake.models.exported import CONFIG, WEIGHTS, require_sums
+from longtake.training import checkpoints
 
 if TYPE_CHECKING:
     from torch import nn

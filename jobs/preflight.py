@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from longtake.engine import EngineConfig
 from longtake.errors import UserError
 from longtake.jobs.initial import blank
 from longtake.jobs.train_config import TrainConfig, WorldModelTraining
+from longtake.training.engine import EngineConfig
 
 GIB = 2**30
 SHARE = {"fp32": 0.75, "autocast": 0.5, "bf16": 0.4}

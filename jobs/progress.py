@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from longtake.progress import Progress
+    from longtake.training.progress_file import Progress
 
 PIPED_INTERVAL_S = 15.0
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from longtake.jobs.train_config import SamplesConfig
     from longtake.models.tokenizer import Tokenizer
     from longtake.models.world_model import WorldModel
-    from longtake.training import Context
+    from longtake.training.fit import Context
 
 GAP = 2
 """Pixels between pictures."""

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from longtake import checkpoints
 from longtake.datasets.dataset import Dataset
 from longtake.evals.protocol import Protocol
 from longtake.evals.scoring import answer, compare, episode_seed
@@ -30,6 +29,7 @@ from longtake.models.world_model import WorldModel
 from longtake.schema import NO_RUN
 from longtake.storage.store import open_store
 from longtake.streaming.loader import relative_pose
+from longtake.training import checkpoints
 
 
 def score_cell(cell: ScoreCell) -> list[dict[str, Any]]:

@@ -12,7 +12,6 @@ import yaml
 
 from longtake import space
 from longtake.config import differences
-from longtake.engine import decay_start
 from longtake.errors import UserError, unknown
 from longtake.evals.protocol import Protocol
 from longtake.jobs import train
@@ -24,6 +23,7 @@ from longtake.runs import select
 from longtake.search import expected_steps, rungs
 from longtake.space import Axis, corners, points, size
 from longtake.storage.store import Store
+from longtake.training.engine import decay_start
 
 MEASURED = ("loss", "grad_norm", "frames_per_s", "step_s", "data_wait", "replaced")
 """Columns of `steps` that every step has."""

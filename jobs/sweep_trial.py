@@ -19,14 +19,14 @@ from longtake.jobs.sweep_config import Sweep
 from longtake.jobs.train import start_record, told_cost
 from longtake.jobs.train_config import WorldModelTraining
 from longtake.jobs.train_loop import train_loop
-from longtake.judged import Judge, JudgedContext, Mailbox, Numbers, Stopped
 from longtake.models.config import SamplerConfig
 from longtake.models.cost import conditions_for
 from longtake.models.rollout import prefill, rollout
 from longtake.models.world_model import WorldModel
 from longtake.storage import lease
 from longtake.storage.store import Store
-from longtake.training import LocalContext, fit
+from longtake.training.early_stopping import Judge, JudgedContext, Mailbox, Numbers, Stopped
+from longtake.training.fit import LocalContext, fit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from longtake.jobs.sweep_config import Cost, Objective
     from longtake.storage.lease import Lease
     from longtake.study import Assignment
-    from longtake.training import Context
+    from longtake.training.fit import Context
 
 
 COST_CALLS = 9

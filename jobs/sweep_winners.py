@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from longtake import checkpoints
 from longtake.config import revise
 from longtake.errors import UserError
 from longtake.jobs import train
 from longtake.jobs.evaluate import EvaluateConfig, Subject, evaluate, plan_cells
 from longtake.jobs.train_config import WorldModelTraining
+from longtake.training import checkpoints
 
 if TYPE_CHECKING:
     from longtake.evals.protocol import Protocol

@@ -12,19 +12,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from longtake import checkpoints
 from longtake.datasets.dataset import TOKENIZER, tokenizer_digest
 from longtake.errors import UserError, unknown
 from longtake.jobs.train_config import DATASET, PIXELS
 from longtake.models.config import read_tokenizer_config
 from longtake.models.exported import CONFIG, WEIGHTS, require_sums
 from longtake.storage.store import Store
+from longtake.training import checkpoints
 
 if TYPE_CHECKING:
     from longtake.datasets.mixture import Data
     from longtake.jobs.train_config import WorldModelTraining
     from longtake.models.tokenizer import Tokenizer
-    from longtake.training import Context
+    from longtake.training.fit import Context
 
 
 def settled(store: Store, named: str) -> str:

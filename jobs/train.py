@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from longtake import checkpoints
 from longtake.config import config_hash, differences, dump, load
 from longtake.datasets.mixture import Mixture, open_data
 from longtake.errors import UserError
@@ -32,6 +31,7 @@ from longtake.models.config import AutoencoderConfig
 from longtake.runs import select
 from longtake.storage import lease
 from longtake.storage.store import open_store
+from longtake.training import checkpoints
 
 if TYPE_CHECKING:
     from longtake.cluster import Demand
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from longtake.storage.lease import Lease
     from longtake.storage.store import Store
     from longtake.streaming.plan import Plan
-    from longtake.training import Context
+    from longtake.training.fit import Context
 
 OF_THE_SESSION = ("workers", "min_workers", "gpus_per_worker", "max_failures", "keep", "watch")
 """Settings that change where and how a training is run, and not what is learnt: a resumed run may have others."""
@@ -211,7 +211,7 @@ def _train(config: TrainConfig, store: Store, run: str, forked_from: str = "") -
     from longtake.cluster import launch
     from longtake.jobs.preflight import require_memory  # which needs torch
     from longtake.jobs.progress import training_bar
-    from longtake.training import fit
+    from longtake.training.fit import fit
 
     require_memory(config)
     with (

@@ -7,10 +7,10 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from longtake.config import Config
-from longtake.engine import EngineConfig
 from longtake.errors import UserError, unknown
 from longtake.models.config import AutoencoderConfig, DiffusionConfig, ModelConfig, SamplerConfig
 from longtake.streaming.plan import Clip
+from longtake.training.engine import EngineConfig
 
 Positive = Annotated[int, Field(ge=1)]
 PIXELS = "pixels"

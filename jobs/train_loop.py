@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 
-from longtake import checkpoints, tables
+from longtake import tables
 from longtake.datasets.mixture import Data, Mixture, open_data
-from longtake.engine import Engine, step_of
 from longtake.jobs import initial, tokenizers
 from longtake.jobs.objective import Batch, Noised, Objective, seeded
 from longtake.jobs.train import build_plan
@@ -32,10 +31,12 @@ from longtake.models.tokenizer import Tokenizer, as_latents
 from longtake.models.world_model import WorldModel
 from longtake.streaming.loader import batches, few_replaced, load_clips, local_batches
 from longtake.streaming.plan import cut
+from longtake.training import checkpoints
+from longtake.training.engine import Engine, step_of
 
 if TYPE_CHECKING:
     from longtake.jobs.watch import Watchers
-    from longtake.training import Context
+    from longtake.training.fit import Context
 
 Item = TypeVar("Item")
 COSTS = ("frames", "worker_s", "bytes_read")

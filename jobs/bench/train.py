@@ -28,7 +28,6 @@ from pydantic import Field
 from longtake.config import Config
 from longtake.datasets.dataset import Dataset, Episode
 from longtake.datasets.writer import DatasetWriter
-from longtake.engine import EngineConfig
 from longtake.jobs.bench.measure import Row
 from longtake.jobs.objective import Objective
 from longtake.jobs.presets import size
@@ -39,10 +38,11 @@ from longtake.models.tokenizer import PIXELS
 from longtake.models.world_model import WorldModel
 from longtake.storage.store import Store, open_store
 from longtake.streaming.loader import load_clips
-from longtake.training import fit
+from longtake.training.engine import EngineConfig
+from longtake.training.fit import fit
 
 if TYPE_CHECKING:
-    from longtake.training import Context
+    from longtake.training.fit import Context
 
 Positive = Annotated[int, Field(ge=1)]
 OURS, BARE = "longtake train", "bare PyTorch"

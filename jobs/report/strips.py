@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from longtake import checkpoints
 from longtake.evals.protocol import Protocol
 from longtake.jobs.evaluate import ScoreCell, Variant
 from longtake.jobs.plots import Look, looks
 from longtake.jobs.report.findings import best_model, ranked_models, reach
 from longtake.schema import NO_RUN
+from longtake.training import checkpoints
 
 if TYPE_CHECKING:
     import pandas as pd

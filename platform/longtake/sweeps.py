@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from longtake.cluster import Demand
 from longtake.errors import UserError
-from longtake.judged import Judge
+from longtake.training.early_stopping import Judge
 
 if TYPE_CHECKING:
     from longtake.study import Assignment, Study

@@ -19,8 +19,8 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from longtake import sweeps
-from longtake.judged import Numbers
 from longtake.study import Assignment, Study
+from longtake.training.early_stopping import Numbers
 
 log = logging.getLogger(__name__)
 JOIN_S = 300.0

@@ -9,13 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from longtake import checkpoints
 from longtake.config import load
 from longtake.jobs import train, train_loop
 from longtake.jobs.bench.train import written
 from longtake.jobs.train_config import WorldModelTraining
 from longtake.storage.store import Store, open_store
-from longtake.training import LocalContext
+from longtake.training import checkpoints
+from longtake.training.fit import LocalContext
 
 GROWING = """
 name: growing

@@ -12,7 +12,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from longtake import checkpoints
 from longtake.config import load
 from longtake.datasets.dataset import Dataset, Episode
 from longtake.datasets.mixture import open_data
@@ -29,6 +28,7 @@ from longtake.models.autoencoder import Autoencoder
 from longtake.models.config import AutoencoderConfig, SamplerConfig
 from longtake.models.tokenizer import AutoencoderTokenizer
 from longtake.storage.store import Store, open_store
+from longtake.training import checkpoints
 from tests.jobs.test_latents import AUTOENCODER, WORLD, Place
 
 EPISODES, LENGTH = 20, 16

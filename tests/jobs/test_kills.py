@@ -21,11 +21,11 @@ from typing import Any
 import psutil
 import pytest
 
-from longtake import checkpoints, progress
 from longtake.cluster import ENVIRONMENT
 from longtake.jobs.bench.train import written
 from longtake.private_ray import private
 from longtake.storage.store import Store, open_store
+from longtake.training import checkpoints, progress_file
 
 ROOT = Path(__file__).parents[2]
 VICTIMS = ("raylet", "worker", "driver")
@@ -140,7 +140,7 @@ def test_a_kill_changes_no_parameter(nodes: Nodes, store: Store, undisturbed: by
         ended = driver.wait(PATIENCE_S)
     if victim == "raylet":
         nodes.heal()
-    restarts = getattr(progress.read(store, run), "restarts", 0)
+    restarts = getattr(progress_file.read(store, run), "restarts", 0)
     print(f"kill {seed}: {victim} {rank} at step {at}: driver ended with {ended}, workers replaced {restarts}x")
     assert at < STEPS, "it was done before it could be killed"
     assert (ended == 0) == (victim != "driver")
@@ -158,7 +158,7 @@ def workers() -> list[psutil.Process]:
 
 
 def step_of(store: Store, run: str) -> int:
-    told = progress.read(store, run)
+    told = progress_file.read(store, run)
     return told.step if told else 0
 
 

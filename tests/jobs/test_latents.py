@@ -11,7 +11,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from longtake import checkpoints
 from longtake.config import load
 from longtake.datasets.dataset import Episode
 from longtake.datasets.writer import DatasetWriter
@@ -24,7 +23,8 @@ from longtake.jobs.score_cell import score_cell
 from longtake.jobs.train_config import AutoencoderTraining, TrainConfig, WorldModelTraining
 from longtake.models.config import SamplerConfig
 from longtake.storage.store import Store, open_store
-from longtake.training import LocalContext
+from longtake.training import checkpoints
+from longtake.training.fit import LocalContext
 
 AUTOENCODER = """
 name: squeeze

@@ -15,12 +15,12 @@ from typing import Any
 import psutil
 import pytest
 
-from longtake import progress
 from longtake.config import load
 from longtake.jobs import collect
 from longtake.jobs.collect import CollectConfig
 from longtake.private_ray import private
 from longtake.storage.store import Store, open_store
+from longtake.training import progress_file
 
 pytest.importorskip("vizdoom")
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.drill, pytest.mark.timeout(600)]
@@ -147,7 +147,7 @@ def until(look: Callable[[], Any], seconds: float, told: Callable[[], str]) -> A
 def at_step(store: Store, training: Verb, step: int) -> str:
     """The run of a training, once it has come so far."""
     run = training.says("tiny: run ").split()[-1]
-    until(lambda: (seen := progress.read(store, run)) and seen.step >= step, 240, training.told)
+    until(lambda: (seen := progress_file.read(store, run)) and seen.step >= step, 240, training.told)
     return run
 
 
@@ -180,7 +180,7 @@ def test_a_training_waits_for_a_node(cluster: Any, nodes: list[Any], store: Stor
         training.says("(1 CPU) has come; the job goes on with 2 nodes with 2 CPUs")
         assert "is done" in training.done()
     assert steps(store, run) == list(range(60))
-    assert progress.read(store, run).restarts >= 1  # type: ignore[union-attr]
+    assert progress_file.read(store, run).restarts >= 1  # type: ignore[union-attr]
 
 
 def test_a_training_goes_on_without_a_data_node(cluster: Any, store: Store) -> None:
@@ -199,7 +199,7 @@ def test_a_training_goes_on_without_a_data_node(cluster: Any, store: Store) -> N
         leave()
         it.done()
     assert steps(store, run) == list(range(200))
-    assert progress.read(store, run).restarts == 0  # type: ignore[union-attr]
+    assert progress_file.read(store, run).restarts == 0  # type: ignore[union-attr]
 
 
 def test_an_evaluation_goes_on_with_what_is_left(cluster: Any, nodes: list[Any], store: Store) -> None:

@@ -19,7 +19,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from longtake import checkpoints, tables
+from longtake import tables
 from longtake.datasets import video
 from longtake.datasets.dataset import Episode
 from longtake.datasets.writer import DatasetWriter
@@ -36,6 +36,7 @@ from longtake.models.config import ModelConfig
 from longtake.models.world_model import WorldModel
 from longtake.schema import NO_RUN
 from longtake.storage.store import Store, open_store
+from longtake.training import checkpoints
 
 BLOCK, WINDOW = "20261121-041233-k3f9", "20261121-042233-m2p7"
 NAMES = {BLOCK: "block_ssm", WINDOW: "causal_window"}

@@ -20,7 +20,7 @@ import psutil
 import pytest
 from optuna.storages.journal import JournalFileBackend
 
-from longtake import checkpoints, progress, tables
+from longtake import tables
 from longtake.config import load
 from longtake.datasets.dataset import Episode
 from longtake.datasets.writer import DatasetWriter
@@ -31,6 +31,7 @@ from longtake.jobs.sweep_config import CONFIGS, Sweep, SweepConfig, new
 from longtake.space import corners
 from longtake.storage import lease
 from longtake.storage.store import Store, open_store
+from longtake.training import checkpoints, progress_file
 
 ROOT = Path(__file__).parents[2]
 
@@ -485,7 +486,7 @@ def test_a_trial_outlives_one_of_its_workers(place: Path) -> None:
         assert driver.wait(240) == 0
     table, store = trials(place), open_store(place / "store")
     assert table["state"].tolist() == ["done", "done"] and (table["step"] == 96).all()
-    told = [progress.read(store, run) for run in table["run"]]
+    told = [progress_file.read(store, run) for run in table["run"]]
     assert [each.restarts for each in told if each] == [1, 0]
     steps = store.table("steps").groupby("run")["step"]
     assert all(sorted(steps.get_group(run)) == list(range(96)) for run in table["run"])

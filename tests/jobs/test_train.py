@@ -11,11 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from longtake import checkpoints
 from longtake.config import load
 from longtake.datasets.dataset import Episode
 from longtake.datasets.writer import DatasetWriter
-from longtake.engine import EngineConfig
 from longtake.errors import UserError
 from longtake.jobs import export, preflight, train
 from longtake.jobs.objective import Objective
@@ -26,7 +24,9 @@ from longtake.models.tokenizer import PIXELS
 from longtake.models.world_model import WorldModel
 from longtake.storage.store import Store, open_store
 from longtake.streaming.loader import cut, load_clips
-from longtake.training import LocalContext
+from longtake.training import checkpoints
+from longtake.training.engine import EngineConfig
+from longtake.training.fit import LocalContext
 from tests.models.test_pretrained import language_model, written
 
 TOY = """

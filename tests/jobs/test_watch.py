@@ -19,7 +19,7 @@ from longtake.jobs.bench.train import written
 from longtake.jobs.train_config import WorldModelTraining
 from longtake.jobs.train_loop import train_loop
 from longtake.storage.store import Store, open_store
-from longtake.training import LocalContext
+from longtake.training.fit import LocalContext
 from tests.jobs.test_train import TOY
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from longtake import checkpoints
 from longtake.errors import Damaged, UserError
 from longtake.storage.store import Store, open_store
+from longtake.training import checkpoints
 
 RUN = "a-run"
 

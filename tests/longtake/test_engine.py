@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from longtake.engine import Engine, EngineConfig, learning_rate
-from longtake.engine_backends import deepspeed_config
 from longtake.errors import UserError
+from longtake.training.engine import Engine, EngineConfig, learning_rate
+from longtake.training.engine_backends import deepspeed_config
 from tests.longtake.toy_loop import Carried, backward_all, clip, segments
 
 WORLD = 2

@@ -18,12 +18,12 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from longtake import checkpoints
 from longtake.runs import RunRecord
 from longtake.storage import lease
 from longtake.storage.lease import Held, Lease, Lost
 from longtake.storage.store import Store, open_store
-from longtake.training import LocalContext
+from longtake.training import checkpoints
+from longtake.training.fit import LocalContext
 from tests.longtake.toy_sweep import study_of
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +40,7 @@ import sys
 from longtake.storage import lease
 lease.BEAT_S = 0.05
 from longtake.storage.store import open_store
-from longtake.training import LocalContext
+from longtake.training.fit import LocalContext
 
 def write(folder):
     (folder / "weights").write_text("old")

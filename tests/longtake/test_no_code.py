@@ -14,9 +14,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from longtake.engine import Engine
 from longtake.errors import UserError
 from longtake.storage.no_code import FORCE, NEVER, only_values
+from longtake.training.engine import Engine
 from tests.longtake.test_engine import ENGINES, config
 from tests.longtake.toy_loop import Carried, backward_all, clip
 

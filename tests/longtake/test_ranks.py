@@ -9,10 +9,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from longtake import checkpoints
-from longtake.engine import EngineConfig
 from longtake.storage.store import Store, open_store
-from longtake.training import LocalContext
+from longtake.training import checkpoints
+from longtake.training.engine import EngineConfig
+from longtake.training.fit import LocalContext
 from tests.longtake import toy_loop
 from tests.longtake.test_engine import spawn
 from tests.longtake.toy_loop import STEPS, Toy

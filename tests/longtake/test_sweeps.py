@@ -16,12 +16,12 @@ from pydantic import ValidationError
 
 from longtake import cluster, search, space, sweeps, tables
 from longtake.errors import UserError
-from longtake.judged import JudgedContext, Mailbox, Stopped
 from longtake.search import Pruning, Sampling
 from longtake.space import Axis
 from longtake.storage.store import Store, open_store
 from longtake.study import Assignment, Study
-from longtake.training import LocalContext
+from longtake.training.early_stopping import JudgedContext, Mailbox, Stopped
+from longtake.training.fit import LocalContext
 from tests.longtake import toy_sweep
 from tests.longtake.toy_sweep import STEPS, Toy, objective, study_of
 

@@ -17,12 +17,13 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
-from longtake import checkpoints, loop_errors, training
 from longtake.cluster import Demand, launch
-from longtake.engine import EngineConfig
 from longtake.errors import UserError
-from longtake.progress import Progress
 from longtake.storage.store import Store, open_store
+from longtake.training import checkpoints, worker_errors
+from longtake.training import fit as training
+from longtake.training.engine import EngineConfig
+from longtake.training.progress_file import Progress
 from tests.longtake import toy_loop
 from tests.longtake.toy_loop import STEPS, Toy
 
@@ -184,7 +185,7 @@ def test_a_worker_that_was_killed_for_want_of_memory_is_named(tmp_path: Path, mo
     assert "run toy: worker 1 was killed because its machine ran out of memory" in told(OutOfMemoryError("x"), 0)
     assert "run toy: a worker, it seems, was killed because this machine ran out" in told(ValueError(), 1)
     assert "a worker died (killed, or its node went away) more often than the 2 times" in told(ValueError(), 0)
-    assert loop_errors.kernel_kills() >= 0
+    assert worker_errors.kernel_kills() >= 0
 
 
 # --- Ray ---------------------------------------------------------------------------------------------------

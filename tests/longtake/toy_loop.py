@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from longtake import training
-from longtake.engine import Engine, EngineConfig
 from longtake.storage.store import open_store
-from longtake.training import Context
+from longtake.training import fit as training
+from longtake.training.engine import Engine, EngineConfig
+from longtake.training.fit import Context
 
 STEPS = 12
 SAVE_EVERY = 4

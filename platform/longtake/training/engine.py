@@ -25,8 +25,16 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from longtake.config import Config
-from longtake.engine_backends import Backend, DeepSpeedBackend, NotFinite, TorchBackend, join_group, rank, world
 from longtake.errors import UserError
+from longtake.training.engine_backends import (
+    Backend,
+    DeepSpeedBackend,
+    NotFinite,
+    TorchBackend,
+    join_group,
+    rank,
+    world,
+)
 
 
 class EngineConfig(Config):

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from longtake import checkpoints
 from longtake.errors import UserError
+from longtake.training import checkpoints
 
 if TYPE_CHECKING:
     from longtake.storage.store import Store
-    from longtake.training import Context, Write
+    from longtake.training.fit import Context, Write
 
 Numbers = dict[str, float]
 Measure = Callable[[int, Numbers], Numbers]

@@ -22,11 +22,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from longtake import checkpoints, cluster, progress, ranks
+from longtake import cluster
 from longtake.errors import Damaged, UserError
-from longtake.loop_errors import LoopError, how_died, is_loss, is_of_storage, kernel_kills
-from longtake.progress import Progress
 from longtake.storage import lease
+from longtake.training import checkpoints, ranks
+from longtake.training import progress_file as progress
+from longtake.training.progress_file import Progress
+from longtake.training.worker_errors import LoopError, how_died, is_loss, is_of_storage, kernel_kills
 
 if TYPE_CHECKING:
     from longtake.storage.lease import Lease, Token

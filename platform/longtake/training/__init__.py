@@ -1,0 +1,1 @@
+"""One training: its workers, its engine, its checkpoints, its progress."""
