@@ -30,7 +30,7 @@ from longtake.storage.store import Store, open_store
 
 if TYPE_CHECKING:
     from longtake.storage.lease import Lease
-    from longtake.study import Assignment, Study
+    from longtake.tuning.study import Assignment, Study
 
 MAY_CHANGE = ("trials", "at_once", "winners")
 """Settings that a resume may give other values."""
@@ -97,9 +97,9 @@ def run(sweep: Sweep, store: Store, retry_failed: bool = False) -> str:
 
 def _search(sweep: Sweep, store: Store, held: Lease, retry_failed: bool) -> Study:
     """Run the trials that are left."""
-    from longtake import sweeps
     from longtake.cluster import launch
     from longtake.jobs.sweep_trial import run_trial
+    from longtake.tuning import sweep as sweeps
 
     config, base = sweep.config, sweep.base
     # Nested trials: the dashboard's process cleans up after a trial that is killed before it can do so itself.
@@ -157,7 +157,7 @@ def _record(sweep: Sweep, store: Store, held: Lease | None = None) -> RunRecord:
 
 def open_study(sweep: Sweep, store: Store, held: Lease | None = None) -> Study:
     """The study of a sweep; a new one if it has none. `held`: the sweep's lease, asked for before each write."""
-    from longtake.study import Study
+    from longtake.tuning.study import Study
 
     return Study(
         store,

@@ -10,7 +10,6 @@ from typing import Any
 
 import yaml
 
-from longtake import space
 from longtake.config import differences
 from longtake.errors import UserError, unknown
 from longtake.evals.protocol import Protocol
@@ -20,10 +19,11 @@ from longtake.jobs.sweep_config import Sweep, SweepConfig
 from longtake.jobs.train_config import WorldModelTraining
 from longtake.models.horizon import window_reach
 from longtake.runs import select
-from longtake.search import expected_steps, rungs
-from longtake.space import Axis, corners, points, size
 from longtake.storage.store import Store
 from longtake.training.engine import decay_start
+from longtake.tuning import space
+from longtake.tuning.search_config import expected_steps, rungs
+from longtake.tuning.space import Axis, corners, points, size
 
 MEASURED = ("loss", "grad_norm", "frames_per_s", "step_s", "data_wait", "replaced")
 """Columns of `steps` that every step has."""

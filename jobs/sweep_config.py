@@ -16,9 +16,9 @@ from longtake.evals.protocol import Protocol
 from longtake.jobs import fvd, train
 from longtake.jobs.train_config import WorldModelTraining
 from longtake.provenance import new_run_id
-from longtake.search import Pruning, Sampling
-from longtake.space import Axis, Label, settings
-from longtake.sweeps import SweepDemand
+from longtake.tuning.search_config import Pruning, Sampling
+from longtake.tuning.space import Axis, Label, settings
+from longtake.tuning.sweep import SweepDemand
 
 if TYPE_CHECKING:
     from longtake.storage.lease import Token

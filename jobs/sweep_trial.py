@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
     from longtake.jobs.sweep_config import Cost, Objective
     from longtake.storage.lease import Lease
-    from longtake.study import Assignment
     from longtake.training.fit import Context
+    from longtake.tuning.study import Assignment
 
 
 COST_CALLS = 9

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from longtake.evals.protocol import Protocol
     from longtake.jobs.sweep_config import Sweep
     from longtake.storage.store import Store
-    from longtake.study import Assignment
+    from longtake.tuning.study import Assignment
 
 
 def crown(sweep: Sweep, store: Store, best: list[Assignment]) -> None:

@@ -38,10 +38,10 @@ from pydantic import Field, model_validator
 from longtake.config import Config, load
 from longtake.errors import UserError
 from longtake.jobs.bench.measure import Row
-from longtake.search import Pruning, Sampling
-from longtake.space import Axis, Label
 from longtake.storage.store import open_store
-from longtake.study import Direction, Study
+from longtake.tuning.search_config import Pruning, Sampling
+from longtake.tuning.space import Axis, Label
+from longtake.tuning.study import Direction, Study
 
 Positive = Annotated[int, Field(ge=1)]
 SHIPPED = [str(Path(__file__).parent / f"sweep_curves_{name}.json") for name in ("maze", "memory", "pacman")]
@@ -87,7 +87,7 @@ class Curves(Config):
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        from longtake.space import points, size
+        from longtake.tuning.space import points, size
 
         if size(self.space) is None:
             raise ValueError("space: a range has no end of points; only grids can be replayed")

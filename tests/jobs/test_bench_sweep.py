@@ -11,7 +11,7 @@ from longtake.config import build
 from longtake.errors import UserError
 from longtake.jobs.bench import sweep as bench
 from longtake.jobs.bench.sweep import Curves, Settings
-from longtake.search import Pruning, Sampling
+from longtake.tuning.search_config import Pruning, Sampling
 from tests.longtake.test_sweeps import play, study_of
 
 

@@ -28,10 +28,10 @@ from longtake.errors import UserError
 from longtake.jobs import sweep as job
 from longtake.jobs import sweep_check, train
 from longtake.jobs.sweep_config import CONFIGS, Sweep, SweepConfig, new
-from longtake.space import corners
 from longtake.storage import lease
 from longtake.storage.store import Store, open_store
 from longtake.training import checkpoints, progress_file
+from longtake.tuning.space import corners
 
 ROOT = Path(__file__).parents[2]
 

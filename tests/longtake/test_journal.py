@@ -9,9 +9,9 @@ import pytest
 
 from longtake import tables
 from longtake.errors import UserError
-from longtake.journal import Journal, _read
-from longtake.space import Axis
 from longtake.storage.store import Store, open_store
+from longtake.tuning.optuna_journal import Journal, _read
+from longtake.tuning.space import Axis
 from tests.longtake.toy_sweep import study_of
 
 REL = "sweeps/s/study.journal"

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from longtake.cluster import Demand
 from longtake.nodes import IDLE, TAKEN, Node, Watch
-from longtake.sweeps import SweepDemand
+from longtake.tuning.sweep import SweepDemand
 
 HEAD = Node("h", "10.0.0.1", True, 0, 0)
 ONE, TWO = Node("a", "10.0.0.2", True, 2, 0), Node("b", "10.0.0.3", True, 2, 0)

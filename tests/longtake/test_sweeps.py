@@ -14,14 +14,16 @@ from typing import Any, Literal
 import pytest
 from pydantic import ValidationError
 
-from longtake import cluster, search, space, sweeps, tables
+from longtake import cluster, tables
 from longtake.errors import UserError
-from longtake.search import Pruning, Sampling
-from longtake.space import Axis
 from longtake.storage.store import Store, open_store
-from longtake.study import Assignment, Study
 from longtake.training.early_stopping import JudgedContext, Mailbox, Stopped
 from longtake.training.fit import LocalContext
+from longtake.tuning import search_config, space
+from longtake.tuning import sweep as sweeps
+from longtake.tuning.search_config import Pruning, Sampling
+from longtake.tuning.space import Axis
+from longtake.tuning.study import Assignment, Study
 from tests.longtake import toy_sweep
 from tests.longtake.toy_sweep import STEPS, Toy, objective, study_of
 
@@ -145,11 +147,11 @@ def test_conditions_that_cannot_be_met_are_told() -> None:
 
 
 def test_asha_costs_what_its_rungs_say() -> None:
-    assert search.expected_steps(Pruning(method="none"), 400) == 400
+    assert search_config.expected_steps(Pruning(method="none"), 400) == 400
     # All reach 100, half of them 200, a quarter the end.
-    assert search.expected_steps(Pruning(first=100, factor=2), 400) == 100 + 50 + 50
-    assert search.rungs(Pruning(), 400) == [100, 200] == search.rungs(Pruning(first=100), 400)
-    assert search.rungs(Pruning(), 2) == [1]
+    assert search_config.expected_steps(Pruning(first=100, factor=2), 400) == 100 + 50 + 50
+    assert search_config.rungs(Pruning(), 400) == [100, 200] == search_config.rungs(Pruning(first=100), 400)
+    assert search_config.rungs(Pruning(), 2) == [1]
 
 
 # --- the study ---------------------------------------------------------------------------------------------

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from longtake.search import Pruning, Sampling
-from longtake.space import Axis
 from longtake.storage.store import Store
-from longtake.study import Assignment, Study
 from longtake.training.early_stopping import Judge
+from longtake.tuning.search_config import Pruning, Sampling
+from longtake.tuning.space import Axis
+from longtake.tuning.study import Assignment, Study
 
 STEPS = 8
 SPACE = {"good": Axis(choice=[True, False]), "extra": Axis(uniform=[0.0, 1.0])}

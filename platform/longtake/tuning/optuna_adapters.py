@@ -19,8 +19,8 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
 from longtake.errors import UserError
-from longtake.search import Pruning, Sampling
-from longtake.space import Axis, Label, Space, active, points, size
+from longtake.tuning.search_config import Pruning, Sampling
+from longtake.tuning.space import Axis, Label, Space, active, points, size
 
 Labels = dict[str, Label]
 CANDIDATES = 24

@@ -24,13 +24,14 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from longtake import optuna_parts, tables
+from longtake import tables
 from longtake.errors import UserError
-from longtake.journal import Journal
 from longtake.provenance import new_run_id
-from longtake.search import Pruning, Sampling
-from longtake.space import Label, Space, active, points, size
-from longtake.study_check import replayed, require_all_known
+from longtake.tuning import optuna_adapters
+from longtake.tuning.optuna_journal import Journal
+from longtake.tuning.search_config import Pruning, Sampling
+from longtake.tuning.space import Label, Space, active, points, size
+from longtake.tuning.study_check import replayed, require_all_known
 
 if TYPE_CHECKING:
     from longtake.storage.lease import Lease
@@ -85,16 +86,16 @@ class Study:
         self.store, self.sweep, self.steps, self.direction = store, sweep, steps, direction
         self.against = tuple(against)
         self._space, self._sampling, self._points = space, sampling, size(space)
-        self._axes = {field: optuna_parts.distribution(axis) for field, axis in space.items()}
+        self._axes = {field: optuna_adapters.distribution(axis) for field, axis in space.items()}
         self._lease = lease
         journal = f"sweeps/{sweep}/study.journal"
         self._journal = Journal(store, journal, self._require_lease) if store and not database else None
-        self._pruner = optuna_parts.pruner(pruning, steps)
+        self._pruner = optuna_adapters.pruner(pruning, steps)
         self._seconds: dict[int, float] = {}
         self._live: set[int] = set()
         self._storage: BaseStorage = replayed(self._journal) if self._journal else InMemoryStorage()
         if database:
-            self._storage = optuna_parts.database(database)
+            self._storage = optuna_adapters.database(database)
         there = sweep in optuna.get_all_study_names(self._storage)
         if there:
             self._study = optuna.load_study(study_name=sweep, storage=self._storage)
@@ -267,7 +268,7 @@ class Study:
         """Give a new trial its labels and its run; where no point is left for it, it has failed."""
         trial = self._storage.get_trial(trial_id)
         tried = [earlier.params for earlier in self._trials()[:number]]
-        labels = optuna_parts.untried(self._study, trial, self._sampling, number, self._space, tried)
+        labels = optuna_adapters.untried(self._study, trial, self._sampling, number, self._space, tried)
         for field, label in (labels or {}).items():
             axis = self._axes[field]
             if field not in trial.params:
@@ -309,7 +310,7 @@ class Study:
         for field, axis in self._space.items():
             if not active(self._space, field, labels):
                 continue
-            label = optuna_parts.label_of(axis, row.get(field))
+            label = optuna_adapters.label_of(axis, row.get(field))
             if label is None:
                 return None
             labels[field] = label[0]

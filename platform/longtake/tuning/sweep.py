@@ -19,7 +19,7 @@ from longtake.errors import UserError
 from longtake.training.early_stopping import Judge
 
 if TYPE_CHECKING:
-    from longtake.study import Assignment, Study
+    from longtake.tuning.study import Assignment, Study
 
 Payload = TypeVar("Payload")
 Trial = Callable[[Payload, "Assignment", Judge], None]
@@ -101,9 +101,9 @@ def run(
     added = {name: value for name, value in TUNE_ENVIRONMENT.items() if name not in os.environ}
     os.environ.update(added)
     try:
-        from longtake import tuner
+        from longtake.tuning import ray_tune
 
-        tuner.run(study, trial, payload, trials, need, max_failures, on_event)
+        ray_tune.run(study, trial, payload, trials, need, max_failures, on_event)
     finally:
         for name in added:
             os.environ.pop(name, None)

@@ -13,8 +13,8 @@ from longtake.errors import UserError
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-    from longtake.journal import Journal
     from longtake.storage.store import Store
+    from longtake.tuning.optuna_journal import Journal
 
 WAY_OUT = "put back a copy of it, or begin a new sweep that learns from the table `trials`: --set warm_start=[ID]"
 ENDED = ("done", "pruned", "failed")
