@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from longtake import schema
-from longtake.compaction import compact
 from longtake.errors import UserError, unknown
 from longtake.jobs.results import show
 from longtake.storage.store import open_store
+from longtake.tables import schema
+from longtake.tables.compaction import compact
 
 
 def main(tables: Sequence[str], store: str) -> None:

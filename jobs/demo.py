@@ -19,14 +19,14 @@ from longtake.jobs import collect, evaluate, results, train
 from longtake.jobs.evaluate import EvaluateConfig, Subject
 from longtake.jobs.score_table import side_by_side
 from longtake.jobs.train_config import WorldModelTraining
-from longtake.schema import NO_RUN
 from longtake.storage.store import Store, open_store
+from longtake.tables.schema import NO_RUN
 from longtake.training import checkpoints
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from longtake.scores import Difference
+    from longtake.tables.scores import Difference
 
 CONFIGS = Path(__file__).parent / "configs" / "demo"
 
@@ -132,7 +132,7 @@ def verdicts(scores: pd.DataFrame, names: list[str], twins: Sequence[str], windo
     The first model against floors, the other models and itself without its context; at last what its memory is worth,
     which is what it has above the best of those that cannot remember: floors, itself wiped or misled, its `twins`.
     """
-    from longtake.scores import paired_difference
+    from longtake.tables.scores import paired_difference
 
     model, *contrasts = names
     controls = ["copy_last", "context_mean", f"{model}/wiped", f"{model}/stranger", *twins]

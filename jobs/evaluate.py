@@ -25,9 +25,9 @@ from longtake.jobs.foreign import Foreign, Maker
 from longtake.jobs.protocol_check import asked_episodes, beyond_training, protocol_problems, subject_problems
 from longtake.jobs.train_config import PIXELS
 from longtake.models.exported import CONFIG, MODEL
-from longtake.runs import select
-from longtake.schema import NO_RUN
 from longtake.storage.store import Store, open_store
+from longtake.tables.run_record import select
+from longtake.tables.schema import NO_RUN
 from longtake.training import checkpoints
 
 if TYPE_CHECKING:

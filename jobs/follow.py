@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from longtake import tables
 from longtake.errors import UserError
 from longtake.jobs.evaluate import Subject, evaluate, plan_cells
 from longtake.jobs.protocol_check import beyond_training
-from longtake.runs import select
+from longtake.tables import table as tables
+from longtake.tables.run_record import select
 from longtake.training import checkpoints
 
 if TYPE_CHECKING:

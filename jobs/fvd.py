@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from longtake import tables
 from longtake.grid import Cell
 from longtake.storage.store import Store
+from longtake.tables import table as tables
 
 if TYPE_CHECKING:
     from longtake.evals.protocol import Protocol

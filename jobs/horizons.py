@@ -8,7 +8,7 @@ from longtake.errors import UserError
 from longtake.evals.horizon import MARGIN_DB, TASK, Horizon, memory_horizon
 from longtake.jobs.plots import distinct, looks, new_figure, styled, whole_ticks
 from longtake.jobs.report.findings import CALLED
-from longtake.schema import NO_RUN
+from longtake.tables.schema import NO_RUN
 
 if TYPE_CHECKING:
     import pandas as pd

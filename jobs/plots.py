@@ -18,7 +18,7 @@ import numpy as np
 
 from longtake.evals.metrics import IDENTICAL_PSNR, METRICS
 from longtake.evals.task import STRANGER
-from longtake.schema import NO_RUN
+from longtake.tables.schema import NO_RUN
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from longtake import schema
 from longtake.errors import UserError, unknown
 from longtake.jobs.formats import FORMATS, print_table
-from longtake.scores import SUMMARY_BY, require_alike
 from longtake.storage.store import Store, open_store
+from longtake.tables import schema
+from longtake.tables.scores import SUMMARY_BY, require_alike
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -241,7 +241,7 @@ def summary(scores: pd.DataFrame, by: Sequence[str] = SUMMARY_BY) -> pd.DataFram
     """Means over episodes by `by`, protocol and metric: mean, se (standard error), ci95 (half of the 95 % interval of
     Student's t), low and high (95 % bootstrap), episodes; of a single value only the mean."""
     from longtake.evals.intervals import bootstrap_interval
-    from longtake.scores import per_episode, summarise
+    from longtake.tables.scores import per_episode, summarise
 
     told = [name for name in APART if name in scores and scores[name].notna().any()]
     keys = list(dict.fromkeys([*by, *told, "metric", "protocol"]))

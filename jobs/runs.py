@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from longtake import tables
 from longtake.errors import UserError, unknown
 from longtake.jobs.results import check_output, say_empty, show, summary
 from longtake.storage.store import Store, open_store
+from longtake.tables import table as tables
 
 if TYPE_CHECKING:
     import pandas as pd

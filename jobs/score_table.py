@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from longtake.evals.metrics import METRICS
 from longtake.jobs.results import APART, summary
-from longtake.schema import NO_RUN
-from longtake.scores import SUMMARY_BY
+from longtake.tables.schema import NO_RUN
+from longtake.tables.scores import SUMMARY_BY
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -24,9 +24,9 @@ from longtake.errors import UserError
 from longtake.jobs.sweep_check import check, describe, notes, short
 from longtake.jobs.sweep_config import CONFIGS, Sweep, SweepConfig, new
 from longtake.jobs.train_config import WorldModelTraining
-from longtake.runs import RunRecord, select
 from longtake.storage import lease
 from longtake.storage.store import Store, open_store
+from longtake.tables.run_record import RunRecord, select
 
 if TYPE_CHECKING:
     from longtake.storage.lease import Lease

@@ -18,8 +18,8 @@ from longtake.jobs.protocol_check import protocol_problems
 from longtake.jobs.sweep_config import Sweep, SweepConfig
 from longtake.jobs.train_config import WorldModelTraining
 from longtake.models.horizon import window_reach
-from longtake.runs import select
 from longtake.storage.store import Store
+from longtake.tables.run_record import select
 from longtake.training.engine import decay_start
 from longtake.tuning import space
 from longtake.tuning.search_config import expected_steps, rungs

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from longtake.jobs.plots import FLOOR_INK, NARROW_PX, SERIES, new_figure, styled
-from longtake.schema import COLUMNS, EVENT_TIME
+from longtake.tables.schema import COLUMNS, EVENT_TIME
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

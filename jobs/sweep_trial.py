@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from longtake import tables
 from longtake.evals.protocol import Protocol
 from longtake.jobs.evaluate import EvaluateConfig, Subject, plan_cells
 from longtake.jobs.score_cell import score_cell
@@ -25,6 +24,7 @@ from longtake.models.rollout import prefill, rollout
 from longtake.models.world_model import WorldModel
 from longtake.storage import lease
 from longtake.storage.store import Store
+from longtake.tables import table as tables
 from longtake.training.early_stopping import Judge, JudgedContext, Mailbox, Numbers, Stopped
 from longtake.training.fit import LocalContext, fit
 

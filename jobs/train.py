@@ -28,18 +28,18 @@ from longtake.jobs.train_check import (
 )
 from longtake.jobs.train_config import AutoencoderTraining, TrainConfig, WorldModelTraining
 from longtake.models.config import AutoencoderConfig
-from longtake.runs import select
 from longtake.storage import lease
 from longtake.storage.store import open_store
+from longtake.tables.run_record import select
 from longtake.training import checkpoints
 
 if TYPE_CHECKING:
     from longtake.cluster import Demand
     from longtake.datasets.mixture import Data
-    from longtake.runs import RunRecord
     from longtake.storage.lease import Lease
     from longtake.storage.store import Store
     from longtake.streaming.plan import Plan
+    from longtake.tables.run_record import RunRecord
     from longtake.training.fit import Context
 
 OF_THE_SESSION = ("workers", "min_workers", "gpus_per_worker", "max_failures", "keep", "watch")
@@ -301,7 +301,7 @@ def start_record(
     config: TrainConfig, store: Store, run: str, held: Lease | None = None, forked_from: str = "", **more: Any
 ) -> RunRecord:
     """The run's record in `runs`, as it begins; `held` is its lease, `more` are further columns."""
-    from longtake.runs import RunRecord
+    from longtake.tables.run_record import RunRecord
 
     dataset = open_data(store, config.data.dataset)
     return RunRecord.start(

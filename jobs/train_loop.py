@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 
-from longtake import tables
 from longtake.datasets.mixture import Data, Mixture, open_data
 from longtake.jobs import initial, tokenizers
 from longtake.jobs.objective import Batch, Noised, Objective, seeded
@@ -31,6 +30,7 @@ from longtake.models.tokenizer import Tokenizer, as_latents
 from longtake.models.world_model import WorldModel
 from longtake.streaming.loader import batches, few_replaced, load_clips, local_batches
 from longtake.streaming.plan import cut
+from longtake.tables import table as tables
 from longtake.training import checkpoints
 from longtake.training.engine import Engine, step_of
 

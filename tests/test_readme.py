@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from longtake import tables
-from longtake.compaction import compact
 from longtake.storage.store import Store, open_store
+from longtake.tables import table as tables
+from longtake.tables.compaction import compact
 
 README = Path(__file__).parents[1] / "README.md"
 SYSTEMS = {"block_ssm": ("r", 17.0), "context_mean": ("none", 15.0), "copy_last": ("none", 11.0)}

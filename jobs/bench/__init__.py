@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import create_model
 
-from longtake import tables
 from longtake.config import Config, dump, load
 from longtake.errors import UserError, unknown
 from longtake.jobs.results import show
 from longtake.provenance import new_run_id
-from longtake.runs import RunRecord
 from longtake.storage.store import Store, open_store
+from longtake.tables import table as tables
+from longtake.tables.run_record import RunRecord
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -110,8 +110,8 @@ def of_sweep(uri: str, wanted: str) -> Curves:
     """The curves of a finished sweep in a store. Raises UserError for one that is no whole grid, or that still runs."""
     from longtake.config import build
     from longtake.jobs import sweep as job
-    from longtake.runs import select
     from longtake.storage import lease
+    from longtake.tables.run_record import select
 
     store = open_store(uri)
     (name,) = select(store, wanted, kind="sweep")

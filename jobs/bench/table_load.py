@@ -26,13 +26,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from longtake import tables
-from longtake.compaction import compact
 from longtake.config import Config
 from longtake.jobs.bench.measure import Row
 from longtake.jobs.bench.table_writer import BEGUN, write
 from longtake.provenance import new_run_id
 from longtake.storage.store import Store, open_store
+from longtake.tables import table as tables
+from longtake.tables.compaction import compact
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from longtake import tables
 from longtake.storage.store import open_store
+from longtake.tables import table as tables
 
 BEGUN = "begun:"
 

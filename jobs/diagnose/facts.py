@@ -17,7 +17,7 @@ from longtake.models.config import ModelConfig
 from longtake.models.cost import Costs
 from longtake.models.horizon import Horizon as Reach
 from longtake.models.horizon import fresh_horizon
-from longtake.schema import NO_RUN
+from longtake.tables.schema import NO_RUN
 
 if TYPE_CHECKING:
     import pandas as pd

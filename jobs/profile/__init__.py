@@ -177,12 +177,12 @@ def _keep(store: Store, config: ProfileConfig, found: Findings, picture: str) ->
     """A run with its rows in `bench`, and the picture."""
     import pandas as pd
 
-    from longtake import tables
     from longtake.jobs.bench_plots import costs_curve
     from longtake.jobs.plots import save, write_under
     from longtake.jobs.results import plot_command
     from longtake.provenance import new_run_id
-    from longtake.runs import RunRecord
+    from longtake.tables import table as tables
+    from longtake.tables.run_record import RunRecord
 
     with RunRecord.start(store, new_run_id(), kind="profile", name=config.name, config=config) as record:
         rows = [{"run": record.run, "name": "profile", **row} for row in found.rows()]

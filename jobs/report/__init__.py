@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from longtake.errors import UserError
-from longtake.schema import NO_RUN
 from longtake.storage.store import Store, open_store
+from longtake.tables.schema import NO_RUN
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,7 +13,7 @@ from longtake.config import load
 from longtake.errors import UserError, unknown
 from longtake.jobs.evaluate import CONFIGS, EvaluateConfig
 from longtake.jobs.plots import distinct
-from longtake.schema import NO_RUN
+from longtake.tables.schema import NO_RUN
 
 if TYPE_CHECKING:
     import pandas as pd

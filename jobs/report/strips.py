@@ -19,7 +19,7 @@ from longtake.evals.protocol import Protocol
 from longtake.jobs.evaluate import ScoreCell, Variant
 from longtake.jobs.plots import Look, looks
 from longtake.jobs.report.findings import best_model, ranked_models, reach
-from longtake.schema import NO_RUN
+from longtake.tables.schema import NO_RUN
 from longtake.training import checkpoints
 
 if TYPE_CHECKING:

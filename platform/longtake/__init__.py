@@ -13,8 +13,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from longtake.scores import best, compare, latest
     from longtake.storage.store import Store, open_store
+    from longtake.tables.scores import best, compare, latest
 
 __version__ = "0.1.0"
 __all__ = ["Store", "__version__", "best", "compare", "latest", "open_store"]
@@ -27,7 +27,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(store, name)
     if name in ("best", "compare", "latest"):
-        from longtake import scores
+        from longtake.tables import scores
 
         return getattr(scores, name)
     raise AttributeError(f"module 'longtake' has no attribute {name!r}")

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from longtake import tables
 from longtake.storage.store import Store, open_store
+from longtake.tables import table as tables
 
 Rows = list[dict[str, Any]]
 

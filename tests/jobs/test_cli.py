@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from longtake import tables
 from longtake.errors import UserError
 from longtake.jobs import cli
 from longtake.storage.store import Store, open_store
+from longtake.tables import table as tables
 
 Called = list[tuple[Any, ...]]
 
@@ -147,7 +147,7 @@ def store(tmp_path: Path) -> Store:
 
 def test_runs_lists_them(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     from longtake.config import Config
-    from longtake.runs import RunRecord
+    from longtake.tables.run_record import RunRecord
 
     class Settings(Config):
         steps: int = 1

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from longtake import tables
 from longtake.config import dump, load
 from longtake.errors import UserError
 from longtake.evals.horizon import Horizon
@@ -19,6 +18,7 @@ from longtake.jobs.diagnose.facts import Facts, gather, side_by_side
 from longtake.jobs.train import CONFIGS
 from longtake.jobs.train_config import WorldModelTraining
 from longtake.storage.store import Store, open_store
+from longtake.tables import table as tables
 
 RUN = "20261121-041233-k3f9"
 

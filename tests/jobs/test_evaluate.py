@@ -16,7 +16,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from longtake import tables
 from longtake.datasets.dataset import Episode
 from longtake.datasets.shard import CorruptData
 from longtake.datasets.writer import DatasetWriter
@@ -35,6 +34,7 @@ from longtake.jobs.score_cell import conditions_of, read_model, read_question, s
 from longtake.models.config import ModelConfig, SamplerConfig
 from longtake.models.world_model import WorldModel
 from longtake.storage.store import Store, open_store
+from longtake.tables import table as tables
 from longtake.training import checkpoints
 
 RUN, STEP, LENGTH = "20261121-041233-k3f9", 30, 12

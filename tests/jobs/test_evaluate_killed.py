@@ -18,8 +18,8 @@ import pandas as pd
 import pytest
 
 import longtake
-from longtake import tables
 from longtake.storage.store import open_store
+from longtake.tables import table as tables
 from tests.jobs.test_evaluate import RUN, episodes, write_dataset, write_run
 
 ROOT = Path(__file__).parents[2]

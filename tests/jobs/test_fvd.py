@@ -11,7 +11,6 @@ import pytest
 from numpy.typing import NDArray
 
 import longtake.evals.fvd
-from longtake import tables
 from longtake.config import load
 from longtake.datasets.dataset import Episode
 from longtake.datasets.writer import DatasetWriter
@@ -24,6 +23,7 @@ from longtake.jobs.evaluate import NO_RUN, EvaluateConfig, Subject, plan_cells
 from longtake.jobs.score_cell import score_cell
 from longtake.models import weights
 from longtake.storage.store import Store, open_store
+from longtake.tables import table as tables
 
 ROLLOUT = Protocol(task="rollout", context=4, horizon=5, episodes=5, metrics=["psnr", "fvd"])
 

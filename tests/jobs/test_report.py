@@ -19,7 +19,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from longtake import tables
 from longtake.datasets import video
 from longtake.datasets.dataset import Episode
 from longtake.datasets.writer import DatasetWriter
@@ -34,8 +33,9 @@ from longtake.jobs.report.strips import even, generate, make_strips, mosaic, pic
 from longtake.jobs.score_cell import score_cell
 from longtake.models.config import ModelConfig
 from longtake.models.world_model import WorldModel
-from longtake.schema import NO_RUN
 from longtake.storage.store import Store, open_store
+from longtake.tables import table as tables
+from longtake.tables.schema import NO_RUN
 from longtake.training import checkpoints
 
 BLOCK, WINDOW = "20261121-041233-k3f9", "20261121-042233-m2p7"

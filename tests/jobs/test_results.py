@@ -19,15 +19,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from longtake import tables
 from longtake.config import Config
 from longtake.errors import UserError
 from longtake.jobs import cli, compact, runs
 from longtake.jobs.formats import FORMATS
 from longtake.jobs.plots import broken
 from longtake.jobs.results import PLOTS, condense, main, means, order, plot_command, show, summary
-from longtake.runs import RunRecord
 from longtake.storage.store import Store, open_store
+from longtake.tables import table as tables
+from longtake.tables.run_record import RunRecord
 
 LABEL = {"run": "r", "checkpoint": 1, "task": "retrieval", "metric": "psnr", "protocol": "p1", "dataset": "d"}
 

@@ -20,7 +20,6 @@ import psutil
 import pytest
 from optuna.storages.journal import JournalFileBackend
 
-from longtake import tables
 from longtake.config import load
 from longtake.datasets.dataset import Episode
 from longtake.datasets.writer import DatasetWriter
@@ -30,6 +29,7 @@ from longtake.jobs import sweep_check, train
 from longtake.jobs.sweep_config import CONFIGS, Sweep, SweepConfig, new
 from longtake.storage import lease
 from longtake.storage.store import Store, open_store
+from longtake.tables import table as tables
 from longtake.training import checkpoints, progress_file
 from longtake.tuning.space import corners
 

@@ -15,9 +15,9 @@ from longtake.jobs.collect import CollectConfig, make_shard
 from longtake.jobs.evaluate import EvaluateConfig, ScoreCell, plan_cells
 from longtake.jobs.results import summary
 from longtake.jobs.score_cell import conditions_of, read_question, score_cell
-from longtake.scores import paired_difference
 from longtake.sources import texture_torus
 from longtake.storage.store import Store, open_store
+from longtake.tables.scores import paired_difference
 
 MODEL = """
 import torch

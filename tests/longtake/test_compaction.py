@@ -17,9 +17,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longtake import schema, table_files, tables
-from longtake.compaction import compact
 from longtake.storage.store import TEMPORARY, Store, open_store
+from longtake.tables import files as table_files
+from longtake.tables import schema
+from longtake.tables import table as tables
+from longtake.tables.compaction import compact
 
 
 @pytest.fixture
@@ -261,11 +263,11 @@ def test_a_file_that_vanishes_is_looked_for_again(store: Store, monkeypatch: pyt
 
 
 def test_stretches_that_hold_no_answer_are_skipped(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("longtake.compaction.GROUP_ROWS", 10)
+    monkeypatch.setattr("longtake.tables.compaction.GROUP_ROWS", 10)
     tables.append(store, "steps", steps(*range(100), loss=1.0), "a")
     compact(store, "steps")
     (piece,) = tables.look(store, "steps", None, lambda pieces: pieces)
-    from longtake import pushdown, where
+    from longtake.tables import pushdown, where
 
     tree = where.parse("step >= 95 and loss > 0")
     found = pushdown.condition(tree, piece.fragment.physical_schema, {"step", "loss"})
@@ -275,8 +277,8 @@ def test_stretches_that_hold_no_answer_are_skipped(store: Store, monkeypatch: py
 
 WRITER = textwrap.dedent("""
     import os, sys
-    from longtake import tables
-    from longtake.compaction import compact
+    from longtake.tables.table import table as tables
+    from longtake.tables.compaction import compact
     from longtake.storage.store import open_store
     store, turn, table = open_store(sys.argv[1]), sys.argv[2], []
     acknowledged = os.open(sys.argv[3], os.O_WRONLY | os.O_APPEND | os.O_CREAT)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from longtake import tables
 from longtake.errors import UserError
 from longtake.storage.store import Store, open_store
+from longtake.tables import table as tables
 from longtake.tuning.optuna_journal import Journal, _read
 from longtake.tuning.space import Axis
 from tests.longtake.toy_sweep import study_of

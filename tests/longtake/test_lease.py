@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from longtake.runs import RunRecord
 from longtake.storage import lease
 from longtake.storage.lease import Held, Lease, Lost
 from longtake.storage.store import Store, open_store
+from longtake.tables.run_record import RunRecord
 from longtake.training import checkpoints
 from longtake.training.fit import LocalContext
 from tests.longtake.toy_sweep import study_of

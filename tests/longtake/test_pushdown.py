@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longtake import pushdown, tables
-from longtake import where as query
-from longtake.compaction import compact
 from longtake.storage.store import Store, open_store
+from longtake.tables import pushdown
+from longtake.tables import table as tables
+from longtake.tables import where as query
+from longtake.tables.compaction import compact
 
 ROWS = [
     {"run": run, "step": step, "whole": whole, "number": number, "text": text}

@@ -14,11 +14,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from longtake import tables
-from longtake.compaction import compact
 from longtake.errors import UserError
 from longtake.storage.sealed_files import SealedFile
 from longtake.storage.store import Store, open_store
+from longtake.tables import table as tables
+from longtake.tables.compaction import compact
 
 WHERE, COLUMNS = "episode > 20 and metric == 'psnr'", ["system", "value"]
 
@@ -43,7 +43,7 @@ def fill(store: Store, compacted: bool) -> None:
 
 @pytest.fixture(params=["live", "compacted"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    monkeypatch.setattr("longtake.compaction.GROUP_ROWS", 100)
+    monkeypatch.setattr("longtake.tables.compaction.GROUP_ROWS", 100)
     made = open_store(tmp_path)
     fill(made, request.param == "compacted")
     return made

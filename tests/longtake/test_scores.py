@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 
 import longtake
-from longtake import tables
 from longtake.errors import UserError
-from longtake.scores import paired_difference, summarise
 from longtake.storage.store import Store, open_store
+from longtake.tables import table as tables
+from longtake.tables.scores import paired_difference, summarise
 
 
 def scores(a: Sequence[float], b: Sequence[float], protocols: tuple[str, str] = ("p", "p")) -> pd.DataFrame:

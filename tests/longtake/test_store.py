@@ -12,9 +12,9 @@ import pytest
 from s3fs import S3FileSystem
 
 import longtake
-from longtake import tables
 from longtake.errors import UserError
 from longtake.storage.store import TEMPORARY, Store, open_store
+from longtake.tables import table as tables
 from tests.longtake.test_stream import numbered
 
 
@@ -162,7 +162,7 @@ def test_the_same_on_s3(bucket: str, tmp_path: Path) -> None:
     with filesystem.open_input_file(f"{root}/a/b") as file:
         assert file.read() == b"9876543210"
     row = {"run": "r", "step": 1, "loss": 0.5}
-    from longtake import tables
+    from longtake.tables import table as tables
 
     for part in ("p0", "p1"):
         tables.append(store, "steps", [row], part)

@@ -14,9 +14,10 @@ from typing import Any, Literal
 import pytest
 from pydantic import ValidationError
 
-from longtake import cluster, tables
+from longtake import cluster
 from longtake.errors import UserError
 from longtake.storage.store import Store, open_store
+from longtake.tables import table as tables
 from longtake.training.early_stopping import JudgedContext, Mailbox, Stopped
 from longtake.training.fit import LocalContext
 from longtake.tuning import search_config, space

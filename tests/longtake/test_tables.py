@@ -13,10 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longtake import schema, table_files, tables
-from longtake.compaction import compact
 from longtake.errors import UserError
 from longtake.storage.store import Store, open_store
+from longtake.tables import files as table_files
+from longtake.tables import schema
+from longtake.tables import table as tables
+from longtake.tables.compaction import compact
 
 
 @pytest.fixture

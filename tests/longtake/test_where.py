@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from longtake import tables
-from longtake import where as query
 from longtake.errors import UserError
 from longtake.storage.store import Store, open_store
+from longtake.tables import table as tables
+from longtake.tables import where as query
 
 
 @pytest.fixture(scope="module")

@@ -287,8 +287,8 @@ class Store:
     # --- tables and datasets -------------------------------------------------------------------------------
 
     def table(self, name: str, where: str | None = None, columns: Sequence[str] | None = None) -> pd.DataFrame:
-        """A table as a pandas DataFrame; see `longtake.tables.read`."""
-        from longtake import tables
+        """A table as a pandas DataFrame; see `longtake.tables.table.read`."""
+        from longtake.tables import table as tables
 
         return tables.read(self, name, where=where, columns=columns)
 

@@ -24,9 +24,9 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from longtake import tables
 from longtake.errors import UserError
 from longtake.provenance import new_run_id
+from longtake.tables import table as tables
 from longtake.tuning import optuna_adapters
 from longtake.tuning.optuna_journal import Journal
 from longtake.tuning.search_config import Pruning, Sampling

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.storages import BaseStorage, JournalStorage
 
-from longtake import tables
 from longtake.errors import UserError
+from longtake.tables import table as tables
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial

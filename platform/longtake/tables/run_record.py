@@ -13,10 +13,10 @@ import threading
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from longtake import tables
 from longtake.config import config_hash, dump
 from longtake.errors import UserError, unknown
 from longtake.provenance import provenance
+from longtake.tables import table as tables
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from longtake import schema, tables
-from longtake.schema import EVENT_TIME
-from longtake.table_files import Listing, Piece, common_schema, compacted_file, files, note, remove, write
+from longtake.tables import schema
+from longtake.tables import table as tables
+from longtake.tables.files import Listing, Piece, common_schema, compacted_file, files, note, remove, write
+from longtake.tables.schema import EVENT_TIME
 
 if TYPE_CHECKING:
     import pyarrow as pa

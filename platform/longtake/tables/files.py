@@ -25,8 +25,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from longtake.errors import UserError
-from longtake.schema import LAYOUT
 from longtake.storage.sealed_files import SealedFile, damaged, digest, seal
+from longtake.tables.schema import LAYOUT
 
 if TYPE_CHECKING:
     import pyarrow as pa

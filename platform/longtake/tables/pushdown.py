@@ -1,4 +1,4 @@
-"""From a query (`longtake.where`) to what Parquet can skip: a condition that every row of the answer fulfils.
+"""From a query (`longtake.tables.where`) to what Parquet can skip: a condition that every row of the answer fulfils.
 
 The query itself always runs on the rows that come back, so a condition that cannot be told to Parquet costs time and
 never rows: `where` means what pandas says it means.

@@ -1,8 +1,8 @@
 """Tables: rows are appended as parts, and read as pandas frames.
 
 A part is there whole or not at all. Its name is a deterministic key, so work that is done twice replaces its own
-rows. Of several rows with the same key, the newest event wins. How parts are files: `longtake.table_files`; what the
-columns mean: `longtake.schema`; how many parts become one file: `longtake.compaction`.
+rows. Of several rows with the same key, the newest event wins. How parts are files: `longtake.tables.files`; what the
+columns mean: `longtake.tables.schema`; how many parts become one file: `longtake.tables.compaction`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from longtake import pushdown, schema
-from longtake import where as query
 from longtake.errors import UserError, unknown
-from longtake.schema import EVENT_TIME
-from longtake.table_files import (
+from longtake.tables import pushdown, schema
+from longtake.tables import where as query
+from longtake.tables.files import (
     PART,
     Cache,
     File,
@@ -39,6 +38,7 @@ from longtake.table_files import (
     versions,
     write,
 )
+from longtake.tables.schema import EVENT_TIME
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,7 +92,7 @@ def read(
     """The table's rows, one per key (the newest), sorted by key, with the union of all parts' columns.
 
     Args:
-        where: a query, such as `metric == 'psnr' and distance > 6`; what it may hold: `longtake.where`.
+        where: a query, such as `metric == 'psnr' and distance > 6`; what it may hold: `longtake.tables.where`.
         columns: which ones, in this order; all if None.
         part: only the rows of this part.
         join_runs: add what `runs` knows about each row's run, as columns run_NAME.

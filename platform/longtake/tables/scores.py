@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from longtake import tables
 from longtake.errors import UserError, unknown
-from longtake.schema import NO_RUN
+from longtake.tables import table as tables
+from longtake.tables.schema import NO_RUN
 
 if TYPE_CHECKING:
     import pandas as pd
