@@ -13,7 +13,7 @@ import typer
 from longtake.errors import UserError
 
 if TYPE_CHECKING:
-    from longtake.cluster_files import ClusterFile
+    from longtake.cluster.spec import ClusterFile
 
 TOKEN = "~/.ray/auth_token"
 
@@ -25,8 +25,8 @@ def check(
     path: Annotated[str, typer.Argument(metavar="FILE", help="Ray's launcher's, or KubeRay's.")] = "cluster.yaml",
 ) -> None:
     """What a cluster's file makes and costs per hour, and everything that is unset or wrong in it."""
-    from longtake.cluster_files import read
-    from longtake.cluster_rules import notes, problems
+    from longtake.cluster.check import notes, problems
+    from longtake.cluster.spec import read
 
     file = read(Path(path))
     print(groups(file))

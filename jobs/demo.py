@@ -62,7 +62,7 @@ def run_demo(
     settings: DemoConfig, trainings: list[WorldModelTraining], evaluation: EvaluateConfig, store: Store
 ) -> None:
     """Collect, train, evaluate, report; then say what was found, draw it, and say where it lies."""
-    from longtake.cluster import Demand, launch
+    from longtake.cluster.launch import Demand, launch
     from longtake.jobs import report
 
     began = time.monotonic()

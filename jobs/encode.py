@@ -200,7 +200,7 @@ def _make(job: Job, store: Store, missing: list[int], cpus: int | None) -> None:
     import ray
     import ray.data
 
-    from longtake.cluster import Demand, launch
+    from longtake.cluster.launch import Demand, launch
     from longtake.jobs.progress import bar
 
     gpus, began = job.config.gpus_per_actor, time.monotonic()

@@ -370,7 +370,7 @@ def evaluate(cells: Sequence[Cell], store: Store) -> GridReport:
 
     Rows hold a protocol's hash; what it stands for is kept beside them, in `protocols/HASH.json`.
     """
-    from longtake.cluster import launch
+    from longtake.cluster.launch import launch
     from longtake.jobs.progress import grid_bar
     from longtake.jobs.score_cell import score_cell
 

@@ -35,7 +35,7 @@ def follow(
     Raises:
         UserError: no such run, or a protocol that a dataset or model cannot serve.
     """
-    from longtake.cluster import launch
+    from longtake.cluster.launch import launch
 
     ids, done, failed = select(store, runs), set[tuple[str, int]](), list[str]()
     with launch():

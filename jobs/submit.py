@@ -18,8 +18,8 @@ from longtake.errors import UserError, unknown
 from longtake.storage.store import open_store
 
 if TYPE_CHECKING:
-    from longtake.cluster import Demand
-    from longtake.submission import Head, Job
+    from longtake.cluster.jobs import Head, Job
+    from longtake.cluster.launch import Demand
 
 HERE_ONLY = ("submit", "jobs", "logs", "stop", "cluster")
 """Commands that are about clusters, and not for one."""
@@ -41,9 +41,9 @@ class Line:
 
 def main(line: list[str], address: str | None, detach: bool, cpus: float, gpus: float) -> None:
     """The command: read the line, ask the cluster whether it holds the job, ship, follow, leave with the job's code."""
+    from longtake.cluster.jobs import Head
+    from longtake.cluster.wheel import build_wheel
     from longtake.provenance import new_run_id, provenance
-    from longtake.shipping import build_wheel
-    from longtake.submission import Head
 
     said = read(line)
     files, config = resolve(said)
@@ -187,7 +187,7 @@ def shared_store(uri: str, head: Head) -> str:
 
 def demand(config: Config | None) -> Demand | None:
     """What the workers of a config ask for, if it says how many there are."""
-    from longtake.cluster import Demand
+    from longtake.cluster.launch import Demand
 
     workers = getattr(config, "workers", 0)
     return Demand(workers, gpus_per_worker=getattr(config, "gpus_per_worker", 0.0)) if workers else None
@@ -213,7 +213,7 @@ def follow(head: Head, job: str) -> None:
 
 def logs(job: str, address: str | None, follow_: bool) -> None:
     """`longtake logs`: what a job has printed, or with `follow_` all that it prints until its end."""
-    from longtake.submission import Head
+    from longtake.cluster.jobs import Head
 
     head = Head(address)
     if follow_:
@@ -223,7 +223,7 @@ def logs(job: str, address: str | None, follow_: bool) -> None:
 
 def stop(job: str, address: str | None) -> None:
     """`longtake stop`."""
-    from longtake.submission import Head
+    from longtake.cluster.jobs import Head
 
     head = Head(address)
     if head.job(job).over:
@@ -236,8 +236,8 @@ def listing(address: str | None, format_: str | None, out: str | None) -> None:
     """`longtake jobs`: the cluster's jobs as a table, the oldest first."""
     import pandas as pd
 
+    from longtake.cluster.jobs import Head
     from longtake.jobs import results
-    from longtake.submission import Head
 
     results.check_output(format_, out)
     rows = [

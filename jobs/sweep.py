@@ -97,7 +97,7 @@ def run(sweep: Sweep, store: Store, retry_failed: bool = False) -> str:
 
 def _search(sweep: Sweep, store: Store, held: Lease, retry_failed: bool) -> Study:
     """Run the trials that are left."""
-    from longtake.cluster import launch
+    from longtake.cluster.launch import launch
     from longtake.jobs.sweep_trial import run_trial
     from longtake.tuning import sweep as sweeps
 

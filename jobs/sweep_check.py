@@ -235,7 +235,7 @@ IDLE: list[tuple[Sequence[str], Callable[[WorldModelTraining], bool], str]] = [
 
 def describe(sweep: Sweep, store: Store) -> str:
     """The space and the plan in words."""
-    from longtake.cluster import machine_cpus
+    from longtake.cluster.launch import machine_cpus
 
     config, base = sweep.config, sweep.base
     need, pruning = sweep.need, config.pruning

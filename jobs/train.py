@@ -34,7 +34,7 @@ from longtake.tables.run_record import select
 from longtake.training import checkpoints
 
 if TYPE_CHECKING:
-    from longtake.cluster import Demand
+    from longtake.cluster.launch import Demand
     from longtake.datasets.mixture import Data
     from longtake.storage.lease import Lease
     from longtake.storage.store import Store
@@ -118,7 +118,7 @@ def build_plan(config: TrainConfig, dataset: Data, split: str, stage: int = -1) 
 
 def describe(config: TrainConfig, store: Store) -> str:
     """The plan in words: data, steps, workers and what they ask of the machine."""
-    from longtake.cluster import machine_cpus
+    from longtake.cluster.launch import machine_cpus
 
     dataset = open_data(store, config.data.dataset)
     plan = build_plan(config, dataset, "train")
@@ -145,7 +145,7 @@ def describe(config: TrainConfig, store: Store) -> str:
 
 def demand(config: TrainConfig) -> Demand:
     """What the run cannot do without."""
-    from longtake.cluster import Demand
+    from longtake.cluster.launch import Demand
 
     return Demand(config.min_workers or config.workers, gpus_per_worker=config.gpus_per_worker)
 
@@ -208,7 +208,7 @@ def train(
 
 def _train(config: TrainConfig, store: Store, run: str, forked_from: str = "") -> str:
     """Begin or go on with a run, and stay with it to its end; `forked_from` is RUN@STEP or nothing."""
-    from longtake.cluster import launch
+    from longtake.cluster.launch import launch
     from longtake.jobs.preflight import require_memory  # which needs torch
     from longtake.jobs.progress import training_bar
     from longtake.training.fit import fit

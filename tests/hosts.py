@@ -241,7 +241,7 @@ def until(attempt: Any, seconds: float) -> Any:
 
 def ask(laptop: Hosts, kind: str) -> list[dict[str, Any]]:
     """A table of the head's state."""
-    code = f"import json; from longtake.submission import Head; d = Head()._get('/api/v0/{kind}?detail=1&limit=1000')"
+    code = f"import json; from longtake.cluster.jobs import Head; d = Head()._get('/api/v0/{kind}?detail=1&limit=1000')"
     told = here(laptop.on_laptop(sys.executable, "-c", f"{code}; print(json.dumps(d['result']['result']))", **CODE), 60)
     rows: list[dict[str, Any]] = json.loads(told.splitlines()[-1])
     return rows

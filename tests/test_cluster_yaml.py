@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from longtake.cluster_files import ClusterFile, read
-from longtake.cluster_rules import problems
+from longtake.cluster.check import problems
+from longtake.cluster.spec import ClusterFile, read
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "cluster.yaml").read_text()

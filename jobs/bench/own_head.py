@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from longtake.cluster.private_ray import LOOPBACK
 from longtake.errors import UserError
-from longtake.private_ray import LOOPBACK
 
 START_S = 180.0
 OWN = {"RAY_AUTH_MODE": "token", LOOPBACK: "0"}

@@ -45,7 +45,7 @@ from pydantic import Field
 from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
-from longtake.cluster import Demand, launch
+from longtake.cluster.launch import Demand, launch
 from longtake.config import Config
 from longtake.datasets.dataset import Dataset, Episode
 from longtake.datasets.shard import Codec
@@ -104,7 +104,8 @@ def run(settings: Settings) -> list[Row]:
 
 
 def _two_heaps() -> None:
-    """What MALLOC_ARENA_MAX in `longtake.cluster.ENVIRONMENT` does for a worker, for a process that runs already."""
+    """What MALLOC_ARENA_MAX in `longtake.cluster.launch.ENVIRONMENT` does for a worker, for a process that runs
+    already."""
     with suppress(AttributeError):  # only glibc has heaps of threads
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
 

@@ -385,7 +385,7 @@ def test_a_run_is_followed_until_it_ends(
     copy = open_store(tmp_path)
     store.download_dir("", tmp_path)
     training = Training(copy, tmp_path)
-    monkeypatch.setattr("longtake.cluster.launch", contextlib.nullcontext)
+    monkeypatch.setattr("longtake.cluster.launch.launch", contextlib.nullcontext)
     failed = follow(EvaluateConfig(protocols=[RETRIEVAL]), copy, RUN, poll_s=0.01, work=training.work)
     assert training.scored == [STEP, 40, 50]
     assert failed == ["y"], "a checkpoint that was pruned is no failure; a damaged shard is"
@@ -418,7 +418,7 @@ def test_a_damaged_episode_is_named_and_the_exit_code_says_so(
         return report
 
     monkeypatch.setattr("longtake.jobs.evaluate.run_grid", in_turn)
-    monkeypatch.setattr("longtake.cluster.launch", contextlib.nullcontext)
+    monkeypatch.setattr("longtake.cluster.launch.launch", contextlib.nullcontext)
     (tmp_path / "mine.yaml").write_text(f"clips_per_cell: 2\nprotocols: [{RETRIEVAL.model_dump_json()}]\n")
     with pytest.raises(SystemExit) as left:
         evaluate.main(str(tmp_path / "mine.yaml"), ["stranger=false"], copy.uri, False, RUN, None)

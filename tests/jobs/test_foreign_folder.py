@@ -53,7 +53,7 @@ def test_a_dry_run_reads_nothing_there(foreign: Path) -> None:
 def test_workers_have_the_path_of_the_driver_and_not_its_folder(foreign: Path) -> None:
     code = (
         "import sys\n"
-        "from longtake.cluster import launch\n"
+        "from longtake.cluster.launch import launch\n"
         "def seen():\n"
         "    import importlib.util, sys, longtake.jobs.cli\n"
         "    found = importlib.util.find_spec('platform').origin\n"

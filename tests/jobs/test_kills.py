@@ -21,9 +21,9 @@ from typing import Any
 import psutil
 import pytest
 
-from longtake.cluster import ENVIRONMENT
+from longtake.cluster.launch import ENVIRONMENT
+from longtake.cluster.private_ray import private
 from longtake.jobs.bench.train import written
-from longtake.private_ray import private
 from longtake.storage.store import Store, open_store
 from longtake.training import checkpoints, progress_file
 

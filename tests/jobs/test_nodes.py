@@ -15,10 +15,10 @@ from typing import Any
 import psutil
 import pytest
 
+from longtake.cluster.private_ray import private
 from longtake.config import load
 from longtake.jobs import collect
 from longtake.jobs.collect import CollectConfig
-from longtake.private_ray import private
 from longtake.storage.store import Store, open_store
 from longtake.training import progress_file
 

@@ -15,15 +15,15 @@ from pathlib import Path
 
 import pytest
 
+from longtake.cluster.jobs import Head
+from longtake.cluster.private_ray import LOOPBACK
+from longtake.cluster.wheel import build_wheel
 from longtake.config import load
 from longtake.errors import UserError
 from longtake.jobs import collect
 from longtake.jobs.bench.own_head import Ports, own_head
 from longtake.jobs.collect import CollectConfig
-from longtake.private_ray import LOOPBACK
-from longtake.shipping import build_wheel
 from longtake.storage.store import Store, open_store
-from longtake.submission import Head
 
 pytest.importorskip("vizdoom")
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(300)]
@@ -153,7 +153,7 @@ def test_the_code_that_runs_is_the_one_that_was_sent(
     wheel = build_wheel(tmp_path)
     code = (
         "import ray, longtake\n"
-        "from longtake.cluster import launch\n"
+        "from longtake.cluster.launch import launch\n"
         "place = lambda: __import__('longtake').__file__\n"
         "with launch(): print(longtake.__file__, ray.get(ray.remote(place).remote()), sep='\\n')\n"
     )

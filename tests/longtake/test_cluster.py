@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from longtake.cluster import Demand, launch, machine_cpus
+from longtake.cluster.launch import Demand, launch, machine_cpus
 from longtake.errors import UserError
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from longtake import cluster_rules
-from longtake.cluster_files import read
-from longtake.cluster_rules import notes, problems
+from longtake.cluster import check as cluster_rules
+from longtake.cluster.check import notes, problems
+from longtake.cluster.spec import read
 from longtake.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]

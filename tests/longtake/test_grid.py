@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from longtake.cluster import launch
+from longtake.cluster.launch import launch
 from longtake.grid import Cell, run_grid
 from longtake.storage.store import open_store
 

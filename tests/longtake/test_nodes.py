@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from longtake.cluster import Demand
-from longtake.nodes import IDLE, TAKEN, Node, Watch
+from longtake.cluster.launch import Demand
+from longtake.cluster.node_watch import IDLE, TAKEN, Node, Watch
 from longtake.tuning.sweep import SweepDemand
 
 HEAD = Node("h", "10.0.0.1", True, 0, 0)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from longtake.cluster.private_ray import LOOPBACK, private, session_folder
 from longtake.errors import UserError
-from longtake.private_ray import LOOPBACK, private, session_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -79,7 +79,7 @@ def test_only_one_place_starts_ray_and_nothing_starts_one_that_asks_nobody() -> 
                 starts.add(name)
             if re.search(r'"?RAY_AUTH_MODE"?(:|=) ?"disabled"', text):
                 off.add(name)
-    assert starts == {"platform/longtake/cluster.py", "jobs/bench/own_head.py"}
+    assert starts == {"platform/longtake/cluster/launch.py", "jobs/bench/own_head.py"}
     assert off <= {
         "tests/jobs/test_private_ray.py",  # what a user may have set
         "tests/jobs/test_submit.py",  # a stranger

@@ -381,7 +381,7 @@ def test_closing_early_ends_the_thread(tmp_path: Path) -> None:
 @pytest.mark.cluster
 @pytest.mark.timeout(120)
 def test_ray_data_gives_the_same_batches_in_order(tmp_path: Path) -> None:
-    from longtake.cluster import launch
+    from longtake.cluster.launch import launch
 
     data = numbered(tmp_path)
     plan = train_plan(data)

@@ -19,14 +19,14 @@ import pytest
 import requests
 import typer
 
-from longtake import cluster, node_kinds, submission
-from longtake.cluster import Demand
+from longtake.cluster import autoscaler, jobs, launch
+from longtake.cluster.jobs import Head, Job, _Log
+from longtake.cluster.jobs_client import normal_address, outside_errors
+from longtake.cluster.launch import Demand
+from longtake.cluster.wheel import build_wheel
 from longtake.config import config_hash, load, shipped
 from longtake.errors import UserError
 from longtake.jobs import collect, evaluate, submit, sweep, train
-from longtake.jobs_api import normal_address, outside_errors
-from longtake.shipping import build_wheel
-from longtake.submission import Head, Job, _Log
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -348,7 +348,7 @@ def test_a_job_whose_log_went_with_its_node_has_an_end() -> None:
 
 
 def test_a_job_that_cannot_be_followed_any_more_is_told_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submission, "PATIENCE_S", -1.0)
+    monkeypatch.setattr(jobs, "PATIENCE_S", -1.0)
     with pytest.raises(UserError) as caught:
         Distant(a_job(None), UserError("unknown job 'j'")).follow("j", print)
     assert caught.value.lines == ("unknown job 'j'", "job j goes on if the head lives: longtake logs j --follow")
@@ -367,12 +367,12 @@ def test_a_driver_names_no_variable_that_its_job_has_named(monkeypatch: pytest.M
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(job))
     monkeypatch.setenv("AWS_REGION", "a")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    cluster._attach("127.0.0.1:1", quiet=True)
+    launch._attach("127.0.0.1:1", quiet=True)
     passed = asked["runtime_env"]["env_vars"]
     assert passed["AWS_ENDPOINT_URL"] == "http://127.0.0.1:1"
     assert not {"OMP_NUM_THREADS", "AWS_REGION"} & set(passed)
     monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR")
-    cluster._attach("127.0.0.1:1", quiet=True)
+    launch._attach("127.0.0.1:1", quiet=True)
     assert asked["runtime_env"]["env_vars"]["AWS_REGION"] == "a"
 
 
@@ -385,7 +385,7 @@ def test_a_driver_hands_on_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN", "CONTAINER_AUTHORIZATION_TOKEN", "PROFILE"):
         monkeypatch.setenv(f"AWS_{name}", "planted")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    cluster._attach("127.0.0.1:1", quiet=True)
+    launch._attach("127.0.0.1:1", quiet=True)
     assert asked["runtime_env"]["env_vars"]["AWS_ENDPOINT_URL"] == "http://127.0.0.1:1"
     assert "planted" not in str(asked)
 
@@ -398,25 +398,25 @@ def test_a_cluster_counts_what_its_autoscaler_may_add(monkeypatch: pytest.Monkey
     monkeypatch.setattr(ray, "cluster_resources", lambda: there)
     monkeypatch.setattr(ray, "nodes", lambda: [{"Labels": labels, "Alive": True, "Resources": there}])
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert cluster._room() == (there, [there]), "started by hand"
+    assert launch._room() == (there, [there]), "started by hand"
     labels["ray.io/node-group"] = "local.cluster.node"
-    assert cluster._room() == (there, [there]), "hosts of one's own"
+    assert launch._room() == (there, [there]), "hosts of one's own"
     labels["ray.io/node-group"] = "head"
-    assert cluster._room() == (endless, [there, endless]), "in Kubernetes"
+    assert launch._room() == (endless, [there, endless]), "in Kubernetes"
     kinds = {
         "head": {"resources": {"CPU": 0}, "max_workers": 0},
         "spot": {"resources": {"CPU": 1, "GPU": 2}, "max_workers": 4},
         "data": {"resources": {"CPU": 1}, "max_workers": 3},
     }
     (tmp_path / "ray_bootstrap_config.yaml").write_text(json.dumps({"available_node_types": kinds}))
-    total, each = cluster._room()
+    total, each = launch._room()
     assert total == {"CPU": 8.0, "GPU": 8}
     assert each == [there, {"CPU": 1, "GPU": 2, "most": 4}, {"CPU": 1, "GPU": 0, "most": 3}]
-    cluster._check(Demand(8, gpus_per_worker=1), total, each, "the cluster")
+    launch._check(Demand(8, gpus_per_worker=1), total, each, "the cluster")
     with pytest.raises(UserError, match="8 workers x 2 GPUs = 16 GPUs, the cluster has 8"):
-        cluster._check(Demand(8, gpus_per_worker=2), total, each, "the cluster")
+        launch._check(Demand(8, gpus_per_worker=2), total, each, "the cluster")
     with pytest.raises(UserError, match="one worker needs 0.5 CPUs, 8 GPUs on a single node"):
-        cluster._check(Demand(1, gpus_per_worker=8), total, each, "the cluster")
+        launch._check(Demand(1, gpus_per_worker=8), total, each, "the cluster")
 
 
 def test_the_head_is_asked_for_its_kinds_of_nodes_by_a_text_that_needs_nothing(tmp_path: Path) -> None:
@@ -424,7 +424,7 @@ def test_the_head_is_asked_for_its_kinds_of_nodes_by_a_text_that_needs_nothing(t
     (tmp_path / "ray_bootstrap_config.yaml").write_text(
         "available_node_types: {a: {resources: {GPU: 2}, max_workers: 1}}"
     )
-    command = [sys.executable, "-c", Path(node_kinds.__file__).read_text()]
+    command = [sys.executable, "-c", Path(autoscaler.__file__).read_text()]
     for home, told in ((tmp_path, [{"CPU": 0, "GPU": 2, "most": 1}]), (tmp_path / "no", None)):
         done = subprocess.run(
             command, env={"HOME": str(home)}, cwd=tmp_path, capture_output=True, text=True, timeout=60

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import pytest
 from pydantic import ValidationError
 
-from longtake import cluster
+from longtake.cluster import launch
 from longtake.errors import UserError
 from longtake.storage.store import Store, open_store
 from longtake.tables import table as tables
@@ -486,7 +486,7 @@ def ray_here() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", PATHS)
         patch.delenv("RAY_ADDRESS", raising=False)
-        with cluster.launch(cpus=2):
+        with launch.launch(cpus=2):
             yield
 
 

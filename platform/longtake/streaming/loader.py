@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from longtake.cluster import machine_cpus
+from longtake.cluster.launch import machine_cpus
 from longtake.datasets.dataset import CorruptData
 from longtake.datasets.mixture import Data
 from longtake.errors import UserError

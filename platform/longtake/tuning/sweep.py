@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from longtake.cluster import Demand
+from longtake.cluster.launch import Demand
 from longtake.errors import UserError
 from longtake.training.early_stopping import Judge
 

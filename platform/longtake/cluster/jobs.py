@@ -19,10 +19,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from longtake import node_kinds, nodes
-from longtake.cluster import Demand, too_big
+from longtake.cluster import autoscaler
+from longtake.cluster import node_watch as nodes
+from longtake.cluster.jobs_client import (
+    connect,
+    is_loopback,
+    is_own,
+    normal_address,
+    outside_errors,
+    quiet,
+    require_same_ray,
+)
+from longtake.cluster.launch import Demand, too_big
 from longtake.errors import UserError, unknown
-from longtake.jobs_api import connect, is_loopback, is_own, normal_address, outside_errors, quiet, require_same_ray
 
 POLL_S = 0.5
 PATIENCE_S = 60.0
@@ -109,7 +118,7 @@ class Head:
     def kinds_of_nodes(self) -> list[dict[str, float]] | None:
         """What the head knows of nodes that may come: node_kinds.py, run there as a job that is then forgotten."""
         with outside_errors(self.address):
-            command = ["python", "-c", Path(node_kinds.__file__).read_text(encoding="utf-8")]
+            command = ["python", "-c", Path(autoscaler.__file__).read_text(encoding="utf-8")]
             job = self._submit(entrypoint=f"exec {shlex.join(command)}", submission_id=f"kinds-{secrets.token_hex(4)}")
             told: list[str] = []
             ended = self.follow(job, told.append)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from longtake.cluster import Demand
+    from longtake.cluster.launch import Demand
 
 POLL_S = 1.0
 GROUP, HOSTS = "ray.io/node-group", "local.cluster.node"

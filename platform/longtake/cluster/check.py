@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from longtake.cluster_files import ClusterFile, Group, strings
+from longtake.cluster.spec import ClusterFile, Group, strings
 from longtake.errors import nearest, unknown
 
 PLACEHOLDER = "CHANGE-ME"
@@ -169,7 +169,7 @@ def _version_here(name: str) -> str | None:
 
 def _requirements() -> Iterator[str]:
     """The nodes take what requirements.txt of the same commit says; this machine may have been set up by another."""
-    path = Path(__file__).resolve().parents[2] / "requirements.txt"
+    path = Path(__file__).resolve().parents[3] / "requirements.txt"
     if not path.is_file():
         return
     pinned = dict(line.split("==") for line in path.read_text(encoding="utf-8").splitlines() if "==" in line)

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from longtake import nodes
+from longtake.cluster import node_watch
+from longtake.cluster.autoscaler import kinds_of_nodes
+from longtake.cluster.private_ray import private, session_folder
 from longtake.errors import UserError
-from longtake.node_kinds import kinds_of_nodes
-from longtake.private_ray import private, session_folder
 
 if TYPE_CHECKING:
     from ray.job_config import JobConfig
@@ -188,7 +188,7 @@ def _attached(need: Demand | None, address: str, quiet: bool) -> Iterator[None]:
     _attach(address, quiet)
     try:
         _check(need, *_room(), f"the cluster at {address}")
-        with nodes.told(need, lambda line: print(line, flush=True)):
+        with node_watch.told(need, lambda line: print(line, flush=True)):
             yield
     finally:
         ray.shutdown()
@@ -250,8 +250,8 @@ def too_big(cpus: float, gpus: float, there: Sequence[Resources], what: str, whe
     has = sorted(((node.get("GPU", 0), node.get("CPU", 0)) for node in there), reverse=True)
     if any(gpus <= its_gpus and cpus <= its_cpus for its_gpus, its_cpus in has):
         return []
-    words = "; ".join(nodes.in_words(its_cpus, its_gpus) for its_gpus, its_cpus in dict.fromkeys(has))
-    asked = nodes.in_words(cpus, gpus)
+    words = "; ".join(node_watch.in_words(its_cpus, its_gpus) for its_gpus, its_cpus in dict.fromkeys(has))
+    asked = node_watch.in_words(cpus, gpus)
     return [f"{what} needs {asked} on a single node, and the nodes of {where} have {words or 'nothing'}"]
 
 
@@ -265,7 +265,7 @@ def _room() -> tuple[Resources, list[Resources]]:
     total: dict[str, float] = dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
     rows = ray.nodes()  # type: ignore[no-untyped-call]
     there = [row["Resources"] for row in rows if row["Alive"]]
-    if not nodes.grow(row["Labels"] for row in rows):
+    if not node_watch.grow(row["Labels"] for row in rows):
         return total, there
     kinds = kinds_of_nodes()
     if kinds is None:

@@ -23,7 +23,7 @@ def build_wheel(folder: Path, root: Path | None = None) -> Path:
     """
     from hatchling.builders.wheel import WheelBuilder
 
-    root = root or Path(__file__).resolve().parents[2]
+    root = root or Path(__file__).resolve().parents[3]
     if (root / "platform" / "__init__.py").exists():
         raise UserError(
             f"{root / 'platform' / '__init__.py'}: remove it: it hides Python's own module `platform`, "
