@@ -22,12 +22,12 @@ from longtake.datasets.shard import Codec
 from longtake.datasets.writer import DatasetWriter, split_sizes
 from longtake.errors import require_all
 from longtake.jobs.shard_tasks import make_missing, reused
-from longtake.sources import doom_maze, doom_memory, gym, memory_maze_env, texture_torus
-from longtake.sources.doom_maze import DoomMazeConfig
-from longtake.sources.doom_memory import DoomMemoryConfig
-from longtake.sources.gym import GymConfig
-from longtake.sources.memory_maze_env import MemoryMazeEnvConfig
-from longtake.sources.texture_torus import TextureTorusConfig
+from longtake.sources.environments import doom_maze, doom_memory, gym, memory_maze, texture_torus
+from longtake.sources.environments.doom_maze import DoomMazeConfig
+from longtake.sources.environments.doom_memory import DoomMemoryConfig
+from longtake.sources.environments.gym import GymConfig
+from longtake.sources.environments.memory_maze import MemoryMazeEnvConfig
+from longtake.sources.environments.texture_torus import TextureTorusConfig
 from longtake.storage.store import Store, open_store
 
 CONFIGS = Path(__file__).parent / "configs" / "collect"
@@ -35,7 +35,7 @@ SEED_STRIDE = 1_000_003  # apart, so that the episodes of neighbouring seeds are
 SOURCES: dict[str, Any] = {
     "doom-maze": doom_maze,
     "doom-memory": doom_memory,
-    "memory-maze": memory_maze_env,
+    "memory-maze": memory_maze,
     "gym": gym,
     "texture-torus": texture_torus,
 }

@@ -24,8 +24,8 @@ from longtake.datasets.shard import Codec, ShardBuffer
 from longtake.datasets.writer import DatasetWriter, array_specs, copies, split_sizes
 from longtake.errors import UserError, nearest, require_all, unknown
 from longtake.jobs.shard_tasks import make_missing, reused
-from longtake.sources.foreign import Framing, Item, Listing, Refused, attempt
-from longtake.sources.formats import FORMATS, Source
+from longtake.sources.formats.base import Framing, Item, Listing, Refused, attempt
+from longtake.sources.formats.registry import FORMATS, Source
 from longtake.storage.store import Store, open_store
 
 PROBES = 8  # episodes tried to learn what those of this source look like

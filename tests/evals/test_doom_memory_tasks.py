@@ -32,7 +32,7 @@ LOOK, AWAY, CLIPS = 2, 8, 10
 
 @pytest.fixture(scope="module")
 def recorded() -> list[Episode]:
-    from longtake.sources.doom_memory import DoomMemoryConfig, generate
+    from longtake.sources.environments.doom_memory import DoomMemoryConfig, generate
 
     config = DoomMemoryConfig(objects=3, look=LOOK, away=AWAY, resolution=(48, 48))
     return [generate(config, seed) for seed in range(CLIPS)]

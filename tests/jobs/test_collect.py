@@ -14,7 +14,7 @@ from longtake.datasets.shard import Codec
 from longtake.errors import UserError
 from longtake.jobs import collect, inspect
 from longtake.jobs.collect import TYPICAL_RATIO, CollectConfig, make_shard, record
-from longtake.sources.doom_maze import DoomMazeConfig
+from longtake.sources.environments.doom_maze import DoomMazeConfig
 from longtake.storage.store import open_store
 
 pytest.importorskip("vizdoom")

@@ -11,7 +11,7 @@ from longtake.jobs.presets import size
 from longtake.models.conditions import Conditions
 from longtake.models.tokenizer import PixelTokenizer
 from longtake.models.world_model import WorldModel
-from longtake.sources.doom_maze import DoomMazeConfig, generate
+from longtake.sources.environments.doom_maze import DoomMazeConfig, generate
 from longtake.streaming.loader import relative_pose
 from tests.jobs.rings import config_of, learn
 

@@ -11,17 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from longtake.sources import doom_maze
-from longtake.sources.doom_maze import (
-    DoomMazeConfig,
-    Grid,
-    Walker,
-    generate,
-    maze,
-    open_squares,
-    textmap,
-)
-from longtake.sources.pixels import shrink
+from longtake.sources.environments import doom_maze
+from longtake.sources.environments.doom_maze import DoomMazeConfig, Grid, Walker, generate, maze, open_squares, textmap
+from longtake.sources.resize import shrink
 
 vizdoom = pytest.importorskip("vizdoom")
 

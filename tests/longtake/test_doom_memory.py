@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from longtake.datasets.dataset import Episode, faults
-from longtake.sources.doom_memory import OBJECTS, DoomMemoryConfig, generate
+from longtake.sources.environments.doom_memory import OBJECTS, DoomMemoryConfig, generate
 
 pytest.importorskip("vizdoom")
 pytestmark = pytest.mark.timeout(60)

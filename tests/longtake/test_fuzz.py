@@ -19,8 +19,8 @@ from longtake.datasets.dataset import CorruptData, Dataset, Episode, faults
 from longtake.datasets.verify import damage
 from longtake.datasets.writer import DatasetWriter, digest
 from longtake.errors import UserError
-from longtake.sources.foreign import Framing, Refused, attempt
-from longtake.sources.formats import FORMATS
+from longtake.sources.formats.base import Framing, Refused, attempt
+from longtake.sources.formats.registry import FORMATS
 from longtake.storage.store import open_store
 from tests.longtake import foreign_files as files
 

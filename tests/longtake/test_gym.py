@@ -10,7 +10,7 @@ import pytest
 
 from longtake.datasets.dataset import faults
 from longtake.errors import UserError
-from longtake.sources.gym import GymConfig, about, generate
+from longtake.sources.environments.gym import GymConfig, about, generate
 
 
 class Counter(gymnasium.Env[Any, Any]):

@@ -15,8 +15,8 @@ import pytest
 from longtake.config import build
 from longtake.datasets.dataset import Episode, faults
 from longtake.errors import UserError
-from longtake.sources import memory_maze_env
-from longtake.sources.memory_maze_env import FORWARD, LEFT, MemoryMazeEnvConfig, about, generate, require
+from longtake.sources.environments import memory_maze
+from longtake.sources.environments.memory_maze import FORWARD, LEFT, MemoryMazeEnvConfig, about, generate, require
 
 SHORT = MemoryMazeEnvConfig(steps=40)
 
@@ -44,7 +44,7 @@ def test_what_is_missing_is_told_all_at_once(monkeypatch: pytest.MonkeyPatch) ->
     assert "needs the package memory-maze: pip install 'longtake[maze]'" in one and "dm-control" in two
     assert "needs mujoco 3, not 4.1.0" in three and "MUJOCO_GL=glfw: allowed are egl, osmesa" in four
     monkeypatch.setenv("MUJOCO_GL", "osmesa")
-    monkeypatch.setattr(memory_maze_env.ctypes.util, "find_library", lambda name: None)
+    monkeypatch.setattr(memory_maze.ctypes.util, "find_library", lambda name: None)
     with pytest.raises(UserError, match="apt-get install libosmesa6"):
         require(SHORT)
 
@@ -92,7 +92,7 @@ class Plane:
 
 
 def test_the_walker_comes_back_and_an_action_leads_into_its_frame(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory_maze_env, "make", lambda config, seed: Plane())
+    monkeypatch.setattr(memory_maze, "make", lambda config, seed: Plane())
     episode = generate(MemoryMazeEnvConfig(steps=400), 5)
     assert not faults(episode) and len(episode) == 400 and not episode.actions[0].any()
     assert (episode.actions[1:].sum(1) == 1).all() and episode.pose is not None
@@ -113,12 +113,12 @@ def test_the_walker_comes_back_and_an_action_leads_into_its_frame(monkeypatch: p
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_seeds_hold_and_the_quick_way_gives_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    memory_maze_env._tasks()
+    memory_maze._tasks()
     from dm_control.locomotion.props.target_sphere import TargetSphere
 
     its_own = TargetSphere._update_activation
     quick, other = generate(SHORT, 7), generate(SHORT, 8)
-    monkeypatch.setattr(memory_maze_env, "_touched", its_own)
+    monkeypatch.setattr(memory_maze, "_touched", its_own)
     slow = generate(SHORT, 7)
     assert not faults(quick) and quick.frames.shape == (40, 64, 64, 3) and quick.frames.std() > 10
     for name, array in slow.arrays().items():

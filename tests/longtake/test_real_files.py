@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from longtake.sources.formats import FORMATS
+from longtake.sources.formats.registry import FORMATS
 from tests.longtake.real.make import digest
 from tests.longtake.test_sources import episodes, good
 

@@ -10,8 +10,8 @@ import pytest
 
 from longtake.datasets.dataset import Episode
 from longtake.errors import UserError
-from longtake.sources.foreign import Framing, Npz, Refused, attempt, led_into, read_npy
-from longtake.sources.formats import FORMATS
+from longtake.sources.formats.base import Framing, Npz, Refused, attempt, led_into, read_npy
+from longtake.sources.formats.registry import FORMATS
 from longtake.storage.store import open_store
 from tests.longtake import foreign_files as files
 

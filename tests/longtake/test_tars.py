@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 from longtake.errors import UserError
-from longtake.sources import tars
-from longtake.sources.foreign import Framing, Refused, attempt
-from longtake.sources.formats import FORMATS
+from longtake.sources.formats import tars
+from longtake.sources.formats.base import Framing, Refused, attempt
+from longtake.sources.formats.registry import FORMATS
 from longtake.storage.store import open_store
 from tests.longtake import foreign_files as files
 

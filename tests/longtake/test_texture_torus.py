@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from longtake.datasets.dataset import Episode, faults
-from longtake.sources import texture_torus
-from longtake.sources.texture_torus import TextureTorusConfig, generate, make_world, render
+from longtake.sources.environments import texture_torus
+from longtake.sources.environments.texture_torus import TextureTorusConfig, generate, make_world, render
 
 SMALL = TextureTorusConfig(side=4, steps=200)
 EVERYTHING = {

@@ -113,7 +113,7 @@ def webdataset() -> None:
 
 def memory_maze() -> None:
     """As Memory Maze's own recorder writes them: row t is what was seen after action t."""
-    from longtake.sources.memory_maze_env import MemoryMazeEnvConfig, make
+    from longtake.sources.environments.memory_maze import MemoryMazeEnvConfig, make
 
     path = HERE / "memory_maze"
     shutil.rmtree(path, ignore_errors=True)

@@ -26,13 +26,13 @@ from longtake.config import Config
 from longtake.datasets import video
 from longtake.datasets.dataset import Episode
 from longtake.errors import UserError, unknown
-from longtake.sources.foreign import Item, Listing, Refused, led_into, sizes
+from longtake.sources.formats.base import Item, Listing, Refused, led_into, sizes
 
 if TYPE_CHECKING:
     import pyarrow
 
     from longtake.datasets.shard import Array
-    from longtake.sources.pixels import Frames
+    from longtake.sources.resize import Frames
     from longtake.storage.store import Store
 
 PICTURES = ("video", "image")

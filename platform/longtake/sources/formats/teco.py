@@ -14,8 +14,8 @@ from pydantic import Field
 
 from longtake.datasets.dataset import Episode
 from longtake.errors import UserError, unknown
-from longtake.sources.foreign import Columns, Item, Listing, Npz, need, sizes
-from longtake.sources.paired import pairs, read_pair
+from longtake.sources.formats.base import Columns, Item, Listing, Npz, need, sizes
+from longtake.sources.formats.mp4_npz import pairs, read_pair
 
 if TYPE_CHECKING:
     from longtake.storage.store import Store

@@ -13,7 +13,7 @@ from pydantic import Field
 from longtake.datasets import video
 from longtake.datasets.dataset import Episode
 from longtake.errors import UserError
-from longtake.sources.foreign import Columns, Item, Lead, Listing, Npz, sizes
+from longtake.sources.formats.base import Columns, Item, Lead, Listing, Npz, sizes
 
 if TYPE_CHECKING:
     from longtake.storage.store import Store

@@ -26,9 +26,9 @@ from pydantic import Field
 
 from longtake.config import Config
 from longtake.datasets.dataset import Episode
-from longtake.sources import doom_maze
-from longtake.sources.doom_maze import SQUARE, TURN, DoomMazeConfig, Pixels
-from longtake.sources.pixels import shrink, square
+from longtake.sources.environments import doom_maze
+from longtake.sources.environments.doom_maze import SQUARE, TURN, DoomMazeConfig, Pixels
+from longtake.sources.resize import shrink, square
 
 OBJECTS = {"green pillar": 30, "red pillar": 32, "yellow lamp": 2028, "grey column": 48}
 """Things that do not move or flicker, by what they look like."""

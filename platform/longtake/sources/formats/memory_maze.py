@@ -17,7 +17,7 @@ from pydantic import Field
 from longtake.config import Config
 from longtake.datasets.dataset import Episode
 from longtake.errors import UserError
-from longtake.sources.foreign import Item, Listing, Npz, Refused, led_into, need, sizes
+from longtake.sources.formats.base import Item, Listing, Npz, Refused, led_into, need, sizes
 
 if TYPE_CHECKING:
     from longtake.datasets.shard import Array

@@ -10,13 +10,13 @@ from pydantic import Field
 
 from longtake.config import Config
 from longtake.datasets.dataset import Episode
-from longtake.sources import lerobot, memory_maze, paired, teco, webdataset
-from longtake.sources.foreign import Item, Listing
-from longtake.sources.lerobot import LeRobotConfig
-from longtake.sources.memory_maze import MemoryMazeConfig
-from longtake.sources.paired import FolderConfig
-from longtake.sources.teco import TecoConfig
-from longtake.sources.webdataset import WebDatasetConfig
+from longtake.sources.formats import lerobot, memory_maze, mp4_npz, teco, webdataset
+from longtake.sources.formats.base import Item, Listing
+from longtake.sources.formats.lerobot import LeRobotConfig
+from longtake.sources.formats.memory_maze import MemoryMazeConfig
+from longtake.sources.formats.mp4_npz import FolderConfig
+from longtake.sources.formats.teco import TecoConfig
+from longtake.sources.formats.webdataset import WebDatasetConfig
 
 if TYPE_CHECKING:
     from longtake.storage.store import Store
@@ -28,7 +28,7 @@ Source = Annotated[
 
 @dataclass(frozen=True)
 class Format:
-    """How a format is configured, listed and read; see `longtake.sources.foreign`."""
+    """How a format is configured, listed and read; see `longtake.sources.formats.base`."""
 
     config: type[Config]
     listing: Callable[[Any, Store], Listing]
@@ -40,5 +40,5 @@ FORMATS: dict[str, Format] = {
     "memory-maze": Format(MemoryMazeConfig, memory_maze.listing, memory_maze.read),
     "teco": Format(TecoConfig, teco.listing, teco.read),
     "webdataset": Format(WebDatasetConfig, webdataset.listing, webdataset.read),
-    "folder": Format(FolderConfig, paired.listing, paired.read),
+    "folder": Format(FolderConfig, mp4_npz.listing, mp4_npz.read),
 }

@@ -12,7 +12,7 @@ import tarfile
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
-from longtake.sources.foreign import Refused
+from longtake.sources.formats.base import Refused
 
 if TYPE_CHECKING:
     from longtake.storage.store import Store

@@ -24,7 +24,7 @@ from pydantic import Field, model_validator
 from longtake.config import Config
 from longtake.datasets.dataset import Episode
 from longtake.datasets.worlds import WRAPS
-from longtake.sources.torus_walks import Walk, walk
+from longtake.sources.environments.torus_walks import Walk, walk
 
 Frames = NDArray[np.uint8]
 Whole = NDArray[np.int64]

@@ -31,7 +31,7 @@ from pydantic import Field
 from longtake.config import Config
 from longtake.datasets.dataset import Episode
 from longtake.errors import UserError
-from longtake.sources.pixels import shrink, square
+from longtake.sources.resize import shrink, square
 
 if TYPE_CHECKING:
     from vizdoom import DoomGame

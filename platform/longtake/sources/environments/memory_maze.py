@@ -26,13 +26,13 @@ from pydantic import Field, model_validator
 from longtake.config import Config
 from longtake.datasets.dataset import Episode
 from longtake.errors import UserError
-from longtake.sources.doom_maze import open_squares, paths_to
-from longtake.sources.memory_maze import FPS, MOVES, POSE, as_yaw
+from longtake.sources.environments.doom_maze import open_squares, paths_to
+from longtake.sources.formats.memory_maze import FPS, MOVES, POSE, as_yaw
 
 if TYPE_CHECKING:
     from typing import Self
 
-    from longtake.sources.doom_maze import Square
+    from longtake.sources.environments.doom_maze import Square
 
 SECONDS = {"9x9": 250, "11x11": 500, "13x13": 750, "15x15": 1000}
 """How long the environment lets an episode be."""

@@ -25,7 +25,7 @@ from longtake.config import Config
 from longtake.datasets.dataset import Episode, faults
 from longtake.datasets.shard import Array
 from longtake.errors import nearest
-from longtake.sources.pixels import Frames, shrink, square
+from longtake.sources.resize import Frames, shrink, square
 
 if TYPE_CHECKING:
     from longtake.storage.store import Store

@@ -5,8 +5,8 @@
     KEY.json                                        a dictionary, kept with the episode
 
 Actions: the files do not say whether action t led into frame t or was taken after it, so `lead` has to; see paired.
-What of a tar is read, and what is refused by name: `longtake.sources.tars`. A tar keeps checksums of its headers only:
-damage inside an npy or a json that leaves it readable cannot be seen.
+What of a tar is read, and what is refused by name: `longtake.sources.formats.tars`. A tar keeps checksums of its
+headers only: damage inside an npy or a json that leaves it readable cannot be seen.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from pydantic import Field
 from longtake.datasets import video
 from longtake.datasets.dataset import Episode
 from longtake.errors import UserError
-from longtake.sources import tars
-from longtake.sources.foreign import Columns, Item, Lead, Listing, Npz, Refused, read_npy, sizes
-from longtake.sources.paired import PACKED
+from longtake.sources.formats import tars
+from longtake.sources.formats.base import Columns, Item, Lead, Listing, Npz, Refused, read_npy, sizes
+from longtake.sources.formats.mp4_npz import PACKED
 
 if TYPE_CHECKING:
     from longtake.storage.store import Store

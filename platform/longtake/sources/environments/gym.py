@@ -24,8 +24,8 @@ from longtake.config import Config
 from longtake.datasets.dataset import Episode
 from longtake.datasets.shard import Array
 from longtake.errors import UserError
-from longtake.sources.doom_maze import Pixels
-from longtake.sources.pixels import shrink
+from longtake.sources.environments.doom_maze import Pixels
+from longtake.sources.resize import shrink
 
 if TYPE_CHECKING:
     import gymnasium

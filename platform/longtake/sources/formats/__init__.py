@@ -1,0 +1,1 @@
+"""Foreign data sets that are read as episodes."""
