@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from longtake.models.i3d import I3d
+    from longtake.models.perceptual.i3d import I3d
 
 Features = NDArray[np.float64]
 
@@ -32,7 +32,7 @@ def clip_features(frames: NDArray[np.uint8]) -> Features:
     import torch
     import torch.nn.functional as F
 
-    from longtake.models.i3d import SIDE
+    from longtake.models.perceptual.i3d import SIDE
     from longtake.models.tokenizer import PIXELS
 
     found = []
@@ -65,6 +65,6 @@ def frechet_distance(real: Features, made: Features) -> float:
 
 @lru_cache(maxsize=1)
 def _net() -> I3d:
-    from longtake.models.i3d import I3d
+    from longtake.models.perceptual.i3d import I3d
 
     return I3d().eval()

@@ -4,8 +4,8 @@ psnr: peak signal-to-noise ratio, dB, higher is better, over all pixels and chan
 count as 100 dB, so that means stay finite.
 ssim: structural similarity, at most 1, higher is better; Gaussian window 11, sigma 1.5 (Wang et al., 2004), the
 form the field publishes.
-lpips_alex, lpips_vgg: how far apart two frames look to AlexNet or VGG16, from 0, lower is better (models/lpips.py).
-They are two measures: figures of one say nothing about the other.
+lpips_alex, lpips_vgg: how far apart two frames look to AlexNet or VGG16, from 0, lower is better
+(models/perceptual/lpips.py). They are two measures: figures of one say nothing about the other.
 sharpness: dB, best at 0. Variance of the Laplacian (Pech-Pacheco et al., 2000) of the grey frame over that of the
 truth: below 0 is blurrier than the truth, which PSNR forgives; above 0 is noisier.
 drift: grey levels, from 0, lower is better. How far the means and spreads of the colours of a frame are from the
@@ -38,7 +38,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from longtake.models.lpips import Lpips, NetName
+    from longtake.models.perceptual.lpips import Lpips, NetName
 
 Frame = NDArray[np.uint8]
 """One frame (H, W, 3)."""
@@ -188,7 +188,7 @@ def lpips(name: NetName, truth: Frames, made: Frames) -> Values:
 
 @lru_cache
 def _lpips_net(name: NetName) -> Lpips:
-    from longtake.models.lpips import Lpips
+    from longtake.models.perceptual.lpips import Lpips
 
     return Lpips(name).eval()
 
@@ -209,7 +209,7 @@ class Metric:
     """Decimals worth printing."""
     measure: Callable[[Frames, Frames], NDArray[np.float64]] | None
     weights: str | None = None
-    """What it needs of `longtake.models.weights.FILES`."""
+    """What it needs of `longtake.models.perceptual.weights.FILES`."""
     task: str | None = None
     """The one task that measures it."""
     clips: bool = False

@@ -27,7 +27,7 @@ METRIC = "fvd"
 
 def problems(protocol: Protocol) -> Iterator[str]:
     """Why a protocol cannot have an FVD."""
-    from longtake.models.i3d import FEWEST_FRAMES
+    from longtake.models.perceptual.i3d import FEWEST_FRAMES
 
     length = protocol.context + protocol.horizon
     if length < FEWEST_FRAMES:
@@ -67,7 +67,7 @@ def append_fvd(store: Store, cells: Sequence[Cell]) -> list[int]:
 
 def rank_told(clips: int) -> str:
     """What is to be known of so few clips."""
-    from longtake.models.i3d import CLASSES
+    from longtake.models.perceptual.i3d import CLASSES
 
     return f"; below {CLASSES + 1} the covariances lack full rank" if clips <= CLASSES else ""
 

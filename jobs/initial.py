@@ -83,7 +83,7 @@ def fill(model: nn.Module, config: TrainConfig, store: Store) -> None:
     if init is None:
         return
     if init.mamba2_lm is not None:
-        from longtake.models.pretrained import initialise_from_mamba2
+        from longtake.models.mamba2_import import initialise_from_mamba2
         from longtake.models.world_model import WorldModel
 
         assert isinstance(model, WorldModel)
@@ -94,7 +94,7 @@ def fill(model: nn.Module, config: TrainConfig, store: Store) -> None:
 
 
 def _problems_of_language_model(config: TrainConfig, path: str) -> list[str]:
-    from longtake.models.pretrained import check_mamba2
+    from longtake.models.mamba2_import import check_mamba2
 
     if not isinstance(config, WorldModelTraining):
         return ["init.mamba2_lm: an autoencoder has no mixers to fill"]

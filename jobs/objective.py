@@ -21,7 +21,7 @@ from longtake.models.diffusion import draw_dropped, draw_noise_levels, draw_null
 from longtake.models.losses import Distance, Forward, diffusion_forcing_loss, weighted
 from longtake.models.memory import Memory
 from longtake.models.rollout import prefill, rollout
-from longtake.models.state import StateBlowUpError, require_sound, state_loss
+from longtake.models.state.monitor import StateBlowUpError, require_sound, state_loss
 from longtake.models.world_model import Layer, WorldModel
 
 if TYPE_CHECKING:
@@ -250,7 +250,7 @@ def distance_of(config: TrainConfig, model: nn.Module) -> Distance | None:
     """The perceptual term of a training, on the model's device; None: it has none."""
     if config.perceptual is None:
         return None
-    from longtake.models.lpips import Lpips
+    from longtake.models.perceptual.lpips import Lpips
 
     net = Lpips(config.perceptual.net).to(next(model.parameters()).device)
     return weighted(net, config.perceptual.weight)

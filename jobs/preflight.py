@@ -16,7 +16,7 @@ from longtake.training.engine import EngineConfig
 
 GIB = 2**30
 SHARE = {"fp32": 0.75, "autocast": 0.5, "bf16": 0.4}
-"""Of `longtake.models.cost.footprint` that a device keeps at the least, by precision."""
+"""Of `longtake.models.analysis.cost.footprint` that a device keeps at the least, by precision."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def heaviest(config: TrainConfig, workers: int) -> Clips:
     """The clips of the stage that asks most of a worker; of an autoencoder's frames nothing is known."""
     if not isinstance(config, WorldModelTraining):
         return Clips()
-    from longtake.models.cost import footprint
+    from longtake.models.analysis.cost import footprint
 
     one, share = footprint(config.model, config.recompute), SHARE[config.engine.precision]
     found = []

@@ -100,7 +100,7 @@ def _unfit(protocol: Protocol, dataset: Dataset, there: pd.DataFrame) -> Iterato
 def _metric_problems(protocol: Protocol, size: Sequence[int]) -> Iterator[str]:
     """Why metrics cannot be computed here: weights that are not installed, frames or clips that are too small."""
     from longtake.evals.metrics import METRICS
-    from longtake.models.weights import MissingWeights, locate
+    from longtake.models.perceptual.weights import MissingWeights, locate
 
     for name in protocol.metrics:
         metric = METRICS[name]

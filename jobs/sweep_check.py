@@ -17,7 +17,7 @@ from longtake.jobs import train
 from longtake.jobs.protocol_check import protocol_problems
 from longtake.jobs.sweep_config import Sweep, SweepConfig
 from longtake.jobs.train_config import WorldModelTraining
-from longtake.models.horizon import window_reach
+from longtake.models.analysis.reach import window_reach
 from longtake.storage.store import Store
 from longtake.tables.run_record import select
 from longtake.training.engine import decay_start

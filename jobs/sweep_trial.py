@@ -18,8 +18,8 @@ from longtake.jobs.sweep_config import Sweep
 from longtake.jobs.train import start_record, told_cost
 from longtake.jobs.train_config import WorldModelTraining
 from longtake.jobs.train_loop import train_loop
+from longtake.models.analysis.cost import conditions_for
 from longtake.models.config import SamplerConfig
-from longtake.models.cost import conditions_for
 from longtake.models.rollout import prefill, rollout
 from longtake.models.world_model import WorldModel
 from longtake.storage import lease

@@ -164,7 +164,7 @@ def perceptual_problems(config: TrainConfig) -> list[str]:
     """A perceptual term without its net, or without pixels."""
     if config.perceptual is None:
         return []
-    from longtake.models.weights import MissingWeights, locate
+    from longtake.models.perceptual.weights import MissingWeights, locate
 
     problems = []
     if on_latents(config):

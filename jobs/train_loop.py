@@ -25,7 +25,7 @@ from longtake.jobs.train import build_plan
 from longtake.jobs.train_config import TrainConfig, WorldModelTraining
 from longtake.models.conditions import Conditions
 from longtake.models.exported import TOKENIZER
-from longtake.models.state import state_statistics
+from longtake.models.state.monitor import state_statistics
 from longtake.models.tokenizer import Tokenizer, as_latents
 from longtake.models.world_model import WorldModel
 from longtake.streaming.loader import batches, few_replaced, load_clips, local_batches

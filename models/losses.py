@@ -14,7 +14,7 @@ Forward = Callable[[Tensor, Tensor, Conditions, Memory | None], tuple[Tensor, Me
 """A world model's call, or that of an engine around it."""
 
 Distance = Callable[[Tensor, Tensor], Tensor]
-"""How far apart images (n, C, H, W) in [-1, 1] look, (n,): `longtake.models.lpips.Lpips`, say."""
+"""How far apart images (n, C, H, W) in [-1, 1] look, (n,): `longtake.models.perceptual.lpips.Lpips`, say."""
 
 
 def weighted(distance: Distance, weight: float) -> Distance:

@@ -5,10 +5,10 @@ their conditions; the truth is the held-out tail of the same episode. The stratu
 context frame was taken within `seen_within` of its pose (cells apart, plus half the chord of the turn, as for the
 nearest-pose oracle), else `unseen`: what was never seen says nothing about memory. The distance of a seen frame counts
 from the newest such context frame, that of an unseen one from the last frame shown: seen frames at distances beyond
-what a model's windows reach, layer upon layer (models/horizon.py), are those that only its memory can know. Few walks
-lead back at once: at 32 + 32 frames of doom-maze one frame in fifty shows a place of more than twelve frames ago, at
-128 + 64 one in three. Read it with retrieval's controls, floors and oracle. Range and direction: those of the metric.
-Fewest episodes for a useful interval: about 24, more where few frames lead back.
+what a model's windows reach, layer upon layer (models/analysis/reach.py), are those that only its memory can know. Few
+walks lead back at once: at 32 + 32 frames of doom-maze one frame in fifty shows a place of more than twelve frames ago,
+at 128 + 64 one in three. Read it with retrieval's controls, floors and oracle. Range and direction: those of the
+metric. Fewest episodes for a useful interval: about 24, more where few frames lead back.
 """
 
 from __future__ import annotations

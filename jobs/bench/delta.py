@@ -1,9 +1,10 @@
 """The gated delta rule on a CPU beside our Mamba-2 scan at equal shapes, forward and backward, fp32, one thread.
 
-`longtake.models.delta.delta_rule` against `longtake.models.ssd.scan`, in turns, with as many heads, values, state
-dimensions and groups of keys. `forward+backward` are medians in CPU seconds, `time` the median over rounds of the delta
-rule's / Mamba-2's (the bar: at most 2), `memory` the extra memory of one forward and backward. With `fla: true` also
-flash-linear-attention's own form for CPUs, `naive_chunk_gated_delta_rule`, where fla-core is installed. Half a minute.
+`longtake.models.scan.delta_rule.delta_rule` against `longtake.models.scan.scan.scan`, in turns, with as many heads,
+values, state dimensions and groups of keys. `forward+backward` are medians in CPU seconds, `time` the median over
+rounds of the delta rule's / Mamba-2's (the bar: at most 2), `memory` the extra memory of one forward and backward. With
+`fla: true` also flash-linear-attention's own form for CPUs, `naive_chunk_gated_delta_rule`, where fla-core is
+installed. Half a minute.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from longtake.config import Config
 from longtake.jobs.bench import scan
 from longtake.jobs.bench.measure import Row, extra_memory, in_turns, one_thread, speedup
 from longtake.jobs.bench.scan import Shape
-from longtake.models.delta import delta_rule
+from longtake.models.scan.delta_rule import delta_rule
 
 Positive = Annotated[int, Field(ge=1)]
 DELTA, MAMBA, FLA = "delta rule", "Mamba-2 scan", "fla naive chunk"

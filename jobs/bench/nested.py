@@ -1,8 +1,8 @@
 """Nested state: the scan and the memory of a layer whose state is cut to half, beside the whole, one thread.
 
-The scan of `longtake.models.ssd` at the block's real shapes, forward and backward, whole and half in turns; `time` is
-the median over rounds of half / whole in CPU seconds, `memory` the bytes a layer carries (states and convolution
-inputs), half / whole. Half a minute.
+The scan of `longtake.models.scan.scan` at the block's real shapes, forward and backward, whole and half in turns;
+`time` is the median over rounds of half / whole in CPU seconds, `memory` the bytes a layer carries (states and
+convolution inputs), half / whole. Half a minute.
 """
 
 from __future__ import annotations

@@ -22,9 +22,9 @@ from pydantic import Field, model_validator
 from longtake.config import Config
 from longtake.jobs.bench.measure import Row, one_thread
 from longtake.jobs.presets import in_family, size
+from longtake.models.analysis.cost import Costs, conditions_for, crossing, remembered
+from longtake.models.analysis.parameter_matching import match_parameters
 from longtake.models.config import ModelConfig, SamplerConfig
-from longtake.models.cost import Costs, conditions_for, crossing, remembered
-from longtake.models.matching import match_parameters
 from longtake.models.memory import Memory
 from longtake.models.rollout import prefill, rollout
 from longtake.models.world_model import WorldModel

@@ -1,6 +1,6 @@
 """The state-space scan on a CPU, forward and backward with all gradients, fp32, one thread.
 
-Ours (models/ssd_chunked.py) against mamba-ssm's `ssd_minimal_discrete`, the plain PyTorch form that its authors
+Ours (models/scan/chunked.py) against mamba-ssm's `ssd_minimal_discrete`, the plain PyTorch form that its authors
 publish, in turns. `forward` and `forward+backward` are medians in CPU seconds, `speedup` is the median over rounds
 of theirs / ours, `memory` the extra memory of one forward and backward. Shapes: a long sequence with B and C shared
 by all heads (Mamba-2's own choice) and with a B and C per head; then the demo's many short sequences.
@@ -20,8 +20,8 @@ from torch import Tensor
 
 from longtake.config import Config
 from longtake.jobs.bench.measure import Row, extra_memory, in_turns, one_thread, speedup
-from longtake.models.ssd import scan
-from longtake.models.ssd_mamba import import_mamba
+from longtake.models.scan.mamba import import_mamba
+from longtake.models.scan.scan import scan
 
 Positive = Annotated[int, Field(ge=1)]
 Forward = Callable[..., tuple[Tensor, Tensor]]

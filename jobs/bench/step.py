@@ -21,9 +21,9 @@ from torch import Tensor
 from longtake.config import Config
 from longtake.jobs.bench.measure import Row
 from longtake.jobs.presets import size
+from longtake.models.analysis.cost import Costs, conditions_for
 from longtake.models.conditions import Conditions
 from longtake.models.config import SamplerConfig
-from longtake.models.cost import Costs, conditions_for
 from longtake.models.rollout import prefill, rollout
 from longtake.models.world_model import WorldModel
 

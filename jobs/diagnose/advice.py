@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from longtake.jobs.diagnose.facts import Facts, megabytes
 from longtake.jobs.presets import in_family
+from longtake.models.analysis.cost import Costs, crossing
 from longtake.models.config import LayerConfig, ModelConfig
-from longtake.models.cost import Costs, crossing
 
 NEAR_TRAINED = 0.75
 """Of the farthest distance trained on: who remembers so far was never asked for more."""

@@ -13,10 +13,10 @@ from longtake.jobs import horizons
 from longtake.jobs.presets import in_family, in_words
 from longtake.jobs.report.gather import Run, find_profiles, find_runs
 from longtake.jobs.train_config import WorldModelTraining
+from longtake.models.analysis.cost import Costs
+from longtake.models.analysis.reach import Horizon as Reach
+from longtake.models.analysis.reach import fresh_horizon
 from longtake.models.config import ModelConfig
-from longtake.models.cost import Costs
-from longtake.models.horizon import Horizon as Reach
-from longtake.models.horizon import fresh_horizon
 from longtake.tables.schema import NO_RUN
 
 if TYPE_CHECKING:

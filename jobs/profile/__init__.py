@@ -108,7 +108,7 @@ def subjects(config: ProfileConfig) -> tuple[str, dict[str, ModelConfig], list[s
 
 
 def _matched(model: ModelConfig, family: str) -> ModelConfig:
-    from longtake.models.matching import match_parameters
+    from longtake.models.analysis.parameter_matching import match_parameters
 
     return match_parameters(in_family(model, family), model)
 
@@ -117,8 +117,8 @@ def profile(config: ProfileConfig, *, measured: bool) -> Findings:
     """Count, and measure if asked to."""
     from longtake.jobs.profile.findings import Findings
     from longtake.jobs.progress import bar
-    from longtake.models.cost import Costs
-    from longtake.models.horizon import fresh_horizon
+    from longtake.models.analysis.cost import Costs
+    from longtake.models.analysis.reach import fresh_horizon
 
     with bar(f"profile {config.name}", "counting") as update:
         own, models, left_out = subjects(config)

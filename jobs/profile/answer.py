@@ -11,7 +11,7 @@ from longtake.jobs.profile.findings import FULL, Findings, What
 if TYPE_CHECKING:
     import pandas as pd
 
-    from longtake.models.cost import Costs
+    from longtake.models.analysis.cost import Costs
 
 HUGE = 256 * 10**6
 """Bytes of scan states per clip above which a person should hear of it."""

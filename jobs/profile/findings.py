@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from longtake.jobs.profile.measure import Measured
-from longtake.models.cost import Costs, crossing
-from longtake.models.horizon import Horizon
+from longtake.models.analysis.cost import Costs, crossing
+from longtake.models.analysis.reach import Horizon
 
 if TYPE_CHECKING:
     from longtake.jobs.profile import ProfileConfig

@@ -120,7 +120,7 @@ def _measure(cell: Cell, seconds: float, memory: int) -> Measured:
 
 def _training_step(cell: Cell) -> Callable[[], object]:
     """Forward, backward and AdamW, one clip, nothing recomputed."""
-    from longtake.models.cost import show
+    from longtake.models.analysis.cost import show
     from longtake.models.world_model import WorldModel
 
     torch.manual_seed(0)
@@ -137,7 +137,7 @@ def _training_step(cell: Cell) -> Callable[[], object]:
 
 def _generated_frame(cell: Cell) -> Callable[[], object]:
     """One frame (a chunk of them in the chunk form) by the default sampler."""
-    from longtake.models.cost import conditions_for, remembered
+    from longtake.models.analysis.cost import conditions_for, remembered
     from longtake.models.rollout import rollout
     from longtake.models.world_model import WorldModel
 

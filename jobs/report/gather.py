@@ -101,7 +101,7 @@ def windows_reach(runs: Iterable[Run]) -> int:
 
     Of models that carry more than windows, where there are such: what lies beyond their own reach, only that can know.
     """
-    from longtake.models.horizon import window_reach
+    from longtake.models.analysis.reach import window_reach
 
     models = [run.model for run in runs if run.model is not None]
     carrying = [model for model in models if any(layer.mixer != "none" for layer in model.stack)]

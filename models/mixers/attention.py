@@ -130,7 +130,7 @@ class LocalAttention(FrameAttention):
 def attend(q: Tensor, k: Tensor, v: Tensor, first_frame: int, reach: Reach) -> Tensor:
     """Attention of the frames q (b, t, N, h, d), the last t of those in k and v (b, t + kept, N, h, d)."""
     if q.is_cuda:
-        from longtake.models.flex import flex_attend
+        from longtake.models.attention_flex import flex_attend
 
         return flex_attend(q, k, v, first_frame, reach)
     if reach.form == "window":

@@ -20,12 +20,12 @@ from einops import rearrange
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from longtake.models import time_scales
 from longtake.models.config import LayerConfig, ModelConfig
-from longtake.models.delta import Backend, delta_rule
-from longtake.models.delta_chunked import CHUNK
 from longtake.models.memory import SSMState
 from longtake.models.mixers import base
+from longtake.models.scan import time_scales
+from longtake.models.scan.delta_chunked import CHUNK
+from longtake.models.scan.delta_rule import Backend, delta_rule
 
 
 class Options(base.Options):

@@ -19,12 +19,12 @@ from einops import rearrange
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from longtake.models import time_scales
 from longtake.models.config import LayerConfig, ModelConfig
 from longtake.models.memory import SSMState
 from longtake.models.mixers import base
-from longtake.models.ssd import Backend, scan
-from longtake.models.ssd_chunked import CHUNK
+from longtake.models.scan import time_scales
+from longtake.models.scan.chunked import CHUNK
+from longtake.models.scan.scan import Backend, scan
 
 
 class Options(base.Options):

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from longtake.evals.fvd import clip_features, frechet_distance
 from longtake.evals.metrics import METRICS, MetricName, psnr, ssim
-from longtake.models.i3d import I3d
-from longtake.models.lpips import Lpips, NetName, _unit
+from longtake.models.perceptual.i3d import I3d
+from longtake.models.perceptual.lpips import Lpips, NetName, _unit
 
 GOLDEN = json.loads((Path(__file__).parent / "golden_metrics.json").read_text())
 

@@ -21,7 +21,7 @@ from longtake.grid import Cell
 from longtake.jobs import evaluate, fvd, results
 from longtake.jobs.evaluate import NO_RUN, EvaluateConfig, Subject, plan_cells
 from longtake.jobs.score_cell import score_cell
-from longtake.models import weights
+from longtake.models.perceptual import weights
 from longtake.storage.store import Store, open_store
 from longtake.tables import table as tables
 

@@ -12,11 +12,11 @@ from longtake.jobs.train_config import WorldModelTraining
 from longtake.models.conditions import Conditions
 from longtake.models.config import SamplerConfig
 from longtake.models.diffusion import add_noise, loss_weights, target
-from longtake.models.lpips import Lpips
 from longtake.models.memory import Memory
-from longtake.models.nested import choose_widths, complexity
+from longtake.models.perceptual.lpips import Lpips
 from longtake.models.rollout import rollout
-from longtake.models.state import state_statistics
+from longtake.models.state.matryoshka import choose_widths, complexity
+from longtake.models.state.monitor import state_statistics
 from longtake.models.world_model import WorldModel
 from tests.jobs.rings import config_of, held_out, learn, walk
 from tests.peak import PeakBytes

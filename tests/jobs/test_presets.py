@@ -12,8 +12,8 @@ from longtake.errors import UserError
 from longtake.jobs.presets import SIZES, families, in_family, in_words, size
 from longtake.jobs.train import CONFIGS
 from longtake.jobs.train_config import WorldModelTraining
+from longtake.models.analysis.parameter_matching import TOLERANCE, count_parameters, match_parameters
 from longtake.models.config import ModelConfig
-from longtake.models.matching import TOLERANCE, count_parameters, match_parameters
 
 MILLIONS = {"tiny": (0.1, 0.05), "small": (5, 0.05), "base": (30, 0.05), "lm130": (219, 0.01), "paper": (194, 0.01)}
 FAMILY_NAMES = ["block_delta", "block_ssm", "blocks_1", "causal_full", "causal_window", "mamba", "mamba_local"]

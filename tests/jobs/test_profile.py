@@ -16,8 +16,8 @@ from longtake.jobs.profile import Limits, ProfileConfig, profile, read_model, su
 from longtake.jobs.profile.answer import answer, lengths_table, models_table
 from longtake.jobs.profile.findings import Findings
 from longtake.jobs.profile.measure import Cell, Measured, Meter
+from longtake.models.analysis.cost import Costs
 from longtake.models.config import SamplerConfig
-from longtake.models.cost import Costs
 from longtake.storage.store import open_store
 
 

@@ -337,7 +337,7 @@ def test_a_trial_is_the_training_that_its_config_says(place: Path) -> None:
 def test_a_trial_tells_its_costs(place: Path) -> None:
     """Bytes as the formula has them; a longer window carries more and takes no less."""
     from longtake.jobs.sweep_trial import run_trial
-    from longtake.models.cost import Costs
+    from longtake.models.analysis.cost import Costs
 
     sweep, store = sweep_of(place, "against=[ms_per_frame, carried_bytes]", "pruning.method=none")
     study = job.open_study(sweep, store)

@@ -55,7 +55,7 @@ def test_the_wheel_requires_nothing_and_holds_the_rooms(tmp_path: Path) -> None:
     assert "Requires-Dist" not in metadata
     assert {
         "longtake/storage/store.py",
-        "longtake/models/ssd.py",
+        "longtake/models/rollout.py",
         "longtake/evals/tasks/__init__.py",
         "longtake/jobs/__main__.py",
     } <= set(names)

@@ -15,9 +15,9 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from longtake.models import ssd_mamba
 from longtake.models.mixers.ssm import BlockSSM
-from longtake.models.ssd import scan
+from longtake.models.scan import mamba
+from longtake.models.scan.scan import scan
 from tests.models.test_ssd import NAMES, outputs_and_gradients, problem, worst
 
 torch.set_num_threads(1)
@@ -37,10 +37,10 @@ def split_scans(grid: int, calls: int) -> dict[str, float]:
     """One call of the kernels against several, cut in rows and in time."""
     inputs = problem(40, 1, 0.1, torch.float32, b=2, h=2, p=16, n=16)
     whole = outputs_and_gradients(scan, inputs, backend="mamba", chunk=16)
-    limited = functools.partial(ssd_mamba.split_sizes, grid=grid)
+    limited = functools.partial(mamba.split_sizes, grid=grid)
     with (
-        mock.patch.object(ssd_mamba, "split_sizes", limited),
-        mock.patch.object(ssd_mamba, "_call", wraps=ssd_mamba._call) as made,
+        mock.patch.object(mamba, "split_sizes", limited),
+        mock.patch.object(mamba, "_call", wraps=mamba._call) as made,
     ):
         parts = outputs_and_gradients(scan, inputs, backend="mamba", chunk=16)
     assert made.call_count == calls, f"{made.call_count} calls, {calls} expected"

@@ -5,8 +5,8 @@ import torch
 from torch.nn.attention import flex_attention
 from torch.nn.attention.flex_attention import create_block_mask
 
-from longtake.models import flex
-from longtake.models.flex import BLOCK, frame_mask
+from longtake.models import attention_flex
+from longtake.models.attention_flex import BLOCK, frame_mask
 from longtake.models.mixers.attention import Reach, attend
 
 REACHES = [
@@ -48,8 +48,8 @@ def test_every_form_is_masked_attention(reach: Reach, frames: int) -> None:
     assert (attend(q, k, v, first, reach) - expected).abs().max() < 1e-6
     with pytest.MonkeyPatch.context() as patch:  # as on a GPU, but for the compiler
         patch.setattr(flex_attention, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
-        patch.setattr(flex, "_compiled", flex_attention.flex_attention)
-        assert (flex.flex_attend(q, k, v, first, reach) - expected).abs().max() < 1e-6
+        patch.setattr(attention_flex, "_compiled", flex_attention.flex_attention)
+        assert (attention_flex.flex_attend(q, k, v, first, reach) - expected).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("reach", REACHES, ids=str)

@@ -9,9 +9,18 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from longtake.models.analysis.cost import (
+    Costs,
+    _count,
+    conditions_for,
+    crossing,
+    footprint,
+    longest_window,
+    remembered,
+    show,
+)
+from longtake.models.analysis.reach import fresh_horizon, horizon
 from longtake.models.config import LayerConfig, ModelConfig, SamplerConfig
-from longtake.models.cost import Costs, _count, conditions_for, crossing, footprint, longest_window, remembered, show
-from longtake.models.horizon import fresh_horizon, horizon
 from longtake.models.memory import Memory
 from longtake.models.world_model import Layer, WorldModel
 from tests.models.families import CAUSAL, SIZES, inputs, make

@@ -12,15 +12,15 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor
 
-from longtake.models import delta_fla, scan_chunks
+from longtake.models.analysis.cost import Costs
+from longtake.models.analysis.parameter_matching import TOLERANCE, count_parameters, match_parameters
+from longtake.models.analysis.reach import fresh_horizon
 from longtake.models.config import LayerConfig, ModelConfig
-from longtake.models.cost import Costs
-from longtake.models.delta import Backend, delta_rule, delta_rule_reference
-from longtake.models.delta_chunked import chunked_delta_rule
-from longtake.models.delta_fla import GRID, fla_delta_rule, rows_per_call
-from longtake.models.horizon import fresh_horizon
-from longtake.models.matching import TOLERANCE, count_parameters, match_parameters
 from longtake.models.memory import Memory
+from longtake.models.scan import chunks, fla
+from longtake.models.scan.delta_chunked import chunked_delta_rule
+from longtake.models.scan.delta_rule import Backend, delta_rule, delta_rule_reference
+from longtake.models.scan.fla import GRID, fla_delta_rule, rows_per_call
 from tests.models.families import SIZES, build, inputs
 
 NAMES = ["y", "state", "dv", "dbeta", "dlog_decay", "dk", "dq", "dh0"]
@@ -96,7 +96,7 @@ def test_a_key_that_is_written_twice_holds_the_last_value() -> None:
 @pytest.mark.parametrize("tile", [1, 3 * 4 * 16 * 16, 1 << 30])
 def test_tiles_of_rows_change_nothing(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = outputs_and_gradients(delta_rule_reference, problem(40, 2, 0.1, torch.float64, b=7))
-    monkeypatch.setattr(scan_chunks, "TILE", tile)
+    monkeypatch.setattr(chunks, "TILE", tile)
     found = outputs_and_gradients(delta_rule, problem(40, 2, 0.1, torch.float32, b=7), chunk=16)
     assert max(worst(found, expected).values()) <= 5e-6
 
@@ -148,7 +148,7 @@ def test_shapes_that_do_not_fit_are_all_named() -> None:
 
 @pytest.mark.parametrize("backend", ["auto", "torch"])
 def test_a_cpu_takes_torch(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("longtake.models.delta.fla_delta_rule", lambda *given: pytest.fail("fla on a CPU"))
+    monkeypatch.setattr("longtake.models.scan.delta_rule.fla_delta_rule", lambda *given: pytest.fail("fla on a CPU"))
     delta_rule(*problem(5, 1, 0.1, torch.float32), backend=backend)
 
 
@@ -167,10 +167,10 @@ def test_fla_off_cuda_and_sizes_it_does_not_take_are_refused() -> None:
 def test_fla_without_its_packages_says_how_to_get_them(
     missing: str, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delta_fla, "_spec", lambda name: None if name == missing else object())
-    delta_fla.load_kernels.cache_clear()
+    monkeypatch.setattr(fla, "_spec", lambda name: None if name == missing else object())
+    fla.load_kernels.cache_clear()
     with pytest.raises(ModuleNotFoundError, match=f"needs {package}: install with `pip install fla-core.*'torch'"):
-        delta_fla.load_kernels()
+        fla.load_kernels()
 
 
 @pytest.mark.parametrize("heads", [1, 24, GRID])
@@ -192,8 +192,8 @@ def test_the_kernels_are_called_by_their_own_names_and_in_rows_that_fit(monkeypa
         return chunked_delta_rule(v, beta, g, k, q, options["initial_state"], options["chunk_size"])
 
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    monkeypatch.setattr(delta_fla, "load_kernels", lambda: kernels)
-    monkeypatch.setattr(delta_fla, "rows_per_call", lambda heads: 2)
+    monkeypatch.setattr(fla, "load_kernels", lambda: kernels)
+    monkeypatch.setattr(fla, "rows_per_call", lambda heads: 2)
     given = problem(50, 2, 0.1, torch.float32, b=5)
     found = worst(outputs_and_gradients(fla_delta_rule, given), outputs_and_gradients(delta_rule, given))
     assert made == [2, 2, 1] and max(found.values()) <= 2e-6

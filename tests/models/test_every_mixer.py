@@ -11,14 +11,14 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from longtake.models.analysis.cost import Costs, _count, _layer_pass
+from longtake.models.analysis.reach import fresh_horizon
 from longtake.models.config import LayerConfig, ModelConfig, SamplerConfig
-from longtake.models.cost import Costs, _count, _layer_pass
-from longtake.models.horizon import fresh_horizon
 from longtake.models.memory import Memory
 from longtake.models.mixers import local_mixers, mixers
 from longtake.models.mixers.base import Mixer
 from longtake.models.rollout import prefill, rollout
-from longtake.models.state import state_statistics
+from longtake.models.state.monitor import state_statistics
 from longtake.models.world_model import Layer, WorldModel
 from tests.models.families import SIZES, build, inputs
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from longtake.jobs.presets import size
 from longtake.models.conditions import Conditions
 from longtake.models.mixers.attention import Reach, attend
-from longtake.models.ssd import Backend, scan
+from longtake.models.scan.scan import Backend, scan
 from longtake.models.world_model import WorldModel
 
 pytestmark = [

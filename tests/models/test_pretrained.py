@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from longtake.models.config import LayerConfig, ModelConfig
+from longtake.models.mamba2_import import check_mamba2, initialise_from_mamba2
 from longtake.models.memory import LayerMemory
 from longtake.models.mixers.ssm import BlockSSM
-from longtake.models.pretrained import check_mamba2, initialise_from_mamba2
 from longtake.models.world_model import Layer, WorldModel
 from tests.models.families import SIZES, inputs
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from longtake.models import scan_chunks, ssd_chunked, ssd_mamba
-from longtake.models.ssd import Backend, scan, scan_reference
-from longtake.models.ssd_mamba import GRID, INDEX, mamba_scan, split_sizes
+from longtake.models.scan import chunked, mamba
+from longtake.models.scan import chunks as scan_chunks
+from longtake.models.scan.mamba import GRID, INDEX, mamba_scan, split_sizes
+from longtake.models.scan.scan import Backend, scan, scan_reference
 
 NAMES = ["y", "state", "dx", "ddt", "dA", "dB", "dC", "dh0"]
 
@@ -159,7 +160,7 @@ def test_shapes_that_do_not_fit_are_all_named() -> None:
 
 @pytest.mark.parametrize("backend", ["auto", "torch"])
 def test_a_cpu_takes_torch(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("longtake.models.ssd.mamba_scan", lambda *inputs: pytest.fail("mamba on a CPU"))
+    monkeypatch.setattr("longtake.models.scan.scan.mamba_scan", lambda *inputs: pytest.fail("mamba on a CPU"))
     scan(*problem(5, 1, 0.1, torch.float32), backend=backend)
 
 
@@ -172,10 +173,10 @@ def test_mamba_off_cuda_is_refused() -> None:
 
 @pytest.mark.parametrize("missing", ["mamba_ssm", "triton"])
 def test_mamba_without_its_packages_says_how_to_get_them(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ssd_mamba, "_spec", lambda name: None if name == missing else object())
-    ssd_mamba.load_kernels.cache_clear()
+    monkeypatch.setattr(mamba, "_spec", lambda name: None if name == missing else object())
+    mamba.load_kernels.cache_clear()
     with pytest.raises(ModuleNotFoundError, match=f"needs {missing}: install with `.*mamba-ssm.*'torch'"):
-        ssd_mamba.load_kernels()
+        mamba.load_kernels()
 
 
 # --- calls that the kernels can index ---------------------------------------------------------------------
@@ -236,11 +237,11 @@ def test_a_split_call_gives_what_one_call_gives(grid: int, calls: int, monkeypat
         assert all(tensor.is_contiguous() for tensor in (x, dt, A, B, C, options["initial_states"]))
         assert options["return_final_states"]
         made.append(x.shape)
-        return ssd_chunked.chunked_scan(x, dt, A, B, C, options["initial_states"], chunk)
+        return chunked.chunked_scan(x, dt, A, B, C, options["initial_states"], chunk)
 
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    monkeypatch.setattr(ssd_mamba, "load_kernels", lambda: kernels)
-    monkeypatch.setattr(ssd_mamba, "split_sizes", lambda x, B, chunk: split_sizes(x, B, chunk, grid=grid))
+    monkeypatch.setattr(mamba, "load_kernels", lambda: kernels)
+    monkeypatch.setattr(mamba, "split_sizes", lambda x, B, chunk: split_sizes(x, B, chunk, grid=grid))
     inputs = problem(50, 1, 0.1, torch.float32, b=5)
     found = outputs_and_gradients(mamba_scan, inputs, chunk=16)
     assert len(made) == calls

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from longtake.models import weights
-from longtake.models.weights import FILES, PACKAGES, MissingWeights, load_weights, locate, read_arrays
+from longtake.models.perceptual import weights
+from longtake.models.perceptual.weights import FILES, PACKAGES, MissingWeights, load_weights, locate, read_arrays
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from longtake.models.weights import load_weights
+from longtake.models.perceptual.weights import load_weights
 
 SIDE = 224
 """Pixels per side that it was trained on."""

@@ -1,6 +1,6 @@
 """The scan in plain PyTorch, chunk after chunk, with its own backward: the reference backend, made for CPUs.
 
-Letters as in models/ssd.py, and r = h / g heads per group, c chunks, L tokens of one chunk.
+Letters as in models/scan/scan.py, and r = h / g heads per group, c chunks, L tokens of one chunk.
 
 What makes it fast on a CPU:
 - a tile of rows goes through all of its chunks before the next: everything but the inputs stays in the cache;
@@ -19,7 +19,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from longtake.models.scan_chunks import (
+from longtake.models.scan.chunks import (
     Decays,
     as_matrix,
     between,
@@ -38,7 +38,7 @@ CHUNK = 64  # fastest on CPUs among 16..256
 def chunked_scan(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor, chunk: int = CHUNK
 ) -> tuple[Tensor, Tensor]:
-    """`longtake.models.ssd.scan` on any device. Computes in fp32, or float64 if x is; y has the dtype of x."""
+    """`longtake.models.scan.scan.scan` on any device. Computes in fp32, or float64 if x is; y has the dtype of x."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     inputs = (tensor.to(dtype) for tensor in (x, dt, A, B, C, h0))
     y, state = _ChunkedScan.apply(*inputs, min(chunk, x.shape[1]))  # type: ignore[no-untyped-call]

@@ -2,7 +2,7 @@
 
 They count offsets in 64 bits, so only the launch grid limits a call: rows of the batch are cut into calls that fit.
 
-Letters as in models/delta.py.
+Letters as in models/scan/delta_rule.py.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ INSTALL = "pip install fla-core==0.6.0 'triton>=3.5'"
 def fla_delta_rule(
     v: Tensor, beta: Tensor, log_decay: Tensor, k: Tensor, q: Tensor, h0: Tensor, chunk: int = 64
 ) -> tuple[Tensor, Tensor]:
-    """`longtake.models.delta.delta_rule` by flash-linear-attention. k and q take the dtype of v; the others are fp32.
+    """`longtake.models.scan.delta_rule.delta_rule` by flash-linear-attention. k and q take the dtype of v; the others
+    are fp32.
 
     Raises ValueError for tensors that are not on CUDA and sizes that the kernels do not take, ModuleNotFoundError if
     fla-core or Triton is not installed.

@@ -1,6 +1,6 @@
 """The state-space scan of Mamba-2 (SSD): the recurrence to read, and one call with two fast backends.
 
-`torch` runs anywhere (models/ssd_chunked.py), `mamba` is the Triton kernels of mamba-ssm (models/ssd_mamba.py).
+`torch` runs anywhere (models/scan/chunked.py), `mamba` is the Triton kernels of mamba-ssm (models/scan/mamba.py).
 
 Letters: b batch, l length, h heads, p head width, g groups of heads that share B and C, n state width.
 
@@ -17,8 +17,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from longtake.models.ssd_chunked import chunked_scan
-from longtake.models.ssd_mamba import mamba_scan
+from longtake.models.scan.chunked import chunked_scan
+from longtake.models.scan.mamba import mamba_scan
 
 Backend = Literal["auto", "torch", "mamba"]
 

@@ -1,8 +1,8 @@
 """The gated delta rule: the recurrence to read, and one call with two fast backends. A scan that overwrites.
 
 Where Mamba-2 adds to what a key holds, this takes away what the key held first: writing twice leaves the last value.
-`torch` runs anywhere (models/delta_chunked.py), `fla` is the Triton kernels of flash-linear-attention
-(models/delta_fla.py). The face is that of `longtake.models.ssd.scan`, with the same state.
+`torch` runs anywhere (models/scan/delta_chunked.py), `fla` is the Triton kernels of flash-linear-attention
+(models/scan/fla.py). The face is that of `longtake.models.scan.scan.scan`, with the same state.
 
 Letters: b batch, l length, h heads, p head width, g groups of heads that share keys and queries, n state width.
 
@@ -19,8 +19,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from longtake.models.delta_chunked import chunked_delta_rule
-from longtake.models.delta_fla import fla_delta_rule
+from longtake.models.scan.delta_chunked import chunked_delta_rule
+from longtake.models.scan.fla import fla_delta_rule
 
 Backend = Literal["auto", "torch", "fla"]
 

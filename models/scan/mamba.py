@@ -3,7 +3,7 @@
 They count in 32 bits and do not check: a larger call returns wrong numbers. So rows of the batch, and if need be the
 sequence, are cut into calls that fit, with the state handed on.
 
-Letters as in models/ssd.py.
+Letters as in models/scan/scan.py.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ INSTALL = (
 def mamba_scan(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor, chunk: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """`longtake.models.ssd.scan` by mamba-ssm. B and C take the dtype of x; dt, A and the state are fp32.
+    """`longtake.models.scan.scan.scan` by mamba-ssm. B and C take the dtype of x; dt, A and the state are fp32.
 
     Raises ValueError for tensors that are not on CUDA and a chunk that is no power of two, ModuleNotFoundError if
     mamba-ssm or Triton is not installed.

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from longtake.models.weights import load_weights
+from longtake.models.perceptual.weights import load_weights
 
 NetName = Literal["lpips_alex", "lpips_vgg"]
 MEAN = (-0.030, -0.088, -0.188)

@@ -2,9 +2,9 @@
 
 What a token writes is its value less what its key already holds, and that depends on every token before it. Within a
 chunk this is one triangular system (the WY form: Yang et al., "Gated Delta Networks", 2024); once it is solved, a chunk
-is that of a scan that only adds, and goes the ways of models/ssd_chunked.py.
+is that of a scan that only adds, and goes the ways of models/scan/chunked.py.
 
-Letters as in models/scan_chunks.py. Decays within a chunk are split into whole powers of two and a rest; the rest is
+Letters as in models/scan/chunks.py. Decays within a chunk are split into whole powers of two and a rest; the rest is
 taken out of what is written (u) and read (y), so that between tokens there are powers of two alone.
 """
 
@@ -18,7 +18,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from longtake.models.scan_chunks import (
+from longtake.models.scan.chunks import (
     Decays,
     as_matrix,
     between,
@@ -37,7 +37,8 @@ CHUNK = 64  # fastest on CPUs among 16..128
 def chunked_delta_rule(
     v: Tensor, beta: Tensor, log_decay: Tensor, k: Tensor, q: Tensor, h0: Tensor, chunk: int = CHUNK
 ) -> tuple[Tensor, Tensor]:
-    """`longtake.models.delta.delta_rule` on any device. Computes in fp32, or float64 if v is; y has the dtype of v."""
+    """`longtake.models.scan.delta_rule.delta_rule` on any device. Computes in fp32, or float64 if v is; y has the dtype
+    of v."""
     dtype = torch.promote_types(v.dtype, torch.float32)
     inputs = (tensor.to(dtype) for tensor in (v, beta, log_decay, k, q, h0))
     y, state = _ChunkedDeltaRule.apply(*inputs, min(chunk, v.shape[1]))  # type: ignore[no-untyped-call]

@@ -1,0 +1,1 @@
+"""One operation, the state-space scan, and its backends."""
