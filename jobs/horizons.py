@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from longtake.errors import UserError
-from longtake.evals.horizon import MARGIN_DB, TASK, Horizon, memory_horizon
+from longtake.evals.memory_horizon import MARGIN_DB, TASK, Horizon, memory_horizon
 from longtake.jobs.plots import distinct, looks, new_figure, styled, whole_ticks
 from longtake.jobs.report.findings import CALLED
 from longtake.tables.schema import NO_RUN

@@ -240,7 +240,7 @@ APART = ("stratum", "partial")
 def summary(scores: pd.DataFrame, by: Sequence[str] = SUMMARY_BY) -> pd.DataFrame:
     """Means over episodes by `by`, protocol and metric: mean, se (standard error), ci95 (half of the 95 % interval of
     Student's t), low and high (95 % bootstrap), episodes; of a single value only the mean."""
-    from longtake.evals.intervals import bootstrap_interval
+    from longtake.evals.bootstrap import bootstrap_interval
     from longtake.tables.scores import per_episode, summarise
 
     told = [name for name in APART if name in scores and scores[name].notna().any()]

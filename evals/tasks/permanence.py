@@ -6,13 +6,13 @@ things is in view, -1 for none, and `place`, where (doom-memory has them). Where
 longer than `gone`, the middle of that stretch is left out, so that one dataset serves every `gone` up to it; `distance`
 is the frames for which the thing was gone, so a curve over protocols shows where a model forgets.
 
-Each frame made is read (evals/sprites.py): which of the possible things, at which of the possible places, is it nearest
-to over their pixels, or is it nearest to the view without any? `there`: to some thing; `place` and `colour`: to the
-right place, to the right thing; all 1 or 0. `object_psnr`: in dB, over the pixels of the true thing alone. Higher is
-better. The floor nearest_pose/stranger looks again into another clip: it knows all about such rooms and nothing of this
-one, so it is chance for place (a third in doom-memory) and colour (a quarter). The oracle is the first look itself. A
-model with its memory wiped or with a stranger's context must not do better than chance. Fewest episodes: 2 of each
-thing at each place; about 100 for an interval of a tenth.
+Each frame made is read (evals/sprite_matching.py): which of the possible things, at which of the possible places, is it
+nearest to over their pixels, or is it nearest to the view without any? `there`: to some thing; `place` and `colour`: to
+the right place, to the right thing; all 1 or 0. `object_psnr`: in dB, over the pixels of the true thing alone. Higher
+is better. The floor nearest_pose/stranger looks again into another clip: it knows all about such rooms and nothing of
+this one, so it is chance for place (a third in doom-memory) and colour (a quarter). The oracle is the first look
+itself. A model with its memory wiped or with a stranger's context must not do better than chance. Fewest episodes: 2 of
+each thing at each place; about 100 for an interval of a tenth.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from longtake.evals.metrics import METRICS
 from longtake.evals.protocol import Protocol
-from longtake.evals.sprites import Sprites, find_sprites
+from longtake.evals.sprite_matching import Sprites, find_sprites
 from longtake.evals.systems import generate
 from longtake.evals.task import STRANGER, Build, Clips, Indices, Question, Rows, Task
 from longtake.models.conditions import Conditions

@@ -1,9 +1,9 @@
 """Questions: what do the numbers that a model carries still say of frames that it saw long ago?
 
 Shown: `context` frames. Asked, of each of the first `horizon` of them: its class by `label`, answered by a linear probe
-(evals/probe.py) that is given the carried memory after the whole context and nothing else. `warmth` is the class that
-needs no labels: whether the frame is redder than bluer, compared with the other clips' at the same place; any other is
-the name of a whole-number label of the dataset, such as the colour of an object. Probes are trained across the
+(evals/linear_probe.py) that is given the carried memory after the whole context and nothing else. `warmth` is the class
+that needs no labels: whether the frame is redder than bluer, compared with the other clips' at the same place; any
+other is the name of a whole-number label of the dataset, such as the colour of an object. Probes are trained across the
 protocol's clips and judged on clips that they did not see. `accuracy` is 1 or 0 per frame; distance counts from the
 frame to the end of the context. Chance is the most frequent class; the ceiling is the same probe on the frames
 themselves, made small; a wiped memory must score chance, and a stranger's context too, else the answer was in the
@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from longtake.evals.probe import FOLDS, Classes, out_of_fold
+from longtake.evals.linear_probe import FOLDS, Classes, out_of_fold
 from longtake.evals.protocol import Protocol
 from longtake.evals.task import Build, Indices, Question, Rows, Task
 from longtake.models.conditions import Conditions

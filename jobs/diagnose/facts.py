@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from longtake.errors import UserError
-from longtake.evals.horizon import TASK, Horizon
+from longtake.evals.memory_horizon import TASK, Horizon
 from longtake.jobs import horizons
 from longtake.jobs.presets import in_family, in_words
 from longtake.jobs.report.gather import Run, find_profiles, find_runs

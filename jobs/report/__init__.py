@@ -159,7 +159,7 @@ def _task(material: Material, task: TaskScores) -> dict[str, Any]:
 
 def _horizons(material: Material, task: TaskScores) -> list[tuple[str, str]]:
     """How far back each model remembers, as a sentence; what keeps it from being known is told in the notes."""
-    from longtake.evals.horizon import TASK
+    from longtake.evals.memory_horizon import TASK
     from longtake.jobs.horizons import horizons, sentence
 
     if task.task != TASK:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from longtake.evals.fvd import frechet_distance
-from longtake.evals.horizon import TASK, memory_horizon
+from longtake.evals.memory_horizon import TASK, memory_horizon
 from longtake.evals.metrics import IDENTICAL_PSNR
 from longtake.evals.protocol import Protocol
 from longtake.evals.scoring import score

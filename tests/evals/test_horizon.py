@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from longtake.evals.horizon import MARGIN_DB, memory_horizon
-from longtake.evals.intervals import bootstrap_interval
+from longtake.evals.bootstrap import bootstrap_interval
+from longtake.evals.memory_horizon import MARGIN_DB, memory_horizon
 from longtake.evals.protocol import Protocol
 from longtake.evals.scoring import score
 from longtake.evals.systems import ContextMean, CopyLast

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from longtake.evals.metrics import IDENTICAL_PSNR
 from longtake.evals.protocol import Protocol
-from longtake.evals.sprites import find_sprites
+from longtake.evals.sprite_matching import find_sprites
 from longtake.evals.systems import ContextMean, CopyLast, NearestPose, StrangersContext, System
 from longtake.evals.task import Question
 from longtake.evals.tasks import TASKS, build_question

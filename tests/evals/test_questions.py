@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from longtake.evals.probe import out_of_fold
+from longtake.evals.linear_probe import out_of_fold
 from longtake.evals.protocol import Protocol
 from longtake.evals.systems import Chance, CopyLast, ModelSystem, RawFrames, StrangersContext, System
 from longtake.evals.task import Question

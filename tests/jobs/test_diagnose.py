@@ -11,7 +11,7 @@ import pytest
 
 from longtake.config import dump, load
 from longtake.errors import UserError
-from longtake.evals.horizon import Horizon
+from longtake.evals.memory_horizon import Horizon
 from longtake.jobs.cli import main as cli
 from longtake.jobs.diagnose.advice import Advice, advise
 from longtake.jobs.diagnose.facts import Facts, gather, side_by_side

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from longtake.evals.intervals import TAIL, resampled_means
+from longtake.evals.bootstrap import TAIL, resampled_means
 from longtake.evals.metrics import IDENTICAL_PSNR, METRICS
 
 if TYPE_CHECKING:
