@@ -130,7 +130,7 @@ def train(
     ] = False,
 ) -> None:
     """Train a world model; a run that was interrupted goes on."""
-    from longtake.jobs import train
+    from longtake.jobs.train import command as train
 
     train.main(config, set_ or [], store, dry_run, resume, fork)
 

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from longtake.config import Config, dump, load
-from longtake.jobs import collect, evaluate, results, train
+from longtake.jobs import collect, evaluate, results
 from longtake.jobs.evaluate import EvaluateConfig, Subject
 from longtake.jobs.score_table import side_by_side
-from longtake.jobs.train_config import WorldModelTraining
+from longtake.jobs.train import command as train
+from longtake.jobs.train.config import WorldModelTraining
 from longtake.storage.store import Store, open_store
 from longtake.tables.schema import NO_RUN
 from longtake.training import checkpoints

@@ -23,7 +23,7 @@ from longtake.grid import Cell, GridReport, run_grid
 from longtake.jobs import foreign, fvd, pictures
 from longtake.jobs.foreign import Foreign, Maker
 from longtake.jobs.protocol_check import asked_episodes, beyond_training, protocol_problems, subject_problems
-from longtake.jobs.train_config import PIXELS
+from longtake.jobs.train.config import PIXELS
 from longtake.models.exported import CONFIG, MODEL
 from longtake.storage.store import Store, open_store
 from longtake.tables.run_record import select

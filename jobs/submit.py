@@ -110,8 +110,10 @@ def resolve(line: Line) -> tuple[dict[str, str], Config | None]:
 
 
 def _load(verb: str, name: str, overrides: list[str]) -> Config:
-    """By the house's rule: the verb `x` is jobs/x.py with XConfig and CONFIGS."""
+    """By the house's rule: the verb `x` is jobs/x.py or jobs/x/command.py, with XConfig and CONFIGS."""
     module = importlib.import_module(f"longtake.jobs.{verb}")
+    if hasattr(module, "__path__"):
+        module = importlib.import_module(f"longtake.jobs.{verb}.command")
     schema: type[Config] = getattr(module, f"{verb.capitalize()}Config")
     return load(schema, name, overrides, search=module.CONFIGS)
 

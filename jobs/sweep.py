@@ -23,7 +23,7 @@ from longtake.datasets.mixture import open_data
 from longtake.errors import UserError
 from longtake.jobs.sweep_check import check, describe, notes, short
 from longtake.jobs.sweep_config import CONFIGS, Sweep, SweepConfig, new
-from longtake.jobs.train_config import WorldModelTraining
+from longtake.jobs.train.config import WorldModelTraining
 from longtake.storage import lease
 from longtake.storage.store import Store, open_store
 from longtake.tables.run_record import RunRecord, select

@@ -13,10 +13,10 @@ import yaml
 from longtake.config import differences
 from longtake.errors import UserError, unknown
 from longtake.evals.protocol import Protocol
-from longtake.jobs import train
 from longtake.jobs.protocol_check import protocol_problems
 from longtake.jobs.sweep_config import Sweep, SweepConfig
-from longtake.jobs.train_config import WorldModelTraining
+from longtake.jobs.train import command as train
+from longtake.jobs.train.config import WorldModelTraining
 from longtake.models.analysis.reach import window_reach
 from longtake.storage.store import Store
 from longtake.tables.run_record import select

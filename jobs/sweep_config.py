@@ -13,8 +13,9 @@ from pydantic import Field, model_validator
 from longtake.config import Config, load, revise
 from longtake.evals.metrics import METRICS, MetricName
 from longtake.evals.protocol import Protocol
-from longtake.jobs import fvd, train
-from longtake.jobs.train_config import WorldModelTraining
+from longtake.jobs import fvd
+from longtake.jobs.train import command as train
+from longtake.jobs.train.config import WorldModelTraining
 from longtake.provenance import new_run_id
 from longtake.tuning.search_config import Pruning, Sampling
 from longtake.tuning.space import Axis, Label, settings

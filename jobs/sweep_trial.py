@@ -15,9 +15,9 @@ from longtake.evals.protocol import Protocol
 from longtake.jobs.evaluate import EvaluateConfig, Subject, plan_cells
 from longtake.jobs.score_cell import score_cell
 from longtake.jobs.sweep_config import Sweep
-from longtake.jobs.train import start_record, told_cost
-from longtake.jobs.train_config import WorldModelTraining
-from longtake.jobs.train_loop import train_loop
+from longtake.jobs.train.command import start_record, told_cost
+from longtake.jobs.train.config import WorldModelTraining
+from longtake.jobs.train.loop import train_loop
 from longtake.models.analysis.cost import conditions_for
 from longtake.models.config import SamplerConfig
 from longtake.models.rollout import prefill, rollout

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from longtake.datasets.dataset import TOKENIZER, tokenizer_digest
 from longtake.errors import UserError, unknown
-from longtake.jobs.train_config import DATASET, PIXELS
+from longtake.jobs.train.config import DATASET, PIXELS
 from longtake.models.config import read_tokenizer_config
 from longtake.models.exported import CONFIG, WEIGHTS, require_sums
 from longtake.storage.store import Store
@@ -22,7 +22,7 @@ from longtake.training import checkpoints
 
 if TYPE_CHECKING:
     from longtake.datasets.mixture import Data
-    from longtake.jobs.train_config import WorldModelTraining
+    from longtake.jobs.train.config import WorldModelTraining
     from longtake.models.tokenizer import Tokenizer
     from longtake.training.fit import Context
 

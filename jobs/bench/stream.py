@@ -52,7 +52,7 @@ from longtake.datasets.shard import Codec
 from longtake.datasets.writer import DatasetWriter
 from longtake.jobs.bench.measure import Row
 from longtake.jobs.bench.mosaic import COLD, WARM, beside
-from longtake.jobs.train_loop import timed
+from longtake.jobs.train.loop import timed
 from longtake.provenance import new_run_id
 from longtake.storage.store import Store, open_store
 from longtake.streaming.loader import batches, load_clips

@@ -29,11 +29,11 @@ from longtake.config import Config
 from longtake.datasets.dataset import Dataset, Episode
 from longtake.datasets.writer import DatasetWriter
 from longtake.jobs.bench.measure import Row
-from longtake.jobs.objective import Objective
 from longtake.jobs.presets import size
-from longtake.jobs.train import build_plan, check
-from longtake.jobs.train_config import WorldModelTraining
-from longtake.jobs.train_loop import to_batch, train_loop
+from longtake.jobs.train.command import build_plan, check
+from longtake.jobs.train.config import WorldModelTraining
+from longtake.jobs.train.loop import to_batch, train_loop
+from longtake.jobs.train.loss import Objective
 from longtake.models.tokenizer import PIXELS
 from longtake.models.world_model import WorldModel
 from longtake.storage.store import Store, open_store

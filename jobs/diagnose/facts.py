@@ -12,7 +12,7 @@ from longtake.evals.memory_horizon import TASK, Horizon
 from longtake.jobs import horizons
 from longtake.jobs.presets import in_family, in_words
 from longtake.jobs.report.gather import Run, find_profiles, find_runs
-from longtake.jobs.train_config import WorldModelTraining
+from longtake.jobs.train.config import WorldModelTraining
 from longtake.models.analysis.cost import Costs
 from longtake.models.analysis.reach import Horizon as Reach
 from longtake.models.analysis.reach import fresh_horizon

@@ -15,8 +15,8 @@ from pydantic import Field
 from longtake.config import Config, load, shipped
 from longtake.errors import UserError, unknown
 from longtake.jobs.presets import SIZES, SizeConfig, families, in_family
-from longtake.jobs.train import CONFIGS
-from longtake.jobs.train_config import TrainConfig, WorldModelTraining
+from longtake.jobs.train.command import CONFIGS
+from longtake.jobs.train.config import TrainConfig, WorldModelTraining
 from longtake.models.config import ModelConfig, SamplerConfig
 from longtake.storage.store import open_store
 

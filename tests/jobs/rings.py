@@ -12,8 +12,8 @@ from collections.abc import Callable
 import torch
 import yaml
 
-from longtake.jobs.objective import Batch, Objective, seeded
-from longtake.jobs.train_config import WorldModelTraining
+from longtake.jobs.train.config import WorldModelTraining
+from longtake.jobs.train.loss import Batch, Objective, seeded
 from longtake.models.conditions import Conditions
 from longtake.models.memory import Memory
 from longtake.models.world_model import WorldModel

@@ -14,10 +14,10 @@ import yaml
 import longtake.models.mixers
 from longtake.jobs.cli import main as cli
 from longtake.jobs.evaluate import EvaluateConfig, find_subjects, plan_cells
-from longtake.jobs.objective import Objective
 from longtake.jobs.presets import in_words
 from longtake.jobs.score_cell import score_cell
-from longtake.jobs.train_check import memory_problems
+from longtake.jobs.train.check import memory_problems
+from longtake.jobs.train.loss import Objective
 from longtake.models.config import ModelConfig
 from longtake.storage.store import open_store
 from tests.jobs import test_evaluate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import types
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from longtake import jobs
 from longtake.errors import UserError
 from longtake.jobs import cli
 from longtake.storage.store import Store, open_store
@@ -36,12 +38,13 @@ def verb(monkeypatch: pytest.MonkeyPatch) -> Any:
             if error is not None:
                 raise error
 
-        module = types.ModuleType(f"longtake.jobs.{name}")
+        parent, leaf = jobs, name
+        if (Path(jobs.__path__[0]) / name).is_dir():
+            parent, leaf = importlib.import_module(f"longtake.jobs.{name}"), "command"
+        module = types.ModuleType(f"{parent.__name__}.{leaf}")
         module.main = main  # type: ignore[attr-defined]
-        from longtake import jobs
-
-        monkeypatch.setitem(sys.modules, f"longtake.jobs.{name}", module)
-        monkeypatch.setattr(jobs, name, module, raising=False)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        monkeypatch.setattr(parent, leaf, module, raising=False)
         return called
 
     return replace

@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 from longtake.config import load
-from longtake.jobs import train, train_loop
 from longtake.jobs.bench.train import written
-from longtake.jobs.train_config import WorldModelTraining
+from longtake.jobs.train import command as train
+from longtake.jobs.train import loop as train_loop
+from longtake.jobs.train.config import WorldModelTraining
 from longtake.storage.store import Store, open_store
 from longtake.training import checkpoints
 from longtake.training.fit import LocalContext

@@ -15,8 +15,8 @@ from longtake.evals.memory_horizon import Horizon
 from longtake.jobs.cli import main as cli
 from longtake.jobs.diagnose.advice import Advice, advise
 from longtake.jobs.diagnose.facts import Facts, gather, side_by_side
-from longtake.jobs.train import CONFIGS
-from longtake.jobs.train_config import WorldModelTraining
+from longtake.jobs.train.command import CONFIGS
+from longtake.jobs.train.config import WorldModelTraining
 from longtake.storage.store import Store, open_store
 from longtake.tables import table as tables
 

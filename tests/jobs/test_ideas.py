@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from longtake.errors import UserError
-from longtake.jobs.objective import Batch, Objective
-from longtake.jobs.train_config import WorldModelTraining
+from longtake.jobs.train.config import WorldModelTraining
+from longtake.jobs.train.loss import Batch, Objective
 from longtake.models.conditions import Conditions
 from longtake.models.config import SamplerConfig
 from longtake.models.diffusion import add_noise, loss_weights, target

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from longtake.jobs.objective import Batch, Objective
 from longtake.jobs.presets import size
+from longtake.jobs.train.loss import Batch, Objective
 from longtake.models.conditions import Conditions
 from longtake.models.tokenizer import PixelTokenizer
 from longtake.models.world_model import WorldModel

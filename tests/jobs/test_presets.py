@@ -10,8 +10,8 @@ import pytest
 from longtake.config import load, shipped
 from longtake.errors import UserError
 from longtake.jobs.presets import SIZES, families, in_family, in_words, size
-from longtake.jobs.train import CONFIGS
-from longtake.jobs.train_config import WorldModelTraining
+from longtake.jobs.train.command import CONFIGS
+from longtake.jobs.train.config import WorldModelTraining
 from longtake.models.analysis.parameter_matching import TOLERANCE, count_parameters, match_parameters
 from longtake.models.config import ModelConfig
 

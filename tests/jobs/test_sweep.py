@@ -25,8 +25,9 @@ from longtake.datasets.dataset import Episode
 from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
 from longtake.jobs import sweep as job
-from longtake.jobs import sweep_check, train
+from longtake.jobs import sweep_check
 from longtake.jobs.sweep_config import CONFIGS, Sweep, SweepConfig, new
+from longtake.jobs.train import command as train
 from longtake.storage import lease
 from longtake.storage.store import Store, open_store
 from longtake.tables import table as tables

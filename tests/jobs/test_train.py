@@ -15,10 +15,12 @@ from longtake.config import load
 from longtake.datasets.dataset import Episode
 from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
-from longtake.jobs import export, preflight, train
-from longtake.jobs.objective import Objective
-from longtake.jobs.train_config import WorldModelTraining
-from longtake.jobs.train_loop import to_batch, train_loop
+from longtake.jobs import export
+from longtake.jobs.train import command as train
+from longtake.jobs.train import memory_check
+from longtake.jobs.train.config import WorldModelTraining
+from longtake.jobs.train.loop import to_batch, train_loop
+from longtake.jobs.train.loss import Objective
 from longtake.models.checkpoint import load_model
 from longtake.models.tokenizer import PIXELS
 from longtake.models.world_model import WorldModel
@@ -299,21 +301,21 @@ def test_a_checkpoint_is_a_model_by_itself(place: Path) -> None:
 
 
 def test_a_model_that_cannot_fit_is_refused_with_the_arithmetic(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clips = preflight.Clips(3, 64, 1e9)
-    told = preflight.too_large(10**9, EngineConfig(zero=1), 2, 2, 20 * 2**30, "this machine", clips)
+    clips = memory_check.Clips(3, 64, 1e9)
+    told = memory_check.too_large(10**9, EngineConfig(zero=1), 2, 2, 20 * 2**30, "this machine", clips)
     assert told.startswith("memory: 2 of 2 workers x (1000.0 M parameters x (4 parameters + 4 gradients + 6 optimizer)")
     assert "+ 3 clips x 1000 MB for 64 frames) = 31.7 GiB at the least, this machine has 20.0 GiB" in told
     assert "take a smaller model" in told
-    assert not preflight.too_large(10**8, EngineConfig(zero=1), 2, 2, 20 * 2**30, "this machine", clips)
-    many = preflight.Clips(12, 64, 1e9)
-    assert "recompute=true" in preflight.too_large(10**8, EngineConfig(zero=1), 2, 2, 20 * 2**30, "here", many)
-    assert preflight.per_parameter(EngineConfig(zero=3, precision="bf16"), 4) == {
+    assert not memory_check.too_large(10**8, EngineConfig(zero=1), 2, 2, 20 * 2**30, "this machine", clips)
+    many = memory_check.Clips(12, 64, 1e9)
+    assert "recompute=true" in memory_check.too_large(10**8, EngineConfig(zero=1), 2, 2, 20 * 2**30, "here", many)
+    assert memory_check.per_parameter(EngineConfig(zero=3, precision="bf16"), 4) == {
         "parameters": 0.5,
         "gradients": 1.0,
         "optimizer": 3.0,
     }
-    monkeypatch.setattr(preflight.os, "sysconf", lambda name: 100)
-    monkeypatch.setattr(preflight, "_card_bytes", lambda: 0)
+    monkeypatch.setattr(memory_check.os, "sysconf", lambda name: 100)
+    monkeypatch.setattr(memory_check, "_card_bytes", lambda: 0)
     store = open_store(place / "store")
     before = len(store.table("runs"))
     with pytest.raises(UserError, match=r"memory: 1 of 1 workers x \(0.0 M parameters x .* this machine has 0.0 GiB"):
@@ -322,12 +324,12 @@ def test_a_model_that_cannot_fit_is_refused_with_the_arithmetic(place: Path, mon
 
 
 def test_the_stage_that_keeps_most_is_counted(place: Path) -> None:
-    whole = preflight.heaviest(config_of(place), 1)
+    whole = memory_check.heaviest(config_of(place), 1)
     assert (whole.count, whole.frames) == (2, 8)
     growing = ["data.curriculum=[{until: 2, frames: 4}, {frames: 8}]", "temporal_block=2", "bptt_blocks=1"]
-    cut = preflight.heaviest(config_of(place, *growing), 1)
+    cut = memory_check.heaviest(config_of(place, *growing), 1)
     assert (cut.count, cut.frames) == (4, 2) and cut.each < whole.each
-    assert preflight.heaviest(config_of(place, "recompute=true"), 1).each < whole.each
+    assert memory_check.heaviest(config_of(place, "recompute=true"), 1).each < whole.each
 
 
 def test_a_run_tells_what_it_cost_and_its_loss_at_both_lengths(place: Path) -> None:

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from longtake.jobs.objective import seeded
+from longtake.jobs.train.loss import seeded
 from longtake.models.rollout import prefill, rollout
 
 if TYPE_CHECKING:
-    from longtake.jobs.objective import Batch
-    from longtake.jobs.train_config import SamplesConfig
+    from longtake.jobs.train.config import SamplesConfig
+    from longtake.jobs.train.loss import Batch
     from longtake.models.tokenizer import Tokenizer
     from longtake.models.world_model import WorldModel
     from longtake.training.fit import Context

@@ -25,7 +25,7 @@ from longtake.models.state.monitor import StateBlowUpError, require_sound, state
 from longtake.models.world_model import Layer, WorldModel
 
 if TYPE_CHECKING:
-    from longtake.jobs.train_config import TrainConfig, WorldModelTraining
+    from longtake.jobs.train.config import TrainConfig, WorldModelTraining
 
 
 @dataclass(frozen=True)

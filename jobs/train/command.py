@@ -16,7 +16,7 @@ from longtake.datasets.mixture import Mixture, open_data
 from longtake.errors import UserError
 from longtake.jobs import tokenizers
 from longtake.jobs.presets import in_words
-from longtake.jobs.train_check import (
+from longtake.jobs.train.check import (
     batch_problems,
     condition_problems,
     init_problems,
@@ -26,7 +26,7 @@ from longtake.jobs.train_check import (
     shape_problems,
     watch_problems,
 )
-from longtake.jobs.train_config import AutoencoderTraining, TrainConfig, WorldModelTraining
+from longtake.jobs.train.config import AutoencoderTraining, TrainConfig, WorldModelTraining
 from longtake.models.config import AutoencoderConfig
 from longtake.storage import lease
 from longtake.storage.store import open_store
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 OF_THE_SESSION = ("workers", "min_workers", "gpus_per_worker", "max_failures", "keep", "watch")
 """Settings that change where and how a training is run, and not what is learnt: a resumed run may have others."""
 
-CONFIGS = Path(__file__).parent / "configs" / "train"
+CONFIGS = Path(__file__).parents[1] / "configs" / "train"
 
 
 def main(
@@ -209,8 +209,8 @@ def train(
 def _train(config: TrainConfig, store: Store, run: str, forked_from: str = "") -> str:
     """Begin or go on with a run, and stay with it to its end; `forked_from` is RUN@STEP or nothing."""
     from longtake.cluster.launch import launch
-    from longtake.jobs.preflight import require_memory  # which needs torch
     from longtake.jobs.progress import training_bar
+    from longtake.jobs.train.memory_check import require_memory  # which needs torch
     from longtake.training.fit import fit
 
     require_memory(config)
@@ -280,19 +280,19 @@ def _settled(config: TrainConfig, store: Store) -> TrainConfig:
     if isinstance(config, WorldModelTraining):
         changes["tokenizer"] = tokenizers.settled(store, config.tokenizer)
     if config.init is not None:
-        from longtake.jobs import initial  # which needs torch
+        from longtake.jobs.train import init_weights  # which needs torch
 
-        changes["init"] = initial.settled(store, config.init)
+        changes["init"] = init_weights.settled(store, config.init)
     return config.model_copy(update=changes)
 
 
 def _loop(config: TrainConfig) -> Callable[[Context, Any], None]:
     """What every rank runs."""
     if isinstance(config, AutoencoderTraining):
-        from longtake.jobs.autoencoder_loop import autoencoder_loop
+        from longtake.jobs.train.autoencoder_loop import autoencoder_loop
 
         return autoencoder_loop
-    from longtake.jobs.train_loop import train_loop
+    from longtake.jobs.train.loop import train_loop
 
     return train_loop
 
@@ -345,7 +345,7 @@ def _named(store: Store, run: str, config: TrainConfig, dataset: Data) -> dict[s
 
 def _forked(store: Store, run: str, config: TrainConfig, dataset: Data) -> str:
     """RUN@STEP of the checkpoint that a new run goes on from; tells what the new run changes."""
-    from longtake.jobs import initial  # which needs torch
+    from longtake.jobs.train import init_weights  # which needs torch
 
     row, found = _compared(store, run, config, dataset)
     run = str(row["run"])
@@ -355,7 +355,7 @@ def _forked(store: Store, run: str, config: TrainConfig, dataset: Data) -> str:
     if config.steps <= step:
         problems.append(f"steps: {config.steps}, but run {run} has come to step {step}: set steps to more")
     with checkpoints.opened(store, run, step) as folder:
-        problems += initial.misfits(config, folder)
+        problems += init_weights.misfits(config, folder)
     if problems:
         raise UserError(*(f"fork: {line}" for line in problems))
     print(f"forking run {run} at step {step}: " + ("; ".join(found) or "nothing is changed"), flush=True)

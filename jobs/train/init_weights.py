@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from longtake.config import differences
 from longtake.errors import UserError
 from longtake.jobs.export import checkpoint_of, find
-from longtake.jobs.train_config import AutoencoderTraining, InitConfig, TrainConfig, WorldModelTraining
+from longtake.jobs.train.config import AutoencoderTraining, InitConfig, TrainConfig, WorldModelTraining
 from longtake.models.exported import CONFIG, WEIGHTS, require_sums
 from longtake.training import checkpoints
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeGuard
 
 from longtake.errors import UserError
 from longtake.jobs import tokenizers
-from longtake.jobs.train_config import DATASET, PIXELS, TrainConfig, WorldModelTraining
+from longtake.jobs.train.config import DATASET, PIXELS, TrainConfig, WorldModelTraining
 
 if TYPE_CHECKING:
     from longtake.datasets.mixture import Data
@@ -146,18 +146,18 @@ def init_problems(config: TrainConfig, store: Store) -> list[str]:
     """First weights that are not there or do not fit."""
     if config.init is None:
         return []
-    from longtake.jobs import initial  # which needs torch
+    from longtake.jobs.train import init_weights  # which needs torch
 
-    return initial.problems(config, store)
+    return init_weights.problems(config, store)
 
 
 def watch_problems(config: TrainConfig) -> list[str]:
     """Watchers that cannot be had here."""
     if not config.watch:
         return []
-    from longtake.jobs import watch
+    from longtake.jobs.train import loggers
 
-    return watch.problems(config.watch)
+    return loggers.problems(config.watch)
 
 
 def perceptual_problems(config: TrainConfig) -> list[str]:

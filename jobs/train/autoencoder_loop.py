@@ -15,11 +15,11 @@ from torch import Tensor
 
 from longtake.datasets.mixture import Data, open_data
 from longtake.errors import UserError
-from longtake.jobs import initial
-from longtake.jobs.objective import distance_of, seeded
-from longtake.jobs.train import build_plan
-from longtake.jobs.train_config import AutoencoderTraining
-from longtake.jobs.train_loop import StepLog, begun, of_clips, stream, timed
+from longtake.jobs.train import init_weights
+from longtake.jobs.train.command import build_plan
+from longtake.jobs.train.config import AutoencoderTraining
+from longtake.jobs.train.loop import StepLog, begun, of_clips, stream, timed
+from longtake.jobs.train.loss import distance_of, seeded
 from longtake.models.autoencoder import Autoencoder
 from longtake.models.losses import Distance, reconstruction_loss
 from longtake.models.tokenizer import PIXELS, AutoencoderTokenizer
@@ -43,7 +43,7 @@ def autoencoder_loop(context: Context, config: AutoencoderTraining) -> None:
         clips_to_come = begun(stream(context, config, dataset, start))
         model = Autoencoder(config.model)
         if folder is None:
-            initial.fill(model, config, context.store)
+            init_weights.fill(model, config, context.store)
         engine = Engine(model, config.engine, steps=config.steps, device=context.device)
         if folder:
             engine.load(folder)

@@ -10,8 +10,8 @@ import os
 from dataclasses import dataclass
 
 from longtake.errors import UserError
-from longtake.jobs.initial import blank
-from longtake.jobs.train_config import TrainConfig, WorldModelTraining
+from longtake.jobs.train.config import TrainConfig, WorldModelTraining
+from longtake.jobs.train.init_weights import blank
 from longtake.training.engine import EngineConfig
 
 GIB = 2**30

@@ -19,10 +19,11 @@ import numpy as np
 import torch
 
 from longtake.datasets.mixture import Data, Mixture, open_data
-from longtake.jobs import initial, tokenizers
-from longtake.jobs.objective import Batch, Noised, Objective, seeded
-from longtake.jobs.train import build_plan
-from longtake.jobs.train_config import TrainConfig, WorldModelTraining
+from longtake.jobs import tokenizers
+from longtake.jobs.train import init_weights
+from longtake.jobs.train.command import build_plan
+from longtake.jobs.train.config import TrainConfig, WorldModelTraining
+from longtake.jobs.train.loss import Batch, Noised, Objective, seeded
 from longtake.models.conditions import Conditions
 from longtake.models.exported import TOKENIZER
 from longtake.models.state.monitor import state_statistics
@@ -35,7 +36,7 @@ from longtake.training import checkpoints
 from longtake.training.engine import Engine, step_of
 
 if TYPE_CHECKING:
-    from longtake.jobs.watch import Watchers
+    from longtake.jobs.train.loggers import Watchers
     from longtake.training.fit import Context
 
 Item = TypeVar("Item")
@@ -53,7 +54,7 @@ def train_loop(context: Context, config: WorldModelTraining) -> None:
         model = WorldModel(config.model)
         model.recompute = config.recompute
         if folder is None:
-            initial.fill(model, config, context.store)
+            init_weights.fill(model, config, context.store)
         engine = Engine(model, config.engine, steps=config.steps, device=context.device)
         if folder:
             engine.load(folder)
@@ -175,7 +176,7 @@ def make_samples(
     """A function that draws what the model makes at a step, where the config asks for pictures."""
     if config.samples is None:
         return lambda step: None
-    from longtake.jobs.samples import make_drawing
+    from longtake.jobs.train.sample_images import make_drawing
 
     clips = held_out(context, config, dataset, tokenizer)
     return make_drawing(context, config.samples, clips.batch, model, tokenizer)
@@ -286,7 +287,7 @@ def _spent(context: Context, start: int) -> dict[str, float]:
 
 
 def _watchers(context: Context, config: TrainConfig) -> Watchers:
-    from longtake.jobs.watch import Watchers
+    from longtake.jobs.train.loggers import Watchers
 
     return Watchers(config.watch, context.store, context.run_id, config.model_dump(mode="json"))
 
