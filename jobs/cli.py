@@ -166,7 +166,7 @@ def sweep(
     ] = False,
 ) -> None:
     """Search a space of trainings for the best memory; bad ones are stopped early."""
-    from longtake.jobs import sweep
+    from longtake.jobs.sweep import command as sweep
 
     sweep.main(config, set_ or [], store, dry_run, resume, retry_failed)
 

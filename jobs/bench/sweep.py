@@ -109,7 +109,7 @@ def _key(labels: dict[str, Label]) -> str:
 def of_sweep(uri: str, wanted: str) -> Curves:
     """The curves of a finished sweep in a store. Raises UserError for one that is no whole grid, or that still runs."""
     from longtake.config import build
-    from longtake.jobs import sweep as job
+    from longtake.jobs.sweep import command as job
     from longtake.storage import lease
     from longtake.tables.run_record import select
 

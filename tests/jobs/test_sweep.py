@@ -24,9 +24,9 @@ from longtake.config import load
 from longtake.datasets.dataset import Episode
 from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
-from longtake.jobs import sweep as job
-from longtake.jobs import sweep_check
-from longtake.jobs.sweep_config import CONFIGS, Sweep, SweepConfig, new
+from longtake.jobs.sweep import check as sweep_check
+from longtake.jobs.sweep import command as job
+from longtake.jobs.sweep.config import CONFIGS, Sweep, SweepConfig, new
 from longtake.jobs.train import command as train
 from longtake.storage import lease
 from longtake.storage.store import Store, open_store
@@ -293,7 +293,7 @@ def test_earlier_sweeps_must_have_meant_the_same(place: Path) -> None:
 
 def test_a_trial_is_a_run_that_is_scored_and_goes_on(place: Path) -> None:
     """Stopped at its second rung, then gone on with: the rung is judged again, the scores are there once."""
-    from longtake.jobs.sweep_trial import run_trial
+    from longtake.jobs.sweep.trial import run_trial
 
     sweep, store = sweep_of(place, RETRIEVAL)
     study = job.open_study(sweep, store)
@@ -324,7 +324,7 @@ def test_a_trial_is_a_run_that_is_scored_and_goes_on(place: Path) -> None:
 
 def test_a_trial_is_the_training_that_its_config_says(place: Path) -> None:
     """Judged in a trial or run by `train`: the same weights."""
-    from longtake.jobs.sweep_trial import run_trial
+    from longtake.jobs.sweep.trial import run_trial
 
     sweep, store = sweep_of(place)
     given = job.open_study(sweep, store).ask()
@@ -337,7 +337,7 @@ def test_a_trial_is_the_training_that_its_config_says(place: Path) -> None:
 
 def test_a_trial_tells_its_costs(place: Path) -> None:
     """Bytes as the formula has them; a longer window carries more and takes no less."""
-    from longtake.jobs.sweep_trial import run_trial
+    from longtake.jobs.sweep.trial import run_trial
     from longtake.models.analysis.cost import Costs
 
     sweep, store = sweep_of(place, "against=[ms_per_frame, carried_bytes]", "pruning.method=none")
@@ -356,7 +356,7 @@ def test_a_trial_tells_its_costs(place: Path) -> None:
 
 
 def test_winners_train_from_seeds_that_the_search_did_not_see(place: Path) -> None:
-    from longtake.jobs.sweep_winners import trainings
+    from longtake.jobs.sweep.winners import trainings
 
     sweep, store = sweep_of(place, RETRIEVAL, "winners={seeds: 2}")
     given = job.open_study(sweep, store).ask()

@@ -26,7 +26,8 @@ from longtake.cluster.launch import Demand
 from longtake.cluster.wheel import build_wheel
 from longtake.config import config_hash, load, shipped
 from longtake.errors import UserError
-from longtake.jobs import collect, evaluate, submit, sweep
+from longtake.jobs import collect, evaluate, submit
+from longtake.jobs.sweep import command as sweep
 from longtake.jobs.train import command as train
 
 ROOT = Path(__file__).resolve().parents[2]

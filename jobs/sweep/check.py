@@ -14,7 +14,7 @@ from longtake.config import differences
 from longtake.errors import UserError, unknown
 from longtake.evals.protocol import Protocol
 from longtake.jobs.protocol_check import protocol_problems
-from longtake.jobs.sweep_config import Sweep, SweepConfig
+from longtake.jobs.sweep.config import Sweep, SweepConfig
 from longtake.jobs.train import command as train
 from longtake.jobs.train.config import WorldModelTraining
 from longtake.models.analysis.reach import window_reach

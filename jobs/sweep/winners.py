@@ -17,7 +17,7 @@ from longtake.training import checkpoints
 
 if TYPE_CHECKING:
     from longtake.evals.protocol import Protocol
-    from longtake.jobs.sweep_config import Sweep
+    from longtake.jobs.sweep.config import Sweep
     from longtake.storage.store import Store
     from longtake.tuning.study import Assignment
 

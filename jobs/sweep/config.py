@@ -24,7 +24,7 @@ from longtake.tuning.sweep import SweepDemand
 if TYPE_CHECKING:
     from longtake.storage.lease import Token
 
-CONFIGS = Path(__file__).parent / "configs" / "sweep"
+CONFIGS = Path(__file__).parents[1] / "configs" / "sweep"
 Positive = Annotated[int, Field(ge=1)]
 Cost = Literal["ms_per_frame", "carried_bytes"]
 CHEAP_EPISODES = 8

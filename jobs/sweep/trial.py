@@ -14,7 +14,7 @@ import torch
 from longtake.evals.protocol import Protocol
 from longtake.jobs.evaluate import EvaluateConfig, Subject, plan_cells
 from longtake.jobs.score_cell import score_cell
-from longtake.jobs.sweep_config import Sweep
+from longtake.jobs.sweep.config import Sweep
 from longtake.jobs.train.command import start_record, told_cost
 from longtake.jobs.train.config import WorldModelTraining
 from longtake.jobs.train.loop import train_loop
@@ -31,7 +31,7 @@ from longtake.training.fit import LocalContext, fit
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from longtake.jobs.sweep_config import Cost, Objective
+    from longtake.jobs.sweep.config import Cost, Objective
     from longtake.storage.lease import Lease
     from longtake.training.fit import Context
     from longtake.tuning.study import Assignment

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 from longtake.config import differences, dump, load
 from longtake.datasets.mixture import open_data
 from longtake.errors import UserError
-from longtake.jobs.sweep_check import check, describe, notes, short
-from longtake.jobs.sweep_config import CONFIGS, Sweep, SweepConfig, new
+from longtake.jobs.sweep.check import check, describe, notes, short
+from longtake.jobs.sweep.config import CONFIGS, Sweep, SweepConfig, new
 from longtake.jobs.train.config import WorldModelTraining
 from longtake.storage import lease
 from longtake.storage.store import Store, open_store
@@ -98,7 +98,7 @@ def run(sweep: Sweep, store: Store, retry_failed: bool = False) -> str:
 def _search(sweep: Sweep, store: Store, held: Lease, retry_failed: bool) -> Study:
     """Run the trials that are left."""
     from longtake.cluster.launch import launch
-    from longtake.jobs.sweep_trial import run_trial
+    from longtake.jobs.sweep.trial import run_trial
     from longtake.tuning import sweep as sweeps
 
     config, base = sweep.config, sweep.base
@@ -214,7 +214,7 @@ def finish(sweep: Sweep, store: Store, study: Study) -> None:
     hint = f"longtake train {store.uri}/{rel} --store {store.uri}"
     print(hint if store.is_folder else f"its config: {store.uri}/{rel} (copy it here for `longtake train`)")
     if sweep.config.winners is not None:
-        from longtake.jobs.sweep_winners import crown
+        from longtake.jobs.sweep.winners import crown
 
         crown(sweep, store, study.best(sweep.config.winners.top))
 
