@@ -188,7 +188,7 @@ def evaluate(
     ] = False,
 ) -> None:
     """Score checkpoints on memory tasks; only what is not scored yet."""
-    from longtake.jobs import evaluate
+    from longtake.jobs.evaluate import command as evaluate
 
     evaluate.main(config, set_ or [], store, dry_run, runs, tasks, limit, follow)
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from longtake.config import Config, dump, load
-from longtake.jobs import collect, evaluate, results
-from longtake.jobs.evaluate import EvaluateConfig, Subject
+from longtake.jobs import collect, results
+from longtake.jobs.evaluate import command as evaluate
+from longtake.jobs.evaluate.command import EvaluateConfig, Subject
 from longtake.jobs.score_table import side_by_side
 from longtake.jobs.train import command as train
 from longtake.jobs.train.config import WorldModelTraining

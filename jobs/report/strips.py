@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longtake.evals.protocol import Protocol
-from longtake.jobs.evaluate import ScoreCell, Variant
+from longtake.jobs.evaluate.command import ScoreCell, Variant
 from longtake.jobs.plots import Look, looks
 from longtake.jobs.report.findings import best_model, ranked_models, reach
 from longtake.tables.schema import NO_RUN
@@ -200,7 +200,7 @@ def one_thread() -> Iterator[None]:
 
 def _truth(cell: ScoreCell) -> Image:
     """Frames (b, context + horizon, H, W, 3) of the cell's clips."""
-    from longtake.jobs.score_cell import read_question
+    from longtake.jobs.evaluate.cell import read_question
 
     return np.stack([read_question(cell, episode).frames for episode in cell.episodes])
 
@@ -208,7 +208,7 @@ def _truth(cell: ScoreCell) -> Image:
 def generate(cell: ScoreCell) -> Image:
     """Frames (b, horizon, H, W, 3) that the cell's system makes of its clips."""
     from longtake.evals.scoring import answer
-    from longtake.jobs.score_cell import build_system, conditions_of, no_repeated_warnings, read_question
+    from longtake.jobs.evaluate.cell import build_system, conditions_of, no_repeated_warnings, read_question
 
     questions = [read_question(cell, episode) for episode in cell.episodes]
     with no_repeated_warnings():

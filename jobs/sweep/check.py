@@ -13,7 +13,7 @@ import yaml
 from longtake.config import differences
 from longtake.errors import UserError, unknown
 from longtake.evals.protocol import Protocol
-from longtake.jobs.protocol_check import protocol_problems
+from longtake.jobs.evaluate.check import protocol_problems
 from longtake.jobs.sweep.config import Sweep, SweepConfig
 from longtake.jobs.train import command as train
 from longtake.jobs.train.config import WorldModelTraining

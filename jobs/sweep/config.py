@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from longtake.config import Config, load, revise
 from longtake.evals.metrics import METRICS, MetricName
 from longtake.evals.protocol import Protocol
-from longtake.jobs import fvd
+from longtake.jobs.evaluate import fvd
 from longtake.jobs.train import command as train
 from longtake.jobs.train.config import WorldModelTraining
 from longtake.provenance import new_run_id

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from longtake.evals.protocol import Protocol
-from longtake.jobs.evaluate import EvaluateConfig, Subject, plan_cells
-from longtake.jobs.score_cell import score_cell
+from longtake.jobs.evaluate.cell import score_cell
+from longtake.jobs.evaluate.command import EvaluateConfig, Subject, plan_cells
 from longtake.jobs.sweep.config import Sweep
 from longtake.jobs.train.command import start_record, told_cost
 from longtake.jobs.train.config import WorldModelTraining

@@ -15,10 +15,10 @@ from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
 from longtake.evals.metrics import IDENTICAL_PSNR
 from longtake.evals.tasks import TASKS
-from longtake.jobs import evaluate
-from longtake.jobs.evaluate import EvaluateConfig, ScoreCell, plan_cells
+from longtake.jobs.evaluate import command as evaluate
+from longtake.jobs.evaluate.cell import score_cell
+from longtake.jobs.evaluate.command import EvaluateConfig, ScoreCell, plan_cells
 from longtake.jobs.horizons import table
-from longtake.jobs.score_cell import score_cell
 from longtake.storage.store import Store, open_store
 
 TEXT = (Path(__file__).parents[2] / "docs" / "adding-a-task.md").read_text()

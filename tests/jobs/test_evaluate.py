@@ -24,13 +24,14 @@ from longtake.evals.protocol import Protocol
 from longtake.evals.scoring import answer
 from longtake.evals.systems import CopyLast, StrangersContext
 from longtake.grid import Cell, GridReport
-from longtake.jobs import evaluate, results
-from longtake.jobs.evaluate import EvaluateConfig, ScoreCell, Subject, find_subjects, limited, plan_cells
-from longtake.jobs.follow import follow
-from longtake.jobs.protocol_check import beyond_training
+from longtake.jobs import results
+from longtake.jobs.evaluate import command as evaluate
+from longtake.jobs.evaluate.cell import conditions_of, read_model, read_question, score_cell
+from longtake.jobs.evaluate.check import beyond_training
+from longtake.jobs.evaluate.command import EvaluateConfig, ScoreCell, Subject, find_subjects, limited, plan_cells
+from longtake.jobs.evaluate.follow import follow
 from longtake.jobs.report.findings import of_memory, summary
 from longtake.jobs.report.gather import gather
-from longtake.jobs.score_cell import conditions_of, read_model, read_question, score_cell
 from longtake.models.config import ModelConfig, SamplerConfig
 from longtake.models.world_model import WorldModel
 from longtake.storage.store import Store, open_store
@@ -417,7 +418,7 @@ def test_a_damaged_episode_is_named_and_the_exit_code_says_so(
                 report.failed[cell.part] = f"CorruptData: {error}"
         return report
 
-    monkeypatch.setattr("longtake.jobs.evaluate.run_grid", in_turn)
+    monkeypatch.setattr("longtake.jobs.evaluate.command.run_grid", in_turn)
     monkeypatch.setattr("longtake.cluster.launch.launch", contextlib.nullcontext)
     (tmp_path / "mine.yaml").write_text(f"clips_per_cell: 2\nprotocols: [{RETRIEVAL.model_dump_json()}]\n")
     with pytest.raises(SystemExit) as left:

@@ -26,7 +26,8 @@ from longtake.cluster.launch import Demand
 from longtake.cluster.wheel import build_wheel
 from longtake.config import config_hash, load, shipped
 from longtake.errors import UserError
-from longtake.jobs import collect, evaluate, submit
+from longtake.jobs import collect, submit
+from longtake.jobs.evaluate import command as evaluate
 from longtake.jobs.sweep import command as sweep
 from longtake.jobs.train import command as train
 

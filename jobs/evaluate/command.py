@@ -20,9 +20,10 @@ from longtake.errors import UserError, unknown
 from longtake.evals.protocol import Protocol
 from longtake.evals.task import STRANGER
 from longtake.grid import Cell, GridReport, run_grid
-from longtake.jobs import foreign, fvd, pictures
-from longtake.jobs.foreign import Foreign, Maker
-from longtake.jobs.protocol_check import asked_episodes, beyond_training, protocol_problems, subject_problems
+from longtake.jobs import pictures
+from longtake.jobs.evaluate import external_models, fvd
+from longtake.jobs.evaluate.check import asked_episodes, beyond_training, protocol_problems, subject_problems
+from longtake.jobs.evaluate.external_models import Foreign, Maker
 from longtake.jobs.train.config import PIXELS
 from longtake.models.exported import CONFIG, MODEL
 from longtake.storage.store import Store, open_store
@@ -33,7 +34,7 @@ from longtake.training import checkpoints
 if TYPE_CHECKING:
     from longtake.datasets.dataset import Dataset
 
-CONFIGS = Path(__file__).parent / "configs" / "evaluate"
+CONFIGS = Path(__file__).parents[1] / "configs" / "evaluate"
 ORACLE = "nearest_pose"
 Variant = Literal["whole", "wiped", "stranger", "reconstruction"]
 """What is scored of a checkpoint: the model, the same with its memory wiped or filled by a stranger's context, or its
@@ -175,7 +176,7 @@ def main(
     where = open_store(store)
     settings = limited(_only_tasks(load(EvaluateConfig, config, overrides, search=CONFIGS), tasks), limit)
     if follow and not dry_run:
-        from longtake.jobs import follow as beside
+        from longtake.jobs.evaluate import follow as beside
 
         raise SystemExit(1 if beside.follow(settings, where, runs) else 0)
     subjects = find_subjects(where, runs)
@@ -246,7 +247,7 @@ def plan_cells(config: EvaluateConfig, store: Store, subjects: Sequence[Subject]
     """
     problems: list[str] = []
     cells: list[Cell] = []
-    others = foreign.read(config.systems)
+    others = external_models.read(config.systems)
     asked = {subject.run: config.dataset or pictures.true_of(store, subject.dataset) for subject in subjects}
     names = [config.dataset] if config.dataset else list(dict.fromkeys(asked.values()))
     if not names:
@@ -371,13 +372,13 @@ def evaluate(cells: Sequence[Cell], store: Store) -> GridReport:
     Rows hold a protocol's hash; what it stands for is kept beside them, in `protocols/HASH.json`.
     """
     from longtake.cluster.launch import launch
+    from longtake.jobs.evaluate.cell import score_cell
     from longtake.jobs.progress import grid_bar
-    from longtake.jobs.score_cell import score_cell
 
     for protocol in {cell.payload.protocol.hash: cell.payload.protocol for cell in cells}.values():
         store.write_bytes(f"protocols/{protocol.hash}.json", protocol.model_dump_json(indent=1).encode())
     with launch(), grid_bar("evaluate") as bar:
-        foreign.travel(cell.payload.make for cell in cells)
+        external_models.travel(cell.payload.make for cell in cells)
         report = run_grid(store, "scores", cells, score_cell, on_done=bar)
     for part, reason in report.failed.items():
         print(f"failed: {part}: {reason}")

@@ -10,14 +10,15 @@ import numpy as np
 from longtake.datasets import worlds
 from longtake.datasets.dataset import LABEL
 from longtake.errors import unknown
-from longtake.jobs import fvd, pictures
+from longtake.jobs import pictures
+from longtake.jobs.evaluate import fvd
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from longtake.datasets.dataset import Dataset
     from longtake.evals.protocol import Protocol
-    from longtake.jobs.evaluate import Subject
+    from longtake.jobs.evaluate.command import Subject
     from longtake.storage.store import Store
 
 
