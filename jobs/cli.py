@@ -15,7 +15,7 @@ import typer
 from longtake import __version__
 from longtake.errors import UserError
 from longtake.jobs import cluster
-from longtake.jobs.options import (
+from longtake.jobs.cli_options import (
     STORE,
     Address,
     By,
@@ -214,7 +214,7 @@ def results(
 
     Means of scores come with 95 % intervals over episodes and never mix protocols.
     """
-    from longtake.jobs import results
+    from longtake.jobs.results import command as results
 
     results.main(
         table,
@@ -241,7 +241,7 @@ def runs(
     store: StoreUri = STORE,
 ) -> None:
     """List the runs (running, done, failed, stopped or lost), or show one."""
-    from longtake.jobs import runs
+    from longtake.jobs.runs import command as runs
 
     runs.main(store, run, where=where, format=format_, out=out)
 

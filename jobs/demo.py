@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from longtake.config import Config, dump, load
-from longtake.jobs import collect, results
+from longtake.jobs import collect
 from longtake.jobs.evaluate import command as evaluate
 from longtake.jobs.evaluate.command import EvaluateConfig, Subject
-from longtake.jobs.score_table import side_by_side
+from longtake.jobs.results import command as results
+from longtake.jobs.results.wide import side_by_side
 from longtake.jobs.train import command as train
 from longtake.jobs.train.config import WorldModelTraining
 from longtake.storage.store import Store, open_store

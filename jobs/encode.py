@@ -23,7 +23,7 @@ from longtake.config import Config, build, dump
 from longtake.datasets.dataset import LABEL, TOKENIZER, CorruptData, Dataset, Episode, Latents, tokenizer_digest
 from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
-from longtake.jobs import tokenizers
+from longtake.jobs.latents import tokenizers
 from longtake.jobs.shard_tasks import missing_shards, reused
 from longtake.jobs.train.config import DATASET, PIXELS
 from longtake.storage.store import Store, open_store
@@ -201,7 +201,7 @@ def _make(job: Job, store: Store, missing: list[int], cpus: int | None) -> None:
     import ray.data
 
     from longtake.cluster.launch import Demand, launch
-    from longtake.jobs.progress import bar
+    from longtake.jobs.display.progress_bar import bar
 
     gpus, began = job.config.gpus_per_actor, time.monotonic()
     need = Demand(1, cpus_per_worker=1, data_cpus_per_worker=0, gpus_per_worker=gpus)

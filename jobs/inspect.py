@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longtake.datasets import video
-from longtake.jobs import pictures
+from longtake.jobs.latents import pictures
 from longtake.storage.store import open_store
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any
 from longtake.datasets.dataset import Dataset
 from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
-from longtake.jobs.progress import bar
+from longtake.jobs.display.progress_bar import bar
 
 MakeShard = Callable[[int], int]
 """Shard number → its frames; picklable, and a shard that is made twice is the same."""

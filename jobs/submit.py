@@ -239,7 +239,7 @@ def listing(address: str | None, format_: str | None, out: str | None) -> None:
     import pandas as pd
 
     from longtake.cluster.jobs import Head
-    from longtake.jobs import results
+    from longtake.jobs.results import command as results
 
     results.check_output(format_, out)
     rows = [

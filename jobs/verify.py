@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from longtake.errors import Damaged
-from longtake.jobs.progress import bar
+from longtake.jobs.display.progress_bar import bar
 from longtake.storage.store import open_store
 
 

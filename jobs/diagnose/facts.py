@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from longtake.errors import UserError
 from longtake.evals.memory_horizon import TASK, Horizon
-from longtake.jobs import horizons
 from longtake.jobs.presets import in_family, in_words
 from longtake.jobs.report.gather import Run, find_profiles, find_runs
+from longtake.jobs.results import memory_horizons
 from longtake.jobs.train.config import WorldModelTraining
 from longtake.models.analysis.cost import Costs
 from longtake.models.analysis.reach import Horizon as Reach
@@ -87,7 +87,7 @@ class Facts:
         """What it is, what it remembers, and what that costs, in sentences."""
         yield in_words(self.model)
         if self.horizon:
-            yield f"{self.horizon.system} {horizons.sentence(self.horizon)}"
+            yield f"{self.horizon.system} {memory_horizons.sentence(self.horizon)}"
         carried = self.costs.carried(self.asked)
         parts = ", ".join(f"{part} {megabytes(size)}" for part, size in carried.items() if part != "total" and size)
         yield f"after {self.asked} frames it carries {megabytes(carried['total'])} per stream ({parts or 'nothing'})"
@@ -163,7 +163,7 @@ def _horizon(own: pd.DataFrame) -> Horizon | None:
     made = rows[rows.run != NO_RUN] if len(rows) else rows
     for protocol in reversed(list(dict.fromkeys(made.sort_values("event_time").protocol)) if len(made) else []):
         try:
-            (found,) = horizons.horizons(rows[rows.protocol == protocol])
+            (found,) = memory_horizons.horizons(rows[rows.protocol == protocol])
         except ValueError:
             continue  # a rival was not scored: `missing` tells what to type
         return found

@@ -17,10 +17,10 @@ from longtake.evals.scoring import answer, compare, episode_seed
 from longtake.evals.systems import FLOORS, PROBED, Forgetful, ModelSystem, Reconstruction, StrangersContext, System
 from longtake.evals.task import STRANGER, Question, Rows
 from longtake.evals.tasks import TASKS, build_question
-from longtake.jobs import pictures
 from longtake.jobs.evaluate import fvd
 from longtake.jobs.evaluate.check import asked_episodes
 from longtake.jobs.evaluate.command import ScoreCell
+from longtake.jobs.latents import pictures
 from longtake.models.checkpoint import load_model, load_model_tokenizer
 from longtake.models.conditions import Conditions
 from longtake.models.exported import MODEL

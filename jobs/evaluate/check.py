@@ -10,8 +10,8 @@ import numpy as np
 from longtake.datasets import worlds
 from longtake.datasets.dataset import LABEL
 from longtake.errors import unknown
-from longtake.jobs import pictures
 from longtake.jobs.evaluate import fvd
+from longtake.jobs.latents import pictures
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -20,10 +20,10 @@ from longtake.errors import UserError, unknown
 from longtake.evals.protocol import Protocol
 from longtake.evals.task import STRANGER
 from longtake.grid import Cell, GridReport, run_grid
-from longtake.jobs import pictures
 from longtake.jobs.evaluate import external_models, fvd
 from longtake.jobs.evaluate.check import asked_episodes, beyond_training, protocol_problems, subject_problems
 from longtake.jobs.evaluate.external_models import Foreign, Maker
+from longtake.jobs.latents import pictures
 from longtake.jobs.train.config import PIXELS
 from longtake.models.exported import CONFIG, MODEL
 from longtake.storage.store import Store, open_store
@@ -372,8 +372,8 @@ def evaluate(cells: Sequence[Cell], store: Store) -> GridReport:
     Rows hold a protocol's hash; what it stands for is kept beside them, in `protocols/HASH.json`.
     """
     from longtake.cluster.launch import launch
+    from longtake.jobs.display.progress_bar import grid_bar
     from longtake.jobs.evaluate.cell import score_cell
-    from longtake.jobs.progress import grid_bar
 
     for protocol in {cell.payload.protocol.hash: cell.payload.protocol for cell in cells}.values():
         store.write_bytes(f"protocols/{protocol.hash}.json", protocol.model_dump_json(indent=1).encode())

@@ -115,8 +115,8 @@ def _matched(model: ModelConfig, family: str) -> ModelConfig:
 
 def profile(config: ProfileConfig, *, measured: bool) -> Findings:
     """Count, and measure if asked to."""
+    from longtake.jobs.display.progress_bar import bar
     from longtake.jobs.profile.findings import Findings
-    from longtake.jobs.progress import bar
     from longtake.models.analysis.cost import Costs
     from longtake.models.analysis.reach import fresh_horizon
 
@@ -164,7 +164,7 @@ def _measure(found: Findings) -> Iterator[str]:
 
 def _print(found: Findings) -> None:
     from longtake.jobs.profile.answer import answer, lengths_table, models_table
-    from longtake.jobs.results import show
+    from longtake.jobs.results.command import show
 
     show(models_table(found))
     print()
@@ -177,9 +177,9 @@ def _keep(store: Store, config: ProfileConfig, found: Findings, picture: str) ->
     """A run with its rows in `bench`, and the picture."""
     import pandas as pd
 
-    from longtake.jobs.bench_plots import costs_curve
-    from longtake.jobs.plots import save, write_under
-    from longtake.jobs.results import plot_command
+    from longtake.jobs.plots.base import save, write_under
+    from longtake.jobs.plots.bench import costs_curve
+    from longtake.jobs.results.command import plot_command
     from longtake.provenance import new_run_id
     from longtake.tables import table as tables
     from longtake.tables.run_record import RunRecord

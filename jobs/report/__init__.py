@@ -113,11 +113,11 @@ def render(material: Material) -> str:
 
 def _task(material: Material, task: TaskScores) -> dict[str, Any]:
     """Everything that the page says about one task."""
-    from longtake.jobs.plots import looks, psnr_curve
+    from longtake.jobs.plots.base import looks, psnr_curve
     from longtake.jobs.report.film import make_film
     from longtake.jobs.report.findings import SEEN, claims, of_memory, reach, strata, summary, verdict
     from longtake.jobs.report.strips import make_strips, show
-    from longtake.jobs.results import plot_command
+    from longtake.jobs.results.command import plot_command
 
     has_psnr = (task.scores.metric == "psnr").any()
     about = of_memory(task.scores)
@@ -160,7 +160,7 @@ def _task(material: Material, task: TaskScores) -> dict[str, Any]:
 def _horizons(material: Material, task: TaskScores) -> list[tuple[str, str]]:
     """How far back each model remembers, as a sentence; what keeps it from being known is told in the notes."""
     from longtake.evals.memory_horizon import TASK
-    from longtake.jobs.horizons import horizons, sentence
+    from longtake.jobs.results.memory_horizons import horizons, sentence
 
     if task.task != TASK:
         return []
@@ -180,8 +180,8 @@ def _sizes(draw: Callable[[int, bool], Figure], name: str, title: str) -> dict[s
 
 def _sweep(material: Material, sweep: SweepTrials) -> dict[str, Any]:
     """The plots of a sweep and its best trials; a plot that its trials do not suffice for is told in the notes."""
-    from longtake.jobs import sweep_plots
-    from longtake.jobs.results import plot_command
+    from longtake.jobs.plots import trials as sweep_plots
+    from longtake.jobs.results.command import plot_command
 
     kinds: dict[str, tuple[Callable[..., Figure], str]] = {
         "history": (sweep_plots.history_curve, "Objective of every trial"),
@@ -210,9 +210,9 @@ def _trials_figure(draw: Callable[..., Figure], trials: pd.DataFrame, width: int
 
 def _profile(material: Material, profile: Profile) -> dict[str, Any]:
     """Cost against frames, from a profile."""
-    from longtake.jobs.bench_plots import costs_curve, profiled
-    from longtake.jobs.plots import INKS, model_colors
-    from longtake.jobs.results import plot_command
+    from longtake.jobs.plots.base import INKS, model_colors
+    from longtake.jobs.plots.bench import costs_curve, profiled
+    from longtake.jobs.results.command import plot_command
 
     def draw(width: int, labels: bool) -> Figure:
         return costs_curve(profile.bench, width=width, height=240, labels=labels)
@@ -228,9 +228,9 @@ def _profile(material: Material, profile: Profile) -> dict[str, Any]:
 
 def _drift(material: Material) -> dict[str, Any] | None:
     """The state of each layer during training, where runs noted it."""
-    from longtake.jobs.plots import INKS
-    from longtake.jobs.results import plot_command
-    from longtake.jobs.step_plots import drift_curve, layer_looks, state_layers
+    from longtake.jobs.plots.base import INKS
+    from longtake.jobs.plots.steps import drift_curve, layer_looks, state_layers
+    from longtake.jobs.results.command import plot_command
 
     steps = material.steps
     names = {run.id: run.name for run in material.runs if state_layers(steps[steps.run == run.id])}
@@ -250,9 +250,9 @@ def _drift(material: Material) -> dict[str, Any] | None:
 
 def _training(material: Material) -> dict[str, Any] | None:
     """The curves, and a line of numbers per run."""
-    from longtake.jobs.plots import INKS, model_colors
-    from longtake.jobs.results import plot_command
-    from longtake.jobs.step_plots import training_curve
+    from longtake.jobs.plots.base import INKS, model_colors
+    from longtake.jobs.plots.steps import training_curve
+    from longtake.jobs.results.command import plot_command
 
     steps = material.steps
     names = {run.id: run.name for run in material.runs if (steps.run == run.id).any()}

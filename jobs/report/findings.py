@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from longtake.evals.metrics import METRICS
 from longtake.evals.task import STRANGER
-from longtake.jobs.plots import WIPED, Look, looks
+from longtake.jobs.plots.base import WIPED, Look, looks
 from longtake.tables.scores import Difference, paired_difference, summarise
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import yaml
 from longtake.config import load
 from longtake.errors import UserError, unknown
 from longtake.jobs.evaluate.command import CONFIGS, EvaluateConfig
-from longtake.jobs.plots import distinct
+from longtake.jobs.plots.base import distinct
 from longtake.tables.schema import NO_RUN
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
-from longtake.jobs.plots import INKS, styled
+from longtake.jobs.plots.base import INKS, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

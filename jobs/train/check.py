@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, TypeGuard
 
 from longtake.errors import UserError
-from longtake.jobs import tokenizers
+from longtake.jobs.latents import tokenizers
 from longtake.jobs.train.config import DATASET, PIXELS, TrainConfig, WorldModelTraining
 
 if TYPE_CHECKING:

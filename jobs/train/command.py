@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from longtake.config import config_hash, differences, dump, load
 from longtake.datasets.mixture import Mixture, open_data
 from longtake.errors import UserError
-from longtake.jobs import tokenizers
+from longtake.jobs.latents import tokenizers
 from longtake.jobs.presets import in_words
 from longtake.jobs.train.check import (
     batch_problems,
@@ -209,7 +209,7 @@ def train(
 def _train(config: TrainConfig, store: Store, run: str, forked_from: str = "") -> str:
     """Begin or go on with a run, and stay with it to its end; `forked_from` is RUN@STEP or nothing."""
     from longtake.cluster.launch import launch
-    from longtake.jobs.progress import training_bar
+    from longtake.jobs.display.progress_bar import training_bar
     from longtake.jobs.train.memory_check import require_memory  # which needs torch
     from longtake.training.fit import fit
 

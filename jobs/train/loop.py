@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from longtake.datasets.mixture import Data, Mixture, open_data
-from longtake.jobs import tokenizers
+from longtake.jobs.latents import tokenizers
 from longtake.jobs.train import init_weights
 from longtake.jobs.train.command import build_plan
 from longtake.jobs.train.config import TrainConfig, WorldModelTraining

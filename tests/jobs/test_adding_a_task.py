@@ -18,7 +18,7 @@ from longtake.evals.tasks import TASKS
 from longtake.jobs.evaluate import command as evaluate
 from longtake.jobs.evaluate.cell import score_cell
 from longtake.jobs.evaluate.command import EvaluateConfig, ScoreCell, plan_cells
-from longtake.jobs.horizons import table
+from longtake.jobs.results.memory_horizons import table
 from longtake.storage.store import Store, open_store
 
 TEXT = (Path(__file__).parents[2] / "docs" / "adding-a-task.md").read_text()

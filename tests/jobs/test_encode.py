@@ -18,11 +18,12 @@ from longtake.datasets.mixture import open_data
 from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
 from longtake.evals.protocol import Protocol
-from longtake.jobs import encode, inspect, pictures, tokenizers, verify
+from longtake.jobs import encode, inspect, verify
 from longtake.jobs.encode import EncodeConfig, Encoder, prepare
 from longtake.jobs.evaluate.cell import score_cell
 from longtake.jobs.evaluate.check import trained_on
 from longtake.jobs.evaluate.command import EvaluateConfig, find_subjects, plan_cells
+from longtake.jobs.latents import pictures, tokenizers
 from longtake.jobs.train import command as train
 from longtake.jobs.train.config import TrainConfig
 from longtake.models.autoencoder import Autoencoder

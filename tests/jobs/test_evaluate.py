@@ -24,7 +24,6 @@ from longtake.evals.protocol import Protocol
 from longtake.evals.scoring import answer
 from longtake.evals.systems import CopyLast, StrangersContext
 from longtake.grid import Cell, GridReport
-from longtake.jobs import results
 from longtake.jobs.evaluate import command as evaluate
 from longtake.jobs.evaluate.cell import conditions_of, read_model, read_question, score_cell
 from longtake.jobs.evaluate.check import beyond_training
@@ -32,6 +31,7 @@ from longtake.jobs.evaluate.command import EvaluateConfig, ScoreCell, Subject, f
 from longtake.jobs.evaluate.follow import follow
 from longtake.jobs.report.findings import of_memory, summary
 from longtake.jobs.report.gather import gather
+from longtake.jobs.results import command as results
 from longtake.models.config import ModelConfig, SamplerConfig
 from longtake.models.world_model import WorldModel
 from longtake.storage.store import Store, open_store

@@ -18,11 +18,11 @@ from longtake.errors import UserError
 from longtake.evals.metrics import METRICS
 from longtake.evals.protocol import Protocol
 from longtake.grid import Cell
-from longtake.jobs import results
 from longtake.jobs.evaluate import command as evaluate
 from longtake.jobs.evaluate import fvd
 from longtake.jobs.evaluate.cell import score_cell
 from longtake.jobs.evaluate.command import NO_RUN, EvaluateConfig, Subject, plan_cells
+from longtake.jobs.results import command as results
 from longtake.models.perceptual import weights
 from longtake.storage.store import Store, open_store
 from longtake.tables import table as tables

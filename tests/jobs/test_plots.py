@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longtake.jobs.plots import INKS, distinct, looks, psnr_curve, save, spread
+from longtake.jobs.plots.base import INKS, distinct, looks, psnr_curve, save, spread
+from longtake.jobs.plots.steps import BINS, drift_curve, state_layers, training_curve
+from longtake.jobs.plots.trials import history_curve, importances, price_curve, space_curve, unbeaten
 from longtake.jobs.report.svg import inline
-from longtake.jobs.step_plots import BINS, drift_curve, state_layers, training_curve
-from longtake.jobs.sweep_plots import history_curve, importances, price_curve, space_curve, unbeaten
 
 SYSTEMS = {
     "block_ssm": 22.0,

@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from longtake.jobs.bench_plots import costs_curve
 from longtake.jobs.cli import main as cli
-from longtake.jobs.plots import save
+from longtake.jobs.plots.base import save
+from longtake.jobs.plots.bench import costs_curve
 from longtake.jobs.presets import in_family, size
 from longtake.jobs.profile import Limits, ProfileConfig, profile, read_model, subjects
 from longtake.jobs.profile.answer import answer, lengths_table, models_table

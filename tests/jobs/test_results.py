@@ -21,10 +21,11 @@ from scipy import stats
 
 from longtake.config import Config
 from longtake.errors import UserError
-from longtake.jobs import cli, compact, runs
-from longtake.jobs.formats import FORMATS
-from longtake.jobs.plots import broken
-from longtake.jobs.results import PLOTS, condense, main, means, order, plot_command, show, summary
+from longtake.jobs import cli, compact
+from longtake.jobs.display.table_formats import FORMATS
+from longtake.jobs.plots.base import broken
+from longtake.jobs.results.command import PLOTS, condense, main, means, order, plot_command, show, summary
+from longtake.jobs.runs import command as runs
 from longtake.storage.store import Store, open_store
 from longtake.tables import table as tables
 from longtake.tables.run_record import RunRecord

@@ -15,7 +15,7 @@ from longtake.jobs.collect import CollectConfig, make_shard
 from longtake.jobs.evaluate import command as evaluate
 from longtake.jobs.evaluate.cell import conditions_of, read_question, score_cell
 from longtake.jobs.evaluate.command import EvaluateConfig, ScoreCell, plan_cells
-from longtake.jobs.results import summary
+from longtake.jobs.results.command import summary
 from longtake.sources.environments import texture_torus
 from longtake.storage.store import Store, open_store
 from longtake.tables.scores import paired_difference

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longtake.errors import UserError
-from longtake.jobs import tokenizers
+from longtake.jobs.latents import tokenizers
 
 if TYPE_CHECKING:
     from longtake.datasets.dataset import Dataset

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from longtake.jobs.plots import (
+from longtake.jobs.plots.base import (
     FLOOR_INK,
     NARROW_PX,
     SERIES,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from longtake.errors import UserError, unknown
-from longtake.jobs.results import check_output, say_empty, show, summary
+from longtake.jobs.results.command import check_output, say_empty, show, summary
 from longtake.storage.store import Store, open_store
 from longtake.tables import table as tables
 

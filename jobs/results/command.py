@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from longtake.errors import UserError, unknown
-from longtake.jobs.formats import FORMATS, print_table
+from longtake.jobs.display.table_formats import FORMATS, print_table
 from longtake.storage.store import Store, open_store
 from longtake.tables import schema
 from longtake.tables.scores import SUMMARY_BY, require_alike
@@ -74,13 +74,13 @@ def main(
 
 
 def _horizons(rows: pd.DataFrame) -> pd.DataFrame:
-    from longtake.jobs import horizons
+    from longtake.jobs.results import memory_horizons
 
-    return rows if rows.empty else horizons.table(rows)
+    return rows if rows.empty else memory_horizons.table(rows)
 
 
 def _wide(store: Store, rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    from longtake.jobs.score_table import side_by_side
+    from longtake.jobs.results.wide import side_by_side
 
     return rows if rows.empty else side_by_side(store, rows, by or SUMMARY_BY)
 
@@ -104,7 +104,7 @@ def picture(plot: Plot, rows: pd.DataFrame, store: Store, path: str, command: st
 
     Raises UserError for what cannot share a plot or cannot be written.
     """
-    from longtake.jobs import plots
+    from longtake.jobs.plots import base as plots
 
     try:
         figure = plot(rows, store)
@@ -150,7 +150,7 @@ def _quote(argument: str) -> str:
 
 def _plot_scores(rows: pd.DataFrame, store: Store) -> Figure:
     """The only metric against distance, or PSNR among several; how far the models' windows reach is marked."""
-    from longtake.jobs import plots
+    from longtake.jobs.plots import base as plots
     from longtake.jobs.report.gather import known_runs, windows_reach
 
     metrics = sorted(rows["metric"].unique())
@@ -161,9 +161,9 @@ def _plot_scores(rows: pd.DataFrame, store: Store) -> Figure:
 
 
 def _plot_horizon(rows: pd.DataFrame, _: Store) -> Figure:
-    from longtake.jobs import horizons
+    from longtake.jobs.results import memory_horizons
 
-    return horizons.horizon_curve(rows)
+    return memory_horizons.horizon_curve(rows)
 
 
 def _names_of(rows: pd.DataFrame, store: Store) -> dict[str, str]:
@@ -176,46 +176,46 @@ def _names_of(rows: pd.DataFrame, store: Store) -> dict[str, str]:
 
 
 def _plot_losses(rows: pd.DataFrame, store: Store) -> Figure:
-    from longtake.jobs import step_plots
+    from longtake.jobs.plots import steps
 
-    return step_plots.training_curve(rows, _names_of(rows, store))
+    return steps.training_curve(rows, _names_of(rows, store))
 
 
 def _plot_state(rows: pd.DataFrame, store: Store) -> Figure:
-    from longtake.jobs import step_plots
+    from longtake.jobs.plots import steps
 
-    return step_plots.drift_curve(rows, _names_of(rows, store))
+    return steps.drift_curve(rows, _names_of(rows, store))
 
 
 def _plot_history(rows: pd.DataFrame, _: Store) -> Figure:
-    from longtake.jobs import sweep_plots
+    from longtake.jobs.plots import trials
 
-    return sweep_plots.history_curve(rows)
+    return trials.history_curve(rows)
 
 
 def _plot_space(rows: pd.DataFrame, _: Store) -> Figure:
-    from longtake.jobs import sweep_plots
+    from longtake.jobs.plots import trials
 
-    return sweep_plots.space_curve(rows)
+    return trials.space_curve(rows)
 
 
 def _plot_importances(rows: pd.DataFrame, _: Store) -> Figure:
-    from longtake.jobs import sweep_plots
+    from longtake.jobs.plots import trials
 
-    return sweep_plots.importance_bars(rows)
+    return trials.importance_bars(rows)
 
 
 def _plot_price(rows: pd.DataFrame, _: Store) -> Figure:
-    from longtake.jobs import sweep_plots
+    from longtake.jobs.plots import trials
 
-    return sweep_plots.price_curve(rows)
+    return trials.price_curve(rows)
 
 
 def _plot_bench(rows: pd.DataFrame, _: Store) -> Figure:
     """Cost against frames of a profile alone, bars of what else there is."""
-    from longtake.jobs import bench_plots
+    from longtake.jobs.plots import bench
 
-    return bench_plots.costs_curve(rows) if set(rows["name"]) == {bench_plots.PROFILE} else bench_plots.bench_bars(rows)
+    return bench.costs_curve(rows) if set(rows["name"]) == {bench.PROFILE} else bench.bench_bars(rows)
 
 
 PLOTS: dict[str, dict[str, Plot]] = {

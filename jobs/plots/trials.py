@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from longtake.jobs.plots import FLOOR_INK, NARROW_PX, SERIES, new_figure, styled
+from longtake.jobs.plots.base import FLOOR_INK, NARROW_PX, SERIES, new_figure, styled
 from longtake.tables.schema import COLUMNS, EVENT_TIME
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from longtake.jobs.plots import LINE_PX, NARROW_PX, SERIES, model_colors, new_figure, spread, styled
+from longtake.jobs.plots.base import LINE_PX, NARROW_PX, SERIES, model_colors, new_figure, spread, styled
 
 if TYPE_CHECKING:
     import pandas as pd

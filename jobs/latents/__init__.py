@@ -1,0 +1,1 @@
+"""Latents and the frames that they stand for."""
