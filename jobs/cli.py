@@ -264,7 +264,7 @@ def report(
     store: StoreUri = STORE,
 ) -> None:
     """Write a page about runs or a sweep: tables, curves, films, picture strips."""
-    from longtake.jobs import report
+    from longtake.jobs.report import command as report
 
     report.main(run, store, out)
 
@@ -272,7 +272,7 @@ def report(
 @app.command()
 def diagnose(run: RunIds, store: StoreUri = STORE) -> None:
     """How far back models remember, what that costs, and what to change."""
-    from longtake.jobs import diagnose
+    from longtake.jobs.diagnose import command as diagnose
 
     diagnose.main(run, store)
 
@@ -287,7 +287,7 @@ def bench(
     dry_run: DryRun = False,
 ) -> None:
     """Measure our parts beside others'; --set NAME.field=value changes a benchmark's settings."""
-    from longtake.jobs import bench
+    from longtake.jobs.bench import command as bench
 
     bench.main(names or [], set_ or [], store, dry_run)
 
@@ -310,7 +310,7 @@ def profile(
     ] = None,
 ) -> None:
     """Where a model stops remembering, and what its rivals of the same size cost."""
-    from longtake.jobs import profile
+    from longtake.jobs.profile import command as profile
 
     limits = profile.Limits(seconds=seconds, memory_gib=memory, ceiling=ceiling)
     profile.main(config, set_ or [], store, dry_run, frames, families, limits, out)

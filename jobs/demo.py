@@ -66,7 +66,7 @@ def run_demo(
 ) -> None:
     """Collect, train, evaluate, report; then say what was found, draw it, and say where it lies."""
     from longtake.cluster.launch import Demand, launch
-    from longtake.jobs import report
+    from longtake.jobs.report import command as report
 
     began = time.monotonic()
     stages = 3 + len(trainings)

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from longtake.config import Config
 from longtake.jobs.bench import scan
-from longtake.jobs.bench.measure import Row, extra_memory, in_turns, one_thread, speedup
 from longtake.jobs.bench.scan import Shape
+from longtake.jobs.bench.timing import Row, extra_memory, in_turns, one_thread, speedup
 from longtake.models.scan.delta_rule import delta_rule
 
 Positive = Annotated[int, Field(ge=1)]

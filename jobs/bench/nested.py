@@ -12,8 +12,8 @@ from typing import Annotated
 from pydantic import Field
 
 from longtake.config import Config
-from longtake.jobs.bench.measure import Row, in_turns, one_thread, speedup
 from longtake.jobs.bench.scan import OURS, Shape, prepare
+from longtake.jobs.bench.timing import Row, in_turns, one_thread, speedup
 from longtake.models.config import LayerConfig, ModelConfig
 from longtake.models.world_model import WorldModel
 

@@ -25,8 +25,8 @@ from longtake.config import Config
 from longtake.datasets.dataset import SPLITS, Manifest
 from longtake.datasets.index import ROWS
 from longtake.datasets.shard import ArraySpec
-from longtake.jobs.bench.measure import Row
 from longtake.jobs.bench.plan_reader import look
+from longtake.jobs.bench.timing import Row
 from longtake.storage.store import Store, open_store
 
 if TYPE_CHECKING:

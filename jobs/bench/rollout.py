@@ -20,7 +20,7 @@ import torch
 from pydantic import Field, model_validator
 
 from longtake.config import Config
-from longtake.jobs.bench.measure import Row, one_thread
+from longtake.jobs.bench.timing import Row, one_thread
 from longtake.jobs.presets import in_family, size
 from longtake.models.analysis.cost import Costs, conditions_for, crossing, remembered
 from longtake.models.analysis.parameter_matching import match_parameters

@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from longtake.config import Config
-from longtake.jobs.bench.measure import Row, extra_memory, in_turns, one_thread, speedup
+from longtake.jobs.bench.timing import Row, extra_memory, in_turns, one_thread, speedup
 from longtake.models.scan.mamba import import_mamba
 from longtake.models.scan.scan import scan
 

@@ -19,7 +19,7 @@ from typing import Annotated
 from pydantic import Field
 
 from longtake.config import Config
-from longtake.jobs.bench.measure import Row
+from longtake.jobs.bench.timing import Row
 from longtake.jobs.bench.train import written
 from longtake.storage.store import Store, open_store
 

@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from longtake.config import Config
-from longtake.jobs.bench.measure import Row
+from longtake.jobs.bench.timing import Row
 from longtake.jobs.presets import size
 from longtake.models.analysis.cost import Costs, conditions_for
 from longtake.models.conditions import Conditions

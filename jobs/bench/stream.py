@@ -50,8 +50,8 @@ from longtake.config import Config
 from longtake.datasets.dataset import Dataset, Episode
 from longtake.datasets.shard import Codec
 from longtake.datasets.writer import DatasetWriter
-from longtake.jobs.bench.measure import Row
 from longtake.jobs.bench.mosaic import COLD, WARM, beside
+from longtake.jobs.bench.timing import Row
 from longtake.jobs.train.loop import timed
 from longtake.provenance import new_run_id
 from longtake.storage.store import Store, open_store

@@ -25,8 +25,8 @@ from pydantic import Field
 from longtake.config import Config
 from longtake.errors import UserError
 from longtake.jobs.bench import stream
-from longtake.jobs.bench.measure import Row
 from longtake.jobs.bench.own_head import own_head
+from longtake.jobs.bench.timing import Row
 from longtake.storage.store import Store, open_store
 
 POLL_S = 0.02

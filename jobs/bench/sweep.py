@@ -37,7 +37,7 @@ from pydantic import Field, model_validator
 
 from longtake.config import Config, load
 from longtake.errors import UserError
-from longtake.jobs.bench.measure import Row
+from longtake.jobs.bench.timing import Row
 from longtake.storage.store import open_store
 from longtake.tuning.search_config import Pruning, Sampling
 from longtake.tuning.space import Axis, Label

@@ -27,8 +27,8 @@ import numpy as np
 from pydantic import Field
 
 from longtake.config import Config
-from longtake.jobs.bench.measure import Row
 from longtake.jobs.bench.table_writer import BEGUN, write
+from longtake.jobs.bench.timing import Row
 from longtake.provenance import new_run_id
 from longtake.storage.store import Store, open_store
 from longtake.tables import table as tables

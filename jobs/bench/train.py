@@ -28,7 +28,7 @@ from pydantic import Field
 from longtake.config import Config
 from longtake.datasets.dataset import Dataset, Episode
 from longtake.datasets.writer import DatasetWriter
-from longtake.jobs.bench.measure import Row
+from longtake.jobs.bench.timing import Row
 from longtake.jobs.presets import size
 from longtake.jobs.train.command import build_plan, check
 from longtake.jobs.train.config import WorldModelTraining

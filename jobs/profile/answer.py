@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from longtake.jobs.presets import in_words
-from longtake.jobs.profile.findings import FULL, Findings, What
+from longtake.jobs.profile.costs import FULL, Findings, What
 
 if TYPE_CHECKING:
     import pandas as pd

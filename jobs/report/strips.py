@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from longtake.evals.protocol import Protocol
 from longtake.jobs.evaluate.command import ScoreCell, Variant
 from longtake.jobs.plots.base import Look, looks
-from longtake.jobs.report.findings import best_model, ranked_models, reach
+from longtake.jobs.report.claims import best_model, ranked_models, reach
 from longtake.tables.schema import NO_RUN
 from longtake.training import checkpoints
 

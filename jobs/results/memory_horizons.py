@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from longtake.errors import UserError
 from longtake.evals.memory_horizon import MARGIN_DB, TASK, Horizon, memory_horizon
 from longtake.jobs.plots.base import distinct, looks, new_figure, styled, whole_ticks
-from longtake.jobs.report.findings import CALLED
+from longtake.jobs.report.claims import CALLED
 from longtake.tables.schema import NO_RUN
 
 if TYPE_CHECKING:

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from longtake.jobs import cli
-from longtake.jobs.bench import BENCHMARKS, choose, plan
-from longtake.jobs.bench.measure import extra_memory, in_turns, speedup
+from longtake.jobs.bench import plan
+from longtake.jobs.bench.command import BENCHMARKS, choose
 from longtake.jobs.bench.plan_reader import look
 from longtake.jobs.bench.scan import OURS, Shape, prepare
+from longtake.jobs.bench.timing import extra_memory, in_turns, speedup
 from longtake.storage.store import open_store
 
 TINY = "scan.shapes=[{batch: 2, length: 128, heads: 2, headdim: 16, d_state: 16}]"

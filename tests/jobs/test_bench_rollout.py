@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from longtake.errors import UserError
-from longtake.jobs.bench import choose, read_settings
+from longtake.jobs.bench.command import choose, read_settings
 from longtake.jobs.bench.rollout import Settings, alternate, run, shown_memories, upper_bound
 from longtake.jobs.presets import in_family, size
 from longtake.models.world_model import WorldModel

@@ -29,7 +29,7 @@ from longtake.jobs.evaluate.cell import conditions_of, read_model, read_question
 from longtake.jobs.evaluate.check import beyond_training
 from longtake.jobs.evaluate.command import EvaluateConfig, ScoreCell, Subject, find_subjects, limited, plan_cells
 from longtake.jobs.evaluate.follow import follow
-from longtake.jobs.report.findings import of_memory, summary
+from longtake.jobs.report.claims import of_memory, summary
 from longtake.jobs.report.gather import gather
 from longtake.jobs.results import command as results
 from longtake.models.config import ModelConfig, SamplerConfig

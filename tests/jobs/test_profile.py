@@ -12,10 +12,10 @@ from longtake.jobs.cli import main as cli
 from longtake.jobs.plots.base import save
 from longtake.jobs.plots.bench import costs_curve
 from longtake.jobs.presets import in_family, size
-from longtake.jobs.profile import Limits, ProfileConfig, profile, read_model, subjects
 from longtake.jobs.profile.answer import answer, lengths_table, models_table
-from longtake.jobs.profile.findings import Findings
-from longtake.jobs.profile.measure import Cell, Measured, Meter
+from longtake.jobs.profile.command import Limits, ProfileConfig, profile, read_model, subjects
+from longtake.jobs.profile.costs import Findings
+from longtake.jobs.profile.meter import Cell, Measured, Meter
 from longtake.models.analysis.cost import Costs
 from longtake.models.config import SamplerConfig
 from longtake.storage.store import open_store

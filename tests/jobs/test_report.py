@@ -24,11 +24,12 @@ from longtake.datasets.dataset import Episode
 from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
 from longtake.evals.protocol import Protocol
-from longtake.jobs import cli, report
+from longtake.jobs import cli
 from longtake.jobs.evaluate.cell import score_cell
 from longtake.jobs.evaluate.command import ScoreCell
+from longtake.jobs.report import command as report
+from longtake.jobs.report.claims import best_model, claims, reach, summary, verdict
 from longtake.jobs.report.film import EDGE_PX, SCREEN, SHOWN, make_film
-from longtake.jobs.report.findings import best_model, claims, reach, summary, verdict
 from longtake.jobs.report.gather import Run, find_runs, gather, windows_reach
 from longtake.jobs.report.strips import even, generate, make_strips, mosaic, pick_episodes, pick_models, show, shrunk
 from longtake.models.config import ModelConfig

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from longtake.jobs import report
+from longtake.jobs.report import command as report
 from longtake.jobs.report.gather import find_runs
 from longtake.storage.store import Store
 from tests.jobs.browser import Browser, chromium, find_chromium

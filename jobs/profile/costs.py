@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from longtake.jobs.profile.measure import Measured
+from longtake.jobs.profile.meter import Measured
 from longtake.models.analysis.cost import Costs, crossing
 from longtake.models.analysis.reach import Horizon
 
 if TYPE_CHECKING:
-    from longtake.jobs.profile import ProfileConfig
+    from longtake.jobs.profile.command import ProfileConfig
 
 What = Literal["train", "frame"]
 Key = tuple[str, What, int]
