@@ -31,7 +31,7 @@ from longtake.models.config import AutoencoderConfig, SamplerConfig
 from longtake.models.tokenizer import AutoencoderTokenizer
 from longtake.storage.store import Store, open_store
 from longtake.training import checkpoints
-from tests.jobs.test_latents import AUTOENCODER, WORLD, Place
+from tests.jobs.train.test_latents import AUTOENCODER, WORLD, Place
 
 EPISODES, LENGTH = 20, 16
 

@@ -16,7 +16,7 @@ from longtake.errors import UserError
 from longtake.jobs import ingest, shard_tasks
 from longtake.jobs.ingest import IngestConfig, Job, make_shard, prepare
 from longtake.storage.store import Store, open_store
-from tests.longtake import foreign_files as files
+from tests.longtake.sources.formats import foreign_files as files
 
 Sets = list[str]
 

@@ -14,7 +14,7 @@ from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
 from longtake.jobs import inspect, verify
 from longtake.storage.store import open_store
-from tests.longtake import foreign_files as files
+from tests.longtake.sources.formats import foreign_files as files
 
 
 def toy(path: Path, codec: Any = "zstd") -> Dataset:

@@ -13,9 +13,9 @@ from longtake.storage.store import Store, open_store
 from longtake.training import checkpoints
 from longtake.training.engine import EngineConfig
 from longtake.training.fit import LocalContext
-from tests.longtake import toy_loop
-from tests.longtake.test_engine import spawn
-from tests.longtake.toy_loop import STEPS, Toy
+from tests.longtake.training import toy_loop
+from tests.longtake.training.test_engine import spawn
+from tests.longtake.training.toy_loop import STEPS, Toy
 
 RUN = "toy"
 

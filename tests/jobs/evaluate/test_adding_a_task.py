@@ -1,0 +1,94 @@
+"""What docs/adding-a-task.md tells people to write works: a task in one file, a model in another."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from longtake.config import load
+from longtake.datasets.dataset import Episode
+from longtake.datasets.writer import DatasetWriter
+from longtake.errors import UserError
+from longtake.evals.metrics import IDENTICAL_PSNR
+from longtake.evals.tasks import TASKS
+from longtake.jobs.evaluate import command as evaluate
+from longtake.jobs.evaluate.cell import score_cell
+from longtake.jobs.evaluate.command import EvaluateConfig, ScoreCell, plan_cells
+from longtake.jobs.results.memory_horizons import table
+from longtake.storage.store import Store, open_store
+
+TEXT = (Path(__file__).parents[3] / "docs" / "adding-a-task.md").read_text()
+TASK, MODEL = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+ASK_TASK, ASK_MODEL = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """Walks of 32 frames, and the files of the how-to in the folder where we are."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(evaluate, "CONFIGS", tmp_path)
+    (tmp_path / "freeze.py").write_text(MODEL)
+    store, draw = open_store(tmp_path / "store"), np.random.default_rng(0)
+    about = {"recipe": {}, "fps": 10.0, "action_space": {"turn": "degrees"}, "pose": ["x", "y", "yaw"]}
+    writer = DatasetWriter(store, "doom-maze", **about, test=0.5)
+    walk = np.stack([np.arange(32.0), np.zeros(32), np.zeros(32)], 1).astype(np.float32)
+    frames = draw.integers(0, 256, (12, 32, 16, 16, 3), dtype=np.uint8)
+    writer.write_shard(0, [Episode(clip, np.zeros((32, 2), np.float32), walk) for clip in frames])
+    writer.finalize(1)
+    return store
+
+
+def cells(store: Store, text: str, **more: object) -> list[ScoreCell]:
+    Path("mine.yaml").write_text(text.replace("episodes: 48", "episodes: 6, metrics: [psnr]"))
+    config = load(EvaluateConfig, Path("mine.yaml"), [], search=Path.cwd())
+    return [cell.payload for cell in plan_cells(config.model_copy(update=more), store, [])]
+
+
+def scored(asked: list[ScoreCell]) -> pd.DataFrame:
+    return pd.DataFrame([row for cell in asked for row in score_cell(cell)])
+
+
+def test_a_task_is_one_file(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: dict[str, object] = {}
+    exec(compile(TASK, "again.py", "exec"), made)
+    monkeypatch.setitem(TASKS, "again", made["TASK"])
+    rows = scored(cells(store, ASK_TASK, dataset="doom-maze", stranger=False))
+    assert set(rows.system) == {"copy_last", "context_mean", "nearest_pose"}
+    assert (rows[rows.system == "nearest_pose"].value == IDENTICAL_PSNR).all() and set(rows.distance) == {32}
+    assert rows.task.unique().tolist() == ["again"]
+
+
+def test_a_foreign_model_is_one_file(store: Store) -> None:
+    asked = cells(store, ASK_MODEL)
+    names = {"freeze", "freeze/wiped", "freeze/stranger", "copy_last", "context_mean", "nearest_pose"}
+    assert {cell.system for cell in asked} == names
+    rows = scored(asked)
+    own = rows[rows.system == "freeze"].groupby("distance").value.min()
+    assert (own[own.index < 16] == IDENTICAL_PSNR).all() and own[17] < 20, "it knows the last eight frames"
+    for control in ("wiped", "stranger"):
+        assert rows[rows.system == f"freeze/{control}"].value.max() < 20
+    (line,) = table(rows).to_dict("records")
+    assert (line["system"], line["horizon"], line["run"]) == ("freeze", 16, asked[-1].run)
+    assert re.fullmatch(r"foreign-[0-9a-f]{8}", asked[-1].run)
+    Path("freeze.py").write_text(MODEL + "# another\n")
+    assert cells(store, ASK_MODEL)[-1].run != asked[-1].run, "what has changed is scored anew"
+
+
+def test_what_is_no_model_is_told(store: Store) -> None:
+    wrong = {"a": "freeze.py:Freze", "b": "frieze.py:Freeze", "c": "freeze.py", "copy_last": "freeze.py:Freeze"}
+    Path("broken.py").write_text("import nothing_of_that_name\n")
+    Path("half.py").write_text("class Half:\n    def observe(self): ...\n")
+    with pytest.raises(UserError) as caught:
+        cells(store, ASK_MODEL, systems={**wrong, "d": "broken.py:X", "e": "half.py:Half"})
+    lines = list(caught.value.lines)
+    assert "did you mean Freeze?" in lines[0] and len(lines) == 6
+    assert all("is not FILE.py:MAKER of a file that is there" in line for line in lines[1:3])
+    assert lines[3].startswith("systems.copy_last: a name has letters")
+    assert "broken.py cannot be loaded: ModuleNotFoundError" in lines[4]
+    assert "Half has no step" in lines[5]
+    with pytest.raises(UserError, match="dataset: name one"):
+        cells(store, ASK_MODEL, dataset=None)
