@@ -17,7 +17,8 @@ from pydantic import Field, model_validator
 
 from longtake.config import Config, config_hash, dump, load
 from longtake.datasets import video, worlds
-from longtake.datasets.dataset import Dataset, Episode
+from longtake.datasets.dataset import Dataset
+from longtake.datasets.episode import Episode
 from longtake.datasets.shard import Codec
 from longtake.datasets.writer import DatasetWriter, split_sizes
 from longtake.errors import require_all

@@ -20,7 +20,8 @@ import numpy as np
 from pydantic import Field
 
 from longtake.config import Config, build, dump
-from longtake.datasets.dataset import LABEL, TOKENIZER, CorruptData, Dataset, Episode, Latents, tokenizer_digest
+from longtake.datasets.dataset import TOKENIZER, CorruptData, Dataset, Latents, tokenizer_digest
+from longtake.datasets.episode import LABEL, Episode
 from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
 from longtake.jobs.latents import tokenizers

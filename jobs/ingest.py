@@ -18,7 +18,8 @@ from pydantic import Field
 
 from longtake.config import Config, build, dump
 from longtake.datasets import video
-from longtake.datasets.dataset import Dataset, Episode
+from longtake.datasets.dataset import Dataset
+from longtake.datasets.episode import Episode
 from longtake.datasets.likeness import Leak
 from longtake.datasets.shard import Codec, ShardBuffer
 from longtake.datasets.writer import DatasetWriter, array_specs, copies, split_sizes

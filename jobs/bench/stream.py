@@ -47,7 +47,8 @@ from torch.utils.data import Dataset as TorchDataset
 
 from longtake.cluster.launch import Demand, launch
 from longtake.config import Config
-from longtake.datasets.dataset import Dataset, Episode
+from longtake.datasets.dataset import Dataset
+from longtake.datasets.episode import Episode
 from longtake.datasets.shard import Codec
 from longtake.datasets.writer import DatasetWriter
 from longtake.jobs.bench.mosaic import COLD, WARM, beside

@@ -26,7 +26,8 @@ import torch
 from pydantic import Field
 
 from longtake.config import Config
-from longtake.datasets.dataset import Dataset, Episode
+from longtake.datasets.dataset import Dataset
+from longtake.datasets.episode import Episode
 from longtake.datasets.writer import DatasetWriter
 from longtake.jobs.bench.timing import Row
 from longtake.jobs.presets import size

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from longtake.datasets import worlds
-from longtake.datasets.dataset import LABEL
+from longtake.datasets.episode import LABEL
 from longtake.errors import unknown
 from longtake.jobs.evaluate import fvd
 from longtake.jobs.latents import pictures

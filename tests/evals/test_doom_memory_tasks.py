@@ -22,7 +22,7 @@ from longtake.streaming.loader import relative_pose
 from tests.evals.planted import Window
 
 if TYPE_CHECKING:
-    from longtake.datasets.dataset import Episode
+    from longtake.datasets.episode import Episode
 
 pytest.importorskip("vizdoom")
 pytestmark = pytest.mark.timeout(120)

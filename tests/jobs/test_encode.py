@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from longtake.config import load
-from longtake.datasets.dataset import Dataset, Episode
+from longtake.datasets.dataset import Dataset
+from longtake.datasets.episode import Episode
 from longtake.datasets.mixture import open_data
 from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from longtake.datasets.dataset import Episode, faults
+from longtake.datasets.episode import Episode, faults
 from longtake.sources.environments import texture_torus
 from longtake.sources.environments.texture_torus import TextureTorusConfig, generate, make_world, render
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from longtake.datasets import worlds
-from longtake.datasets.dataset import Dataset, Episode
+from longtake.datasets.dataset import Dataset
+from longtake.datasets.episode import Episode
 from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
 from longtake.storage.store import open_store

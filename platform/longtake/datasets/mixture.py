@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from longtake.datasets.dataset import Dataset, Episode, Manifest
+from longtake.datasets.dataset import Dataset, Manifest
+from longtake.datasets.episode import Episode
 from longtake.datasets.shard import Array
 from longtake.errors import UserError
 from longtake.streaming.plan import Ints

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from longtake.datasets.dataset import LABEL, TOKENIZER, Dataset, Episode, chunks_of, faults, tokenizer_digest
+from longtake.datasets.dataset import TOKENIZER, Dataset, chunks_of, tokenizer_digest
+from longtake.datasets.episode import LABEL, Episode, faults
 from longtake.datasets.shard import MAGIC, Array, ArraySpec, Chunk, CorruptData, decode
 from longtake.datasets.writer import digest
 from longtake.errors import UserError

@@ -16,17 +16,8 @@ import numpy as np
 
 from longtake.config import differences
 from longtake.datasets import video, worlds
-from longtake.datasets.dataset import (
-    LABEL,
-    SPLIT_RULE,
-    SPLITS,
-    Dataset,
-    Episode,
-    Manifest,
-    faults,
-    from_parquet,
-    to_parquet,
-)
+from longtake.datasets.dataset import SPLIT_RULE, SPLITS, Dataset, Manifest, from_parquet, to_parquet
+from longtake.datasets.episode import LABEL, Episode, faults
 from longtake.datasets.likeness import Leak, Look, leaks, look
 from longtake.datasets.shard import Array, ArraySpec, Chunk, Codec, ShardBuffer, decode
 from longtake.errors import UserError, unknown

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from longtake.config import load
-from longtake.datasets.dataset import Episode
+from longtake.datasets.episode import Episode
 from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
 from longtake.evals.metrics import IDENTICAL_PSNR

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from longtake.datasets.dataset import Episode
+from longtake.datasets.episode import Episode
 from longtake.datasets.shard import CorruptData
 from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 import longtake.evals.fvd
 from longtake.config import load
-from longtake.datasets.dataset import Episode
+from longtake.datasets.episode import Episode
 from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
 from longtake.evals.metrics import METRICS

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import save_file
 
 from longtake.datasets import video
-from longtake.datasets.dataset import Episode
+from longtake.datasets.episode import Episode
 from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
 from longtake.evals.protocol import Protocol

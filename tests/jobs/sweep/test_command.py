@@ -21,7 +21,7 @@ import pytest
 from optuna.storages.journal import JournalFileBackend
 
 from longtake.config import load
-from longtake.datasets.dataset import Episode
+from longtake.datasets.episode import Episode
 from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
 from longtake.jobs.sweep import check as sweep_check

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from longtake.config import load
-from longtake.datasets.dataset import Episode
+from longtake.datasets.episode import Episode
 from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
 from longtake.evals.protocol import Protocol

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longtake.datasets.dataset import CorruptData, Dataset, Episode, dataset_names
+from longtake.datasets.dataset import CorruptData, Dataset, dataset_names
+from longtake.datasets.episode import Episode
 from longtake.datasets.writer import DatasetWriter, copies, split_sizes
 from longtake.errors import UserError
 from longtake.storage.store import Store, open_store

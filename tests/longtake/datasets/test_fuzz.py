@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from longtake.datasets.dataset import CorruptData, Dataset, Episode, faults
+from longtake.datasets.dataset import CorruptData, Dataset
+from longtake.datasets.episode import Episode, faults
 from longtake.datasets.verify import damage
 from longtake.datasets.writer import DatasetWriter, digest
 from longtake.errors import UserError

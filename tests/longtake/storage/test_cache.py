@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from longtake.datasets import dataset as episodes
-from longtake.datasets.dataset import Dataset, Episode
+from longtake.datasets.dataset import Dataset
+from longtake.datasets.episode import Episode
 from longtake.datasets.shard import Chunk
 from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from longtake.datasets.dataset import Dataset, Episode
+from longtake.datasets.dataset import Dataset
+from longtake.datasets.episode import Episode
 from longtake.datasets.shard import Codec
 from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError

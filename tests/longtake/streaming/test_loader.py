@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longtake.datasets.dataset import CorruptData, Dataset, Episode
+from longtake.datasets.dataset import CorruptData, Dataset
+from longtake.datasets.episode import Episode
 from longtake.datasets.mixture import Mixture, open_data, whole_weights
 from longtake.datasets.shard import Codec
 from longtake.datasets.writer import DatasetWriter

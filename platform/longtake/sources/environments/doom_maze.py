@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from longtake.config import Config
-from longtake.datasets.dataset import Episode
+from longtake.datasets.episode import Episode
 from longtake.errors import UserError
 from longtake.sources.resize import shrink, square
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from longtake.config import Config
-from longtake.datasets.dataset import Episode
+from longtake.datasets.episode import Episode
 from longtake.sources.environments import doom_maze
 from longtake.sources.environments.doom_maze import SQUARE, TURN, DoomMazeConfig, Pixels
 from longtake.sources.resize import shrink, square

@@ -21,7 +21,7 @@ import numpy as np
 from pydantic import Field
 
 from longtake.config import Config
-from longtake.datasets.dataset import Episode
+from longtake.datasets.episode import Episode
 from longtake.datasets.shard import Array
 from longtake.errors import UserError
 from longtake.sources.environments.doom_maze import Pixels

@@ -24,7 +24,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from longtake.config import Config
-from longtake.datasets.dataset import Episode
+from longtake.datasets.episode import Episode
 from longtake.errors import UserError
 from longtake.sources.environments.doom_maze import open_squares, paths_to
 from longtake.sources.formats.memory_maze import FPS, MOVES, POSE, as_yaw

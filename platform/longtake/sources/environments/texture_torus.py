@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from longtake.config import Config
-from longtake.datasets.dataset import Episode
+from longtake.datasets.episode import Episode
 from longtake.datasets.worlds import WRAPS
 from longtake.sources.environments.torus_walks import Walk, walk
 

@@ -22,7 +22,7 @@ import numpy as np
 from pydantic import Field
 
 from longtake.config import Config
-from longtake.datasets.dataset import Episode, faults
+from longtake.datasets.episode import Episode, faults
 from longtake.datasets.shard import Array
 from longtake.errors import nearest
 from longtake.sources.resize import Frames, shrink, square

@@ -24,7 +24,7 @@ from pydantic import BaseModel, Field, PositiveInt, ValidationError
 
 from longtake.config import Config
 from longtake.datasets import video
-from longtake.datasets.dataset import Episode
+from longtake.datasets.episode import Episode
 from longtake.errors import UserError, unknown
 from longtake.sources.formats.base import Item, Listing, Refused, led_into, sizes
 

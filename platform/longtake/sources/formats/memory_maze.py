@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import Field
 
 from longtake.config import Config
-from longtake.datasets.dataset import Episode
+from longtake.datasets.episode import Episode
 from longtake.errors import UserError
 from longtake.sources.formats.base import Item, Listing, Npz, Refused, led_into, need, sizes
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from longtake.datasets import video
-from longtake.datasets.dataset import Episode
+from longtake.datasets.episode import Episode
 from longtake.errors import UserError
 from longtake.sources.formats.base import Columns, Item, Lead, Listing, Npz, sizes
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from longtake.config import Config
-from longtake.datasets.dataset import Episode
+from longtake.datasets.episode import Episode
 from longtake.sources.formats import lerobot, memory_maze, mp4_npz, teco, webdataset
 from longtake.sources.formats.base import Item, Listing
 from longtake.sources.formats.lerobot import LeRobotConfig

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from longtake.datasets.dataset import Episode
+from longtake.datasets.episode import Episode
 from longtake.errors import UserError, unknown
 from longtake.sources.formats.base import Columns, Item, Listing, Npz, need, sizes
 from longtake.sources.formats.mp4_npz import pairs, read_pair

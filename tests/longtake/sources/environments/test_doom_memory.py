@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from longtake.datasets.dataset import Episode, faults
+from longtake.datasets.episode import Episode, faults
 from longtake.sources.environments.doom_memory import OBJECTS, DoomMemoryConfig, generate
 
 pytest.importorskip("vizdoom")

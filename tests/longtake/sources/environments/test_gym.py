@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from longtake.datasets.dataset import faults
+from longtake.datasets.episode import faults
 from longtake.errors import UserError
 from longtake.sources.environments.gym import GymConfig, about, generate
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from longtake.config import build
-from longtake.datasets.dataset import Episode, faults
+from longtake.datasets.episode import Episode, faults
 from longtake.errors import UserError
 from longtake.sources.environments import memory_maze
 from longtake.sources.environments.memory_maze import FORWARD, LEFT, MemoryMazeEnvConfig, about, generate, require

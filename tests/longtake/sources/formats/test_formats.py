@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from longtake.datasets.dataset import Episode
+from longtake.datasets.episode import Episode
 from longtake.errors import UserError
 from longtake.sources.formats.base import Framing, Npz, Refused, attempt, led_into, read_npy
 from longtake.sources.formats.registry import FORMATS

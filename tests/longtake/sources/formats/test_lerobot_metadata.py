@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from longtake.datasets.dataset import Episode
+from longtake.datasets.episode import Episode
 from longtake.errors import UserError
 from tests.longtake.sources.formats import foreign_files as files
 from tests.longtake.sources.formats.test_formats import episodes, good
