@@ -56,7 +56,8 @@ from longtake.jobs.bench.timing import Row
 from longtake.jobs.train.loop import timed
 from longtake.provenance import new_run_id
 from longtake.storage.store import Store, open_store
-from longtake.streaming.loader import batches, load_clips
+from longtake.streaming.clips import load_clips
+from longtake.streaming.loader import batches
 from longtake.streaming.plan import Plan
 
 Positive = Annotated[int, Field(ge=1)]

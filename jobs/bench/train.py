@@ -38,7 +38,7 @@ from longtake.jobs.train.loss import Objective
 from longtake.models.tokenizer import PIXELS
 from longtake.models.world_model import WorldModel
 from longtake.storage.store import Store, open_store
-from longtake.streaming.loader import load_clips
+from longtake.streaming.clips import load_clips
 from longtake.training.engine import EngineConfig
 from longtake.training.fit import fit
 

@@ -28,7 +28,7 @@ from longtake.models.rollout import LongContextWarning
 from longtake.models.tokenizer import Tokenizer
 from longtake.models.world_model import WorldModel
 from longtake.storage.store import open_store
-from longtake.streaming.loader import relative_pose
+from longtake.streaming.clips import relative_pose
 from longtake.tables.schema import NO_RUN
 from longtake.training import checkpoints
 

@@ -23,7 +23,7 @@ from longtake.jobs.train.loss import distance_of, seeded
 from longtake.models.autoencoder import Autoencoder
 from longtake.models.losses import Distance, reconstruction_loss
 from longtake.models.tokenizer import PIXELS, AutoencoderTokenizer
-from longtake.streaming.loader import load_clips
+from longtake.streaming.clips import load_clips
 from longtake.streaming.plan import cut
 from longtake.training.engine import Engine, step_of
 

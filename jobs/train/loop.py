@@ -29,7 +29,8 @@ from longtake.models.exported import TOKENIZER
 from longtake.models.state.monitor import state_statistics
 from longtake.models.tokenizer import Tokenizer, as_latents
 from longtake.models.world_model import WorldModel
-from longtake.streaming.loader import batches, few_replaced, load_clips, local_batches
+from longtake.streaming.clips import load_clips
+from longtake.streaming.loader import batches, few_replaced, local_batches
 from longtake.streaming.plan import cut
 from longtake.tables import table as tables
 from longtake.training import checkpoints

@@ -18,7 +18,7 @@ from longtake.evals.systems import Chance, CopyLast, NearestPose, StrangersConte
 from longtake.evals.task import Question
 from longtake.evals.tasks import TASKS, build_question
 from longtake.models.conditions import Conditions
-from longtake.streaming.loader import relative_pose
+from longtake.streaming.clips import relative_pose
 from tests.evals.planted import Window
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from longtake.errors import UserError
 from longtake.jobs.bench.mosaic import beside
 from longtake.jobs.bench.stream import Clips, Settings, _collate, bytes_read_over_used, footprint, plan_of, written
 from longtake.storage.store import open_store
-from longtake.streaming.loader import load_clips
+from longtake.streaming.clips import load_clips
 
 SMALL = Settings(episodes=6, frames=128, edge=16, clip=32, clips=4)
 

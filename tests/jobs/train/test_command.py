@@ -25,7 +25,8 @@ from longtake.models.checkpoint import load_model
 from longtake.models.tokenizer import PIXELS
 from longtake.models.world_model import WorldModel
 from longtake.storage.store import Store, open_store
-from longtake.streaming.loader import cut, load_clips
+from longtake.streaming.clips import load_clips
+from longtake.streaming.loader import cut
 from longtake.training import checkpoints
 from longtake.training.engine import EngineConfig
 from longtake.training.fit import LocalContext

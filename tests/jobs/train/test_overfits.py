@@ -12,7 +12,7 @@ from longtake.models.conditions import Conditions
 from longtake.models.tokenizer import PixelTokenizer
 from longtake.models.world_model import WorldModel
 from longtake.sources.environments.doom_maze import DoomMazeConfig, generate
-from longtake.streaming.loader import relative_pose
+from longtake.streaming.clips import relative_pose
 from tests.jobs.train.rings import config_of, learn
 
 

@@ -22,7 +22,8 @@ from longtake.errors import UserError
 from longtake.storage import cache
 from longtake.storage.cache import Cache
 from longtake.storage.store import Store, open_store
-from longtake.streaming.loader import load_clips, local_batches
+from longtake.streaming.clips import load_clips
+from longtake.streaming.loader import local_batches
 from longtake.streaming.plan import Plan
 
 SIZE = 8192

@@ -22,7 +22,8 @@ from longtake.datasets.shard import Codec
 from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
 from longtake.storage.store import open_store
-from longtake.streaming.loader import _Loader, batches, few_replaced, load_clips, local_batches, relative_pose
+from longtake.streaming.clips import load_clips, relative_pose
+from longtake.streaming.loader import _Loader, batches, few_replaced, local_batches
 from longtake.streaming.plan import Clip, Plan, cut
 
 

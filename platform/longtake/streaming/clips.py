@@ -1,0 +1,135 @@
+"""From a plan's clips to arrays: what is read, decoded, replaced; the arithmetic of poses and actions."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from longtake.datasets.dataset import CorruptData
+from longtake.datasets.mixture import Data
+from longtake.streaming.plan import GlobalBatch, Ints
+
+log = logging.getLogger(__name__)
+
+
+Batch = dict[str, NDArray[Any]]
+
+
+Replace = Callable[[int, int, int], tuple[int, int]]
+
+
+ATTEMPTS = 100  # clips tried in place of one that cannot be read
+
+
+READERS = 16  # clips that are read from an object storage at the same time
+
+
+DECODERS = 8  # clips that are decoded at the same time, where there are as many CPUs
+
+
+def relative_pose(pose: NDArray[Any]) -> NDArray[np.float32]:
+    """(T, 3) of x, y, yaw → (T, 4): dx, dy in the first frame's own axes, cos and sin of the turn since."""
+    x, y, yaw = np.asarray(pose, dtype=np.float64).T
+    dx, dy, turn = x - x[0], y - y[0], yaw - yaw[0]
+    ahead, left = math.cos(yaw[0]), math.sin(yaw[0])
+    columns = (dx * ahead + dy * left, dy * ahead - dx * left, np.cos(turn), np.sin(turn))
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+def load_clips(dataset: Data, batch: GlobalBatch, replace: Replace | None = None) -> Batch:
+    """Read the clips of a batch.
+
+    Returns frames uint8 (B, T, H, W, 3), actions float32 (B, T, stride x A), pose float32 (B, T, 4) where there
+    is one, and of each clip episode, start, slot and `replaced` (clips tried before it), int64 (B,); weight
+    float64 (1,): this share of the whole batch. A clip's first action is the null action, and so is that of every
+    frame that does not follow in the recording the one before it, as in a clip that walks back or jumps: what was
+    recorded there does not lead here. With a stride, the action of a frame is all those that led to it from the frame
+    before, the oldest first.
+    `replace(step, slot, attempt)` names the clip to take for a corrupt one; without it CorruptData is
+    raised.
+    """
+    share = _Share(dataset, batch, replace, _of_step(_room(dataset, batch, 1), 0))
+    places = range(len(batch.slot))
+    if dataset.store.is_folder:
+        for place in places:
+            share.load(place)
+    else:  # each waits for an answer, most of the time
+        with _threads(READERS) as readers:
+            list(readers.map(share.load, places))
+    return share.clips
+
+
+def _threads(number: int) -> ThreadPoolExecutor:
+    """They read and decode clips: both leave the interpreter's lock to others most of the time."""
+    return ThreadPoolExecutor(number, thread_name_prefix="clips")
+
+
+class _Share:
+    """The clips of a batch, each read into its place."""
+
+    def __init__(self, dataset: Data, batch: GlobalBatch, replace: Replace | None, room: Batch) -> None:
+        self._dataset, self._batch, self._replace = dataset, batch, replace
+        self.clips = room
+
+    def load(self, place: int) -> None:
+        """One clip, or the first readable one of those that replace it."""
+        batch, clip = self._batch, {name: array[place] for name, array in self.clips.items() if name != "weight"}
+        episode, start, slot = (int(array[place]) for array in (batch.episode, batch.start, batch.slot))
+        for attempt in itertools.count():
+            try:
+                self._fill(clip, episode, start, batch.order[place])
+            except CorruptData as error:
+                if self._replace is None or attempt >= ATTEMPTS:
+                    raise
+                log.warning("step %d, clip %d replaced: %s", batch.step, slot, error)
+                episode, start = self._replace(batch.step, slot, attempt)
+            else:
+                for name, number in (("episode", episode), ("start", start), ("slot", slot), ("replaced", attempt)):
+                    self.clips[name][place] = number
+                return
+
+    def _fill(self, clip: Batch, episode: int, start: int, order: Ints) -> None:
+        stride, seen = self._batch.stride, int(order.max()) + 1
+        there, visits = slice(seen), order[seen:]
+        into = clip["frames"][there] if stride == 1 else None
+        source = self._dataset.read(episode, start, start + seen * stride, into=into)
+        if into is None:
+            clip["frames"][there] = source.frames[::stride]
+        clip["actions"][there] = _stacked(self._dataset.action_vectors(source.actions), stride)
+        if source.pose is not None:
+            clip["pose"][there] = relative_pose(source.pose[::stride])
+        for name in clip.keys() & {"frames", "actions", "pose"}:
+            clip[name][seen:] = clip[name][visits]
+        clip["actions"][1:][np.diff(order) != 1] = 0
+
+
+def _room(dataset: Data, batch: GlobalBatch, steps: int) -> Batch:
+    """Room for the clips of so many batches like this one, a row for each."""
+    clips, frames = len(batch.slot), batch.frames
+    room: Batch = {
+        "frames": np.empty((steps, clips, frames, *dataset.frame_shape), dataset.frame_dtype),
+        "actions": np.empty((steps, clips, frames, batch.stride * dataset.action_dim), np.float32),
+    }
+    if dataset.has_pose:
+        room["pose"] = np.empty((steps, clips, frames, 4), np.float32)
+    numbers = {name: np.empty((steps, clips), np.int64) for name in ("episode", "start", "slot", "replaced")}
+    return {**room, **numbers, "weight": np.full((steps, 1), clips / batch.size)}
+
+
+def _of_step(rows: Batch, row: int) -> Batch:
+    return {name: array[row] for name, array in rows.items()}
+
+
+def _stacked(actions: NDArray[np.float32], stride: int) -> NDArray[np.float32]:
+    """(T x stride, A) → (T, stride x A): what led to every stride-th frame; nothing to the first."""
+    frames = len(actions) // stride
+    led = np.zeros((frames, stride, actions.shape[1]), np.float32)
+    led[1:] = actions[1 : 1 + (frames - 1) * stride].reshape(frames - 1, stride, -1)
+    return led.reshape(frames, -1)
