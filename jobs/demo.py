@@ -65,7 +65,8 @@ def run_demo(
     settings: DemoConfig, trainings: list[WorldModelTraining], evaluation: EvaluateConfig, store: Store
 ) -> None:
     """Collect, train, evaluate, report; then say what was found, draw it, and say where it lies."""
-    from longtake.cluster.launch import Demand, launch
+    from longtake.cluster.demand import Demand
+    from longtake.cluster.launch import launch
     from longtake.jobs.report import command as report
 
     began = time.monotonic()

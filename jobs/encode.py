@@ -201,7 +201,8 @@ def _make(job: Job, store: Store, missing: list[int], cpus: int | None) -> None:
     import ray
     import ray.data
 
-    from longtake.cluster.launch import Demand, launch
+    from longtake.cluster.demand import Demand
+    from longtake.cluster.launch import launch
     from longtake.jobs.display.progress_bar import bar
 
     gpus, began = job.config.gpus_per_actor, time.monotonic()

@@ -39,7 +39,8 @@ def make_shards(label: str, make: MakeShard, shards: Sequence[int], of: int, cpu
     """Make these shards of `of` on all CPUs of the Ray that is open, or of a local one."""
     import ray
 
-    from longtake.cluster.launch import Demand, launch
+    from longtake.cluster.demand import Demand
+    from longtake.cluster.launch import launch
 
     began = time.monotonic()
     with launch(Demand(1, cpus_per_worker=1, data_cpus_per_worker=0), cpus=cpus), bar(label, "starting Ray") as show:

@@ -18,8 +18,8 @@ from longtake.errors import UserError, unknown
 from longtake.storage.store import open_store
 
 if TYPE_CHECKING:
+    from longtake.cluster.demand import Demand
     from longtake.cluster.jobs import Head, Job
-    from longtake.cluster.launch import Demand
 
 HERE_ONLY = ("submit", "jobs", "logs", "stop", "cluster")
 """Commands that are about clusters, and not for one."""
@@ -189,7 +189,7 @@ def shared_store(uri: str, head: Head) -> str:
 
 def demand(config: Config | None) -> Demand | None:
     """What the workers of a config ask for, if it says how many there are."""
-    from longtake.cluster.launch import Demand
+    from longtake.cluster.demand import Demand
 
     workers = getattr(config, "workers", 0)
     return Demand(workers, gpus_per_worker=getattr(config, "gpus_per_worker", 0.0)) if workers else None

@@ -45,7 +45,8 @@ from pydantic import Field
 from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
-from longtake.cluster.launch import Demand, launch
+from longtake.cluster.demand import Demand
+from longtake.cluster.launch import launch
 from longtake.config import Config
 from longtake.datasets.dataset import Dataset
 from longtake.datasets.episode import Episode

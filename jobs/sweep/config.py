@@ -19,7 +19,7 @@ from longtake.jobs.train.config import WorldModelTraining
 from longtake.provenance import new_run_id
 from longtake.tuning.search_config import Pruning, Sampling
 from longtake.tuning.space import Axis, Label, settings
-from longtake.tuning.sweep import SweepDemand
+from longtake.tuning.sweep_demand import SweepDemand
 
 if TYPE_CHECKING:
     from longtake.storage.lease import Token

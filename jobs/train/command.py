@@ -34,7 +34,7 @@ from longtake.tables.run_record import select
 from longtake.training import checkpoints
 
 if TYPE_CHECKING:
-    from longtake.cluster.launch import Demand
+    from longtake.cluster.demand import Demand
     from longtake.datasets.mixture import Data
     from longtake.storage.lease import Lease
     from longtake.storage.store import Store
@@ -145,7 +145,7 @@ def describe(config: TrainConfig, store: Store) -> str:
 
 def demand(config: TrainConfig) -> Demand:
     """What the run cannot do without."""
-    from longtake.cluster.launch import Demand
+    from longtake.cluster.demand import Demand
 
     return Demand(config.min_workers or config.workers, gpus_per_worker=config.gpus_per_worker)
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from longtake.cluster import autoscaler
 from longtake.cluster import node_watch as nodes
+from longtake.cluster.demand import Demand, too_big
 from longtake.cluster.jobs_client import (
     connect,
     is_loopback,
@@ -30,7 +31,6 @@ from longtake.cluster.jobs_client import (
     quiet,
     require_same_ray,
 )
-from longtake.cluster.launch import Demand, too_big
 from longtake.errors import UserError, unknown
 
 POLL_S = 0.5

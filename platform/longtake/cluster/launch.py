@@ -13,19 +13,18 @@ import logging
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from longtake.cluster import node_watch
 from longtake.cluster.autoscaler import kinds_of_nodes
+from longtake.cluster.demand import Demand, Resources
 from longtake.cluster.private_ray import private, session_folder
 from longtake.errors import UserError
 
 if TYPE_CHECKING:
     from ray.job_config import JobConfig
 
-Resources = Mapping[str, float]
 
 # What every process of a local Ray inherits, unless the user has set it: quiet, offline, ranks that meet on loopback.
 # Train looks at its workers ten times a second, not every 2 s. One thread per rank keeps sums bitwise repeatable.
@@ -75,46 +74,6 @@ TOLD_TO_WORKERS = (
     "WANDB_BASE_URL",
     "WANDB_MODE",
 )
-
-
-@dataclass(frozen=True)
-class Demand:
-    """What a job asks for: `workers`, each with CPUs for itself and for its data tasks, and GPUs."""
-
-    workers: int
-    cpus_per_worker: float = 0.5
-    data_cpus_per_worker: float = 0.5
-    gpus_per_worker: float = 0.0
-
-    def problems(self, cpus: float, gpus: float, where: str = "this machine") -> list[str]:
-        """One line per missing resource, with the arithmetic and the number of workers that would fit."""
-        found = []
-        each = self.cpus_per_worker + self.data_cpus_per_worker
-        if self.workers * each > cpus:
-            parts = _count(self.cpus_per_worker, "CPU")
-            if self.data_cpus_per_worker:
-                data = _count(self.data_cpus_per_worker, "CPU")
-                parts = f"({parts} for the rank + {data} for its data tasks)"
-            found.append(self._too_much(parts, each, "CPU", cpus, where))
-        if self.workers * self.gpus_per_worker > gpus:
-            parts = _count(self.gpus_per_worker, "GPU")
-            found.append(self._too_much(parts, self.gpus_per_worker, "GPU", gpus, where))
-        return found
-
-    def too_big(self, there: Sequence[Resources], where: str) -> list[str]:
-        """A line if no single node holds one worker, however many nodes there are; its data tasks may be elsewhere."""
-        return too_big(self.cpus_per_worker, self.gpus_per_worker, there, "one worker", where)
-
-    @property
-    def least(self) -> Demand:
-        """What it cannot go on without, once it runs."""
-        return self
-
-    def _too_much(self, parts: str, each: float, unit: str, there: float, where: str) -> str:
-        fits = int(there // each)
-        advice = f"lower workers to {fits}" if fits else f"one worker needs {_count(each, unit)}"
-        total = _count(self.workers * each, unit)
-        return f"{_count(self.workers, 'worker')} x {parts} = {total}, {where} has {there:g}: {advice}"
 
 
 @contextlib.contextmanager
@@ -245,16 +204,6 @@ def _check(need: Demand | None, total: Resources, each: Sequence[Resources], whe
         raise UserError(*problems)
 
 
-def too_big(cpus: float, gpus: float, there: Sequence[Resources], what: str, where: str) -> list[str]:
-    """A line if no single node has so many CPUs and GPUs; `there` is what each node has, or each kind of node."""
-    has = sorted(((node.get("GPU", 0), node.get("CPU", 0)) for node in there), reverse=True)
-    if any(gpus <= its_gpus and cpus <= its_cpus for its_gpus, its_cpus in has):
-        return []
-    words = "; ".join(node_watch.in_words(its_cpus, its_gpus) for its_gpus, its_cpus in dict.fromkeys(has))
-    asked = node_watch.in_words(cpus, gpus)
-    return [f"{what} needs {asked} on a single node, and the nodes of {where} have {words or 'nothing'}"]
-
-
 def _room() -> tuple[Resources, list[Resources]]:
     """What the open Ray has, or may be brought to by its autoscaler: in all, and on each node or kind of node.
 
@@ -292,7 +241,3 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
     finally:
         for key in added:
             os.environ.pop(key, None)
-
-
-def _count(number: float, unit: str) -> str:
-    return f"{number:g} {unit}" if number <= 1 else f"{number:g} {unit}s"

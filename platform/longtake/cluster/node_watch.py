@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from longtake.cluster.demand import in_words
+
 if TYPE_CHECKING:
-    from longtake.cluster.launch import Demand
+    from longtake.cluster.demand import Demand
 
 POLL_S = 1.0
 GROUP, HOSTS = "ray.io/node-group", "local.cluster.node"
@@ -76,12 +78,6 @@ class Watch:
 def _sums(nodes: Iterable[Node]) -> tuple[float, float]:
     there = list(nodes)
     return sum(node.cpus for node in there), sum(node.gpus for node in there)
-
-
-def in_words(cpus: float, gpus: float) -> str:
-    """Numbers of CPUs and GPUs; GPUs only where there are some."""
-    words = [f"{cpus:g} CPU{'' if cpus == 1 else 's'}"]
-    return ", ".join(words + ([f"{gpus:g} GPU{'' if gpus == 1 else 's'}"] if gpus else []))
 
 
 def _why(node: Node) -> str:

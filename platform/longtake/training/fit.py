@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from longtake.cluster import launch
+from longtake.cluster import demand, launch
 from longtake.errors import Damaged, UserError
 from longtake.storage import lease
 from longtake.training import checkpoints, ranks
@@ -286,7 +286,7 @@ def fit(
         session = uuid.uuid4().hex[:8]
         context = {"keep": keep, "keep_best": keep_best, "session": session, "token": own.token}
         job = {"loop": loop, "payload": payload, "context": {"store": store, "run_id": run_id, **context}}
-        need = launch.Demand(min_workers or workers, gpus_per_worker=gpus_per_worker)
+        need = demand.Demand(min_workers or workers, gpus_per_worker=gpus_per_worker)
         with launch.launch(need):
             watch = progress.watcher(store, run_id, session, on_progress)
             _fit_on_ray(job, need, workers, max_failures, watch, own)
@@ -294,7 +294,7 @@ def fit(
 
 def _fit_on_ray(
     job: dict[str, Any],
-    need: launch.Demand,
+    need: demand.Demand,
     workers: int,
     max_failures: int,
     watch: Callable[[], None],
@@ -330,7 +330,7 @@ def _worker(job: dict[str, Any]) -> None:
         context.close()
 
 
-def _trainer(job: dict[str, Any], need: launch.Demand, workers: int, max_failures: int, storage: dict[str, Any]) -> Any:
+def _trainer(job: dict[str, Any], need: demand.Demand, workers: int, max_failures: int, storage: dict[str, Any]) -> Any:
     """Of `workers`, or of as few as are needed: Ray counts elastic ones by whole CPUs, so theirs include the data's."""
     from ray.train import UserCallback
     from ray.train.torch import TorchTrainer

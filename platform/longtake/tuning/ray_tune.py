@@ -19,7 +19,7 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from longtake.training.early_stopping import Numbers
-from longtake.tuning import sweep
+from longtake.tuning import sweep, sweep_demand
 from longtake.tuning.study import Assignment, Study
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ def run(
     trial: Callable[..., None],
     payload: Any,
     trials: int,
-    need: sweep.SweepDemand,
+    need: sweep_demand.SweepDemand,
     max_failures: int,
     on_event: sweep.OnEvent,
 ) -> None:
@@ -53,7 +53,7 @@ def _fit(
     searcher: _Searcher,
     trial: Callable[..., None],
     payload: Any,
-    need: sweep.SweepDemand,
+    need: sweep_demand.SweepDemand,
     left: int,
     max_failures: int,
     on_event: sweep.OnEvent,

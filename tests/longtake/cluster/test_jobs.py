@@ -20,9 +20,9 @@ import requests
 import typer
 
 from longtake.cluster import autoscaler, jobs, launch
+from longtake.cluster.demand import Demand
 from longtake.cluster.jobs import Head, Job, _Log
 from longtake.cluster.jobs_client import normal_address, outside_errors
-from longtake.cluster.launch import Demand
 from longtake.cluster.wheel import build_wheel
 from longtake.config import config_hash, load, shipped
 from longtake.errors import UserError

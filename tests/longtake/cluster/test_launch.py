@@ -6,7 +6,8 @@ import os
 
 import pytest
 
-from longtake.cluster.launch import Demand, launch, machine_cpus
+from longtake.cluster.demand import Demand
+from longtake.cluster.launch import launch, machine_cpus
 from longtake.errors import UserError
 
 

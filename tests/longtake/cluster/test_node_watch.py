@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from longtake.cluster.launch import Demand
+from longtake.cluster.demand import Demand
 from longtake.cluster.node_watch import IDLE, TAKEN, Node, Watch
-from longtake.tuning.sweep import SweepDemand
+from longtake.tuning.sweep_demand import SweepDemand
 
 HEAD = Node("h", "10.0.0.1", True, 0, 0)
 ONE, TWO = Node("a", "10.0.0.2", True, 2, 0), Node("b", "10.0.0.3", True, 2, 0)

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
-from longtake.cluster.launch import Demand, launch
+from longtake.cluster.demand import Demand
+from longtake.cluster.launch import launch
 from longtake.errors import UserError
 from longtake.storage.store import Store, open_store
 from longtake.training import checkpoints, worker_errors

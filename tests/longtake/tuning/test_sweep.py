@@ -20,7 +20,7 @@ from longtake.storage.store import Store, open_store
 from longtake.tables import table as tables
 from longtake.training.early_stopping import JudgedContext, Mailbox, Stopped
 from longtake.training.fit import LocalContext
-from longtake.tuning import search_config, space
+from longtake.tuning import search_config, space, sweep_demand
 from longtake.tuning import sweep as sweeps
 from longtake.tuning.search_config import Pruning, Sampling
 from longtake.tuning.space import Axis
@@ -104,12 +104,12 @@ def test_an_axis_without_a_meaning_is_refused(axis: dict[str, Any], reason: str)
 
 
 def test_a_demand_shows_its_arithmetic() -> None:
-    (line,) = sweeps.SweepDemand(2, at_once=2).problems(cpus=2, gpus=0)
+    (line,) = sweep_demand.SweepDemand(2, at_once=2).problems(cpus=2, gpus=0)
     assert "2 trials at once x 2 workers x (0.5 CPU for the rank + 0.5 for its data tasks) = 4 CPUs" in line
     assert line.endswith("this machine has 2: lower at_once to 1")
-    (line,) = sweeps.SweepDemand(4, at_once=1).problems(cpus=2, gpus=0)
+    (line,) = sweep_demand.SweepDemand(4, at_once=1).problems(cpus=2, gpus=0)
     assert "not even one trial fits" in line
-    assert not sweeps.SweepDemand(1, at_once=2).problems(cpus=2, gpus=0)
+    assert not sweep_demand.SweepDemand(1, at_once=2).problems(cpus=2, gpus=0)
 
 
 BRANCHES = {
@@ -497,7 +497,7 @@ def on_tune(store: Store, toy: Toy | None = None, *, at_once: int = 1, trials: i
         toy_sweep.trial,
         toy or Toy(),
         trials=trials,
-        need=sweeps.SweepDemand(1, at_once=at_once),
+        need=sweep_demand.SweepDemand(1, at_once=at_once),
         max_failures=failures,
     )
     return study
