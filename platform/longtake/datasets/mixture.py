@@ -15,7 +15,6 @@ from longtake.datasets.dataset import Dataset, Manifest
 from longtake.datasets.episode import Episode
 from longtake.datasets.shard import Array
 from longtake.errors import UserError
-from longtake.streaming.plan import Ints
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -160,3 +159,6 @@ def _differing(one: Dataset, other: Dataset) -> list[str]:
         for what, (here, there) in asked.items()
         if here != there
     ]
+
+
+Ints = NDArray[np.int64]

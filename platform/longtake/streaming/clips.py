@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longtake.datasets.dataset import CorruptData
-from longtake.datasets.mixture import Data
-from longtake.streaming.plan import GlobalBatch, Ints
+from longtake.datasets.mixture import Data, Ints
+from longtake.streaming.plan import GlobalBatch
 
 log = logging.getLogger(__name__)
 

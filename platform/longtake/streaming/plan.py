@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from longtake.datasets.mixture import Ints
 from longtake.errors import UserError
 from longtake.streaming.visits import revisit, way_back
 
 if TYPE_CHECKING:
     from longtake.datasets.mixture import Data
 
-Ints = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
 Stage = tuple[int | None, int]
 ROUNDS = 6  # of the shuffle

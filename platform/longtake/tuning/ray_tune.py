@@ -19,7 +19,7 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from longtake.training.early_stopping import Numbers
-from longtake.tuning import sweep, sweep_demand
+from longtake.tuning import outcome, sweep_demand
 from longtake.tuning.study import Assignment, Study
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ def run(
     trials: int,
     need: sweep_demand.SweepDemand,
     max_failures: int,
-    on_event: sweep.OnEvent,
+    on_event: outcome.OnEvent,
 ) -> None:
     """See `sweeps.run`."""
     unfinished = study.unfinished()
@@ -56,7 +56,7 @@ def _fit(
     need: sweep_demand.SweepDemand,
     left: int,
     max_failures: int,
-    on_event: sweep.OnEvent,
+    on_event: outcome.OnEvent,
 ) -> None:
     # Tune wants a place to write to; nothing is read from there again.
     with tempfile.TemporaryDirectory(prefix="longtake-tune-") as folder:
@@ -141,7 +141,7 @@ class _Talk:
         except BaseException as raised:
             error = raised
             log.exception("the trial failed")
-        self._questions.put(sweep.outcome(error))
+        self._questions.put(outcome.outcome(error))
 
     def _judge(self, step: int, numbers: Numbers) -> bool:
         if self._stopping:
@@ -198,7 +198,7 @@ class _Scheduler(_NotKept, FIFOScheduler):
 
     supports_buffered_results = False
 
-    def __init__(self, study: Study, on_event: sweep.OnEvent) -> None:
+    def __init__(self, study: Study, on_event: outcome.OnEvent) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._study, self._on_event = study, on_event
 
@@ -219,7 +219,7 @@ class _Scheduler(_NotKept, FIFOScheduler):
 class _Ends(_NotKept, tune.Callback):
     """Tells the study how each trial ended."""
 
-    def __init__(self, study: Study, searcher: _Searcher, on_event: sweep.OnEvent) -> None:
+    def __init__(self, study: Study, searcher: _Searcher, on_event: outcome.OnEvent) -> None:
         self._study, self._searcher, self._on_event = study, searcher, on_event
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from longtake.errors import UserError
 from longtake.training.early_stopping import Judge
+from longtake.tuning.outcome import OnEvent
 from longtake.tuning.sweep_demand import SweepDemand
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 Payload = TypeVar("Payload")
 Trial = Callable[[Payload, "Assignment", Judge], None]
-OnEvent = Callable[["Study"], None]
 
 # No loggers of its own, no checks of metrics that only we read, Ctrl-C left to the command line.
 TUNE_ENVIRONMENT = {
@@ -63,9 +62,3 @@ def run(
     finally:
         for name in added:
             os.environ.pop(name, None)
-
-
-def outcome(error: BaseException | None) -> dict[str, Any]:
-    """The last result of a trial: how it ended. What its config is at fault for is no crash: it would come again."""
-    reason = "" if error is None else f"{type(error).__name__}: {error}".splitlines()[0]
-    return {"done": True, "reason": reason, "crashed": not isinstance(error, UserError)}
