@@ -39,7 +39,7 @@ from longtake.models.tokenizer import PIXELS
 from longtake.models.world_model import WorldModel
 from longtake.storage.store import Store, open_store
 from longtake.streaming.clips import load_clips
-from longtake.training.engine import EngineConfig
+from longtake.training.engine_config import EngineConfig
 from longtake.training.fit import fit
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from longtake.jobs.train.config import WorldModelTraining
 from longtake.models.analysis.reach import window_reach
 from longtake.storage.store import Store
 from longtake.tables.run_record import select
-from longtake.training.engine import decay_start
+from longtake.training.engine_config import decay_start
 from longtake.tuning import space
 from longtake.tuning.search_config import expected_steps, rungs
 from longtake.tuning.space import Axis, corners, points, size

@@ -10,7 +10,7 @@ from longtake.config import Config
 from longtake.errors import UserError, unknown
 from longtake.models.config import AutoencoderConfig, DiffusionConfig, ModelConfig, SamplerConfig
 from longtake.streaming.plan import Clip
-from longtake.training.engine import EngineConfig
+from longtake.training.engine_config import EngineConfig
 
 Positive = Annotated[int, Field(ge=1)]
 PIXELS = "pixels"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from longtake.errors import UserError
 from longtake.jobs.train.config import TrainConfig, WorldModelTraining
 from longtake.jobs.train.init_weights import blank
-from longtake.training.engine import EngineConfig
+from longtake.training.engine_config import EngineConfig
 
 GIB = 2**30
 SHARE = {"fp32": 0.75, "autocast": 0.5, "bf16": 0.4}

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from longtake.storage.no_code import only_values
 
 if TYPE_CHECKING:
-    from longtake.training.engine import EngineConfig
+    from longtake.training.engine_config import EngineConfig
 
 
 class Backend(Protocol):

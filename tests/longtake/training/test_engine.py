@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from longtake.errors import UserError
-from longtake.training.engine import Engine, EngineConfig, learning_rate
+from longtake.training.engine import Engine
 from longtake.training.engine_backends import deepspeed_config
+from longtake.training.engine_config import EngineConfig, learning_rate
 from tests.longtake.training.toy_loop import Carried, backward_all, clip, segments
 
 WORLD = 2

@@ -23,7 +23,7 @@ from longtake.errors import UserError
 from longtake.storage.store import Store, open_store
 from longtake.training import checkpoints, worker_errors
 from longtake.training import fit as training
-from longtake.training.engine import EngineConfig
+from longtake.training.engine_config import EngineConfig
 from longtake.training.progress_file import Progress
 from tests.longtake.training import toy_loop
 from tests.longtake.training.toy_loop import STEPS, Toy
