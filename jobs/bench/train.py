@@ -43,7 +43,7 @@ from longtake.training.engine_config import EngineConfig
 from longtake.training.fit import fit
 
 if TYPE_CHECKING:
-    from longtake.training.fit import Context
+    from longtake.training.context import Context
 
 Positive = Annotated[int, Field(ge=1)]
 OURS, BARE = "longtake train", "bare PyTorch"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from longtake.datasets.mixture import Data
     from longtake.jobs.train.config import WorldModelTraining
     from longtake.models.tokenizer import Tokenizer
-    from longtake.training.fit import Context
+    from longtake.training.context import Context
 
 
 def settled(store: Store, named: str) -> str:

@@ -25,15 +25,16 @@ from longtake.models.world_model import WorldModel
 from longtake.storage import lease
 from longtake.storage.store import Store
 from longtake.tables import table as tables
+from longtake.training.context import LocalContext
 from longtake.training.early_stopping import Judge, JudgedContext, Mailbox, Numbers, Stopped
-from longtake.training.fit import LocalContext, fit
+from longtake.training.fit import fit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from longtake.jobs.sweep.config import Cost, Objective
     from longtake.storage.lease import Lease
-    from longtake.training.fit import Context
+    from longtake.training.context import Context
     from longtake.tuning.study import Assignment
 
 

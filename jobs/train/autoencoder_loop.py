@@ -28,7 +28,7 @@ from longtake.streaming.plan import cut
 from longtake.training.engine import Engine, step_of
 
 if TYPE_CHECKING:
-    from longtake.training.fit import Context
+    from longtake.training.context import Context
 
 IDENTICAL_PSNR = 100.0
 """Of a frame that comes back as it was, so that means stay finite."""

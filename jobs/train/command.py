@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from longtake.storage.store import Store
     from longtake.streaming.plan import Plan
     from longtake.tables.run_record import RunRecord
-    from longtake.training.fit import Context
+    from longtake.training.context import Context
 
 OF_THE_SESSION = ("workers", "min_workers", "gpus_per_worker", "max_failures", "keep", "watch")
 """Settings that change where and how a training is run, and not what is learnt: a resumed run may have others."""

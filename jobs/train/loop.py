@@ -38,7 +38,7 @@ from longtake.training.engine import Engine, step_of
 
 if TYPE_CHECKING:
     from longtake.jobs.train.loggers import Watchers
-    from longtake.training.fit import Context
+    from longtake.training.context import Context
 
 Item = TypeVar("Item")
 COSTS = ("frames", "worker_s", "bytes_read")

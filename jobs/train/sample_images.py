@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from longtake.jobs.train.loss import Batch
     from longtake.models.tokenizer import Tokenizer
     from longtake.models.world_model import WorldModel
-    from longtake.training.fit import Context
+    from longtake.training.context import Context
 
 GAP = 2
 """Pixels between pictures."""

@@ -11,8 +11,8 @@ import torch.distributed as dist
 
 from longtake.storage.store import Store, open_store
 from longtake.training import checkpoints
+from longtake.training.context import LocalContext
 from longtake.training.engine_config import EngineConfig
-from longtake.training.fit import LocalContext
 from tests.longtake.training import toy_loop
 from tests.longtake.training.test_engine import spawn
 from tests.longtake.training.toy_loop import STEPS, Toy

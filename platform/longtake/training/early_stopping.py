@@ -21,7 +21,7 @@ from longtake.training import checkpoints
 
 if TYPE_CHECKING:
     from longtake.storage.store import Store
-    from longtake.training.fit import Context, Write
+    from longtake.training.context import Context, Write
 
 Numbers = dict[str, float]
 Measure = Callable[[int, Numbers], Numbers]

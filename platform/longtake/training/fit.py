@@ -12,245 +12,23 @@ Ray gets a fresh name per fit, and its small bookkeeping folder goes away afterw
 from __future__ import annotations
 
 import contextlib
-import logging
 import uuid
-import weakref
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from longtake.cluster import demand, launch
-from longtake.errors import Damaged, UserError
+from longtake.errors import UserError
 from longtake.storage import lease
-from longtake.training import checkpoints, ranks
+from longtake.training import checkpoints
 from longtake.training import progress_file as progress
-from longtake.training.progress_file import Progress
-from longtake.training.worker_errors import LoopError, how_died, is_loss, is_of_storage, kernel_kills
+from longtake.training.context import Context, LocalContext, OnProgress, RayContext
+from longtake.training.worker_errors import LoopError, how_died, is_loss, kernel_kills
 
 if TYPE_CHECKING:
-    from longtake.storage.lease import Lease, Token
+    from longtake.storage.lease import Lease
     from longtake.storage.store import Store
 
-logger = logging.getLogger(__name__)
 Payload = TypeVar("Payload")
-Write = Callable[[Path], None]
-OnProgress = Callable[[Progress], None]
-
-
-class Context(Protocol):
-    """What a train loop knows of the world around it."""
-
-    rank: int
-    world: int
-    device: str
-    run_id: str
-    store: Store
-
-    def resume(self) -> AbstractContextManager[Path | None]:
-        """The newest complete checkpoint as a folder to read, None for a new run. Every rank asks first."""
-        ...
-
-    def save(self, step: int, write: Write, metrics: dict[str, float] | None = None) -> None:
-        """Checkpoint `step`: `write(folder)` puts this rank's files there. Every rank calls it."""
-        ...
-
-    def progress(self, step: int, of: int, **numbers: float) -> None:
-        """Tell whoever watches that `step` of `of` steps are done. Cheap; only rank 0 is heard."""
-        ...
-
-    def mean(self, **numbers: float) -> dict[str, float]:
-        """Each number averaged over ranks. Every rank calls it with the same names."""
-        ...
-
-    def require_lease(self) -> None:
-        """Raise lease.Lost if another driver has taken the run over: asked before rows of the run are written."""
-        ...
-
-
-class _StoreContext(ABC):
-    """A context whose memory is the store; the two below differ in where they run and whom they tell."""
-
-    def __init__(
-        self, store: Store, run_id: str, rank: int, world: int, device: str, keep: int, keep_best: str | None
-    ) -> None:
-        self.store, self.run_id = store, run_id
-        self.rank, self.world, self.device = rank, world, device
-        self._keep, self._keep_best = keep, keep_best
-
-    @contextlib.contextmanager
-    def resume(self) -> Iterator[Path | None]:
-        """The newest whole checkpoint; what an interrupted attempt left half-written is removed.
-
-        Raises:
-            UserError: none is whole, and yet there was one.
-        """
-        with contextlib.ExitStack() as stack:
-            yield self._open_newest(stack)
-
-    def save(self, step: int, write: Write, metrics: dict[str, float] | None = None) -> None:
-        """Write, wait for all, seal, thin out. A step that has its checkpoint is left as it is.
-
-        Raises:
-            UserError: the store takes no more; the checkpoints before are untouched.
-            lease.Lost: another driver goes on with the run; nothing is sealed.
-        """
-        self.require_lease()
-        if ranks.of_first(self.rank == 0 and self._is_saved(step), self.world):
-            return
-        try:
-            with checkpoints.writing(self.store, self.run_id, step) as folder:
-                write(folder)
-        except Exception as error:
-            if not is_of_storage(error):
-                raise
-            raise UserError(self._not_saved(step, error)) from error
-        ranks.wait(self.world)
-        if self.rank == 0:
-            self.require_lease()
-            checkpoints.seal(self.store, self.run_id, step, self.world, metrics or {}, writers=self.world)
-            checkpoints.prune(self.store, self.run_id, self._keep, self._keep_best, upto=step)
-        ranks.wait(self.world)
-
-    def progress(self, step: int, of: int, **numbers: float) -> None:
-        """Rank 0 tells; the others are silent."""
-        if self.rank == 0:
-            self._tell(Progress(step, of, numbers))
-
-    def mean(self, **numbers: float) -> dict[str, float]:
-        """Each number averaged over ranks."""
-        return ranks.mean(numbers, self.world, self.device)
-
-    def _not_saved(self, step: int, error: Exception) -> str:
-        before = "what there was before cannot be seen now"
-        with contextlib.suppress(OSError, UserError):
-            if self.world == 1:  # others may still be writing theirs; who resumes clears up
-                checkpoints.discard_unfinished(self.store, self.run_id)
-            newest = checkpoints.newest(self.store, self.run_id)
-            before = "there is none before it" if newest is None else f"that of step {newest} is whole"
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        return (
-            f"the checkpoint of step {step} could not be written: {reason}; {before}: mend the store and go on with "
-            f"--resume {self.run_id}"
-        )
-
-    @abstractmethod
-    def require_lease(self) -> None:
-        """Raise lease.Lost if the run is another driver's by now."""
-
-    @abstractmethod
-    def _tell(self, told: Progress) -> None:
-        """Pass on how far the run is."""
-
-    def _is_saved(self, step: int) -> bool:
-        """Whether a step has its checkpoint; one that was damaged is written again, in its place."""
-        there = step in checkpoints.complete(self.store, self.run_id)
-        return there and not checkpoints.damage(self.store, self.run_id, step, hashed=True)
-
-    def _open_newest(self, stack: contextlib.ExitStack) -> Path | None:
-        """Every rank compares what it will read; if one finds damage, all take an older checkpoint."""
-        damaged: list[int] = []
-        while True:
-            step = ranks.of_first(self._newest(damaged) if self.rank == 0 else None, self.world)
-            if step is None:
-                return None
-            opening, told = contextlib.ExitStack(), ""
-            try:
-                folder = opening.enter_context(checkpoints.opened(self.store, self.run_id, step))
-            except Damaged as error:
-                told = error.lines[0]
-                logger.warning("damaged checkpoint passed over: %s", told)
-            if not any(ranks.of_all(told, self.world)):
-                stack.push(opening)
-                return folder
-            opening.close()
-            damaged.append(step)
-
-    def _newest(self, but: list[int]) -> int | None:
-        self.require_lease()
-        if not but:
-            checkpoints.discard_unfinished(self.store, self.run_id)
-        step = checkpoints.newest(self.store, self.run_id, but=but)
-        if step is None:
-            checkpoints.require_none(self.store, self.run_id)
-        return step
-
-
-class LocalContext(_StoreContext):
-    """This process alone, no Ray: unit tests, benchmarks, a single GPU box. Every step's progress is told.
-
-    Where no lease of the run is given it takes one before it touches a checkpoint, and frees it when it goes away.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        run_id: str,
-        *,
-        keep: int = 2,
-        keep_best: str | None = None,
-        device: str = "",
-        on_progress: OnProgress | None = None,
-        held: Lease | None = None,
-    ) -> None:
-        super().__init__(store, run_id, 0, 1, device or _own_device(), keep, keep_best)
-        self._on_progress = on_progress
-        self._lease = held
-
-    def require_lease(self) -> None:
-        """See Context. Raises lease.Held where another holds it."""
-        if self._lease is None:
-            self._lease = lease.of_run(self.store, self.run_id)
-            weakref.finalize(self, self._lease.release)
-        self._lease.require()
-
-    def _tell(self, told: Progress) -> None:
-        if self._lease is not None:
-            self._lease.raise_if_lost()
-        if self._on_progress is not None:
-            self._on_progress(told)
-
-
-class RayContext(_StoreContext):
-    """One rank of a Ray Train worker group."""
-
-    def __init__(
-        self, store: Store, run_id: str, *, keep: int, keep_best: str | None, session: str, token: Token
-    ) -> None:
-        import ray.train
-        import ray.train.torch
-
-        world = ray.train.get_context()
-        device = str(ray.train.torch.get_device())
-        super().__init__(store, run_id, world.get_world_rank(), world.get_world_size(), device, keep, keep_best)
-        self._session, self._token = session, token
-        self._teller = progress.Teller(store, run_id) if self.rank == 0 else None
-        self._restarts = self._count_restarts() if self.rank == 0 else 0
-
-    def require_lease(self) -> None:
-        """See Context: the driver holds it."""
-        self._token.require(self.store)
-
-    def close(self) -> None:
-        """Tell the last progress."""
-        if self._teller is not None:
-            self._teller.close()
-
-    def _count_restarts(self) -> int:
-        """This session's file from an earlier attempt means that this one replaces lost workers."""
-        before = progress.read(self.store, self.run_id)
-        if before is None or before.session != self._session:
-            now = Progress(0, 0, session=self._session)
-        else:
-            now = replace(before, restarts=before.restarts + 1)
-        progress.write(self.store, self.run_id, now)
-        return now.restarts
-
-    def _tell(self, told: Progress) -> None:
-        if self._teller is not None:
-            self._teller(replace(told, session=self._session, restarts=self._restarts))
 
 
 def fit(
@@ -387,9 +165,3 @@ def _explain(error: Exception, store: Store, run: str, max_failures: int, kills:
             f"run {run}: {died} more often than the {max_failures} times it may be replaced; {kept}; start the run "
             "again to go on"
         ) from error
-
-
-def _own_device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -28,8 +28,8 @@ from longtake.storage.store import Store, open_store
 from longtake.streaming.clips import load_clips
 from longtake.streaming.loader import cut
 from longtake.training import checkpoints
+from longtake.training.context import LocalContext
 from longtake.training.engine_config import EngineConfig
-from longtake.training.fit import LocalContext
 from tests.models.test_mamba2_import import language_model, written
 
 TOY = """

@@ -16,7 +16,7 @@ from longtake.jobs.train import loop as train_loop
 from longtake.jobs.train.config import WorldModelTraining
 from longtake.storage.store import Store, open_store
 from longtake.training import checkpoints
-from longtake.training.fit import LocalContext
+from longtake.training.context import LocalContext
 
 GROWING = """
 name: growing

@@ -24,7 +24,7 @@ from longtake.jobs.train.config import AutoencoderTraining, TrainConfig, WorldMo
 from longtake.models.config import SamplerConfig
 from longtake.storage.store import Store, open_store
 from longtake.training import checkpoints
-from longtake.training.fit import LocalContext
+from longtake.training.context import LocalContext
 
 AUTOENCODER = """
 name: squeeze

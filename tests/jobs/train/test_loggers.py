@@ -20,7 +20,7 @@ from longtake.jobs.train import loggers
 from longtake.jobs.train.config import WorldModelTraining
 from longtake.jobs.train.loop import train_loop
 from longtake.storage.store import Store, open_store
-from longtake.training.fit import LocalContext
+from longtake.training.context import LocalContext
 from tests.jobs.train.test_command import TOY
 
 

@@ -23,7 +23,7 @@ from longtake.storage.lease import Held, Lease, Lost
 from longtake.storage.store import Store, open_store
 from longtake.tables.run_record import RunRecord
 from longtake.training import checkpoints
-from longtake.training.fit import LocalContext
+from longtake.training.context import LocalContext
 from tests.longtake.tuning.toy_sweep import study_of
 
 ROOT = Path(__file__).parents[3]
@@ -40,7 +40,7 @@ import sys
 from longtake.storage import lease
 lease.BEAT_S = 0.05
 from longtake.storage.store import open_store
-from longtake.training.fit import LocalContext
+from longtake.training.context import LocalContext
 
 def write(folder):
     (folder / "weights").write_text("old")

@@ -22,6 +22,7 @@ from longtake.cluster.launch import launch
 from longtake.errors import UserError
 from longtake.storage.store import Store, open_store
 from longtake.training import checkpoints, worker_errors
+from longtake.training import context as training_context
 from longtake.training import fit as training
 from longtake.training.engine_config import EngineConfig
 from longtake.training.progress_file import Progress
@@ -48,7 +49,7 @@ def alone() -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def fit_alone(store: Store, on_progress: training.OnProgress | None = None, fail_step: int = -1) -> None:
+def fit_alone(store: Store, on_progress: training_context.OnProgress | None = None, fail_step: int = -1) -> None:
     toy = Toy(EngineConfig(backend="torch"), fail_step=fail_step)
     training.fit(toy_loop.loop, toy, store=store, run_id=RUN, workers=0, on_progress=on_progress)
 
@@ -164,7 +165,7 @@ def test_a_listing_that_fails_deletes_nothing(
 
 
 def test_mean_of_one_is_itself(tmp_path: Path) -> None:
-    context = training.LocalContext(open_store(tmp_path), RUN, device="cpu")
+    context = training_context.LocalContext(open_store(tmp_path), RUN, device="cpu")
     assert context.mean(loss=0.5, norm=2.0) == {"loss": 0.5, "norm": 2.0}
 
 

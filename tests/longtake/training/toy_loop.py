@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from longtake.storage.store import open_store
 from longtake.training import fit as training
+from longtake.training.context import Context
 from longtake.training.engine import Engine
 from longtake.training.engine_config import EngineConfig
-from longtake.training.fit import Context
 
 STEPS = 12
 SAVE_EVERY = 4

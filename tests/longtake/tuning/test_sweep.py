@@ -18,8 +18,8 @@ from longtake.cluster import launch
 from longtake.errors import UserError
 from longtake.storage.store import Store, open_store
 from longtake.tables import table as tables
+from longtake.training.context import LocalContext
 from longtake.training.early_stopping import JudgedContext, Mailbox, Stopped
-from longtake.training.fit import LocalContext
 from longtake.tuning import search_config, space, sweep_demand
 from longtake.tuning import sweep as sweeps
 from longtake.tuning.search_config import Pruning, Sampling
