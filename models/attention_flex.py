@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 if TYPE_CHECKING:
-    from longtake.models.mixers.attention import Reach
+    from longtake.models.attention_mask import Reach
 
 BLOCK = 128
 _compiled = torch.compile(flex_attention, dynamic=False)

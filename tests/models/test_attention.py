@@ -7,7 +7,8 @@ from torch.nn.attention.flex_attention import create_block_mask
 
 from longtake.models import attention_flex
 from longtake.models.attention_flex import BLOCK, frame_mask
-from longtake.models.mixers.attention import Reach, attend
+from longtake.models.attention_mask import Reach
+from longtake.models.mixers.attention import attend
 
 REACHES = [
     Reach("window", 1),

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from longtake.jobs.presets import size
+from longtake.models.attention_mask import Reach
 from longtake.models.conditions import Conditions
-from longtake.models.mixers.attention import Reach, attend
+from longtake.models.mixers.attention import attend
 from longtake.models.scan.scan import Backend, scan
 from longtake.models.world_model import WorldModel
 
