@@ -12,9 +12,11 @@ import numpy as np
 import torch
 
 from longtake.datasets.dataset import Dataset
+from longtake.evals.baselines import FLOORS, PROBED
+from longtake.evals.controls import Forgetful, Reconstruction, StrangersContext
 from longtake.evals.protocol import Protocol
 from longtake.evals.scoring import answer, compare, episode_seed
-from longtake.evals.systems import FLOORS, PROBED, Forgetful, ModelSystem, Reconstruction, StrangersContext, System
+from longtake.evals.systems import ModelSystem, System
 from longtake.evals.task import STRANGER, Question, Rows
 from longtake.evals.tasks import TASKS, build_question
 from longtake.jobs.evaluate import fvd

@@ -42,7 +42,7 @@ class Foreign:
 
 def read(systems: Mapping[str, str]) -> list[Foreign]:
     """Load what an evaluation names. Raises UserError, a line per name, file or maker that is none."""
-    from longtake.evals.systems import FLOORS
+    from longtake.evals.baselines import FLOORS
 
     found, problems = [], []
     for name, where in systems.items():

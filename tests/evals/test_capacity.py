@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 import torch
 
+from longtake.evals.baselines import ContextMean, CopyLast, NearestPose
+from longtake.evals.controls import StrangersContext
 from longtake.evals.protocol import Protocol
-from longtake.evals.systems import ContextMean, CopyLast, ModelSystem, NearestPose, StrangersContext, System
+from longtake.evals.systems import ModelSystem, System
 from longtake.evals.task import Question
 from longtake.evals.tasks import TASKS, build_question
 from longtake.evals.tasks.capacity import find_places, numbers

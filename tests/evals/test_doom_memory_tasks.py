@@ -11,10 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from longtake.evals.baselines import Chance, CopyLast, NearestPose
+from longtake.evals.controls import StrangersContext
 from longtake.evals.metrics import IDENTICAL_PSNR
 from longtake.evals.protocol import Protocol
 from longtake.evals.scoring import score
-from longtake.evals.systems import Chance, CopyLast, NearestPose, StrangersContext, System
+from longtake.evals.systems import System
 from longtake.evals.task import Question
 from longtake.evals.tasks import TASKS, build_question
 from longtake.models.conditions import Conditions

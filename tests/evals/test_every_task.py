@@ -10,12 +10,13 @@ import pandas as pd
 import pytest
 import torch
 
+from longtake.evals.baselines import Chance, ContextMean, CopyLast, NearestPose, RawFrames
 from longtake.evals.fvd import frechet_distance
 from longtake.evals.memory_horizon import TASK, memory_horizon
 from longtake.evals.metrics import IDENTICAL_PSNR
 from longtake.evals.protocol import Protocol
 from longtake.evals.scoring import score
-from longtake.evals.systems import Chance, ContextMean, CopyLast, NearestPose, RawFrames, System
+from longtake.evals.systems import System
 from longtake.evals.task import Question
 from longtake.evals.tasks import TASKS, build_question
 from longtake.models.conditions import Conditions

@@ -20,9 +20,10 @@ from longtake.datasets.episode import Episode
 from longtake.datasets.shard import CorruptData
 from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
+from longtake.evals.baselines import CopyLast
+from longtake.evals.controls import StrangersContext
 from longtake.evals.protocol import Protocol
 from longtake.evals.scoring import answer
-from longtake.evals.systems import CopyLast, StrangersContext
 from longtake.grid import Cell, GridReport
 from longtake.jobs.evaluate import command as evaluate
 from longtake.jobs.evaluate.cell import conditions_of, read_model, read_question, score_cell
