@@ -24,7 +24,7 @@ Positive = Annotated[int, Field(ge=1)]
 
 
 def _known(task: str) -> str:
-    from longtake.evals.tasks import TASKS
+    from longtake.evals.registry import TASKS
 
     if task not in TASKS:
         raise PydanticKnownError("literal_error", {"expected": " or ".join(repr(name) for name in TASKS)})
@@ -40,7 +40,7 @@ WHERE_SAID = ("stride", "limit", "wraps")
 
 
 def _of(name: str) -> str:
-    from longtake.evals.tasks import TASKS
+    from longtake.evals.registry import TASKS
 
     return ", ".join(sorted(task for task in TASKS if name in TASKS[task].fields))
 
@@ -90,14 +90,14 @@ class Protocol(BaseModel):
     @property
     def frames(self) -> int:
         """Source frames that a clip needs."""
-        from longtake.evals.tasks import TASKS
+        from longtake.evals.registry import TASKS
 
         return int(TASKS[self.task].path(self)[0].max()) * (self.stride or 1) + 1
 
     @property
     def spans(self) -> tuple[int, ...]:
         """Source frames of each episode that a clip is made of: of one, or of the walks in a world."""
-        from longtake.evals.tasks import TASKS
+        from longtake.evals.registry import TASKS
 
         walks = TASKS[self.task].walks
         return (self.frames,) if walks is None else tuple(frames * (self.stride or 1) for frames in walks(self))
@@ -105,7 +105,7 @@ class Protocol(BaseModel):
     @property
     def stream(self) -> int:
         """Frames shown and generated in all."""
-        from longtake.evals.tasks import TASKS
+        from longtake.evals.registry import TASKS
 
         return len(TASKS[self.task].path(self)[0])
 
@@ -118,7 +118,7 @@ class Protocol(BaseModel):
     @classmethod
     def _own_metrics(cls, given: Any) -> Any:
         """A task that measures in its own way does so unless told otherwise."""
-        from longtake.evals.tasks import TASKS
+        from longtake.evals.registry import TASKS
 
         own = TASKS[given["task"]].metrics if isinstance(given, dict) and given.get("task") in TASKS else None
         return {"metrics": list(own), **given} if own else given
@@ -126,7 +126,7 @@ class Protocol(BaseModel):
     @model_validator(mode="after")
     def _belong(self) -> Self:
         """Raises ValueError for fields and metrics of other tasks."""
-        from longtake.evals.tasks import TASKS
+        from longtake.evals.registry import TASKS
 
         strange = [name for name in sorted(self.model_fields_set) if name in OWN and not self._says(name)]
         problems = [f"{name}: {self.task} has no such field; it is of {_of(name)}" for name in strange]
@@ -144,7 +144,7 @@ class Protocol(BaseModel):
         return {name: value for name, value in written.items() if self._says(name)}
 
     def _says(self, name: str) -> bool:
-        from longtake.evals.tasks import TASKS
+        from longtake.evals.registry import TASKS
 
         if name in OWN:
             return name in TASKS[self.task].fields

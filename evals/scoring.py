@@ -10,9 +10,9 @@ import torch
 
 from longtake.evals.metrics import METRICS
 from longtake.evals.protocol import Protocol
+from longtake.evals.registry import TASKS
 from longtake.evals.systems import System, generate
 from longtake.evals.task import Clips, Question, Rows
-from longtake.evals.tasks import TASKS
 from longtake.models.conditions import Conditions
 
 

@@ -13,12 +13,13 @@ import torch
 
 from longtake.datasets.dataset import Dataset
 from longtake.evals.baselines import FLOORS, PROBED
+from longtake.evals.clip import build_question
 from longtake.evals.controls import Forgetful, Reconstruction, StrangersContext
 from longtake.evals.protocol import Protocol
+from longtake.evals.registry import TASKS
 from longtake.evals.scoring import answer, compare, episode_seed
 from longtake.evals.systems import ModelSystem, System
 from longtake.evals.task import STRANGER, Question, Rows
-from longtake.evals.tasks import TASKS, build_question
 from longtake.jobs.evaluate import fvd
 from longtake.jobs.evaluate.check import asked_episodes
 from longtake.jobs.evaluate.command import ScoreCell

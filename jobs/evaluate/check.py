@@ -35,7 +35,7 @@ def asked_episodes(protocol: Protocol, dataset: Dataset) -> pd.DataFrame:
 
 def protocol_problems(protocol: Protocol, dataset: Dataset) -> list[str]:
     """Why a dataset cannot serve a protocol: one line per reason."""
-    from longtake.evals.tasks import TASKS
+    from longtake.evals.registry import TASKS
 
     task, problems = TASKS[protocol.task], []
     if task.why_pose and not dataset.has_pose:
@@ -71,7 +71,7 @@ def protocol_problems(protocol: Protocol, dataset: Dataset) -> list[str]:
 
 def _label_problems(protocol: Protocol, dataset: Dataset) -> Iterator[str]:
     """Why the labels that a task needs cannot be had of a dataset."""
-    from longtake.evals.tasks import TASKS
+    from longtake.evals.registry import TASKS
     from longtake.evals.tasks.questions import WARMTH
 
     there = {spec.name.removeprefix(LABEL): spec for spec in dataset.manifest.arrays if spec.name.startswith(LABEL)}
@@ -85,7 +85,7 @@ def _label_problems(protocol: Protocol, dataset: Dataset) -> Iterator[str]:
 
 def _unfit(protocol: Protocol, dataset: Dataset, there: pd.DataFrame) -> Iterator[str]:
     """Why the first episode, by its labels, cannot be asked; the others are looked at when they are scored."""
-    from longtake.evals.tasks import TASKS
+    from longtake.evals.registry import TASKS
 
     task, first = TASKS[protocol.task], protocol.start
     if task.unfit is None or there.empty:

@@ -290,7 +290,7 @@ def _protocol_cells(
     subjects: Sequence[Subject],
     others: Sequence[Foreign],
 ) -> Iterator[Cell]:
-    from longtake.evals.tasks import TASKS
+    from longtake.evals.registry import TASKS
 
     systems = [*_floors(protocol, dataset)]
     for subject in subjects:
@@ -313,7 +313,7 @@ def _protocol_cells(
 
 def _foreign(other: Foreign, config: EvaluateConfig, protocol: Protocol) -> Iterator[Scored]:
     """What is scored of a model that is not ours; its memory can be wiped where it has `forget`."""
-    from longtake.evals.tasks import TASKS
+    from longtake.evals.registry import TASKS
 
     yield other.name, other.run, 0, "whole"
     if TASKS[protocol.task].beside == "controls":
@@ -329,7 +329,7 @@ Scored = tuple[str, str, int, Variant]
 
 def _floors(protocol: Protocol, dataset: Dataset) -> Iterator[Scored]:
     """Floors and oracle, where the task has a use for them; the oracle needs a pose."""
-    from longtake.evals.tasks import TASKS
+    from longtake.evals.registry import TASKS
 
     if TASKS[protocol.task].beside == "nothing":
         return
@@ -340,7 +340,7 @@ def _floors(protocol: Protocol, dataset: Dataset) -> Iterator[Scored]:
 
 def _systems(subject: Subject, config: EvaluateConfig, protocol: Protocol) -> Iterator[Scored]:
     """What is scored of a checkpoint: the model, its controls and its ceiling."""
-    from longtake.evals.tasks import TASKS
+    from longtake.evals.registry import TASKS
 
     yield subject.name, subject.run, subject.step, "whole"
     if TASKS[protocol.task].beside != "controls":

@@ -132,7 +132,7 @@ def gather(store: Store, runs: Sequence[str]) -> Material:
 
 def _uncurved() -> list[str]:
     """Tasks that measure in their own way, whose rows are no frames: `longtake results scores` shows them."""
-    from longtake.evals.tasks import TASKS
+    from longtake.evals.registry import TASKS
 
     return [name for name, task in TASKS.items() if task.metrics]
 

@@ -145,7 +145,7 @@ def _column_problems(column: str, trial: WorldModelTraining) -> list[str]:
 
 
 def _beyond_problems(protocol: Protocol, beyond: int) -> list[str]:
-    from longtake.evals.tasks import TASKS
+    from longtake.evals.registry import TASKS
 
     _, distances = TASKS[protocol.task].path(protocol)
     if (distances > beyond).any():

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from longtake.evals.baselines import ContextMean, CopyLast, NearestPose
+from longtake.evals.clip import build_question
 from longtake.evals.controls import StrangersContext
 from longtake.evals.protocol import Protocol
+from longtake.evals.registry import TASKS
 from longtake.evals.systems import ModelSystem, System
 from longtake.evals.task import Question
-from longtake.evals.tasks import TASKS, build_question
 from longtake.evals.tasks.capacity import find_places, numbers
 from longtake.models.conditions import Conditions
 from longtake.models.config import LayerConfig, ModelConfig, SamplerConfig

@@ -11,14 +11,15 @@ import pytest
 import torch
 
 from longtake.evals.baselines import Chance, ContextMean, CopyLast, NearestPose, RawFrames
+from longtake.evals.clip import build_question
 from longtake.evals.fvd import frechet_distance
 from longtake.evals.memory_horizon import TASK, memory_horizon
 from longtake.evals.metrics import IDENTICAL_PSNR
 from longtake.evals.protocol import Protocol
+from longtake.evals.registry import TASKS
 from longtake.evals.scoring import score
 from longtake.evals.systems import System
 from longtake.evals.task import Question
-from longtake.evals.tasks import TASKS, build_question
 from longtake.models.conditions import Conditions
 from tests.evals.planted import Truth, Window
 from tests.evals.test_permanence import PROTOCOL as PERMANENCE

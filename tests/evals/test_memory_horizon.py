@@ -10,11 +10,11 @@ from torch import Tensor
 
 from longtake.evals.baselines import ContextMean, CopyLast
 from longtake.evals.bootstrap import bootstrap_interval
+from longtake.evals.clip import build_question
 from longtake.evals.memory_horizon import MARGIN_DB, memory_horizon
 from longtake.evals.protocol import Protocol
 from longtake.evals.scoring import score
 from longtake.evals.task import Question
-from longtake.evals.tasks import build_question
 from longtake.models.conditions import Conditions
 
 CONTEXT = 24

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from longtake.evals.baselines import ContextMean, CopyLast, NearestPose
+from longtake.evals.clip import build_question
 from longtake.evals.controls import StrangersContext
 from longtake.evals.metrics import IDENTICAL_PSNR
 from longtake.evals.protocol import Protocol
+from longtake.evals.registry import TASKS
 from longtake.evals.sprite_matching import find_sprites
 from longtake.evals.systems import System
 from longtake.evals.task import Question
-from longtake.evals.tasks import TASKS, build_question
 from longtake.models.conditions import Conditions
 from tests.evals.planted import Truth, Window
 

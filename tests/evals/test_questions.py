@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from longtake.evals.baselines import Chance, CopyLast, RawFrames
+from longtake.evals.clip import build_question
 from longtake.evals.controls import StrangersContext
 from longtake.evals.linear_probe import out_of_fold
 from longtake.evals.protocol import Protocol
+from longtake.evals.registry import TASKS
 from longtake.evals.systems import ModelSystem, System
 from longtake.evals.task import Question
-from longtake.evals.tasks import TASKS, build_question
 from longtake.evals.tasks.questions import classes
 from longtake.models.conditions import Conditions
 from longtake.models.config import LayerConfig, ModelConfig, SamplerConfig

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from longtake.evals import metrics
 from longtake.evals.baselines import FLOORS, ContextMean, CopyLast, NearestPose
+from longtake.evals.clip import build_question
 from longtake.evals.metrics import IDENTICAL_PSNR, METRICS, MetricName, psnr, sharpness, ssim
 from longtake.evals.protocol import Protocol
+from longtake.evals.registry import TASKS
 from longtake.evals.scoring import compare, episode_seed, score
 from longtake.evals.systems import ModelSystem, System
 from longtake.evals.task import Question
-from longtake.evals.tasks import TASKS, build_question
 from longtake.evals.tasks.cost import lengths
 from longtake.models.conditions import Conditions
 from longtake.models.config import LayerConfig, ModelConfig, SamplerConfig

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from longtake.evals.clip import build_question
 from longtake.evals.protocol import Protocol
-from longtake.evals.tasks import build_question
 
 
 def test_no_action_leads_back_or_into_the_first_frame() -> None:

@@ -14,7 +14,7 @@ from longtake.datasets.episode import Episode
 from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
 from longtake.evals.metrics import IDENTICAL_PSNR
-from longtake.evals.tasks import TASKS
+from longtake.evals.registry import TASKS
 from longtake.jobs.evaluate import command as evaluate
 from longtake.jobs.evaluate.cell import score_cell
 from longtake.jobs.evaluate.command import EvaluateConfig, ScoreCell, plan_cells
