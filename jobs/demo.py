@@ -16,8 +16,10 @@ from pydantic import Field
 
 from longtake.config import Config, dump, load
 from longtake.jobs import collect
-from longtake.jobs.evaluate import command as evaluate
-from longtake.jobs.evaluate.command import EvaluateConfig, Subject
+from longtake.jobs.evaluate import config as evaluate_config
+from longtake.jobs.evaluate import grid
+from longtake.jobs.evaluate.cells import Subject
+from longtake.jobs.evaluate.config import EvaluateConfig
 from longtake.jobs.results import command as results
 from longtake.jobs.results.wide import side_by_side
 from longtake.jobs.train import command as train
@@ -51,7 +53,7 @@ def main(config: str, overrides: list[str], store: str, dry_run: bool) -> None:
     """The command."""
     settings = load(DemoConfig, config, overrides, search=CONFIGS)
     trainings = [load(WorldModelTraining, name, search=train.CONFIGS) for name in settings.train]
-    evaluation = load(EvaluateConfig, settings.evaluate, search=evaluate.CONFIGS)
+    evaluation = load(EvaluateConfig, settings.evaluate, search=evaluate_config.CONFIGS)
     if dry_run:
         print(dump(settings))
         return
@@ -85,7 +87,7 @@ def run_demo(
                 runs.append(train.train(config, store, reuse=True))
         with stage(stages - 1, stages, "evaluate: come back to places of mazes never trained on"):
             subjects = [subject(store, run, config) for run, config in zip(runs, trainings, strict=True)]
-            failed = evaluate.evaluate(evaluate.plan_cells(evaluation, store, subjects), store).failed
+            failed = grid.evaluate(grid.plan_cells(evaluation, store, subjects), store).failed
             if failed:
                 raise SystemExit(1)
         with stage(stages, stages, "report"):

@@ -21,8 +21,8 @@ from longtake.evals.scoring import answer, compare, episode_seed
 from longtake.evals.systems import ModelSystem, System
 from longtake.evals.task import STRANGER, Question, Rows
 from longtake.jobs.evaluate import fvd
+from longtake.jobs.evaluate.cells import ScoreCell
 from longtake.jobs.evaluate.check import asked_episodes
-from longtake.jobs.evaluate.command import ScoreCell
 from longtake.jobs.latents import pictures
 from longtake.models.checkpoint import load_model, load_model_tokenizer
 from longtake.models.conditions import Conditions

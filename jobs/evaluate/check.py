@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from longtake.datasets.dataset import Dataset
     from longtake.evals.protocol import Protocol
-    from longtake.jobs.evaluate.command import Subject
+    from longtake.jobs.evaluate.cells import Subject
     from longtake.storage.store import Store
 
 

@@ -7,15 +7,16 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from longtake.errors import UserError
+from longtake.jobs.evaluate.cells import Subject
 from longtake.jobs.evaluate.check import beyond_training
-from longtake.jobs.evaluate.command import Subject, evaluate, plan_cells
+from longtake.jobs.evaluate.grid import evaluate, plan_cells
 from longtake.tables import table as tables
 from longtake.tables.run_record import select
 from longtake.training import checkpoints
 
 if TYPE_CHECKING:
     from longtake.grid import Cell, GridReport
-    from longtake.jobs.evaluate.command import EvaluateConfig
+    from longtake.jobs.evaluate.config import EvaluateConfig
     from longtake.storage.store import Store
 
 POLL_S = 5.0

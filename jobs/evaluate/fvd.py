@@ -20,7 +20,7 @@ from longtake.tables import table as tables
 if TYPE_CHECKING:
     from longtake.evals.protocol import Protocol
     from longtake.evals.task import Clips, Question
-    from longtake.jobs.evaluate.command import ScoreCell
+    from longtake.jobs.evaluate.cells import ScoreCell
 
 METRIC = "fvd"
 

@@ -11,7 +11,7 @@ import yaml
 
 from longtake.config import load
 from longtake.errors import UserError, unknown
-from longtake.jobs.evaluate.command import CONFIGS, EvaluateConfig
+from longtake.jobs.evaluate.config import CONFIGS, EvaluateConfig
 from longtake.jobs.plots.base import distinct
 from longtake.tables.schema import NO_RUN
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longtake.evals.protocol import Protocol
-from longtake.jobs.evaluate.command import ScoreCell, Variant
+from longtake.jobs.evaluate.cells import ScoreCell, Variant
 from longtake.jobs.plots.base import Look, looks
 from longtake.jobs.report.claims import best_model, ranked_models, reach
 from longtake.tables.schema import NO_RUN

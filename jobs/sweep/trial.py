@@ -13,7 +13,9 @@ import torch
 
 from longtake.evals.protocol import Protocol
 from longtake.jobs.evaluate.cell import score_cell
-from longtake.jobs.evaluate.command import EvaluateConfig, Subject, plan_cells
+from longtake.jobs.evaluate.cells import Subject
+from longtake.jobs.evaluate.config import EvaluateConfig
+from longtake.jobs.evaluate.grid import plan_cells
 from longtake.jobs.sweep.config import Sweep
 from longtake.jobs.train.command import start_record, told_cost
 from longtake.jobs.train.config import WorldModelTraining

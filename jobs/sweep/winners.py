@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 from longtake.config import revise
 from longtake.errors import UserError
-from longtake.jobs.evaluate.command import EvaluateConfig, Subject, evaluate, plan_cells
+from longtake.jobs.evaluate.cells import Subject
+from longtake.jobs.evaluate.config import EvaluateConfig
+from longtake.jobs.evaluate.grid import evaluate, plan_cells
 from longtake.jobs.train import command as train
 from longtake.jobs.train.config import WorldModelTraining
 from longtake.training import checkpoints

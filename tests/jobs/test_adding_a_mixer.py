@@ -14,7 +14,8 @@ import yaml
 import longtake.models.mixers
 from longtake.jobs.cli import main as cli
 from longtake.jobs.evaluate.cell import score_cell
-from longtake.jobs.evaluate.command import EvaluateConfig, find_subjects, plan_cells
+from longtake.jobs.evaluate.config import EvaluateConfig
+from longtake.jobs.evaluate.grid import find_subjects, plan_cells
 from longtake.jobs.presets import in_words
 from longtake.jobs.train.check import memory_problems
 from longtake.jobs.train.loss import Objective

@@ -23,7 +23,8 @@ from longtake.jobs import encode, inspect, verify
 from longtake.jobs.encode import EncodeConfig, Encoder, prepare
 from longtake.jobs.evaluate.cell import score_cell
 from longtake.jobs.evaluate.check import trained_on
-from longtake.jobs.evaluate.command import EvaluateConfig, find_subjects, plan_cells
+from longtake.jobs.evaluate.config import EvaluateConfig
+from longtake.jobs.evaluate.grid import find_subjects, plan_cells
 from longtake.jobs.latents import pictures, tokenizers
 from longtake.jobs.train import command as train
 from longtake.jobs.train.config import TrainConfig

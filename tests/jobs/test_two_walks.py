@@ -12,9 +12,11 @@ from longtake.config import load
 from longtake.errors import UserError
 from longtake.jobs import collect
 from longtake.jobs.collect import CollectConfig, make_shard
-from longtake.jobs.evaluate import command as evaluate
+from longtake.jobs.evaluate import config as evaluate_config
 from longtake.jobs.evaluate.cell import conditions_of, read_question, score_cell
-from longtake.jobs.evaluate.command import EvaluateConfig, ScoreCell, plan_cells
+from longtake.jobs.evaluate.cells import ScoreCell
+from longtake.jobs.evaluate.config import EvaluateConfig
+from longtake.jobs.evaluate.grid import plan_cells
 from longtake.jobs.results.command import summary
 from longtake.sources.environments import texture_torus
 from longtake.storage.store import Store, open_store
@@ -134,7 +136,7 @@ def test_a_dataset_of_single_walks_is_refused(store: Store) -> None:
 
 @pytest.mark.parametrize("name", ["two-walks", "torus"])
 def test_shipped_evaluations_load(name: str) -> None:
-    asked = load(EvaluateConfig, name, [], search=evaluate.CONFIGS)
+    asked = load(EvaluateConfig, name, [], search=evaluate_config.CONFIGS)
     assert {protocol.task for protocol in asked.protocols} <= {
         "two_walks",
         "capacity",

@@ -15,9 +15,11 @@ from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
 from longtake.evals.metrics import IDENTICAL_PSNR
 from longtake.evals.registry import TASKS
-from longtake.jobs.evaluate import command as evaluate
+from longtake.jobs.evaluate import config as evaluate_config
 from longtake.jobs.evaluate.cell import score_cell
-from longtake.jobs.evaluate.command import EvaluateConfig, ScoreCell, plan_cells
+from longtake.jobs.evaluate.cells import ScoreCell
+from longtake.jobs.evaluate.config import EvaluateConfig
+from longtake.jobs.evaluate.grid import plan_cells
 from longtake.jobs.results.memory_horizons import table
 from longtake.storage.store import Store, open_store
 
@@ -30,7 +32,7 @@ ASK_TASK, ASK_MODEL = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     """Walks of 32 frames, and the files of the how-to in the folder where we are."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(evaluate, "CONFIGS", tmp_path)
+    monkeypatch.setattr(evaluate_config, "CONFIGS", tmp_path)
     (tmp_path / "freeze.py").write_text(MODEL)
     store, draw = open_store(tmp_path / "store"), np.random.default_rng(0)
     about = {"recipe": {}, "fps": 10.0, "action_space": {"turn": "degrees"}, "pose": ["x", "y", "yaw"]}

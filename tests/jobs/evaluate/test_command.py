@@ -26,10 +26,13 @@ from longtake.evals.protocol import Protocol
 from longtake.evals.scoring import answer
 from longtake.grid import Cell, GridReport
 from longtake.jobs.evaluate import command as evaluate
+from longtake.jobs.evaluate import config as evaluate_config
 from longtake.jobs.evaluate.cell import conditions_of, read_model, read_question, score_cell
+from longtake.jobs.evaluate.cells import ScoreCell, Subject
 from longtake.jobs.evaluate.check import beyond_training
-from longtake.jobs.evaluate.command import EvaluateConfig, ScoreCell, Subject, find_subjects, limited, plan_cells
+from longtake.jobs.evaluate.config import EvaluateConfig, limited
 from longtake.jobs.evaluate.follow import follow
+from longtake.jobs.evaluate.grid import find_subjects, plan_cells
 from longtake.jobs.report.claims import of_memory, summary
 from longtake.jobs.report.gather import gather
 from longtake.jobs.results import command as results
@@ -344,8 +347,8 @@ def test_fields_of_other_tasks_are_refused() -> None:
 def test_shipped_evaluations_can_be_read() -> None:
     from longtake.config import load
 
-    for path in evaluate.CONFIGS.glob("*.yaml"):
-        assert load(EvaluateConfig, path.stem, [], search=evaluate.CONFIGS).protocols
+    for path in evaluate_config.CONFIGS.glob("*.yaml"):
+        assert load(EvaluateConfig, path.stem, [], search=evaluate_config.CONFIGS).protocols
 
 
 class Training:

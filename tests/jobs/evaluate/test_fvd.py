@@ -18,10 +18,13 @@ from longtake.errors import UserError
 from longtake.evals.metrics import METRICS
 from longtake.evals.protocol import Protocol
 from longtake.grid import Cell
-from longtake.jobs.evaluate import command as evaluate
+from longtake.jobs.evaluate import config as evaluate_config
 from longtake.jobs.evaluate import fvd
 from longtake.jobs.evaluate.cell import score_cell
-from longtake.jobs.evaluate.command import NO_RUN, EvaluateConfig, Subject, plan_cells
+from longtake.jobs.evaluate.cells import Subject
+from longtake.jobs.evaluate.command import NO_RUN
+from longtake.jobs.evaluate.config import EvaluateConfig
+from longtake.jobs.evaluate.grid import plan_cells
 from longtake.jobs.results import command as results
 from longtake.models.perceptual import weights
 from longtake.storage.store import Store, open_store
@@ -136,6 +139,6 @@ def test_what_cannot_be_measured_is_told_before_the_start(store: Store, monkeypa
 def test_an_unknown_metric_meets_the_nearest_one(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("protocols: [{task: rollout, metrics: [psnr, lpips_alexnet]}]")
     with pytest.raises(UserError) as caught:
-        load(EvaluateConfig, tmp_path / "mine.yaml", [], search=evaluate.CONFIGS)
+        load(EvaluateConfig, tmp_path / "mine.yaml", [], search=evaluate_config.CONFIGS)
     assert "did you mean lpips_alex?" in str(caught.value)
     assert all(name in str(caught.value) for name in METRICS)

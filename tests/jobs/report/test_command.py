@@ -26,7 +26,7 @@ from longtake.errors import UserError
 from longtake.evals.protocol import Protocol
 from longtake.jobs import cli
 from longtake.jobs.evaluate.cell import score_cell
-from longtake.jobs.evaluate.command import ScoreCell
+from longtake.jobs.evaluate.cells import ScoreCell
 from longtake.jobs.report import command as report
 from longtake.jobs.report.claims import best_model, claims, reach, summary, verdict
 from longtake.jobs.report.film import EDGE_PX, SCREEN, SHOWN, make_film

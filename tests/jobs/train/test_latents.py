@@ -17,7 +17,8 @@ from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
 from longtake.evals.protocol import Protocol
 from longtake.jobs.evaluate.cell import score_cell
-from longtake.jobs.evaluate.command import EvaluateConfig, find_subjects, plan_cells
+from longtake.jobs.evaluate.config import EvaluateConfig
+from longtake.jobs.evaluate.grid import find_subjects, plan_cells
 from longtake.jobs.train import command as train
 from longtake.jobs.train.autoencoder_loop import autoencoder_loop
 from longtake.jobs.train.config import AutoencoderTraining, TrainConfig, WorldModelTraining

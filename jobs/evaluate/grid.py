@@ -1,0 +1,202 @@
+"""Which cells an evaluation has: every checkpoint with its controls, beside what needs no training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from longtake.datasets import worlds
+from longtake.errors import UserError
+from longtake.evals.protocol import Protocol
+from longtake.evals.task import STRANGER
+from longtake.grid import Cell, GridReport, run_grid
+from longtake.jobs.evaluate import external_models, fvd
+from longtake.jobs.evaluate.cells import ScoreCell, Subject, Variant
+from longtake.jobs.evaluate.check import asked_episodes, protocol_problems, subject_problems
+from longtake.jobs.evaluate.config import EvaluateConfig
+from longtake.jobs.evaluate.external_models import Foreign
+from longtake.jobs.latents import pictures
+from longtake.models.exported import MODEL
+from longtake.storage.store import Store
+from longtake.tables.run_record import select
+from longtake.tables.schema import NO_RUN
+from longtake.training import checkpoints
+
+if TYPE_CHECKING:
+    from longtake.datasets.dataset import Dataset
+
+
+ORACLE = "nearest_pose"
+
+
+def find_subjects(store: Store, runs: str) -> list[Subject]:
+    """The newest checkpoint of each named run: `latest`, `none`, or ids separated by commas.
+
+    Raises:
+        UserError: no such run, or one without a checkpoint or whose checkpoint is damaged or has no config.
+    """
+    ids = select(store, runs) if runs != "none" else []
+    table = store.table("runs").set_index("run")
+    found: list[Subject] = []
+    problems: list[str] = []
+    for run in ids:
+        try:
+            step = checkpoints.require_newest(store, run)
+            checkpoints.require_whole(store, run, step, MODEL)
+            found.append(
+                Subject.read(store, run, str(table.loc[run, "name"]), step, str(table.loc[run, "dataset_name"]))
+            )
+        except UserError as error:
+            problems += error.lines
+    if problems:
+        raise UserError(*problems)
+    return found
+
+
+def plan_cells(config: EvaluateConfig, store: Store, subjects: Sequence[Subject]) -> list[Cell]:
+    """The grid: floors and oracle once per dataset and protocol, then every checkpoint with its controls and ceiling.
+
+    Raises:
+        UserError: a task that the dataset or a model cannot serve, too few or too short episodes.
+    """
+    problems: list[str] = []
+    cells: list[Cell] = []
+    others = external_models.read(config.systems)
+    asked = {subject.run: config.dataset or pictures.true_of(store, subject.dataset) for subject in subjects}
+    names = [config.dataset] if config.dataset else list(dict.fromkeys(asked.values()))
+    if not names:
+        raise UserError("dataset: name one; there is no run whose dataset could be taken")
+    for name in names:
+        dataset = store.dataset(name)
+        own = [subject for subject in subjects if asked[subject.run] == name]
+        for short in config.seeded():
+            for protocol, its in _full(short, dataset, own):
+                found = protocol_problems(protocol, dataset)
+                found += [line for subject in its for line in subject_problems(protocol, subject, dataset, store)]
+                if config.stranger and protocol.scored < 2:
+                    told = "a stranger's context needs 2 at least, or set stranger: false"
+                    found.append(f"{protocol.task}.episodes: {told}")
+                problems += found
+                if not found:
+                    cells += _protocol_cells(config, store, protocol, dataset, its, others)
+    if problems:
+        raise UserError(*problems)
+    return cells
+
+
+def _full(short: Protocol, dataset: Dataset, subjects: Sequence[Subject]) -> Iterator[tuple[Protocol, list[Subject]]]:
+    """A protocol with what the job knows, the dataset, its worlds' size and a stride, and whom it is asked of.
+
+    Models that were trained at unlike strides are asked under unlike protocols, unless the evaluation says one for all.
+    """
+    around = worlds.wraps(dataset)
+    for stride in [short.stride] if short.stride else sorted({subject.stride for subject in subjects} or {1}):
+        its = [subject for subject in subjects if short.stride or subject.stride == stride]
+        more = {"dataset": dataset.fingerprint, "stride": stride if stride > 1 else None, "wraps": around}
+        yield short.model_copy(update=more), its
+
+
+def _protocol_cells(
+    config: EvaluateConfig,
+    store: Store,
+    protocol: Protocol,
+    dataset: Dataset,
+    subjects: Sequence[Subject],
+    others: Sequence[Foreign],
+) -> Iterator[Cell]:
+    from longtake.evals.registry import TASKS
+
+    systems = [*_floors(protocol, dataset)]
+    for subject in subjects:
+        systems += _systems(subject, config, protocol)
+    for other in others:
+        systems += _foreign(other, config, protocol)
+    trained = {subject.run: subject.trained_frames for subject in subjects}
+    costs = {(subject.run, subject.step): subject.cost for subject in subjects}
+    makers = {(other.name, other.run): other.make for other in others}
+    whole = TASKS[protocol.task].together
+    shares = _shares(dataset, protocol, protocol.scored if whole else config.clips_per_cell)
+    for system, run, step, variant in systems:
+        make = makers.get((system.partition("/")[0], run))
+        for episodes, after in shares:
+            strangers = after if variant == "stranger" else ()
+            asked = ScoreCell(store.uri, dataset.name, protocol, system, run, step, variant, episodes, strangers)
+            cell = replace(asked, make=make, trained_frames=trained.get(run), cost=costs.get((run, step), ()))
+            yield Cell(cell.name(cell.share), cell)
+
+
+def _foreign(other: Foreign, config: EvaluateConfig, protocol: Protocol) -> Iterator[Scored]:
+    """What is scored of a model that is not ours; its memory can be wiped where it has `forget`."""
+    from longtake.evals.registry import TASKS
+
+    yield other.name, other.run, 0, "whole"
+    if TASKS[protocol.task].beside == "controls":
+        if config.wiped and other.forgets:
+            yield f"{other.name}/wiped", other.run, 0, "wiped"
+        if config.stranger:
+            yield f"{other.name}/stranger", other.run, 0, "stranger"
+
+
+Scored = tuple[str, str, int, Variant]
+"""Name of a system, run, step, variant."""
+
+
+def _floors(protocol: Protocol, dataset: Dataset) -> Iterator[Scored]:
+    """Floors and oracle, where the task has a use for them; the oracle needs a pose."""
+    from longtake.evals.registry import TASKS
+
+    if TASKS[protocol.task].beside == "nothing":
+        return
+    for floor in TASKS[protocol.task].floors:
+        if dataset.has_pose or not floor.startswith(ORACLE):
+            yield floor, NO_RUN, 0, "stranger" if floor.endswith(STRANGER) else "whole"
+
+
+def _systems(subject: Subject, config: EvaluateConfig, protocol: Protocol) -> Iterator[Scored]:
+    """What is scored of a checkpoint: the model, its controls and its ceiling."""
+    from longtake.evals.registry import TASKS
+
+    yield subject.name, subject.run, subject.step, "whole"
+    if TASKS[protocol.task].beside != "controls":
+        return
+    controls: dict[Variant, bool] = {
+        "wiped": config.wiped,
+        "stranger": config.stranger,
+        "reconstruction": subject.latents and TASKS[protocol.task].frames,
+    }
+    for variant, wanted in controls.items():
+        if wanted:
+            yield f"{subject.name}/{variant}", subject.run, subject.step, variant
+
+
+def _shares(dataset: Dataset, protocol: Protocol, size: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """The protocol's episodes in cells of a fixed size, so that the batch shapes never depend on the workers; and of
+    each the episode after it, round about: its stranger."""
+    episodes = [int(e) for e in asked_episodes(protocol, dataset).episode.head(protocol.scored)]
+    others = [*episodes[1:], *episodes[:1]]
+    return [
+        (tuple(episodes[first : first + size]), tuple(others[first : first + size]))
+        for first in range(0, len(episodes), size)
+    ]
+
+
+def evaluate(cells: Sequence[Cell], store: Store) -> GridReport:
+    """Score the cells that are missing, one CPU each, with a progress bar; failed cells are named and the rest goes on.
+
+    Rows hold a protocol's hash; what it stands for is kept beside them, in `protocols/HASH.json`.
+    """
+    from longtake.cluster.launch import launch
+    from longtake.jobs.display.progress_bar import grid_bar
+    from longtake.jobs.evaluate.cell import score_cell
+
+    for protocol in {cell.payload.protocol.hash: cell.payload.protocol for cell in cells}.values():
+        store.write_bytes(f"protocols/{protocol.hash}.json", protocol.model_dump_json(indent=1).encode())
+    with launch(), grid_bar("evaluate") as bar:
+        external_models.travel(cell.payload.make for cell in cells)
+        report = run_grid(store, "scores", cells, score_cell, on_done=bar)
+    for part, reason in report.failed.items():
+        print(f"failed: {part}: {reason}")
+    for clips in sorted(set(fvd.append_fvd(store, cells))):
+        print(f"fvd of {clips} clips: comparable with others of {clips} clips only{fvd.rank_told(clips)}")
+    return report
