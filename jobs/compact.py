@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from longtake.errors import UserError, unknown
-from longtake.jobs.results.command import show
+from longtake.jobs.display.show import show
 from longtake.storage.store import open_store
 from longtake.tables import schema
 from longtake.tables.compaction import compact

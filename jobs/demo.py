@@ -16,6 +16,7 @@ from pydantic import Field
 
 from longtake.config import Config, dump, load
 from longtake.jobs import collect
+from longtake.jobs.display import show
 from longtake.jobs.evaluate import config as evaluate_config
 from longtake.jobs.evaluate import grid
 from longtake.jobs.evaluate.cells import Subject
@@ -97,7 +98,7 @@ def run_demo(
     beyond = 0 if settings.all_distances else window
     where = f"beyond the window of {beyond} frames" if beyond else "of all distances"
     print(f"\nMeans {where} ± 95 % interval over episodes:")
-    results.show(side_by_side(store, scores[scores.distance > beyond]))
+    show.show(side_by_side(store, scores[scores.distance > beyond]))
     asked = scores[scores.task == settings.task]
     twins = [config.name for config in trainings if config.diffusion.null_context == 1]
     print("\n" + verdicts(asked, [config.name for config in trainings], twins, window))

@@ -239,9 +239,9 @@ def listing(address: str | None, format_: str | None, out: str | None) -> None:
     import pandas as pd
 
     from longtake.cluster.jobs import Head
-    from longtake.jobs.results import command as results
+    from longtake.jobs.display import show
 
-    results.check_output(format_, out)
+    show.check_output(format_, out)
     rows = [
         {
             "job": job.id,
@@ -254,7 +254,7 @@ def listing(address: str | None, format_: str | None, out: str | None) -> None:
         for job in Head(address).jobs()
     ]
     frame = pd.DataFrame(rows, columns=["job", "status", "code", "started", "seconds", "command"])
-    results.show(frame.astype({"code": "Int64"}), format_, out)
+    show.show(frame.astype({"code": "Int64"}), format_, out)
 
 
 def _ending(job: Job) -> str:

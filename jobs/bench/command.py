@@ -18,7 +18,7 @@ from pydantic import create_model
 
 from longtake.config import Config, dump, load
 from longtake.errors import UserError, unknown
-from longtake.jobs.results.command import show
+from longtake.jobs.display.show import show
 from longtake.provenance import new_run_id
 from longtake.storage.store import Store, open_store
 from longtake.tables import table as tables

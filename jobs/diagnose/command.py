@@ -15,7 +15,7 @@ def main(runs: Sequence[str], store: str) -> None:
     """The command."""
     from longtake.jobs.diagnose.advice import advise
     from longtake.jobs.diagnose.facts import gather, side_by_side
-    from longtake.jobs.results.command import show
+    from longtake.jobs.display.show import show
 
     place = open_store(store)
     place.require_exists()

@@ -163,8 +163,8 @@ def _measure(found: Findings) -> Iterator[str]:
 
 
 def _print(found: Findings) -> None:
+    from longtake.jobs.display.show import show
     from longtake.jobs.profile.answer import answer, lengths_table, models_table
-    from longtake.jobs.results.command import show
 
     show(models_table(found))
     print()

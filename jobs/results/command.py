@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import re
 import shlex
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from longtake.errors import UserError, unknown
-from longtake.jobs.display.table_formats import FORMATS, print_table
+from longtake.jobs.display.show import check_output, say_empty, show
+from longtake.jobs.results.summary import _require, means, summary
 from longtake.storage.store import Store, open_store
 from longtake.tables import schema
 from longtake.tables.scores import SUMMARY_BY, require_alike
@@ -232,41 +231,6 @@ PLOTS: dict[str, dict[str, Plot]] = {
 """The plots of each table by their names; the first is drawn where none is named."""
 
 
-SPREAD = ("mean", "se", "ci95", "low", "high", "episodes")
-APART = ("stratum", "partial")
-"""What also keeps scores apart, where some row says it."""
-
-
-def summary(scores: pd.DataFrame, by: Sequence[str] = SUMMARY_BY) -> pd.DataFrame:
-    """Means over episodes by `by`, protocol and metric: mean, se (standard error), ci95 (half of the 95 % interval of
-    Student's t), low and high (95 % bootstrap), episodes; of a single value only the mean."""
-    from longtake.evals.bootstrap import bootstrap_interval
-    from longtake.tables.scores import per_episode, summarise
-
-    told = [name for name in APART if name in scores and scores[name].notna().any()]
-    keys = list(dict.fromkeys([*by, *told, "metric", "protocol"]))
-    if scores.empty:
-        return scores.reindex(columns=[*keys, *SPREAD])
-    _require(scores, keys)
-    by = [*by, *told]
-    found = summarise(scores, by=by)
-    values = per_episode(scores, by=by).value.groupby(level=keys, dropna=False)
-    ends = [bootstrap_interval(group.to_numpy(dtype=float)) for _, group in values]
-    lows, highs = zip(*ends, strict=True)
-    half = found.high - found["mean"]
-    return found.assign(se=values.sem().to_numpy(), ci95=half, low=lows, high=highs)[[*keys, *SPREAD]]
-
-
-def means(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Means of the numeric columns by `by`, and how many rows each is of."""
-    if rows.empty:
-        return rows.reindex(columns=[*by, "rows"])
-    _require(rows, by)
-    groups = rows.groupby(list(by), dropna=False)
-    numeric = [name for name in rows.select_dtypes("number").columns if name not in by]
-    return groups[numeric].mean().join(groups.size().rename("rows")).reset_index()
-
-
 def order(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     """Sorted by columns; a name that begins with - falls."""
     plain = [name.removeprefix("-") for name in names]
@@ -276,48 +240,5 @@ def order(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     return frame.sort_values(plain, ascending=[not name.startswith("-") for name in names], kind="stable")
 
 
-def show(frame: pd.DataFrame, format: str | None = None, out: str | None = None) -> None:
-    """Print a frame or write it to `out`. Without a format: by the file's ending, else a table."""
-    check_output(format, out)
-    kind = format or (Path(out).suffix.removeprefix(".") if out else "table")
-    if out:
-        data = FORMATS[kind](frame)
-        try:
-            Path(out).write_bytes(data)
-        except OSError as error:
-            raise UserError(f"--out {out}: cannot be written: {error.strerror}") from error
-    elif kind == "parquet":
-        sys.stdout.buffer.write(FORMATS[kind](frame))
-    elif kind == "table" and sys.stdout.isatty():
-        print_table(frame)
-    else:
-        print(FORMATS[kind](frame).decode(), end="")
-
-
-def check_output(format: str | None, out: str | None) -> None:
-    """Refuse a format that is not there before anything is read."""
-    kind = format or (Path(out).suffix.removeprefix(".") if out else "table")
-    if kind not in FORMATS:
-        raise UserError(unknown("format", kind, FORMATS))
-    if kind == "parquet" and not out and sys.stdout.isatty():
-        raise UserError("--format parquet is not for a terminal: give --out FILE.parquet or a pipe")
-
-
-def say_empty(table: str, store: Store, where: str | None) -> None:
-    """Tell on stderr that there is nothing, and why; what is printed stays readable by programs."""
-    reason = f"no row with {where}" if where else "it has no rows yet"
-    print(f"table {table} in store {store.uri}: {reason}", file=sys.stderr)
-
-
 def _names(text: str | None) -> list[str]:
     return [name.strip() for name in (text or "").split(",") if name.strip()]
-
-
-_ELSEWHERE = {"model": "there is no column 'model': models, their controls and floors stand in the column system"}
-
-
-def _require(frame: pd.DataFrame, names: Sequence[str]) -> None:
-    there = [str(name) for name in frame.columns]
-    missing = [_ELSEWHERE.get(name) or unknown("column", name, there) for name in names if name not in there]
-    if missing and len(frame):
-        raise UserError(*missing)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from longtake.evals.metrics import METRICS
-from longtake.jobs.results.command import APART, summary
+from longtake.jobs.results.summary import APART, summary
 from longtake.tables.schema import NO_RUN
 from longtake.tables.scores import SUMMARY_BY
 

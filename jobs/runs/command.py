@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from longtake.errors import UserError, unknown
-from longtake.jobs.results.command import check_output, say_empty, show, summary
+from longtake.jobs.display.show import check_output, say_empty, show
+from longtake.jobs.results.summary import summary
 from longtake.storage.store import Store, open_store
 from longtake.tables import table as tables
 

@@ -17,7 +17,7 @@ from longtake.jobs.evaluate.cell import conditions_of, read_question, score_cell
 from longtake.jobs.evaluate.cells import ScoreCell
 from longtake.jobs.evaluate.config import EvaluateConfig
 from longtake.jobs.evaluate.grid import plan_cells
-from longtake.jobs.results.command import summary
+from longtake.jobs.results.summary import summary
 from longtake.sources.environments import texture_torus
 from longtake.storage.store import Store, open_store
 from longtake.tables.scores import paired_difference

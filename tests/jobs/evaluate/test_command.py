@@ -36,6 +36,7 @@ from longtake.jobs.evaluate.grid import find_subjects, plan_cells
 from longtake.jobs.report.claims import of_memory, summary
 from longtake.jobs.report.gather import gather
 from longtake.jobs.results import command as results
+from longtake.jobs.results import summary as results_summary
 from longtake.models.config import ModelConfig, SamplerConfig
 from longtake.models.world_model import WorldModel
 from longtake.storage.store import Store, open_store
@@ -293,7 +294,7 @@ def test_reasoning_tells_places_seen_from_places_not_seen(store: Store) -> None:
     first = rows[rows.episode == rows.episode.min()].drop_duplicates("frame").sort_values("frame")
     assert first.stratum.tolist() == ["seen"] * 3 + ["unseen"] * 3
     assert first.distance.tolist() == [2, 4, 6, 4, 5, 6]
-    found = results.summary(rows)
+    found = results_summary.summary(rows)
     assert found[["system", "stratum", "episodes"]].values.tolist() == [
         ["copy_last", "seen", 4], ["copy_last", "unseen", 4],
         ["nearest_pose", "seen", 4], ["nearest_pose", "unseen", 4],
@@ -314,7 +315,7 @@ def test_what_is_limited_stands_apart(store: Store, tmp_path: Path) -> None:
                 body = cell.protocol.model_dump_json().encode()
                 copy.write_bytes(f"protocols/{cell.protocol.hash}.json", body)
                 tables.append(copy, "scores", score_cell(cell), part=cell.name(cell.share))
-    found = results.summary(copy.table("scores", where="system == 'block_ssm'"))
+    found = results_summary.summary(copy.table("scores", where="system == 'block_ssm'"))
     assert found[["partial", "episodes"]].fillna(0).values.tolist() == [[2, 2], [0, 4]]
     material = gather(copy, [RUN])
     assert [task.scores.episode.nunique() for task in material.tasks] == [4]

@@ -25,7 +25,7 @@ from longtake.jobs.evaluate.cells import Subject
 from longtake.jobs.evaluate.command import NO_RUN
 from longtake.jobs.evaluate.config import EvaluateConfig
 from longtake.jobs.evaluate.grid import plan_cells
-from longtake.jobs.results import command as results
+from longtake.jobs.results import summary
 from longtake.models.perceptual import weights
 from longtake.storage.store import Store, open_store
 from longtake.tables import table as tables
@@ -117,7 +117,7 @@ def test_means_of_frames_and_figures_of_sets_stand_side_by_side(store: Store, se
     cells = cells_of(store)
     run(store, cells)
     fvd.append_fvd(store, cells)
-    found = results.summary(store.table("scores")).set_index(["system", "metric"])
+    found = summary.summary(store.table("scores")).set_index(["system", "metric"])
     assert found.episodes.to_dict() == {(s, m): 5 for s in ("copy_last", "context_mean") for m in ("psnr", "fvd")}
     assert np.isnan(found.ci95["copy_last", "fvd"]) and found.ci95["copy_last", "psnr"] > 0
     assert "full rank" in fvd.rank_told(400) and fvd.rank_told(401) == ""
