@@ -311,8 +311,9 @@ def profile(
 ) -> None:
     """Where a model stops remembering, and what its rivals of the same size cost."""
     from longtake.jobs.profile import command as profile
+    from longtake.jobs.profile import config as profile_config
 
-    limits = profile.Limits(seconds=seconds, memory_gib=memory, ceiling=ceiling)
+    limits = profile_config.Limits(seconds=seconds, memory_gib=memory, ceiling=ceiling)
     profile.main(config, set_ or [], store, dry_run, frames, families, limits, out)
 
 

@@ -8,42 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from pydantic import Field
-
-from longtake.config import Config, load, shipped
+from longtake.config import load, shipped
 from longtake.errors import UserError, unknown
 from longtake.jobs.presets import SIZES, SizeConfig, families, in_family
+from longtake.jobs.profile.config import Limits, ProfileConfig
 from longtake.jobs.train.command import CONFIGS
 from longtake.jobs.train.config import TrainConfig, WorldModelTraining
-from longtake.models.config import ModelConfig, SamplerConfig
+from longtake.models.config import ModelConfig
 from longtake.storage.store import open_store
 
 if TYPE_CHECKING:
     from longtake.jobs.profile.costs import Findings
     from longtake.storage.store import Store
-
-Positive = Annotated[int, Field(ge=1)]
-
-
-class Limits(Config):
-    """What a measurement may take."""
-
-    seconds: float = Field(10.0, gt=0, description="it is ended after so long")
-    memory_gib: float | None = Field(None, gt=0, description="what is free, when not given")
-    ceiling: bool = Field(False, description="also try clips just below and above the longest that should fit")
-
-
-class ProfileConfig(Config):
-    """One profile, whole."""
-
-    name: str
-    model: ModelConfig
-    families: list[str]
-    frames: Annotated[list[Positive], Field(min_length=1)]
-    limits: Limits
-    sampler: SamplerConfig = SamplerConfig()
 
 
 def main(

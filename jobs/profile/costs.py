@@ -11,7 +11,7 @@ from longtake.models.analysis.cost import Costs, crossing
 from longtake.models.analysis.reach import Horizon
 
 if TYPE_CHECKING:
-    from longtake.jobs.profile.command import ProfileConfig
+    from longtake.jobs.profile.config import ProfileConfig
 
 What = Literal["train", "frame"]
 Key = tuple[str, What, int]

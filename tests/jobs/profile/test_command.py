@@ -13,7 +13,8 @@ from longtake.jobs.plots.base import save
 from longtake.jobs.plots.bench import costs_curve
 from longtake.jobs.presets import in_family, size
 from longtake.jobs.profile.answer import answer, lengths_table, models_table
-from longtake.jobs.profile.command import Limits, ProfileConfig, profile, read_model, subjects
+from longtake.jobs.profile.command import profile, read_model, subjects
+from longtake.jobs.profile.config import Limits, ProfileConfig
 from longtake.jobs.profile.costs import Findings
 from longtake.jobs.profile.meter import Cell, Measured, Meter
 from longtake.models.analysis.cost import Costs
