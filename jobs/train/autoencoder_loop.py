@@ -16,10 +16,10 @@ from torch import Tensor
 from longtake.datasets.mixture import Data, open_data
 from longtake.errors import UserError
 from longtake.jobs.train import init_weights
-from longtake.jobs.train.command import build_plan
 from longtake.jobs.train.config import AutoencoderTraining
 from longtake.jobs.train.loop import StepLog, begun, of_clips, stream, timed
 from longtake.jobs.train.loss import distance_of, seeded
+from longtake.jobs.train.plan import build_plan
 from longtake.models.autoencoder import Autoencoder
 from longtake.models.losses import Distance, reconstruction_loss
 from longtake.models.tokenizer import PIXELS, AutoencoderTokenizer

@@ -27,6 +27,7 @@ from longtake.jobs.train.check import (
     watch_problems,
 )
 from longtake.jobs.train.config import AutoencoderTraining, TrainConfig, WorldModelTraining
+from longtake.jobs.train.plan import build_plan
 from longtake.models.config import AutoencoderConfig
 from longtake.storage import lease
 from longtake.storage.store import open_store
@@ -91,29 +92,6 @@ def check(config: TrainConfig, store: Store) -> None:
             problems += error.lines
     if problems:
         raise UserError(*problems)
-
-
-def build_plan(config: TrainConfig, dataset: Data, split: str, stage: int = -1) -> Plan:
-    """The run's clips; of the validation split, one batch of `validation.clips` clips as long as a stage's."""
-    from longtake.streaming.plan import Plan
-
-    data = config.data
-    stages = [(stage.until, stage.frames) for stage in data.curriculum]
-    frames_per_step = data.frames_per_step
-    if split != "train":
-        stages = [(None, stages[stage][1])]
-        frames_per_step = config.validation.clips * stages[0][1]
-    return Plan.of(
-        dataset,
-        split,
-        stages=stages,
-        frames_per_step=frames_per_step,
-        base_segment=data.base_segment,
-        seed=config.seed if split == "train" else 0,
-        clip=data.clip,
-        stride=data.stride,
-        random_start=data.random_start,
-    )
 
 
 def describe(config: TrainConfig, store: Store) -> str:

@@ -21,9 +21,9 @@ import torch
 from longtake.datasets.mixture import Data, Mixture, open_data
 from longtake.jobs.latents import tokenizers
 from longtake.jobs.train import init_weights
-from longtake.jobs.train.command import build_plan
 from longtake.jobs.train.config import TrainConfig, WorldModelTraining
 from longtake.jobs.train.loss import Batch, Noised, Objective, seeded
+from longtake.jobs.train.plan import build_plan
 from longtake.models.conditions import Conditions
 from longtake.models.exported import TOKENIZER
 from longtake.models.state.monitor import state_statistics

@@ -18,6 +18,7 @@ from longtake.errors import UserError
 from longtake.jobs import export
 from longtake.jobs.train import command as train
 from longtake.jobs.train import memory_check
+from longtake.jobs.train import plan as train_plan
 from longtake.jobs.train.config import WorldModelTraining
 from longtake.jobs.train.loop import to_batch, train_loop
 from longtake.jobs.train.loss import Objective
@@ -360,7 +361,7 @@ def gradients(place: Path, *overrides: str) -> dict[str, torch.Tensor]:
     for parameter in model.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.2)
-    plan = train.build_plan(config, store.dataset("mazes"), "train")
+    plan = train_plan.build_plan(config, store.dataset("mazes"), "train")
     clips = load_clips(store.dataset("mazes"), plan.batch(0))
     for part in Objective(config, model, model).losses(to_batch(clips, "cpu", PIXELS), 0):
         part.backward()  # type: ignore[no-untyped-call]
@@ -372,7 +373,7 @@ def test_a_null_context_is_a_stream_that_begins_after_the_prefix(place: Path) ->
     config = config_of(place, "data.clip=revisit", "diffusion.null_context=1.0", "diffusion.clean_prefix=1.0")
     model = WorldModel(config.model)
     data = open_store(place / "store").dataset("mazes")
-    batch = to_batch(load_clips(data, train.build_plan(config, data, "train").batch(0)), "cpu", PIXELS)
+    batch = to_batch(load_clips(data, train_plan.build_plan(config, data, "train").batch(0)), "cpu", PIXELS)
     objective = Objective(config, model, model)
     noised = objective.draw(batch, 3)
     frames = batch.frames.shape[1]
@@ -405,7 +406,7 @@ def test_two_ranks_have_the_gradients_of_one(place: Path) -> None:
     for parameter in model.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.2)
-    plan = train.build_plan(config, store.dataset("mazes"), "train")
+    plan = train_plan.build_plan(config, store.dataset("mazes"), "train")
 
     def found(world: int) -> dict[str, torch.Tensor]:
         model.zero_grad()
