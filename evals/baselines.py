@@ -14,7 +14,7 @@ from longtake.models.conditions import Conditions
 class CopyLast:
     """Floor: the last context frame, for ever."""
 
-    stride = 1
+    frames_per_step = 1
 
     def observe(self, frames: Tensor, conditions: Conditions) -> None:
         """Keep the last frame."""
@@ -28,7 +28,7 @@ class CopyLast:
 class ContextMean:
     """Floor: the mean of the context. Blurry, which PSNR forgives: a hard floor for a blurry model."""
 
-    stride = 1
+    frames_per_step = 1
 
     def observe(self, frames: Tensor, conditions: Conditions) -> None:
         """Average the frames."""
@@ -42,7 +42,7 @@ class ContextMean:
 class NearestPose:
     """Oracle: the context frame whose pose is nearest (cells apart, plus half the chord of the turn)."""
 
-    stride = 1
+    frames_per_step = 1
 
     def observe(self, frames: Tensor, conditions: Conditions) -> None:
         """Keep all frames and their poses.
@@ -63,7 +63,7 @@ class NearestPose:
         return self.frames[torch.arange(len(nearest)), nearest][:, None]
 
 
-FLOORS: dict[str, Callable[[], System]] = {
+BASELINES: dict[str, Callable[[], System]] = {
     "copy_last": CopyLast,
     "context_mean": ContextMean,
     "nearest_pose": NearestPose,
@@ -74,7 +74,7 @@ FLOORS: dict[str, Callable[[], System]] = {
 class Chance:
     """Floor of a probe: it carries nothing."""
 
-    stride = 1
+    frames_per_step = 1
 
     def observe(self, frames: Tensor, conditions: Conditions) -> None:
         """Keep the shape of a frame."""

@@ -9,17 +9,17 @@ from numpy.typing import NDArray
 
 from longtake.evals.protocol import Protocol
 from longtake.evals.registry import TASKS
-from longtake.evals.task import Indices, Pose, Question
+from longtake.evals.task import EvalClip, Indices, Pose
 
 
-def build_question(
+def build_clip(
     protocol: Protocol,
     episode: int,
     frames: NDArray[np.uint8],
     pose: Pose | None,
     actions: NDArray[np.float32],
     labels: Mapping[str, Indices] | None = None,
-) -> Question:
+) -> EvalClip:
     """Turn `protocol.frames` source frames of an episode into one clip of the task.
 
     Actions are stacked where the protocol has a stride: those that led from the frame before, the oldest first.
@@ -30,7 +30,7 @@ def build_question(
     task = TASKS[protocol.task]
     if task.why_pose and pose is None:
         raise ValueError(f"{protocol.task}: this dataset has no pose; {task.why_pose}")
-    order, distance = task.path(protocol) if task.order is None else task.order(protocol, episode)
+    order, distance = task.frame_order(protocol) if task.order is None else task.order(protocol, episode)
     at = order * (protocol.stride or 1)
     if len(frames) <= at.max():
         raise ValueError(
@@ -40,7 +40,7 @@ def build_question(
     stratum = None
     if task.places is not None and pose is not None:
         distance, stratum = task.places(protocol, pose[at])
-    return Question(
+    return EvalClip(
         frames=frames[at],
         pose=None if pose is None else pose[at],
         actions=_leading(actions, order, protocol.stride or 1),

@@ -11,7 +11,7 @@ from longtake.models.conditions import Conditions
 from longtake.models.tokenizer import Tokenizer
 
 
-class StrangersContext:
+class SwappedContext:
     """A system that is shown the frames of another clip in place of its own context, under its own conditions.
 
     What it still gets right it does not have from the context: the difference to the system itself is memory.
@@ -20,7 +20,7 @@ class StrangersContext:
     def __init__(self, system: System, frames: Tensor) -> None:
         """`frames`: the others' context (b, t, H, W, 3)."""
         self.system, self.frames = system, frames
-        self.stride = system.stride
+        self.frames_per_step = system.frames_per_step
 
     def observe(self, frames: Tensor, conditions: Conditions) -> None:
         """Show the others' frames, as many as its own would be."""
@@ -36,12 +36,12 @@ class StrangersContext:
         return self.system.step(conditions)
 
 
-class Forgetful:
+class WipedMemory:
     """A system of others that forgets its context between the last frame shown and the first one made."""
 
     def __init__(self, system: Any) -> None:
         """`system` has `forget()` beside the face of a System."""
-        self.system, self.stride = system, system.stride
+        self.system, self.frames_per_step = system, system.frames_per_step
 
     def observe(self, frames: Tensor, conditions: Conditions) -> None:
         """Show it the context and take it away again."""
@@ -62,7 +62,7 @@ class Forgetful:
 class Reconstruction:
     """Ceiling of a model on latents: the truth through its tokenizer and back. No such model can be sharper."""
 
-    stride = 1
+    frames_per_step = 1
 
     def __init__(self, tokenizer: Tokenizer, truth: Tensor) -> None:
         """`truth`: frames (b, t, H, W, 3) to come after the context."""

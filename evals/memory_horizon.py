@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 TASK = "retrieval"
 NEAR = "copy_last"
-FLOORS = (NEAR, "context_mean")
+BASELINES = (NEAR, "context_mean")
 WIPED = "/wiped"
 MARGIN_DB = 0.1
 LPIPS = ("lpips_alex", "lpips_vgg")
@@ -70,7 +70,7 @@ class _Gap:
 
 def rivals(system: str) -> tuple[str, ...]:
     """Whom a system has to beat."""
-    return (*FLOORS, system + WIPED)
+    return (*BASELINES, system + WIPED)
 
 
 def memory_horizon(scores: pd.DataFrame, system: str, margin: float = MARGIN_DB) -> Horizon:
@@ -147,7 +147,7 @@ def _end(beaten: Truths) -> int:
     """Index of the first distance at which not all rivals (r, d) are beaten, the near ones passed over; d if none."""
     ahead = np.asarray(beaten.all(0))
     first = int(ahead.argmax())
-    others = np.delete(beaten, FLOORS.index(NEAR), 0)
+    others = np.delete(beaten, BASELINES.index(NEAR), 0)
     if not ahead[first] or not others[:, :first].all():
         return 0
     behind = ~ahead[first:]
@@ -161,7 +161,7 @@ def _frames(distances: Sequence[int], end: int) -> int:
 
 def _lost_to(beaten: Truths, gaps: Sequence[_Gap], end: int, names: Sequence[str]) -> str:
     """The rival that leads most where the horizon ends; where it is 0, of those that are not passed over."""
-    near, at = FLOORS.index(NEAR), end
+    near, at = BASELINES.index(NEAR), end
     ahead = beaten[:, at].copy()
     if end == 0:
         others = np.delete(beaten, near, 0).all(0)

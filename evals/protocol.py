@@ -92,7 +92,7 @@ class Protocol(BaseModel):
         """Source frames that a clip needs."""
         from longtake.evals.registry import TASKS
 
-        return int(TASKS[self.task].path(self)[0].max()) * (self.stride or 1) + 1
+        return int(TASKS[self.task].frame_order(self)[0].max()) * (self.stride or 1) + 1
 
     @property
     def spans(self) -> tuple[int, ...]:
@@ -107,7 +107,7 @@ class Protocol(BaseModel):
         """Frames shown and generated in all."""
         from longtake.evals.registry import TASKS
 
-        return len(TASKS[self.task].path(self)[0])
+        return len(TASKS[self.task].frame_order(self)[0])
 
     @property
     def scored(self) -> int:

@@ -12,7 +12,7 @@ from longtake.evals.metrics import METRICS
 from longtake.evals.protocol import Protocol
 from longtake.evals.registry import TASKS
 from longtake.evals.systems import System, generate
-from longtake.evals.task import Clips, Question, Rows
+from longtake.evals.task import Clips, EvalClip, Rows
 from longtake.models.conditions import Conditions
 
 
@@ -21,7 +21,7 @@ def episode_seed(protocol: Protocol, episode: int) -> int:
     return zlib.crc32(f"{protocol.seed}/{episode}".encode())
 
 
-def score(system: System, protocol: Protocol, questions: Sequence[Question], conditions: Conditions) -> Rows:
+def score(system: System, protocol: Protocol, questions: Sequence[EvalClip], conditions: Conditions) -> Rows:
     """Show each clip's context to the system, generate the rest, compare it with the truth.
 
     Args:
@@ -35,17 +35,17 @@ def score(system: System, protocol: Protocol, questions: Sequence[Question], con
     return compare(protocol, questions, answer(system, protocol, questions, conditions))
 
 
-def answer(system: System, protocol: Protocol, questions: Sequence[Question], conditions: Conditions) -> Clips:
+def answer(system: System, protocol: Protocol, questions: Sequence[EvalClip], conditions: Conditions) -> Clips:
     """What a fresh system makes of the questions: (b, horizon, H, W, 3)."""
     frames = torch.from_numpy(np.stack([question.frames for question in questions]))
     made: Clips = generate(system, frames, conditions, protocol.context, protocol.horizon).numpy()
     return made
 
 
-def compare(protocol: Protocol, questions: Sequence[Question], made: Clips) -> Rows:
+def compare(protocol: Protocol, questions: Sequence[EvalClip], made: Clips) -> Rows:
     """Rows of what was made (b, horizon, H, W, 3), by every metric of single frames: see `score`."""
     truth = np.stack([question.frames[protocol.context :] for question in questions])
-    truth, made = TASKS[protocol.task].pair(truth, made)
+    truth, made = TASKS[protocol.task].compared_frames(truth, made)
     flat = [clips.reshape(-1, *clips.shape[2:]) for clips in (truth, made)]
     values = {}
     for name in protocol.metrics:

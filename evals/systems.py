@@ -22,14 +22,14 @@ from longtake.models.world_model import WorldModel
 class System(Protocol):
     """The face of everything that a task can score."""
 
-    stride: int
+    frames_per_step: int
     """Frames that it generates at a time."""
 
     def observe(self, frames: Tensor, conditions: Conditions) -> None:
         """Be shown the context (b, t, H, W, 3)."""
 
     def step(self, conditions: Conditions) -> Tensor:
-        """Generate the next frames (b, t, H, W, 3), `stride` of them or the last few, one per condition."""
+        """Generate the next frames (b, t, H, W, 3), `frames_per_step` of them or the last few, one per condition."""
 
 
 def generate(system: System, frames: Tensor, conditions: Conditions, context: int, horizon: int) -> Tensor:
@@ -48,8 +48,8 @@ def generate(system: System, frames: Tensor, conditions: Conditions, context: in
 
 def go_on(system: System, conditions: Conditions, start: int, stop: int) -> Tensor:
     """Let a system that has observed what comes before make frames start..stop-1: (b, t, H, W, 3)."""
-    starts = range(start, stop, system.stride)
-    return torch.cat([system.step(conditions.frames(t, min(t + system.stride, stop))) for t in starts], 1)
+    starts = range(start, stop, system.frames_per_step)
+    return torch.cat([system.step(conditions.frames(t, min(t + system.frames_per_step, stop))) for t in starts], 1)
 
 
 class ModelSystem:
@@ -69,7 +69,7 @@ class ModelSystem:
         self.model, self.tokenizer, self.sampler = model.eval(), tokenizer, sampler
         self.wiped = wiped or not model.shown_context
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self.stride = model.config.chunk or 1
+        self.frames_per_step = model.config.chunk or 1
         self.memory: Memory | None = None
 
     def observe(self, frames: Tensor, conditions: Conditions) -> None:

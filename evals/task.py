@@ -30,7 +30,7 @@ STRANGER = "/stranger"
 
 
 @dataclass(frozen=True)
-class Question:
+class EvalClip:
     """One clip of a task: frames uint8 (t, H, W, 3), pose fp32 (t, P) as recorded, actions fp32 (t, A).
 
     The first `context` frames are shown; the rest are asked, and the last of them, as many as `distance` (m,) int64
@@ -53,7 +53,7 @@ def against_truth(truth: Clips, made: Clips) -> tuple[Clips, Clips]:
     return truth, made
 
 
-Build = Callable[[Sequence[Question]], "System"]
+Build = Callable[[Sequence[EvalClip]], "System"]
 
 
 def no_labels(protocol: Protocol) -> tuple[str, ...]:
@@ -65,35 +65,35 @@ def no_labels(protocol: Protocol) -> tuple[str, ...]:
 class Task:
     """What a task asks."""
 
-    path: Callable[[Protocol], tuple[Indices, Indices]]
+    frame_order: Callable[[Protocol], tuple[Indices, Indices]]
     """Source frames in the order shown and asked, counted from the clip's start, and the distance of each judged one;
     ValueError for a protocol that makes no sense."""
     order: Callable[[Protocol, int], tuple[Indices, Indices]] | None = None
-    """The path of one episode, where each has its own; `path` is then one of them."""
+    """The path of one episode, where each has its own; `frame_order` is then one of them."""
     why_pose: str | None = None
     """Why it cannot do without a recorded pose, where it cannot."""
     walks: Callable[[Protocol], tuple[int, ...]] | None = None
-    """Frames of each walk, where a clip is made of several in one world, one behind the other, and `path` counts
+    """Frames of each walk, where a clip is made of several in one world, one behind the other, and `frame_order` counts
     through them; None: it lies in one episode."""
     fields: tuple[str, ...] = ()
     """Fields of a protocol that are of some tasks only (evals/protocol.py: OWN) and mean something to this one."""
     places: Callable[[Protocol, Pose], tuple[Indices, tuple[str, ...]]] | None = None
     """Distance and stratum of each judged frame, from the pose of all frames shown and asked."""
-    pair: Callable[[Clips, Clips], tuple[Clips, Clips]] = against_truth
+    compared_frames: Callable[[Clips, Clips], tuple[Clips, Clips]] = against_truth
     """What is compared with what: from the truth and what was made, (b, horizon, H, W, 3) each, to two of one shape."""
-    beside: Literal["controls", "floors", "nothing"] = "controls"
+    compared_with: Literal["controls", "baselines", "nothing"] = "controls"
     """What is scored beside a model: floors and the model with its memory taken away, floors alone, or nothing."""
-    floors: tuple[str, ...] = ("copy_last", "context_mean", "nearest_pose")
+    baselines: tuple[str, ...] = ("copy_last", "context_mean", "nearest_pose")
     """Systems that need no training, of evals/systems.py, that are scored beside a model."""
     labels: Callable[[Protocol], tuple[str, ...]] = no_labels
     """Names of the dataset's whole-number labels that it needs."""
-    unfit: Callable[[Protocol, Mapping[str, Indices]], str | None] | None = None
+    why_unusable: Callable[[Protocol, Mapping[str, Indices]], str | None] | None = None
     """Why an episode with these labels (t,) of the frames shown and asked cannot be asked; None where it can."""
-    measure: Callable[[Build, Protocol, Sequence[Question], Conditions], Rows] | None = None
+    measure: Callable[[Build, Protocol, Sequence[EvalClip], Conditions], Rows] | None = None
     """Rows of a task that measures in its own way; it is given what makes a fresh system for some of its clips."""
     metrics: tuple[str, ...] | None = None
     """What such a task measures; None: frames, by any metric of frames."""
     frames: bool = True
     """Whether frames are asked for: then the ceiling of a model on latents is its tokenizer. Else: what is carried."""
-    together: bool = False
+    needs_all_clips: bool = False
     """Whether it needs all clips at once."""

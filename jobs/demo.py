@@ -19,7 +19,7 @@ from longtake.jobs import collect
 from longtake.jobs.display import show
 from longtake.jobs.evaluate import config as evaluate_config
 from longtake.jobs.evaluate import grid
-from longtake.jobs.evaluate.cells import Subject
+from longtake.jobs.evaluate.cells import EvaluatedCheckpoint
 from longtake.jobs.evaluate.config import EvaluateConfig
 from longtake.jobs.results import command as results
 from longtake.jobs.results.wide import side_by_side
@@ -117,14 +117,14 @@ def stage(number: int, of: int, title: str) -> Iterator[None]:
     print(f"      {time.monotonic() - began:.0f} s", flush=True)
 
 
-def subject(store: Store, run: str, config: WorldModelTraining) -> Subject:
+def subject(store: Store, run: str, config: WorldModelTraining) -> EvaluatedCheckpoint:
     """The finished checkpoint of a run."""
     step = checkpoints.newest(store, run)
     assert step == config.steps, f"run {run} ended at step {step} of {config.steps}"
-    return Subject.read(store, run, config.name, step, config.data.first)
+    return EvaluatedCheckpoint.read(store, run, config.name, step, config.data.first)
 
 
-def demo_scores(store: Store, evaluation: EvaluateConfig, subjects: list[Subject]) -> pd.DataFrame:
+def demo_scores(store: Store, evaluation: EvaluateConfig, subjects: list[EvaluatedCheckpoint]) -> pd.DataFrame:
     """The rows of these checkpoints, and of the floors, under the demo's protocols."""
     fingerprint = store.dataset(subjects[0].dataset).fingerprint
     protocols = [p.model_copy(update={"dataset": fingerprint}).hash for p in evaluation.protocols]

@@ -97,7 +97,7 @@ def prepare(config: EncodeConfig, store: Store) -> Job:
         raise UserError(f"tokenizer: {config.tokenizer} is none that encodes; name an autoencoder's run or a folder")
     height, width, channels = dataset.frame_shape
     shape = tokenizers.latent_shape(store, config.tokenizer, dataset)
-    named = tokenizers.settled(store, config.tokenizer)
+    named = tokenizers.resolve(store, config.tokenizer)
     latents = Latents(
         dataset=dataset.name,
         fingerprint=dataset.fingerprint,

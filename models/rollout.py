@@ -111,15 +111,15 @@ def rollout(
     for start in range(0, frames, chunk):
         stop = min(start + chunk, frames)
 
-        def draw(count: int = stop - start) -> Tensor:
+        def sample_noise(count: int = stop - start) -> Tensor:
             return torch.stack([torch.randn(count, *shape, generator=g, device=g.device) for g in generators]).to(
                 device
             )
 
         condition = conditions.frames(start, stop)
-        piece = denoise(model, draw(), condition, memory, sampler)
+        piece = denoise(model, sample_noise(), condition, memory, sampler)
         level = piece.new_full(piece.shape[:2], sampler.context_noise)
-        _, memory = model(add_noise(piece, draw(), level), level, condition, memory)
+        _, memory = model(add_noise(piece, sample_noise(), level), level, condition, memory)
         made.append(piece)
         if progress is not None:
             progress(stop)

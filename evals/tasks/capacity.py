@@ -33,7 +33,7 @@ from longtake.evals.metrics import METRICS
 from longtake.evals.protocol import Protocol
 from longtake.evals.recall import bits, identify
 from longtake.evals.systems import go_on
-from longtake.evals.task import Build, Clips, Indices, Pose, Question, Rows, Task
+from longtake.evals.task import Build, Clips, EvalClip, Indices, Pose, Rows, Task
 from longtake.evals.tasks.reasoning import apart
 from longtake.models.conditions import Conditions
 
@@ -43,7 +43,7 @@ CELL = 1.0
 TOGETHER = 8  # clips that are shown side by side
 
 
-def path(protocol: Protocol) -> tuple[Indices, Indices]:
+def frame_order(protocol: Protocol) -> tuple[Indices, Indices]:
     """The context, and as many frames again as there are places at most: which ones, only poses can tell.
 
     Raises:
@@ -57,7 +57,7 @@ def path(protocol: Protocol) -> tuple[Indices, Indices]:
     return np.concatenate([there, there[: protocol.horizon]]), np.zeros(protocol.horizon, np.int64)
 
 
-def measure(build: Build, protocol: Protocol, questions: Sequence[Question], conditions: Conditions) -> Rows:
+def measure(build: Build, protocol: Protocol, questions: Sequence[EvalClip], conditions: Conditions) -> Rows:
     """Rows of every clip and number of places.
 
     Raises:
@@ -93,12 +93,12 @@ def find_places(pose: Pose, protocol: Protocol) -> Indices:
     return np.array(found)
 
 
-def _poses(protocol: Protocol, question: Question) -> Pose:
+def _poses(protocol: Protocol, question: EvalClip) -> Pose:
     assert question.pose is not None  # the task says that it needs one
     return question.pose[: protocol.context]
 
 
-def _shuffled(frames: Indices, protocol: Protocol, question: Question) -> Indices:
+def _shuffled(frames: Indices, protocol: Protocol, question: EvalClip) -> Indices:
     """The frames of a clip's places in the order in which they are asked."""
     draw = np.random.default_rng([protocol.seed, question.episode, len(frames)])
     return np.asarray(draw.permutation(frames))
@@ -112,7 +112,7 @@ def _of(conditions: Conditions, clips: Sequence[int]) -> Conditions:
 
 
 def _answers(
-    build: Build, questions: Sequence[Question], conditions: Conditions, asked: Indices
+    build: Build, questions: Sequence[EvalClip], conditions: Conditions, asked: Indices
 ) -> tuple[Clips, float]:
     """What a system makes of the frames asked (c, N) after it was shown all that hold them; and the bytes that it
     carries then, per clip; 0 where it does not tell."""
@@ -120,7 +120,7 @@ def _answers(
     for first in range(0, len(questions), TOGETHER):
         some = questions[first : first + TOGETHER]
         system = build(some)
-        shown = -(-(int(asked.max()) + 1) // system.stride) * system.stride
+        shown = -(-(int(asked.max()) + 1) // system.frames_per_step) * system.frames_per_step
         told = _told(conditions.clips(first, first + len(some)), asked[first : first + len(some)], shown)
         frames = torch.from_numpy(np.stack([question.frames[:shown] for question in some]))
         system.observe(frames, told.frames(0, shown))
@@ -140,7 +140,7 @@ def _told(conditions: Conditions, asked: Indices, shown: int) -> Conditions:
     return Conditions(pose=conditions.pose[clips, order], actions=actions)
 
 
-def _rows(protocol: Protocol, questions: Sequence[Question], asked: Indices, made: Clips, carried: float) -> Rows:
+def _rows(protocol: Protocol, questions: Sequence[EvalClip], asked: Indices, made: Clips, carried: float) -> Rows:
     """Rows of what was made (c, N, H, W, 3) of the frames asked (c, N)."""
     count = asked.shape[1]
     read = [identify(made[clip], question.frames[asked[clip]]) for clip, question in enumerate(questions)]
@@ -159,10 +159,10 @@ def _rows(protocol: Protocol, questions: Sequence[Question], asked: Indices, mad
 
 
 TASK = Task(
-    path,
+    frame_order,
     why_pose="what is asked is a place, and it cannot be told by actions alone",
     measure=measure,
     metrics=MEASURED,
     frames=False,
-    together=True,
+    needs_all_clips=True,
 )

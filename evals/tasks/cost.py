@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from longtake.evals.protocol import Protocol
-from longtake.evals.task import Build, Question, Rows, Task
-from longtake.evals.tasks.rollout import path
+from longtake.evals.task import Build, EvalClip, Rows, Task
+from longtake.evals.tasks.rollout import frame_order
 from longtake.models.conditions import Conditions
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ METRICS = ("prefill_ms", "step_ms", "memory_bytes")
 def measure(
     build: Build,
     protocol: Protocol,
-    questions: Sequence[Question],
+    questions: Sequence[EvalClip],
     conditions: Conditions,
 ) -> Rows:
     """Rows of every clip, one after another, each length with a fresh system."""
@@ -40,7 +40,7 @@ def measure(
     for clip, question in enumerate(questions):
         own = conditions.clips(clip, clip + 1)
         _timed(build([question]), protocol, question, own, SHORTEST)  # what is made or loaded at first use
-        for length in lengths(protocol.context, build([question]).stride):
+        for length in lengths(protocol.context, build([question]).frames_per_step):
             found = _timed(build([question]), protocol, question, own, length)
             label = {"episode": question.episode, "frame": length, "distance": length}
             rows += [
@@ -62,11 +62,11 @@ def lengths(context: int, stride: int) -> list[int]:
 
 
 def _timed(
-    system: System, protocol: Protocol, question: Question, conditions: Conditions, length: int
+    system: System, protocol: Protocol, question: EvalClip, conditions: Conditions, length: int
 ) -> dict[str, float]:
     """What the last `length` context frames and each frame after them take."""
     context, total = protocol.context, protocol.context + protocol.horizon
-    length = min(context, max(system.stride, length))
+    length = min(context, max(system.frames_per_step, length))
     frames = torch.from_numpy(question.frames[context - length : context])[None]
     began = time.perf_counter()
     system.observe(frames, conditions.frames(context - length, context))
@@ -74,16 +74,16 @@ def _timed(
     carried = getattr(system, "nbytes", None)
     if carried is not None:
         found["memory_bytes"] = float(carried)
-    made = _steps(system, conditions, range(context, total, system.stride), total)
+    made = _steps(system, conditions, range(context, total, system.frames_per_step), total)
     return {**found, "step_ms": statistics.median(made)}
 
 
 def _steps(system: System, conditions: Conditions, starts: range, total: int) -> Iterator[float]:
     for start in starts:
-        stop = min(start + system.stride, total)
+        stop = min(start + system.frames_per_step, total)
         began = time.perf_counter()
         system.step(conditions.frames(start, stop))
         yield (time.perf_counter() - began) * 1e3 / (stop - start)
 
 
-TASK = Task(path, beside="nothing", measure=measure, metrics=METRICS)
+TASK = Task(frame_order, compared_with="nothing", measure=measure, metrics=METRICS)

@@ -16,7 +16,7 @@ from longtake.evals.protocol import Protocol
 from longtake.evals.task import Indices, Task
 
 
-def path(protocol: Protocol) -> tuple[Indices, Indices]:
+def frame_order(protocol: Protocol) -> tuple[Indices, Indices]:
     """Here, cut to there, cut back to here.
 
     Raises:
@@ -32,4 +32,4 @@ def path(protocol: Protocol) -> tuple[Indices, Indices]:
     return np.concatenate([here, there, here[: protocol.horizon]]), np.full(protocol.horizon, protocol.context)
 
 
-TASK = Task(path, why_pose="a cut cannot be told by actions alone")
+TASK = Task(frame_order, why_pose="a cut cannot be told by actions alone")

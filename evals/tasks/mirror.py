@@ -16,7 +16,7 @@ from longtake.evals.protocol import Protocol
 from longtake.evals.task import Clips, Indices, Task
 
 
-def path(protocol: Protocol) -> tuple[Indices, Indices]:
+def frame_order(protocol: Protocol) -> tuple[Indices, Indices]:
     """On, and the same way back.
 
     Raises:
@@ -29,10 +29,15 @@ def path(protocol: Protocol) -> tuple[Indices, Indices]:
     return np.concatenate([there, there[::-1][:half]]), 2 * np.arange(half) + 1
 
 
-def pair(truth: Clips, made: Clips) -> tuple[Clips, Clips]:
+def compared_frames(truth: Clips, made: Clips) -> tuple[Clips, Clips]:
     """The way there, last frame first, and the way back."""
     half = made.shape[1] // 2
     return made[:, :half][:, ::-1], made[:, half:]
 
 
-TASK = Task(path, why_pose="a way back cannot be told by actions alone", pair=pair, beside="nothing")
+TASK = Task(
+    frame_order,
+    why_pose="a way back cannot be told by actions alone",
+    compared_frames=compared_frames,
+    compared_with="nothing",
+)

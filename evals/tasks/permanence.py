@@ -27,7 +27,7 @@ from longtake.evals.metrics import METRICS
 from longtake.evals.protocol import Protocol
 from longtake.evals.sprite_matching import Sprites, find_sprites
 from longtake.evals.systems import generate
-from longtake.evals.task import STRANGER, Build, Clips, Indices, Question, Rows, Task
+from longtake.evals.task import STRANGER, Build, Clips, EvalClip, Indices, Rows, Task
 from longtake.models.conditions import Conditions
 
 LABELS = ("object", "place")
@@ -35,7 +35,7 @@ MEASURED = ("there", "place", "colour", "object_psnr")
 TOGETHER = 8  # clips that are shown side by side
 
 
-def path(protocol: Protocol) -> tuple[Indices, Indices]:
+def frame_order(protocol: Protocol) -> tuple[Indices, Indices]:
     """The first look, the frames without, the second look.
 
     Raises:
@@ -55,7 +55,7 @@ def path(protocol: Protocol) -> tuple[Indices, Indices]:
     return np.concatenate([before, after]), np.full(protocol.horizon, gone)
 
 
-def unfit(protocol: Protocol, labels: Mapping[str, Indices]) -> str | None:
+def why_unusable(protocol: Protocol, labels: Mapping[str, Indices]) -> str | None:
     """Why labels (t,) are not those of a look, a stretch without, and a look again; None where they are."""
     seen, look = labels["object"] >= 0, protocol.context - protocol.gone
     if not seen[:look].all():
@@ -70,14 +70,14 @@ def unfit(protocol: Protocol, labels: Mapping[str, Indices]) -> str | None:
     return None
 
 
-def measure(build: Build, protocol: Protocol, questions: Sequence[Question], conditions: Conditions) -> Rows:
+def measure(build: Build, protocol: Protocol, questions: Sequence[EvalClip], conditions: Conditions) -> Rows:
     """A row per clip, asked frame and metric.
 
     Raises:
         ValueError: an episode of another layout.
     """
     for question in questions:
-        if why := unfit(protocol, question.labels):
+        if why := why_unusable(protocol, question.labels):
             raise ValueError(f"permanence: episode {question.episode} cannot be asked: {why}")
     truth, empty = (np.stack(frames) for frames in zip(*(_views(protocol, q) for q in questions), strict=True))
     told = np.stack([_told(protocol, question.labels) for question in questions])
@@ -93,7 +93,7 @@ def measure(build: Build, protocol: Protocol, questions: Sequence[Question], con
     ]
 
 
-def _views(protocol: Protocol, question: Question) -> tuple[Clips, Clips]:
+def _views(protocol: Protocol, question: EvalClip) -> tuple[Clips, Clips]:
     """The true second look (horizon, H, W, 3), and the last view (H, W, 3) without anything."""
     return question.frames[protocol.context :], question.frames[protocol.context - 1]
 
@@ -112,7 +112,7 @@ def _gone(protocol: Protocol, labels: Mapping[str, Indices]) -> Indices:
     return np.array([again[thing] - last[thing] - 1 for thing in asked.tolist()])
 
 
-def _made(build: Build, protocol: Protocol, questions: Sequence[Question], conditions: Conditions) -> Clips:
+def _made(build: Build, protocol: Protocol, questions: Sequence[EvalClip], conditions: Conditions) -> Clips:
     """What a system makes of the second look (n, horizon, H, W, 3)."""
     made = []
     for first in range(0, len(questions), TOGETHER):
@@ -137,13 +137,13 @@ def _read(sprites: Sprites, made: Clips, truth: Clips, empty: Clips, told: Indic
 
 
 TASK = Task(
-    path,
+    frame_order,
     why_pose="where one looks again cannot be told by actions alone",
-    floors=("copy_last", "context_mean", "nearest_pose" + STRANGER, "nearest_pose"),
+    baselines=("copy_last", "context_mean", "nearest_pose" + STRANGER, "nearest_pose"),
     fields=("gone", "away"),
     labels=lambda protocol: LABELS,
-    unfit=unfit,
+    why_unusable=why_unusable,
     measure=measure,
     metrics=MEASURED,
-    together=True,
+    needs_all_clips=True,
 )

@@ -20,7 +20,7 @@ import torch
 
 from longtake.evals.linear_probe import FOLDS, Classes, out_of_fold
 from longtake.evals.protocol import Protocol
-from longtake.evals.task import Build, Indices, Question, Rows, Task
+from longtake.evals.task import Build, EvalClip, Indices, Rows, Task
 from longtake.models.conditions import Conditions
 
 WARMTH = "warmth"
@@ -28,7 +28,7 @@ METRIC = "accuracy"
 TOGETHER = 8  # clips that are shown side by side
 
 
-def path(protocol: Protocol) -> tuple[Indices, Indices]:
+def frame_order(protocol: Protocol) -> tuple[Indices, Indices]:
     """The context, and how long ago each asked frame was at its end.
 
     Raises:
@@ -41,7 +41,7 @@ def path(protocol: Protocol) -> tuple[Indices, Indices]:
     return np.arange(protocol.context), protocol.context - np.arange(protocol.horizon)
 
 
-def measure(build: Build, protocol: Protocol, questions: Sequence[Question], conditions: Conditions) -> Rows:
+def measure(build: Build, protocol: Protocol, questions: Sequence[EvalClip], conditions: Conditions) -> Rows:
     """A row per clip and asked frame: whether its class could be read from what the system carried."""
     vectors = []
     for first in range(0, len(questions), TOGETHER):
@@ -62,7 +62,7 @@ def measure(build: Build, protocol: Protocol, questions: Sequence[Question], con
     ]
 
 
-def classes(protocol: Protocol, questions: Sequence[Question]) -> Classes:
+def classes(protocol: Protocol, questions: Sequence[EvalClip]) -> Classes:
     """The right answers (n, horizon), counted from 0."""
     if protocol.label == WARMTH:
         asked = np.stack([question.frames[: protocol.horizon] for question in questions]).astype(np.float64)
@@ -80,12 +80,12 @@ def labels(protocol: Protocol) -> tuple[str, ...]:
 
 
 TASK = Task(
-    path,
-    floors=("chance", "raw_frames"),
+    frame_order,
+    baselines=("chance", "raw_frames"),
     fields=("label",),
     labels=labels,
     measure=measure,
     metrics=(METRIC,),
     frames=False,
-    together=True,
+    needs_all_clips=True,
 )

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from longtake.evals.protocol import Protocol
 from longtake.evals.task import Indices, Pose, Task
-from longtake.evals.tasks.rollout import path
+from longtake.evals.tasks.rollout import frame_order
 
 SEEN, UNSEEN = "seen", "unseen"
 
@@ -46,4 +46,6 @@ def apart(a: Pose, b: Pose, wraps: float | None = None) -> NDArray[np.float64]:
     return np.asarray(place + np.abs(np.sin(turn / 2)))
 
 
-TASK = Task(path, why_pose="places seen cannot be told from places not seen", fields=("seen_within",), places=places)
+TASK = Task(
+    frame_order, why_pose="places seen cannot be told from places not seen", fields=("seen_within",), places=places
+)

@@ -18,7 +18,7 @@ from longtake.evals.protocol import Protocol
 from longtake.evals.task import Clips, Indices, Task
 
 
-def path(protocol: Protocol) -> tuple[Indices, Indices]:
+def frame_order(protocol: Protocol) -> tuple[Indices, Indices]:
     """There and back.
 
     Raises:
@@ -40,4 +40,4 @@ def judged(truth: Clips, made: Clips) -> tuple[Clips, Clips]:
     return truth[:, 1:], made[:, 1:]
 
 
-TASK = Task(path, why_pose="a way back cannot be told by actions alone", pair=judged)
+TASK = Task(frame_order, why_pose="a way back cannot be told by actions alone", compared_frames=judged)

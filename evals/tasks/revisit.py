@@ -34,9 +34,9 @@ def order(protocol: Protocol, episode: int) -> tuple[Indices, Indices]:
     return np.concatenate([np.arange(context), asked]), np.arange(context, context + horizon) - asked
 
 
-def path(protocol: Protocol) -> tuple[Indices, Indices]:
+def frame_order(protocol: Protocol) -> tuple[Indices, Indices]:
     """An order as any episode may have it, the same for all; the frames that an episode needs do not depend on it."""
     return order(protocol, 0)
 
 
-TASK = Task(path, why_pose="jumps cannot be told by actions alone", order=order)
+TASK = Task(frame_order, why_pose="jumps cannot be told by actions alone", order=order)

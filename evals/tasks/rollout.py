@@ -16,9 +16,9 @@ from longtake.evals.protocol import Protocol
 from longtake.evals.task import Indices, Task
 
 
-def path(protocol: Protocol) -> tuple[Indices, Indices]:
+def frame_order(protocol: Protocol) -> tuple[Indices, Indices]:
     """Straight on."""
     return np.arange(protocol.context + protocol.horizon), np.arange(protocol.horizon) + 1
 
 
-TASK = Task(path)
+TASK = Task(frame_order)

@@ -16,7 +16,7 @@ from longtake.evals.tasks import rollout
 FRAMES = 300
 
 
-def path(protocol: Protocol) -> tuple[Indices, Indices]:
+def frame_order(protocol: Protocol) -> tuple[Indices, Indices]:
     """Straight on, to the end of a clip.
 
     Raises:
@@ -27,7 +27,7 @@ def path(protocol: Protocol) -> tuple[Indices, Indices]:
             f"horizon: context {protocol.context} and horizon {protocol.horizon} are not the {FRAMES} frames of TECO's "
             f"clips; set it to {FRAMES - protocol.context}"
         )
-    return rollout.path(protocol)
+    return rollout.frame_order(protocol)
 
 
-TASK = Task(path, beside="floors")
+TASK = Task(frame_order, compared_with="baselines")

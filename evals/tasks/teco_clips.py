@@ -7,6 +7,6 @@ at equal numbers of clips only.
 from __future__ import annotations
 
 from longtake.evals.task import Task
-from longtake.evals.tasks.teco import path
+from longtake.evals.tasks.teco import frame_order
 
-TASK = Task(path, beside="floors")
+TASK = Task(frame_order, compared_with="baselines")

@@ -30,14 +30,14 @@ def walks(protocol: Protocol) -> tuple[int, int]:
     return protocol.context + 1, protocol.horizon
 
 
-def path(protocol: Protocol) -> tuple[Indices, Indices]:
+def frame_order(protocol: Protocol) -> tuple[Indices, Indices]:
     """The one walk, a gap, the other; the distance is to the last frame shown, where `places` knows no better."""
     shown, asked = np.arange(protocol.context), np.arange(protocol.horizon)
     return np.concatenate([shown, protocol.context + 1 + asked]), asked + 1
 
 
 TASK = Task(
-    path,
+    frame_order,
     why_pose="places seen cannot be told from places not seen",
     walks=walks,
     fields=("seen_within",),

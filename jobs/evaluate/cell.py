@@ -12,14 +12,14 @@ import numpy as np
 import torch
 
 from longtake.datasets.dataset import Dataset
-from longtake.evals.baselines import FLOORS, PROBED
-from longtake.evals.clip import build_question
-from longtake.evals.controls import Forgetful, Reconstruction, StrangersContext
+from longtake.evals.baselines import BASELINES, PROBED
+from longtake.evals.clip import build_clip
+from longtake.evals.controls import Reconstruction, SwappedContext, WipedMemory
 from longtake.evals.protocol import Protocol
 from longtake.evals.registry import TASKS
 from longtake.evals.scoring import answer, compare, episode_seed
 from longtake.evals.systems import ModelSystem, System
-from longtake.evals.task import STRANGER, Question, Rows
+from longtake.evals.task import STRANGER, EvalClip, Rows
 from longtake.jobs.evaluate import fvd
 from longtake.jobs.evaluate.cells import ScoreCell
 from longtake.jobs.evaluate.check import asked_episodes
@@ -39,7 +39,7 @@ from longtake.training import checkpoints
 def score_cell(cell: ScoreCell) -> list[dict[str, Any]]:
     """Score one system on the cell's episodes; deterministic in the cell."""
     torch.set_num_threads(1)  # sums are bitwise repeatable for a fixed number
-    questions = [read_question(cell, episode) for episode in cell.episodes]
+    questions = [read_clip(cell, episode) for episode in cell.episodes]
     with no_repeated_warnings():
         return [{**cell.label, **row} for row in _rows(cell, questions)]
 
@@ -52,7 +52,7 @@ def no_repeated_warnings() -> Iterator[None]:
         yield
 
 
-def _rows(cell: ScoreCell, questions: list[Question]) -> Rows:
+def _rows(cell: ScoreCell, questions: list[EvalClip]) -> Rows:
     conditions, measure = conditions_of(questions), TASKS[cell.protocol.task].measure
     if measure is not None:
         return measure(lambda some: build_system(cell, some), cell.protocol, questions, conditions)
@@ -62,7 +62,7 @@ def _rows(cell: ScoreCell, questions: list[Question]) -> Rows:
     return compare(cell.protocol, questions, made)
 
 
-def read_question(cell: ScoreCell, episode: int) -> Question:
+def read_clip(cell: ScoreCell, episode: int) -> EvalClip:
     """The clip of one episode, or of the walks of its world."""
     protocol, first = cell.protocol, cell.protocol.start
     dataset, asked = open_store(cell.store).dataset(cell.dataset), TASKS[protocol.task].labels(protocol)
@@ -74,7 +74,7 @@ def read_question(cell: ScoreCell, episode: int) -> Question:
     poses = [piece.pose for piece in pieces if piece.pose is not None]
     actions = dataset.action_vectors(np.concatenate([piece.actions for piece in pieces]))
     labels = {name: np.concatenate([piece.labels[name] for piece in pieces]) for name in asked}
-    return build_question(protocol, episode, frames, np.concatenate(poses) if poses else None, actions, labels)
+    return build_clip(protocol, episode, frames, np.concatenate(poses) if poses else None, actions, labels)
 
 
 def _walks(protocol: Protocol, dataset: Dataset, episode: int) -> list[int]:
@@ -86,7 +86,7 @@ def _walks(protocol: Protocol, dataset: Dataset, episode: int) -> list[int]:
     return found
 
 
-def conditions_of(questions: list[Question]) -> Conditions:
+def conditions_of(questions: list[EvalClip]) -> Conditions:
     """Conditions of all frames, poses relative to each clip's first frame."""
     poses = [relative_pose(question.pose) for question in questions if question.pose is not None]
     return Conditions(
@@ -95,15 +95,15 @@ def conditions_of(questions: list[Question]) -> Conditions:
     )
 
 
-def build_system(cell: ScoreCell, questions: Sequence[Question]) -> System:
+def build_system(cell: ScoreCell, questions: Sequence[EvalClip]) -> System:
     """A floor by its name, the model of the cell's checkpoint, or its tokenizer, which is shown the truth."""
     seeds = [episode_seed(cell.protocol, question.episode) for question in questions]
     system: System
     if cell.run == NO_RUN:
-        system = {**FLOORS, **PROBED}[cell.system.removesuffix(STRANGER)]()
+        system = {**BASELINES, **PROBED}[cell.system.removesuffix(STRANGER)]()
     elif cell.make is not None:
         made = cell.make(seeds)
-        system = Forgetful(made) if cell.variant == "wiped" else made
+        system = WipedMemory(made) if cell.variant == "wiped" else made
     else:
         model, tokenizer = read_model(cell.store, cell.run, cell.step)
         if cell.variant == "reconstruction":
@@ -112,8 +112,8 @@ def build_system(cell: ScoreCell, questions: Sequence[Question]) -> System:
         system = ModelSystem(model, tokenizer, cell.protocol.sampler, seeds, wiped=cell.variant == "wiped")
     if cell.variant == "stranger":
         after = dict(zip(cell.episodes, cell.strangers, strict=True))
-        others = [read_question(cell, after[q.episode]).frames[: cell.protocol.context] for q in questions]
-        return StrangersContext(system, torch.from_numpy(np.stack(others)))
+        others = [read_clip(cell, after[q.episode]).frames[: cell.protocol.context] for q in questions]
+        return SwappedContext(system, torch.from_numpy(np.stack(others)))
     return system
 
 

@@ -24,7 +24,7 @@ tokenizer alone: a ceiling."""
 
 
 @dataclass(frozen=True)
-class Subject:
+class EvaluatedCheckpoint:
     """A checkpoint to score."""
 
     run: str
@@ -43,7 +43,7 @@ class Subject:
     """What its training had cost by then: column of `scores` and value."""
 
     @staticmethod
-    def read(store: Store, run: str, name: str, step: int, dataset: str) -> Subject:
+    def read(store: Store, run: str, name: str, step: int, dataset: str) -> EvaluatedCheckpoint:
         """With what the checkpoint says of itself.
 
         Raises:
@@ -58,7 +58,9 @@ class Subject:
                 raise UserError(f"run {run}: its model is not causal (causal: false): it cannot go on from a context")
             chunk, trained = told["model"].get("chunk") or 1, told["trained_frames"]
             latents, stride = told["tokenizer"] != PIXELS, told.get("stride", 1)
-            return Subject(run, name, step, dataset, latents, chunk, trained, stride, _cost(store, run, step))
+            return EvaluatedCheckpoint(
+                run, name, step, dataset, latents, chunk, trained, stride, _cost(store, run, step)
+            )
         except FileNotFoundError:
             raise UserError(f"run {run}: the checkpoint of step {step} has no config ({where} is missing)") from None
         except (ValueError, KeyError) as error:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from longtake.datasets.dataset import Dataset
     from longtake.evals.protocol import Protocol
-    from longtake.jobs.evaluate.cells import Subject
+    from longtake.jobs.evaluate.cells import EvaluatedCheckpoint
     from longtake.storage.store import Store
 
 
@@ -88,12 +88,12 @@ def _unfit(protocol: Protocol, dataset: Dataset, there: pd.DataFrame) -> Iterato
     from longtake.evals.registry import TASKS
 
     task, first = TASKS[protocol.task], protocol.start
-    if task.unfit is None or there.empty:
+    if task.why_unusable is None or there.empty:
         return
     episode = int(there.episode.iloc[0])
     piece = dataset.read(episode, first, first + protocol.frames, labels=True)
-    at = task.path(protocol)[0] * (protocol.stride or 1)
-    told = task.unfit(protocol, {name: piece.labels[name][at] for name in task.labels(protocol)})
+    at = task.frame_order(protocol)[0] * (protocol.stride or 1)
+    told = task.why_unusable(protocol, {name: piece.labels[name][at] for name in task.labels(protocol)})
     if told:
         yield f"{protocol.task}: episode {episode} of {dataset.name} cannot be asked: {told}"
 
@@ -116,7 +116,7 @@ def _metric_problems(protocol: Protocol, size: Sequence[int]) -> Iterator[str]:
         yield from fvd.problems(protocol)
 
 
-def subject_problems(protocol: Protocol, subject: Subject, dataset: Dataset, store: Store) -> Iterator[str]:
+def subject_problems(protocol: Protocol, subject: EvaluatedCheckpoint, dataset: Dataset, store: Store) -> Iterator[str]:
     """Why a checkpoint cannot be asked: it makes frames by the chunk, or was trained on what would be asked."""
     chunk = subject.chunk
     if protocol.context % chunk:
@@ -138,7 +138,7 @@ def subject_problems(protocol: Protocol, subject: Subject, dataset: Dataset, sto
         )
 
 
-def trained_on(subject: Subject, dataset: Dataset, store: Store, protocol: Protocol) -> list[int]:
+def trained_on(subject: EvaluatedCheckpoint, dataset: Dataset, store: Store, protocol: Protocol) -> list[int]:
     """Episodes that a protocol would ask and that are also in the training split of the subject's own dataset.
 
     In one dataset the splits are disjoint; two may hold the same episode, and each decides for itself where it goes.
@@ -153,7 +153,7 @@ def trained_on(subject: Subject, dataset: Dataset, store: Store, protocol: Proto
     return [int(episode) for episode in asked.episode[asked.source_digest.isin(learned)]]
 
 
-def beyond_training(protocols: Sequence[Protocol], subjects: Sequence[Subject]) -> str | None:
+def beyond_training(protocols: Sequence[Protocol], subjects: Sequence[EvaluatedCheckpoint]) -> str | None:
     """One line on every model that is asked for streams longer than the clips it was trained on."""
     told = [
         f"{subject.name} (run {subject.run}) was trained on clips of {subject.trained_frames} frames, "

@@ -31,7 +31,7 @@ Maker = Callable[[Sequence[int]], "System"]
 
 
 @dataclass(frozen=True)
-class Foreign:
+class ExternalModel:
     """A model that is not ours: what makes it, which text that is, and whether it can forget what it was shown."""
 
     name: str
@@ -40,14 +40,14 @@ class Foreign:
     forgets: bool
 
 
-def read(systems: Mapping[str, str]) -> list[Foreign]:
+def read(systems: Mapping[str, str]) -> list[ExternalModel]:
     """Load what an evaluation names. Raises UserError, a line per name, file or maker that is none."""
-    from longtake.evals.baselines import FLOORS
+    from longtake.evals.baselines import BASELINES
 
     found, problems = [], []
     for name, where in systems.items():
-        if not NAME.fullmatch(name) or name in FLOORS:
-            problems.append(f"systems.{name}: a name has letters, digits and . _ -, and is not {', '.join(FLOORS)}")
+        if not NAME.fullmatch(name) or name in BASELINES:
+            problems.append(f"systems.{name}: a name has letters, digits and . _ -, and is not {', '.join(BASELINES)}")
             continue
         try:
             found.append(_load(name, where))
@@ -67,7 +67,7 @@ def travel(makers: Iterable[Maker | None]) -> None:
         register(sys.modules[name])
 
 
-def _load(name: str, where: str) -> Foreign:
+def _load(name: str, where: str) -> ExternalModel:
     file, colon, maker = where.partition(":")
     path = Path(file)
     if not colon or path.suffix != ".py" or not path.is_file():
@@ -81,7 +81,7 @@ def _load(name: str, where: str) -> Foreign:
     if missing:
         raise UserError(f"systems.{name}: {maker} has no {' and no '.join(missing)}: see docs/adding-a-task.md")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
-    return Foreign(name, RUN + digest, make, hasattr(make, "forget"))
+    return ExternalModel(name, RUN + digest, make, hasattr(make, "forget"))
 
 
 def _module(name: str, path: Path) -> ModuleType:

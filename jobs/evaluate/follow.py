@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from longtake.errors import UserError
-from longtake.jobs.evaluate.cells import Subject
+from longtake.jobs.evaluate.cells import EvaluatedCheckpoint
 from longtake.jobs.evaluate.check import beyond_training
 from longtake.jobs.evaluate.grid import evaluate, plan_cells
 from longtake.tables import table as tables
@@ -57,7 +57,7 @@ def _score(settings: EvaluateConfig, store: Store, run: str, step: int, work: Ev
     """Score one checkpoint; the parts that failed while it was there. `told`: the run was warned of already."""
     row = tables.read(store, "runs", where=f"run == {run!r}").iloc[0]
     try:
-        subject = Subject.read(store, run, str(row["name"]), step, str(row["dataset_name"]))
+        subject = EvaluatedCheckpoint.read(store, run, str(row["name"]), step, str(row["dataset_name"]))
         loud = beyond_training(settings.protocols, [subject])
         if loud and not told:
             print(loud)

@@ -19,7 +19,7 @@ from longtake.tables import table as tables
 
 if TYPE_CHECKING:
     from longtake.evals.protocol import Protocol
-    from longtake.evals.task import Clips, Question
+    from longtake.evals.task import Clips, EvalClip
     from longtake.jobs.evaluate.cells import ScoreCell
 
 METRIC = "fvd"
@@ -38,7 +38,7 @@ def problems(protocol: Protocol) -> Iterator[str]:
         yield f"fvd: episodes is {protocol.scored}, at least 2 are needed, and hundreds for a useful figure"
 
 
-def keep_features(store: Store, cell: ScoreCell, questions: Sequence[Question], made: Clips) -> None:
+def keep_features(store: Store, cell: ScoreCell, questions: Sequence[EvalClip], made: Clips) -> None:
     """Write the features of a cell's clips, and those of the truth where no other system's cell has done so."""
     from longtake.evals.fvd import clip_features
 

@@ -12,10 +12,10 @@ from longtake.evals.protocol import Protocol
 from longtake.evals.task import STRANGER
 from longtake.grid import Cell, GridReport, run_grid
 from longtake.jobs.evaluate import external_models, fvd
-from longtake.jobs.evaluate.cells import ScoreCell, Subject, Variant
+from longtake.jobs.evaluate.cells import EvaluatedCheckpoint, ScoreCell, Variant
 from longtake.jobs.evaluate.check import asked_episodes, protocol_problems, subject_problems
 from longtake.jobs.evaluate.config import EvaluateConfig
-from longtake.jobs.evaluate.external_models import Foreign
+from longtake.jobs.evaluate.external_models import ExternalModel
 from longtake.jobs.latents import pictures
 from longtake.models.exported import MODEL
 from longtake.storage.store import Store
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 ORACLE = "nearest_pose"
 
 
-def find_subjects(store: Store, runs: str) -> list[Subject]:
+def find_subjects(store: Store, runs: str) -> list[EvaluatedCheckpoint]:
     """The newest checkpoint of each named run: `latest`, `none`, or ids separated by commas.
 
     Raises:
@@ -38,14 +38,16 @@ def find_subjects(store: Store, runs: str) -> list[Subject]:
     """
     ids = select(store, runs) if runs != "none" else []
     table = store.table("runs").set_index("run")
-    found: list[Subject] = []
+    found: list[EvaluatedCheckpoint] = []
     problems: list[str] = []
     for run in ids:
         try:
             step = checkpoints.require_newest(store, run)
             checkpoints.require_whole(store, run, step, MODEL)
             found.append(
-                Subject.read(store, run, str(table.loc[run, "name"]), step, str(table.loc[run, "dataset_name"]))
+                EvaluatedCheckpoint.read(
+                    store, run, str(table.loc[run, "name"]), step, str(table.loc[run, "dataset_name"])
+                )
             )
         except UserError as error:
             problems += error.lines
@@ -54,7 +56,7 @@ def find_subjects(store: Store, runs: str) -> list[Subject]:
     return found
 
 
-def plan_cells(config: EvaluateConfig, store: Store, subjects: Sequence[Subject]) -> list[Cell]:
+def plan_cells(config: EvaluateConfig, store: Store, subjects: Sequence[EvaluatedCheckpoint]) -> list[Cell]:
     """The grid: floors and oracle once per dataset and protocol, then every checkpoint with its controls and ceiling.
 
     Raises:
@@ -85,7 +87,9 @@ def plan_cells(config: EvaluateConfig, store: Store, subjects: Sequence[Subject]
     return cells
 
 
-def _full(short: Protocol, dataset: Dataset, subjects: Sequence[Subject]) -> Iterator[tuple[Protocol, list[Subject]]]:
+def _full(
+    short: Protocol, dataset: Dataset, subjects: Sequence[EvaluatedCheckpoint]
+) -> Iterator[tuple[Protocol, list[EvaluatedCheckpoint]]]:
     """A protocol with what the job knows, the dataset, its worlds' size and a stride, and whom it is asked of.
 
     Models that were trained at unlike strides are asked under unlike protocols, unless the evaluation says one for all.
@@ -102,8 +106,8 @@ def _protocol_cells(
     store: Store,
     protocol: Protocol,
     dataset: Dataset,
-    subjects: Sequence[Subject],
-    others: Sequence[Foreign],
+    subjects: Sequence[EvaluatedCheckpoint],
+    others: Sequence[ExternalModel],
 ) -> Iterator[Cell]:
     from longtake.evals.registry import TASKS
 
@@ -115,7 +119,7 @@ def _protocol_cells(
     trained = {subject.run: subject.trained_frames for subject in subjects}
     costs = {(subject.run, subject.step): subject.cost for subject in subjects}
     makers = {(other.name, other.run): other.make for other in others}
-    whole = TASKS[protocol.task].together
+    whole = TASKS[protocol.task].needs_all_clips
     shares = _shares(dataset, protocol, protocol.scored if whole else config.clips_per_cell)
     for system, run, step, variant in systems:
         make = makers.get((system.partition("/")[0], run))
@@ -126,12 +130,12 @@ def _protocol_cells(
             yield Cell(cell.name(cell.share), cell)
 
 
-def _foreign(other: Foreign, config: EvaluateConfig, protocol: Protocol) -> Iterator[Scored]:
+def _foreign(other: ExternalModel, config: EvaluateConfig, protocol: Protocol) -> Iterator[Scored]:
     """What is scored of a model that is not ours; its memory can be wiped where it has `forget`."""
     from longtake.evals.registry import TASKS
 
     yield other.name, other.run, 0, "whole"
-    if TASKS[protocol.task].beside == "controls":
+    if TASKS[protocol.task].compared_with == "controls":
         if config.wiped and other.forgets:
             yield f"{other.name}/wiped", other.run, 0, "wiped"
         if config.stranger:
@@ -146,19 +150,19 @@ def _floors(protocol: Protocol, dataset: Dataset) -> Iterator[Scored]:
     """Floors and oracle, where the task has a use for them; the oracle needs a pose."""
     from longtake.evals.registry import TASKS
 
-    if TASKS[protocol.task].beside == "nothing":
+    if TASKS[protocol.task].compared_with == "nothing":
         return
-    for floor in TASKS[protocol.task].floors:
+    for floor in TASKS[protocol.task].baselines:
         if dataset.has_pose or not floor.startswith(ORACLE):
             yield floor, NO_RUN, 0, "stranger" if floor.endswith(STRANGER) else "whole"
 
 
-def _systems(subject: Subject, config: EvaluateConfig, protocol: Protocol) -> Iterator[Scored]:
+def _systems(subject: EvaluatedCheckpoint, config: EvaluateConfig, protocol: Protocol) -> Iterator[Scored]:
     """What is scored of a checkpoint: the model, its controls and its ceiling."""
     from longtake.evals.registry import TASKS
 
     yield subject.name, subject.run, subject.step, "whole"
-    if TASKS[protocol.task].beside != "controls":
+    if TASKS[protocol.task].compared_with != "controls":
         return
     controls: dict[Variant, bool] = {
         "wiped": config.wiped,

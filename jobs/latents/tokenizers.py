@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from longtake.training.context import Context
 
 
-def settled(store: Store, named: str) -> str:
+def resolve(store: Store, named: str) -> str:
     """The same tokenizer by its run's id: a name means the newest autoencoder called so that has a checkpoint.
 
     Raises:
@@ -65,7 +65,7 @@ def opened(store: Store, named: str) -> Iterator[Path]:
             raise UserError(f"tokenizer: {error}") from error
         yield folder
         return
-    run = settled(store, named)
+    run = resolve(store, named)
     step = checkpoints.newest(store, run)
     assert step is not None
     with checkpoints.opened(store, run, step, (WEIGHTS, CONFIG)) as folder:

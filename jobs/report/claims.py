@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SEEN = "seen"
-FLOORS = ("copy_last", "context_mean")
+BASELINES = ("copy_last", "context_mean")
 CALLED = {"copy_last": "copying the last frame", "context_mean": "the mean of the context"}
 EXPLAINED = {
     "psnr": "PSNR: peak signal-to-noise ratio of the pixels; 3 dB more is half the squared error.",
@@ -68,7 +68,7 @@ def claims(scores: pd.DataFrame, window: int) -> list[Claim]:
         return []
     models = [look.system for look in styles.values() if look.kind == "model" and look.system != best]
     made = []
-    for other in (best + WIPED, best + STRANGER, *models, *FLOORS):
+    for other in (best + WIPED, best + STRANGER, *models, *BASELINES):
         if other not in styles:
             continue
         try:
@@ -167,13 +167,13 @@ def summary(scores: pd.DataFrame, window: int) -> Summary:
     titles, columns = [], []
     for metric in (name for name in METRICS if (scores.metric == name).any()):
         rows = scores[scores.metric == metric]
-        of_clips = (rows.episode < 0).all()
-        if kinds and not of_clips:
+        sets_of_clips = (rows.episode < 0).all()
+        if kinds and not sets_of_clips:
             for kind in kinds:
                 titles.append((METRICS[metric].heading, kind))
                 columns.append(_column(rows[rows.stratum == kind], metric, 0, styles))
             continue
-        for beyond, title in {0: f"of {int(rows.clips.max())} clips"}.items() if of_clips else ranges.items():
+        for beyond, title in {0: f"of {int(rows.clips.max())} clips"}.items() if sets_of_clips else ranges.items():
             titles.append((METRICS[metric].heading, title))
             columns.append(_column(rows, metric, beyond, styles))
     counts = scores[scores.episode >= 0].groupby("system").episode.nunique().to_dict()

@@ -200,17 +200,17 @@ def one_thread() -> Iterator[None]:
 
 def _truth(cell: ScoreCell) -> Image:
     """Frames (b, context + horizon, H, W, 3) of the cell's clips."""
-    from longtake.jobs.evaluate.cell import read_question
+    from longtake.jobs.evaluate.cell import read_clip
 
-    return np.stack([read_question(cell, episode).frames for episode in cell.episodes])
+    return np.stack([read_clip(cell, episode).frames for episode in cell.episodes])
 
 
 def generate(cell: ScoreCell) -> Image:
     """Frames (b, horizon, H, W, 3) that the cell's system makes of its clips."""
     from longtake.evals.scoring import answer
-    from longtake.jobs.evaluate.cell import build_system, conditions_of, no_repeated_warnings, read_question
+    from longtake.jobs.evaluate.cell import build_system, conditions_of, no_repeated_warnings, read_clip
 
-    questions = [read_question(cell, episode) for episode in cell.episodes]
+    questions = [read_clip(cell, episode) for episode in cell.episodes]
     with no_repeated_warnings():
         return answer(build_system(cell, questions), cell.protocol, questions, conditions_of(questions))
 

@@ -147,7 +147,7 @@ def _column_problems(column: str, trial: WorldModelTraining) -> list[str]:
 def _beyond_problems(protocol: Protocol, beyond: int) -> list[str]:
     from longtake.evals.registry import TASKS
 
-    _, distances = TASKS[protocol.task].path(protocol)
+    _, distances = TASKS[protocol.task].frame_order(protocol)
     if (distances > beyond).any():
         return []
     return [

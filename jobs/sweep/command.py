@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from longtake.storage.lease import Lease
     from longtake.tuning.study import Assignment, Study
 
-MAY_CHANGE = ("trials", "at_once", "winners")
+RESUME_MAY_CHANGE = ("trials", "at_once", "winners")
 """Settings that a resume may give other values."""
 STATES = ("done", "pruned", "failed")
 
@@ -72,14 +72,10 @@ def earlier(store: Store, name: str, overrides: list[str]) -> Sweep:
         now = load(SweepConfig, folder / "sweep.yaml", overrides)
         base = load(WorldModelTraining, folder / "train.yaml")
     changed = differences(then.model_dump(mode="json"), now.model_dump(mode="json"))
-    fixed = [line for line in changed if line.split(":")[0].split(".")[0] not in MAY_CHANGE]
+    fixed = [line for line in changed if line.split(":")[0].split(".")[0] not in RESUME_MAY_CHANGE]
     if fixed:
-        raise UserError(
-            *(
-                f"resume: {line}; only {' and '.join([', '.join(MAY_CHANGE[:-1]), MAY_CHANGE[-1]])} may change"
-                for line in fixed
-            )
-        )
+        may = f"{', '.join(RESUME_MAY_CHANGE[:-1])} and {RESUME_MAY_CHANGE[-1]}"
+        raise UserError(*(f"resume: {line}; only {may} may change" for line in fixed))
     return Sweep(sweep, now, base)
 
 
@@ -214,9 +210,9 @@ def finish(sweep: Sweep, store: Store, study: Study) -> None:
     hint = f"longtake train {store.uri}/{rel} --store {store.uri}"
     print(hint if store.is_folder else f"its config: {store.uri}/{rel} (copy it here for `longtake train`)")
     if sweep.config.winners is not None:
-        from longtake.jobs.sweep.winners import crown
+        from longtake.jobs.sweep.winners import retrain_and_score_winners
 
-        crown(sweep, store, study.best(sweep.config.winners.top))
+        retrain_and_score_winners(sweep, store, study.best(sweep.config.winners.top))
 
 
 def best_yaml(sweep: Sweep, best: Assignment, value: float) -> str:

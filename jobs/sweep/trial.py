@@ -13,11 +13,11 @@ import torch
 
 from longtake.evals.protocol import Protocol
 from longtake.jobs.evaluate.cell import score_cell
-from longtake.jobs.evaluate.cells import Subject
+from longtake.jobs.evaluate.cells import EvaluatedCheckpoint
 from longtake.jobs.evaluate.config import EvaluateConfig
 from longtake.jobs.evaluate.grid import plan_cells
 from longtake.jobs.sweep.config import Sweep
-from longtake.jobs.train.command import start_record, told_cost
+from longtake.jobs.train.command import record_training_cost, start_record
 from longtake.jobs.train.config import WorldModelTraining
 from longtake.jobs.train.loop import train_loop
 from longtake.models.analysis.cost import conditions_for
@@ -28,7 +28,7 @@ from longtake.storage import lease
 from longtake.storage.store import Store
 from longtake.tables import table as tables
 from longtake.training.context import LocalContext
-from longtake.training.early_stopping import Judge, JudgedContext, Mailbox, Numbers, Stopped
+from longtake.training.early_stopping import EarlyStoppingContext, Judge, Numbers, Stopped, StoreChannel
 from longtake.training.fit import fit
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def run_trial(payload: tuple[Store, Sweep], given: Assignment, judge: Judge) -> 
     with (
         lease.of_run(store, given.run, within=sweep.token) as held,
         start_record(config, store, given.run, held, sweep=sweep.id, trial=given.number) as record,
-        told_cost(record, store),
+        record_training_cost(record, store),
     ):
         train_judged(TrialRun(config, sweep.config.objective, heard, sweep.config.against), store, given.run, held)
         if last < config.steps:
@@ -84,7 +84,7 @@ def train_judged(trial: TrialRun, store: Store, run: str, held: Lease) -> None:
         # No Ray worker, so no Ray Data beside it: the clips are the same.
         trial_loop(context, replace(trial, config=config.model_copy(update={"workers": 0})))
         return
-    mailbox = Mailbox(store, run, uuid.uuid4().hex[:8])
+    mailbox = StoreChannel(store, run, uuid.uuid4().hex[:8])
     with mailbox.answered_by(trial.judge):
         fit(
             trial_loop,
@@ -109,7 +109,7 @@ def trial_loop(context: Context, trial: TrialRun) -> None:
         return measure(context, trial.config, trial.objective, step, numbers) | weighed
 
     try:
-        train_loop(JudgedContext(context, measured, trial.judge), trial.config)
+        train_loop(EarlyStoppingContext(context, measured, trial.judge), trial.config)
     except Stopped:
         return
 
@@ -156,7 +156,7 @@ def score_checkpoint(
 ) -> float:
     """Score the checkpoint as `evaluate` would, write the rows, and return the mean beyond the window."""
     threads = torch.get_num_threads()
-    read = Subject.read(context.store, context.run_id, config.name, step, config.data.first)
+    read = EvaluatedCheckpoint.read(context.store, context.run_id, config.name, step, config.data.first)
     subject = replace(read, latents=False)  # no ceilings: the same for all trials
     asked = EvaluateConfig(protocols=[protocol], wiped=False, stranger=False)
     values: list[float] = []

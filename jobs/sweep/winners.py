@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from longtake.config import revise
 from longtake.errors import UserError
-from longtake.jobs.evaluate.cells import Subject
+from longtake.jobs.evaluate.cells import EvaluatedCheckpoint
 from longtake.jobs.evaluate.config import EvaluateConfig
 from longtake.jobs.evaluate.grid import evaluate, plan_cells
 from longtake.jobs.train import command as train
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from longtake.tuning.study import Assignment
 
 
-def crown(sweep: Sweep, store: Store, best: list[Assignment]) -> None:
+def retrain_and_score_winners(sweep: Sweep, store: Store, best: list[Assignment]) -> None:
     """Train each of the best from fresh seeds, score all of these on the test split, and print what they reach."""
     assert sweep.config.winners is not None
     runs = {given.number: [train.train(c, store, reuse=True) for c in trainings(sweep, given)] for given in best}
@@ -61,7 +61,7 @@ def score(sweep: Sweep, store: Store, runs: list[str]) -> Protocol:
     for run in runs:
         step = checkpoints.newest(store, run)
         assert step is not None
-        subjects.append(Subject.read(store, run, sweep.config.name, step, dataset))
+        subjects.append(EvaluatedCheckpoint.read(store, run, sweep.config.name, step, dataset))
     asked = EvaluateConfig(protocols=[sweep.config.test_protocol], wiped=False, stranger=False)
     cells = plan_cells(asked, store, subjects)
     if evaluate(cells, store).failed:

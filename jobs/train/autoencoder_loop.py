@@ -17,14 +17,14 @@ from longtake.datasets.mixture import Data, open_data
 from longtake.errors import UserError
 from longtake.jobs.train import init_weights
 from longtake.jobs.train.config import AutoencoderTraining
-from longtake.jobs.train.loop import StepLog, begun, of_clips, stream, timed
+from longtake.jobs.train.loop import StepLog, batch_metrics, prefetch_first, stream, timed
 from longtake.jobs.train.loss import distance_of, seeded
 from longtake.jobs.train.plan import build_plan
 from longtake.models.autoencoder import Autoencoder
 from longtake.models.losses import Distance, reconstruction_loss
 from longtake.models.tokenizer import PIXELS, AutoencoderTokenizer
 from longtake.streaming.clips import load_clips
-from longtake.streaming.plan import cut
+from longtake.streaming.plan import rank_slice
 from longtake.training.engine import Engine, step_of
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def autoencoder_loop(context: Context, config: AutoencoderTraining) -> None:
     torch.manual_seed(config.seed)
     with context.resume() as folder:
         start = step_of(folder) if folder else 0
-        clips_to_come = begun(stream(context, config, dataset, start))
+        clips_to_come = prefetch_first(stream(context, config, dataset, start))
         model = Autoencoder(config.model)
         if folder is None:
             init_weights.fill(model, config, context.store)
@@ -58,7 +58,7 @@ def autoencoder_loop(context: Context, config: AutoencoderTraining) -> None:
         lr, norm = engine.lr, engine.step()
         done = step + 1
         numbers = {"loss": loss.item(), "grad_norm": norm, "lr": lr, "data_wait": waited}
-        log.add(step, numbers | of_clips(clips, dataset))
+        log.add(step, numbers | batch_metrics(clips, dataset))
         if done % config.validation.every == 0 or done == config.steps:
             log.note(**validate())
         context.progress(done, config.steps, **log.latest)
@@ -106,7 +106,7 @@ def make_validation(
 
     It returns `val_psnr` in dB, the mean over frames, and `val_loss`, the mean absolute error of pixels in [-1, 1].
     """
-    share = cut(build_plan(config, dataset, "val").batch(0), context.rank, context.world)
+    share = rank_slice(build_plan(config, dataset, "val").batch(0), context.rank, context.world)
     frames = torch.from_numpy(load_clips(dataset, share)["frames"]).to(context.device)
 
     tokenizer = AutoencoderTokenizer(model)

@@ -152,7 +152,7 @@ def init_problems(config: TrainConfig, store: Store) -> list[str]:
 
 
 def watch_problems(config: TrainConfig) -> list[str]:
-    """Watchers that cannot be had here."""
+    """Loggers that cannot be had here."""
     if not config.watch:
         return []
     from longtake.jobs.train import loggers

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from longtake.tables.run_record import RunRecord
     from longtake.training.context import Context
 
-OF_THE_SESSION = ("workers", "min_workers", "gpus_per_worker", "max_failures", "keep", "watch")
+RESUME_MAY_CHANGE = ("workers", "min_workers", "gpus_per_worker", "max_failures", "keep", "watch")
 """Settings that change where and how a training is run, and not what is learnt: a resumed run may have others."""
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "train"
@@ -205,7 +205,7 @@ def _train(config: TrainConfig, store: Store, run: str, forked_from: str = "") -
                     checkpoints.copy(store, source, start := int(step), run)
         record = start_record(config, store, run, held, forked_from=forked_from)
         print(f"{config.name}: run {run}" + (f" goes on from step {start}" if start is not None else ""), flush=True)
-        with record, told_cost(record, store), training_bar(config.name, config.steps) as bar:
+        with record, record_training_cost(record, store), training_bar(config.name, config.steps) as bar:
             fit(
                 _loop(config),
                 config,
@@ -236,7 +236,7 @@ def _require_nothing_lost(config: TrainConfig, store: Store, run: str) -> None:
 
 
 @contextlib.contextmanager
-def told_cost(record: RunRecord, store: Store) -> Iterator[None]:
+def record_training_cost(record: RunRecord, store: Store) -> Iterator[None]:
     """Write into a run's record, however it ends, what its steps have cost."""
     try:
         yield
@@ -256,11 +256,11 @@ def _settled(config: TrainConfig, store: Store) -> TrainConfig:
     """The config with the runs that it names by their ids: a name may mean another run tomorrow."""
     changes: dict[str, Any] = {}
     if isinstance(config, WorldModelTraining):
-        changes["tokenizer"] = tokenizers.settled(store, config.tokenizer)
+        changes["tokenizer"] = tokenizers.resolve(store, config.tokenizer)
     if config.init is not None:
         from longtake.jobs.train import init_weights  # which needs torch
 
-        changes["init"] = init_weights.settled(store, config.init)
+        changes["init"] = init_weights.resolve(store, config.init)
     return config.model_copy(update=changes)
 
 
@@ -314,7 +314,7 @@ def _same(store: Store, config: TrainConfig, dataset: Data) -> dict[str, Any] | 
 def _named(store: Store, run: str, config: TrainConfig, dataset: Data) -> dict[str, Any]:
     """The row of a run to go on with, if its config and data are these; where and how it is run may be another."""
     row, found = _compared(store, run, config, dataset)
-    found = [line for line in found if line.split(":")[0].split(".")[0] not in OF_THE_SESSION]
+    found = [line for line in found if line.split(":")[0].split(".")[0] not in RESUME_MAY_CHANGE]
     if found:
         told = (f"resume: run {row['run']} was started otherwise: {line}" for line in found)
         raise UserError(*told, "resume: add --fork to go on as a new run with what is set now")
@@ -333,7 +333,7 @@ def _forked(store: Store, run: str, config: TrainConfig, dataset: Data) -> str:
     if config.steps <= step:
         problems.append(f"steps: {config.steps}, but run {run} has come to step {step}: set steps to more")
     with checkpoints.opened(store, run, step) as folder:
-        problems += init_weights.misfits(config, folder)
+        problems += init_weights.shape_mismatches(config, folder)
     if problems:
         raise UserError(*(f"fork: {line}" for line in problems))
     print(f"forking run {run} at step {step}: " + ("; ".join(found) or "nothing is changed"), flush=True)

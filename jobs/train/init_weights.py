@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from longtake.storage.store import Store
 
 
-def settled(store: Store, init: InitConfig) -> InitConfig:
+def resolve(store: Store, init: InitConfig) -> InitConfig:
     """The same weights by the run's id and step: the newest ones may be others tomorrow.
 
     Raises:
@@ -42,18 +42,18 @@ def problems(config: TrainConfig, store: Store) -> list[str]:
         if init.mamba2_lm is not None:
             return _problems_of_language_model(config, init.mamba2_lm)
         with _opened(store, init) as folder:
-            return [f"init.run: {line}" for line in misfits(config, folder)]
+            return [f"init.run: {line}" for line in shape_mismatches(config, folder)]
     except UserError as error:
         return [f"init: {line}" for line in error.lines]
 
 
-def misfits(config: TrainConfig, folder: Path) -> list[str]:
+def shape_mismatches(config: TrainConfig, folder: Path) -> list[str]:
     """Why a checkpoint's weights are none for the model of a config; names and shapes only are compared."""
     from safetensors import safe_open
 
     with safe_open(folder / WEIGHTS, "pt") as file:
         there = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  # it is no dict
-    here = {name: list(tensor.shape) for name, tensor in blank(config).state_dict().items()}
+    here = {name: list(tensor.shape) for name, tensor in meta_model(config).state_dict().items()}
     if there == here:
         return []
     written = json.loads((folder / CONFIG).read_text())["model"]
@@ -61,7 +61,7 @@ def misfits(config: TrainConfig, folder: Path) -> list[str]:
     return [f"its weights do not fit this model: {line}" for line in told]
 
 
-def blank(config: TrainConfig) -> nn.Module:
+def meta_model(config: TrainConfig) -> nn.Module:
     """The model of a training without its weights: names and shapes only."""
     import torch
 

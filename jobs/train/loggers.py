@@ -130,7 +130,7 @@ WATCHERS: dict[str, type[Watcher]] = {"tensorboard": TensorBoard, "mlflow": MLfl
 """Where numbers may go besides the tables, by its name in a config."""
 
 
-class Watchers:
+class MetricLoggers:
     """All that a config names, for one session of one run."""
 
     def __init__(self, names: Sequence[str], store: Store, run: str, config: Mapping[str, Any]) -> None:

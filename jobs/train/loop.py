@@ -30,14 +30,14 @@ from longtake.models.state.monitor import state_statistics
 from longtake.models.tokenizer import Tokenizer, as_latents
 from longtake.models.world_model import WorldModel
 from longtake.streaming.clips import load_clips
-from longtake.streaming.loader import batches, few_replaced, local_batches
-from longtake.streaming.plan import cut
+from longtake.streaming.loader import batches, fail_if_too_many_replaced, local_batches
+from longtake.streaming.plan import rank_slice
 from longtake.tables import table as tables
 from longtake.training import checkpoints
 from longtake.training.engine import Engine, step_of
 
 if TYPE_CHECKING:
-    from longtake.jobs.train.loggers import Watchers
+    from longtake.jobs.train.loggers import MetricLoggers
     from longtake.training.context import Context
 
 Item = TypeVar("Item")
@@ -51,7 +51,7 @@ def train_loop(context: Context, config: WorldModelTraining) -> None:
     torch.manual_seed(config.seed)
     with context.resume() as folder:
         start = step_of(folder) if folder else 0
-        clips_to_come = begun(stream(context, config, dataset, start))
+        clips_to_come = prefetch_first(stream(context, config, dataset, start))
         model = WorldModel(config.model)
         model.recompute = config.recompute
         if folder is None:
@@ -71,7 +71,7 @@ def train_loop(context: Context, config: WorldModelTraining) -> None:
             loss += part.item()
         lr, norm = engine.lr, engine.step()
         done = step + 1
-        log.add(step, {"loss": loss, "grad_norm": norm, "lr": lr, "data_wait": waited, **of_clips(clips, dataset)})
+        log.add(step, {"loss": loss, "grad_norm": norm, "lr": lr, "data_wait": waited, **batch_metrics(clips, dataset)})
         if done % config.validation.every == 0 or done == config.steps:
             log.note(**validate())
         if config.samples and done % config.samples.every == 0:
@@ -92,10 +92,10 @@ def stream(context: Context, config: TrainConfig, dataset: Data, start: int) -> 
         found = batches(dataset, plan, *where, cpus=0.0 if config.min_workers else 0.5)
     else:
         found = local_batches(dataset, plan, *where)
-    return few_replaced(found, plan, context.world, config.data.max_replaced)
+    return fail_if_too_many_replaced(found, plan, context.world, config.data.max_replaced)
 
 
-def begun(source: Iterator[Item]) -> Iterator[Item]:
+def prefetch_first(source: Iterator[Item]) -> Iterator[Item]:
     """The same items, of which the first is fetched from now on: the stream starts up while the model does."""
     thread = ThreadPoolExecutor(1, thread_name_prefix="first clips")
     first = thread.submit(lambda: list(itertools.islice(source, 1)))
@@ -121,7 +121,7 @@ def to_batch(clips: dict[str, Any], device: str, tokenizer: Tokenizer) -> Batch:
     )
 
 
-def of_clips(clips: dict[str, Any], data: Data) -> dict[str, float]:
+def batch_metrics(clips: dict[str, Any], data: Data) -> dict[str, float]:
     """What a step's row says of a rank's clips: their length, the bytes that they took from the storage, the share
     that was replaced, and that of each dataset of a mixture."""
     numbers = {
@@ -188,7 +188,7 @@ def held_out(
 ) -> Noised:
     """This rank's clips of the `val` split, as long as a stage's: always the same, with the same noise and level."""
     plan = build_plan(config, dataset, "val", stage)
-    share = cut(plan.batch(0), context.rank, context.world)
+    share = rank_slice(plan.batch(0), context.rank, context.world)
     clips = load_clips(dataset, share)
     batch = to_batch(clips, context.device, tokenizer)
     b, t = batch.frames.shape[:2]
@@ -287,10 +287,10 @@ def _spent(context: Context, start: int) -> dict[str, float]:
     return {name: float(told.get(name, 0)) for name in COSTS}
 
 
-def _watchers(context: Context, config: TrainConfig) -> Watchers:
-    from longtake.jobs.train.loggers import Watchers
+def _watchers(context: Context, config: TrainConfig) -> MetricLoggers:
+    from longtake.jobs.train.loggers import MetricLoggers
 
-    return Watchers(config.watch, context.store, context.run_id, config.model_dump(mode="json"))
+    return MetricLoggers(config.watch, context.store, context.run_id, config.model_dump(mode="json"))
 
 
 def timed(source: Iterator[tuple[int, Item]]) -> Iterator[tuple[int, Item, float]]:

@@ -95,7 +95,7 @@ class Objective:
         Raises:
             UserError: the state of a layer, or the loss, blew up.
         """
-        config, noised = self.config, self.draw(batch, step)
+        config, noised = self.config, self.sample_noise(batch, step)
         memory = self._start_memory(len(batch.frames), step)
         frames = batch.frames.shape[1]
         block = config.temporal_block or frames
@@ -115,7 +115,7 @@ class Objective:
         if asked is not None and step % asked.every == 0:
             yield asked.weight * self.coherence_loss(noised, step)
 
-    def draw(self, batch: Batch, step: int) -> Noised:
+    def sample_noise(self, batch: Batch, step: int) -> Noised:
         """Noise levels, noise, weights and dropped conditions of the rank's clips."""
         config = self.config
         b, t = batch.frames.shape[:2]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from longtake.errors import UserError
 from longtake.jobs.train.config import TrainConfig, WorldModelTraining
-from longtake.jobs.train.init_weights import blank
+from longtake.jobs.train.init_weights import meta_model
 from longtake.training.engine_config import EngineConfig
 
 GIB = 2**30
@@ -41,7 +41,7 @@ def require_memory(config: TrainConfig) -> None:
     """
     if "RAY_ADDRESS" in os.environ:
         return
-    parameters = sum(parameter.numel() for parameter in blank(config).parameters())
+    parameters = sum(parameter.numel() for parameter in meta_model(config).parameters())
     workers = max(1, config.workers)
     if config.gpus_per_worker or (config.workers == 0 and _card_bytes()):
         there, sharers, where = _card_bytes(), max(1, round(1 / (config.gpus_per_worker or 1))), "a card"

@@ -43,14 +43,14 @@ def make_drawing(
     seen, ahead = one.between(0, context_frames), one.between(context_frames, context_frames + made_frames)
 
     @torch.no_grad()
-    def draw(step: int) -> None:
+    def save_samples(step: int) -> None:
         memory = prefill(model, seen.frames, seen.conditions)
         made, _ = rollout(model, ahead.conditions, made_frames, memory, config.sampler, [seeded(0, 0, 0)])
         if context.rank == 0:
             rows = [tokenizer.decode(frames)[0].cpu().numpy() for frames in (ahead.frames, made)]
             context.store.write_bytes(f"runs/{context.run_id}/samples/step-{step:06d}.png", picture(rows))
 
-    return draw
+    return save_samples
 
 
 def picture(rows: list[NDArray[np.uint8]]) -> bytes:

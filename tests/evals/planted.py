@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from longtake.evals.task import Question
+from longtake.evals.task import EvalClip
 from longtake.models.conditions import Conditions
 
 SAME = 1e-3
@@ -18,9 +18,9 @@ SAME = 1e-3
 class Truth:
     """Returns the truth of clips; it is never shown what it is asked for."""
 
-    stride = 1
+    frames_per_step = 1
 
-    def __init__(self, made: Sequence[Question], context: int) -> None:
+    def __init__(self, made: Sequence[EvalClip], context: int) -> None:
         self.truth, self.at, self.context = torch.from_numpy(np.stack([q.frames for q in made])), context, context
 
     def observe(self, frames: Tensor, conditions: Conditions) -> None:
@@ -35,7 +35,7 @@ class Places:
     """Remembers the first `known` places of the context, at least a cell apart, as they looked; else it shows grey. It
     carries what it is told to."""
 
-    stride = 1
+    frames_per_step = 1
 
     def __init__(self, known: int, nbytes: int | None = None) -> None:
         self.known = known
@@ -64,7 +64,7 @@ class Window:
     """Remembers exactly the last `known` frames of the stream and their poses: it shows the newest one of the asked
     pose, or grey. Grey is not remembered as what it stands for."""
 
-    stride = 1
+    frames_per_step = 1
 
     def __init__(self, known: int) -> None:
         self.known = known

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from longtake.evals.baselines import ContextMean, CopyLast, NearestPose
-from longtake.evals.clip import build_question
-from longtake.evals.controls import StrangersContext
+from longtake.evals.clip import build_clip
+from longtake.evals.controls import SwappedContext
 from longtake.evals.protocol import Protocol
 from longtake.evals.registry import TASKS
 from longtake.evals.systems import ModelSystem, System
-from longtake.evals.task import Question
+from longtake.evals.task import EvalClip
 from longtake.evals.tasks.capacity import find_places, numbers
 from longtake.models.conditions import Conditions
 from longtake.models.config import LayerConfig, ModelConfig, SamplerConfig
@@ -25,10 +25,10 @@ from tests.evals.planted import Places, Window
 
 CLIPS, MOST = 60, 16
 PROTOCOL = Protocol(task="capacity", context=40, horizon=MOST, episodes=CLIPS)
-Make = Callable[[Sequence[Question]], System]
+Make = Callable[[Sequence[EvalClip]], System]
 
 
-def walks(protocol: Protocol = PROTOCOL, slow: int = 0) -> tuple[list[Question], Conditions]:
+def walks(protocol: Protocol = PROTOCOL, slow: int = 0) -> tuple[list[EvalClip], Conditions]:
     """Clips that go from place to place, two frames at each, through worlds of independent places; the first `slow` of
     them stay at four places for good."""
     draw, made, poses = np.random.default_rng(0), [], []
@@ -37,7 +37,7 @@ def walks(protocol: Protocol = PROTOCOL, slow: int = 0) -> tuple[list[Question],
         at = np.arange(40) // 2 % (4 if episode < slow else 20)
         pose = np.stack([at, 0 * at, 0 * at], 1).astype(np.float32)
         actions = np.ones((40, 2), np.float32)
-        made.append(build_question(protocol, episode, places[at], pose, actions))
+        made.append(build_clip(protocol, episode, places[at], pose, actions))
         assert made[-1].pose is not None
         still = np.zeros((len(made[-1].pose), 1), np.float32)
         poses.append(np.concatenate([made[-1].pose[:, :2], still + 1, still], 1))
@@ -80,9 +80,9 @@ def test_the_oracle_is_the_ceiling_and_a_strangers_context_is_chance() -> None:
     assert ceiling["bits", 16] == pytest.approx(64, abs=0.2)
     every, _ = walks()
 
-    def strangers(some: Sequence[Question]) -> System:
+    def strangers(some: Sequence[EvalClip]) -> System:
         others = [every[(question.episode + 1) % CLIPS].frames[: PROTOCOL.context] for question in some]
-        return StrangersContext(NearestPose(), torch.from_numpy(np.stack(others)))
+        return SwappedContext(NearestPose(), torch.from_numpy(np.stack(others)))
 
     assert abs(means(strangers)["bits", 16]) < 0.5
 
@@ -105,7 +105,7 @@ def test_a_model_is_asked_like_any_system_and_says_what_it_carries() -> None:
         config = ModelConfig(height=8, width=8, dim=16, heads=2, d_state=4, headdim=8, action_dim=2, layers=[layer])
         model, sampler = WorldModel(config), SamplerConfig(steps=1)
 
-        def build(some: Sequence[Question], model: WorldModel = model, sampler: SamplerConfig = sampler) -> System:
+        def build(some: Sequence[EvalClip], model: WorldModel = model, sampler: SamplerConfig = sampler) -> System:
             return ModelSystem(model, PIXELS, sampler, [question.episode for question in some])
 
         measure = TASKS["capacity"].measure
@@ -171,9 +171,9 @@ def test_clips_that_show_too_few_places_are_left_out() -> None:
 def test_protocols_that_make_no_sense_are_refused() -> None:
     for wrong, why in (({"horizon": 41}, "41 places; allowed are 2 to the 40"), ({"horizon": 1}, "1 places")):
         with pytest.raises(ValueError, match=why):
-            TASKS["capacity"].path(PROTOCOL.model_copy(update=wrong))
+            TASKS["capacity"].frame_order(PROTOCOL.model_copy(update=wrong))
     with pytest.raises(ValueError, match="two at least"):
-        TASKS["capacity"].path(PROTOCOL.model_copy(update={"episodes": 1}))
+        TASKS["capacity"].frame_order(PROTOCOL.model_copy(update={"episodes": 1}))
     with pytest.raises(
         ValueError, match="metrics: capacity has no psnr; it has recall, bits, bits_per_byte, memory_bytes"
     ):

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from longtake.evals.baselines import Chance, CopyLast, NearestPose
-from longtake.evals.clip import build_question
-from longtake.evals.controls import StrangersContext
+from longtake.evals.clip import build_clip
+from longtake.evals.controls import SwappedContext
 from longtake.evals.metrics import IDENTICAL_PSNR
 from longtake.evals.protocol import Protocol
 from longtake.evals.registry import TASKS
 from longtake.evals.scoring import score
 from longtake.evals.systems import System
-from longtake.evals.task import Question
+from longtake.evals.task import EvalClip
 from longtake.models.conditions import Conditions
 from longtake.streaming.clips import relative_pose
 from tests.evals.planted import Window
@@ -41,8 +41,8 @@ def recorded() -> list[Episode]:
     return [generate(config, seed) for seed in range(CLIPS)]
 
 
-def asked(protocol: Protocol, recorded: Sequence[Episode]) -> tuple[list[Question], Conditions]:
-    made = [build_question(protocol, i, e.frames, e.pose, e.actions, e.labels) for i, e in enumerate(recorded)]
+def asked(protocol: Protocol, recorded: Sequence[Episode]) -> tuple[list[EvalClip], Conditions]:
+    made = [build_clip(protocol, i, e.frames, e.pose, e.actions, e.labels) for i, e in enumerate(recorded)]
     poses = [relative_pose(question.pose) for question in made if question.pose is not None]
     return made, Conditions(pose=torch.from_numpy(np.stack(poses)))
 
@@ -57,11 +57,11 @@ def test_permanence_finds_who_remembers(recorded: list[Episode]) -> None:
         found = pd.DataFrame(measure(lambda some: only(system, some), protocol, made, conditions))
         return dict(found.groupby("metric").value.mean()), found
 
-    def only(system: System, some: Sequence[Question]) -> System:
-        if not isinstance(system, StrangersContext):
+    def only(system: System, some: Sequence[EvalClip]) -> System:
+        if not isinstance(system, SwappedContext):
             return system
         others = [made[(question.episode + 1) % CLIPS].frames for question in some]
-        return StrangersContext(NearestPose(), torch.from_numpy(np.stack(others)[:, : protocol.context]))
+        return SwappedContext(NearestPose(), torch.from_numpy(np.stack(others)[:, : protocol.context]))
 
     ceiling = {"colour": 1, "object_psnr": IDENTICAL_PSNR, "place": 1, "there": 1}
     whole, rows = means(NearestPose())
@@ -73,7 +73,7 @@ def test_permanence_finds_who_remembers(recorded: list[Episode]) -> None:
     )
     floor, _ = means(CopyLast())
     assert floor["there"] < 0.2 and floor["object_psnr"] < 25
-    chance, _ = means(StrangersContext(NearestPose(), torch.empty(0)))
+    chance, _ = means(SwappedContext(NearestPose(), torch.empty(0)))
     assert chance["place"] < 0.65 and chance["colour"] < 0.6 < chance["there"]
 
 
@@ -94,7 +94,7 @@ def test_cuts_to_the_bare_wall_and_back(recorded: list[Episode], known: int) -> 
 class Things(Chance):
     """Carries what the things of its clips are, among numbers that say nothing; or of the first ones only."""
 
-    def __init__(self, some: Sequence[Question], known: int) -> None:
+    def __init__(self, some: Sequence[EvalClip], known: int) -> None:
         things = np.stack([question.labels["object"][: known * LOOK] for question in some])
         noise = np.random.default_rng(some[0].episode).normal(size=(len(some), 3))
         onehot = np.eye(4)[things].reshape(len(some), -1)

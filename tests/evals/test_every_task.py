@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from longtake.evals.baselines import Chance, ContextMean, CopyLast, NearestPose, RawFrames
-from longtake.evals.clip import build_question
+from longtake.evals.clip import build_clip
 from longtake.evals.fvd import frechet_distance
 from longtake.evals.memory_horizon import TASK, memory_horizon
 from longtake.evals.metrics import IDENTICAL_PSNR
@@ -19,7 +19,7 @@ from longtake.evals.protocol import Protocol
 from longtake.evals.registry import TASKS
 from longtake.evals.scoring import score
 from longtake.evals.systems import System
-from longtake.evals.task import Question
+from longtake.evals.task import EvalClip
 from longtake.models.conditions import Conditions
 from tests.evals.planted import Truth, Window
 from tests.evals.test_permanence import PROTOCOL as PERMANENCE
@@ -42,7 +42,7 @@ FRAMES: dict[str, dict[str, float]] = {
 OWN = {"permanence", "questions", "cost", "capacity"}
 
 
-def walks(protocol: Protocol) -> tuple[list[Question], Conditions]:
+def walks(protocol: Protocol) -> tuple[list[EvalClip], Conditions]:
     """Clips that turn once around in twenty frames, again and again, so that every place is seen again."""
     draw, made, poses = np.random.default_rng(0), [], []
     for episode in range(CLIPS):
@@ -50,7 +50,7 @@ def walks(protocol: Protocol) -> tuple[list[Question], Conditions]:
         yaw = 2 * np.pi * np.arange(protocol.frames) / 20
         pose = np.stack([np.zeros_like(yaw), np.zeros_like(yaw), yaw], 1).astype(np.float32)
         frames = places[np.arange(protocol.frames) % 20]
-        question = build_question(protocol, episode, frames, pose, np.zeros((len(frames), 2), np.float32))
+        question = build_clip(protocol, episode, frames, pose, np.zeros((len(frames), 2), np.float32))
         assert question.pose is not None
         turn = question.pose[:, 2]
         poses.append(np.stack([0 * turn, 0 * turn, np.cos(turn), np.sin(turn)], 1))
@@ -58,7 +58,7 @@ def walks(protocol: Protocol) -> tuple[list[Question], Conditions]:
     return made, Conditions(pose=torch.from_numpy(np.stack(poses)))
 
 
-def scored(task: str, system: Callable[[Sequence[Question]], System]) -> pd.DataFrame:
+def scored(task: str, system: Callable[[Sequence[EvalClip]], System]) -> pd.DataFrame:
     protocol = Protocol.model_validate({"task": task, "episodes": CLIPS, "metrics": ["psnr"], **FRAMES[task]})
     made, conditions = walks(protocol)
     return pd.DataFrame(score(system(made), protocol, made, conditions))
@@ -112,7 +112,7 @@ def test_a_window_knows_what_lies_within_it(task: str) -> None:
 def test_questions_and_permanence_tell_who_remembers_from_who_does_not() -> None:
     whole, conditions = permanence_clips(PERMANENCE)
     asked = Protocol(task="questions", context=15, horizon=3, label="object", episodes=len(whole))
-    distance = TASKS["questions"].path(asked)[1]
+    distance = TASKS["questions"].frame_order(asked)[1]
     made = [replace(question, frames=question.frames[:15], distance=distance) for question in whole]
     conditions = conditions.frames(0, 15)
     measure = TASKS["questions"].measure

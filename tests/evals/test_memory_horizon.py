@@ -10,34 +10,34 @@ from torch import Tensor
 
 from longtake.evals.baselines import ContextMean, CopyLast
 from longtake.evals.bootstrap import bootstrap_interval
-from longtake.evals.clip import build_question
+from longtake.evals.clip import build_clip
 from longtake.evals.memory_horizon import MARGIN_DB, memory_horizon
 from longtake.evals.protocol import Protocol
 from longtake.evals.scoring import score
-from longtake.evals.task import Question
+from longtake.evals.task import EvalClip
 from longtake.models.conditions import Conditions
 
 CONTEXT = 24
 RETRIEVAL = Protocol(task="retrieval", context=CONTEXT, horizon=CONTEXT, episodes=6, metrics=["psnr"])
 
 
-def walks(count: int = 6) -> list[Question]:
+def walks(count: int = 6) -> list[EvalClip]:
     """Clips whose frames change slowly, so that the last one is a fair guess for a while."""
     draw, made = np.random.default_rng(0), []
     for episode in range(count):
         drift = np.cumsum(draw.normal(0, 9, (CONTEXT, 6, 6, 3)), 0) + draw.normal(128, 30, (6, 6, 3))
         frames = np.clip(drift, 0, 255).astype(np.uint8)
         pose, actions = np.zeros((CONTEXT, 3), np.float32), np.zeros((CONTEXT, 2), np.float32)
-        made.append(build_question(RETRIEVAL, episode, frames, pose, actions))
+        made.append(build_clip(RETRIEVAL, episode, frames, pose, actions))
     return made
 
 
 class WindowOracle:
     """Remembers exactly the last `known` frames, the ones it made included, and nothing that is older."""
 
-    stride = 1
+    frames_per_step = 1
 
-    def __init__(self, made: Sequence[Question], known: int) -> None:
+    def __init__(self, made: Sequence[EvalClip], known: int) -> None:
         self.truth = torch.from_numpy(np.stack([question.frames for question in made]))
         self.at, self.known = CONTEXT, known
 

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from longtake.evals.baselines import ContextMean, CopyLast, NearestPose
-from longtake.evals.clip import build_question
-from longtake.evals.controls import StrangersContext
+from longtake.evals.clip import build_clip
+from longtake.evals.controls import SwappedContext
 from longtake.evals.metrics import IDENTICAL_PSNR
 from longtake.evals.protocol import Protocol
 from longtake.evals.registry import TASKS
 from longtake.evals.sprite_matching import find_sprites
 from longtake.evals.systems import System
-from longtake.evals.task import Question
+from longtake.evals.task import EvalClip
 from longtake.models.conditions import Conditions
 from tests.evals.planted import Truth, Window
 
@@ -34,7 +34,7 @@ def room(draw: np.random.Generator, thing: int, place: int) -> tuple[np.ndarray,
     return empty, seen
 
 
-def clips(protocol: Protocol, count: int = CLIPS) -> tuple[list[Question], Conditions]:
+def clips(protocol: Protocol, count: int = CLIPS) -> tuple[list[EvalClip], Conditions]:
     """All things at all places, equally often and in random order."""
     draw, made = np.random.default_rng(0), []
     for episode, kind in enumerate(draw.permutation(count)):
@@ -46,13 +46,13 @@ def clips(protocol: Protocol, count: int = CLIPS) -> tuple[list[Question], Condi
         pose[~visible, 2] = np.pi
         labels = {"object": np.where(visible, thing, -1), "place": np.where(visible, place, -1)}
         actions = np.zeros((len(frames), 2), np.float32)
-        made.append(build_question(protocol, episode, frames, pose, actions, labels))
+        made.append(build_clip(protocol, episode, frames, pose, actions, labels))
     poses = np.stack([np.stack([q.pose[:, 0] * 0, q.pose[:, 1] * 0, np.cos(q.pose[:, 2]), np.sin(q.pose[:, 2])], 1)
                       for q in made if q.pose is not None])  # fmt: skip
     return made, Conditions(pose=torch.from_numpy(poses.astype(np.float32)))
 
 
-Make = Callable[[Sequence[Question]], System]
+Make = Callable[[Sequence[EvalClip]], System]
 
 
 def rows(make: Make, protocol: Protocol = PROTOCOL) -> pd.DataFrame:
@@ -72,9 +72,9 @@ def strangers(make: Callable[[], System], protocol: Protocol = PROTOCOL) -> Make
     """Each clip's system is shown the context of the clip after it."""
     every, _ = clips(protocol)
 
-    def build(some: Sequence[Question]) -> System:
+    def build(some: Sequence[EvalClip]) -> System:
         others = [every[(question.episode + 1) % CLIPS].frames[: protocol.context] for question in some]
-        return StrangersContext(make(), torch.from_numpy(np.stack(others)))
+        return SwappedContext(make(), torch.from_numpy(np.stack(others)))
 
     return build
 
@@ -82,7 +82,7 @@ def strangers(make: Callable[[], System], protocol: Protocol = PROTOCOL) -> Make
 class Guesses:
     """Knows all about such rooms and nothing of this one: it always makes the same thing in the middle."""
 
-    stride = 1
+    frames_per_step = 1
 
     def observe(self, frames: Tensor, conditions: Conditions) -> None:
         self.clips = len(frames)
@@ -123,10 +123,10 @@ def test_a_window_of_k_frames_finds_what_was_gone_for_less(gone: int) -> None:
 
 def test_the_middle_of_a_longer_absence_is_left_out() -> None:
     protocol = PROTOCOL.model_copy(update={"context": LOOK + 5, "gone": 5, "away": AWAY})
-    order, distance = TASKS["permanence"].path(protocol)
+    order, distance = TASKS["permanence"].frame_order(protocol)
     assert order.tolist() == [0, 1, 2, 3, 4, 5, 13, 14, 15, 16] and distance.tolist() == [5, 5]
     assert PROTOCOL.hash != protocol.hash and protocol.frames == LOOK + AWAY + 2
-    assert TASKS["permanence"].path(PROTOCOL)[0].tolist() == list(range(LOOK + AWAY + 2))
+    assert TASKS["permanence"].frame_order(PROTOCOL)[0].tolist() == list(range(LOOK + AWAY + 2))
 
 
 def test_what_a_thing_looks_like_is_read_off_the_clips() -> None:
@@ -156,7 +156,7 @@ def test_several_things_are_gone_for_as_long_as_each_was() -> None:
         frames = np.stack([one, one, two, two, *[empty] * 4, one, one, two, two])
         labels = {"object": np.array([0, 0, 1, 1, *[-1] * 4, 0, 0, 1, 1]), "place": np.array([0, 0, 2, 2] * 3)}
         pose, actions = np.zeros((12, 3), np.float32), np.zeros((12, 2), np.float32)
-        made.append(build_question(protocol, episode, frames, pose, actions, labels))
+        made.append(build_clip(protocol, episode, frames, pose, actions, labels))
     measure = TASKS["permanence"].measure
     assert measure is not None
     conditions = Conditions(pose=torch.zeros(2, 12, 4))

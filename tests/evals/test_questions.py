@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from longtake.evals.baselines import Chance, CopyLast, RawFrames
-from longtake.evals.clip import build_question
-from longtake.evals.controls import StrangersContext
+from longtake.evals.clip import build_clip
+from longtake.evals.controls import SwappedContext
 from longtake.evals.linear_probe import out_of_fold
 from longtake.evals.protocol import Protocol
 from longtake.evals.registry import TASKS
 from longtake.evals.systems import ModelSystem, System
-from longtake.evals.task import Question
+from longtake.evals.task import EvalClip
 from longtake.evals.tasks.questions import classes
 from longtake.models.conditions import Conditions
 from longtake.models.config import LayerConfig, ModelConfig, SamplerConfig
@@ -26,14 +26,14 @@ CONTEXT, CLIPS = 8, 80
 PROTOCOL = Protocol(task="questions", context=CONTEXT, horizon=CONTEXT, episodes=CLIPS)
 
 
-def clips() -> list[Question]:
+def clips() -> list[EvalClip]:
     """Clips whose frames are tinted at random, each frame anew."""
     draw, made = np.random.default_rng(0), []
     for episode in range(CLIPS):
         tint = draw.normal(0, 40, (CONTEXT, 1, 1, 1)) * np.array([1, 0, -1])
         frames = np.clip(128 + tint + draw.normal(0, 10, (CONTEXT, 16, 16, 3)), 0, 255).astype(np.uint8)
         labels = {"object": np.full(CONTEXT, episode % 3) + 5}
-        made.append(build_question(PROTOCOL, episode, frames, None, np.zeros((CONTEXT, 2), np.float32), labels))
+        made.append(build_clip(PROTOCOL, episode, frames, None, np.zeros((CONTEXT, 2), np.float32), labels))
     return made
 
 
@@ -87,12 +87,12 @@ def test_a_model_is_asked_by_its_memory_alone() -> None:
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.2)
 
-    def system(some: Sequence[Question], wiped: bool = False) -> ModelSystem:
+    def system(some: Sequence[EvalClip], wiped: bool = False) -> ModelSystem:
         return ModelSystem(model, PIXELS, SamplerConfig(), [0] * len(some), wiped=wiped)
 
-    def stranger(some: Sequence[Question]) -> System:
+    def stranger(some: Sequence[EvalClip]) -> System:
         others = [CLIPS_MADE[(question.episode + 1) % CLIPS].frames for question in some]
-        return StrangersContext(system(some), torch.from_numpy(np.stack(others)))
+        return SwappedContext(system(some), torch.from_numpy(np.stack(others)))
 
     own = accuracy(system)
     assert own[1] > 0.75, "the last frame is in its window"

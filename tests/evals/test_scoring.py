@@ -13,14 +13,14 @@ from skimage.data import astronaut
 from torch import Tensor
 
 from longtake.evals import metrics
-from longtake.evals.baselines import FLOORS, ContextMean, CopyLast, NearestPose
-from longtake.evals.clip import build_question
+from longtake.evals.baselines import BASELINES, ContextMean, CopyLast, NearestPose
+from longtake.evals.clip import build_clip
 from longtake.evals.metrics import IDENTICAL_PSNR, METRICS, MetricName, psnr, sharpness, ssim
 from longtake.evals.protocol import Protocol
 from longtake.evals.registry import TASKS
 from longtake.evals.scoring import compare, episode_seed, score
 from longtake.evals.systems import ModelSystem, System
-from longtake.evals.task import Question
+from longtake.evals.task import EvalClip
 from longtake.evals.tasks.cost import lengths
 from longtake.models.conditions import Conditions
 from longtake.models.config import LayerConfig, ModelConfig, SamplerConfig
@@ -31,13 +31,13 @@ RETRIEVAL = Protocol(task="retrieval", context=6, horizon=4, episodes=2)
 ROLLOUT = Protocol(task="rollout", context=6, horizon=4, episodes=2)
 
 
-def questions(protocol: Protocol, count: int = 2, side: int = 16) -> tuple[list[Question], Conditions]:
+def questions(protocol: Protocol, count: int = 2, side: int = 16) -> tuple[list[EvalClip], Conditions]:
     draw = np.random.default_rng(0)
     made = []
     for episode in range(count):
         frames = draw.integers(0, 256, (protocol.frames, side, side, 3), dtype=np.uint8)
         pose = draw.normal(size=(protocol.frames, 3)).astype(np.float32)
-        made.append(build_question(protocol, episode, frames, pose, np.zeros((protocol.frames, 2), np.float32)))
+        made.append(build_clip(protocol, episode, frames, pose, np.zeros((protocol.frames, 2), np.float32)))
     pose = np.stack([np.pad(q.pose, ((0, 0), (0, 1))) for q in made if q.pose is not None])
     return made, Conditions(pose=torch.from_numpy(pose))
 
@@ -60,7 +60,7 @@ def test_revisits_ask_what_was_shown_in_an_order_of_each_episode_and_never_the_l
     pose, actions = np.zeros((6, 3), np.float32), np.arange(12, dtype=np.float32).reshape(6, 2) + 1
     orders = set()
     for episode in range(40):
-        question = build_question(REVISIT, episode, frames, pose, actions)
+        question = build_clip(REVISIT, episode, frames, pose, actions)
         asked = question.frames[6:, 0, 0, 0].astype(int)
         assert question.frames[:6, 0, 0, 0].tolist() == list(range(6))
         assert len(set(asked.tolist())) == 4 and set(asked.tolist()) <= set(range(5))
@@ -69,19 +69,19 @@ def test_revisits_ask_what_was_shown_in_an_order_of_each_episode_and_never_the_l
         assert (question.actions[1:][~follows] == 0).all() and (question.actions[1:][follows] > 0).all()
         orders.add(tuple(asked.tolist()))
     assert len(orders) > 20, "an order of its own"
-    again = build_question(REVISIT, 39, frames, pose, actions)
+    again = build_clip(REVISIT, 39, frames, pose, actions)
     assert again.distance.tolist() == question.distance.tolist()
-    other = build_question(REVISIT.model_copy(update={"seed": 1}), 39, frames, pose, actions)
+    other = build_clip(REVISIT.model_copy(update={"seed": 1}), 39, frames, pose, actions)
     assert other.distance.tolist() != question.distance.tolist()
     assert REVISIT.frames == 6 and REVISIT.stream == 10
     assert REVISIT.hash != REVISIT.model_copy(update={"seed": 1}).hash != RETRIEVAL.hash
     with pytest.raises(ValueError, match="horizon: 6 is more than the 5 context frames"):
-        build_question(REVISIT.model_copy(update={"horizon": 6}), 0, frames, pose, actions)
+        build_clip(REVISIT.model_copy(update={"horizon": 6}), 0, frames, pose, actions)
 
 
 def test_rollout_goes_on_along_the_episode() -> None:
     frames = np.arange(10, dtype=np.uint8)[:, None, None, None].repeat(3, -1)
-    question = build_question(ROLLOUT, 0, frames, None, np.zeros((10, 2), np.float32))
+    question = build_clip(ROLLOUT, 0, frames, None, np.zeros((10, 2), np.float32))
     assert question.frames[:, 0, 0, 0].tolist() == list(range(10))
     assert question.distance.tolist() == [1, 2, 3, 4]
 
@@ -89,9 +89,9 @@ def test_rollout_goes_on_along_the_episode() -> None:
 class Oracle:
     """Knows the truth, or the last `known` frames of the context for ever."""
 
-    stride = 1
+    frames_per_step = 1
 
-    def __init__(self, made: Sequence[Question], protocol: Protocol, known: int) -> None:
+    def __init__(self, made: Sequence[EvalClip], protocol: Protocol, known: int) -> None:
         self.truth = torch.from_numpy(np.stack([q.frames for q in made]))
         self.at, self.context, self.known = protocol.context, protocol.context, known
 
@@ -132,7 +132,7 @@ def test_floors_are_far_from_the_truth(floor: type[System]) -> None:
     rows = score(floor(), RETRIEVAL, made, conditions)
     beyond_first = [row for row in rows if row["frame"] != 0]
     assert mean(beyond_first) < 15
-    assert set(FLOORS) == {"copy_last", "context_mean", "nearest_pose"}
+    assert set(BASELINES) == {"copy_last", "context_mean", "nearest_pose"}
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def model() -> WorldModel:
     return model
 
 
-def rows_of(model: WorldModel, wiped: bool, made: list[Question], conditions: Conditions) -> list[dict[str, object]]:
+def rows_of(model: WorldModel, wiped: bool, made: list[EvalClip], conditions: Conditions) -> list[dict[str, object]]:
     seeds = [episode_seed(RETRIEVAL, q.episode) for q in made]
     return score(ModelSystem(model, PIXELS, SamplerConfig(steps=2), seeds, wiped=wiped), RETRIEVAL, made, conditions)
 
@@ -168,7 +168,7 @@ def test_a_model_that_was_never_shown_a_context_is_shown_none(model: WorldModel)
 def test_a_wiped_model_does_not_know_its_context(model: WorldModel) -> None:
     made, conditions = questions(RETRIEVAL)
     other = [
-        Question(np.concatenate([255 - q.frames[:6], q.frames[6:]]), q.pose, q.actions, q.distance, q.episode)
+        EvalClip(np.concatenate([255 - q.frames[:6], q.frames[6:]]), q.pose, q.actions, q.distance, q.episode)
         for q in made
     ]
     assert rows_of(model, True, made, conditions) == rows_of(model, True, other, conditions)
@@ -178,11 +178,11 @@ def test_a_wiped_model_does_not_know_its_context(model: WorldModel) -> None:
 def test_what_a_dataset_cannot_serve_is_named() -> None:
     frames, actions = np.zeros((4, 8, 8, 3), np.uint8), np.zeros((4, 2), np.float32)
     with pytest.raises(ValueError, match="4 frames, but rollout needs 10"):
-        build_question(ROLLOUT, 7, frames, None, actions)
+        build_clip(ROLLOUT, 7, frames, None, actions)
     with pytest.raises(ValueError, match="no pose"):
-        build_question(RETRIEVAL, 7, np.zeros((6, 8, 8, 3), np.uint8), None, np.zeros((6, 2), np.float32))
+        build_clip(RETRIEVAL, 7, np.zeros((6, 8, 8, 3), np.uint8), None, np.zeros((6, 2), np.float32))
     with pytest.raises(ValueError, match="horizon: 1; the first frame of the way back is not judged: 2 at least"):
-        build_question(
+        build_clip(
             RETRIEVAL.model_copy(update={"horizon": 1}),
             7,
             np.zeros((6, 8, 8, 3), np.uint8),
@@ -190,7 +190,7 @@ def test_what_a_dataset_cannot_serve_is_named() -> None:
             np.zeros((6, 2), np.float32),
         )
     with pytest.raises(ValueError, match="horizon: 9 is more than the 6"):
-        RETRIEVAL.model_copy(update={"horizon": 9}) and build_question(
+        RETRIEVAL.model_copy(update={"horizon": 9}) and build_clip(
             RETRIEVAL.model_copy(update={"horizon": 9}),
             7,
             np.zeros((6, 8, 8, 3), np.uint8),
@@ -240,7 +240,7 @@ def test_how_a_generation_fails_is_told_by_what_measures_it() -> None:
     }
     protocol = Protocol.model_validate({"task": "rollout", "context": 1, "horizon": 6, "episodes": 1, "metrics": names})
     frames, actions = np.concatenate([truth[0, :1], truth[0]]), np.zeros((7, 2), np.float32)
-    question = Question(frames, None, actions, np.arange(6) + 1, 0)
+    question = EvalClip(frames, None, actions, np.arange(6) + 1, 0)
     found = {
         name: pd.DataFrame(compare(protocol, [question], made)).pivot(index="frame", columns="metric", values="value")
         for name, made in failures.items()
@@ -282,7 +282,7 @@ MIRROR = Protocol(task="mirror", context=3, horizon=6, episodes=2, metrics=["psn
 class Counter:
     """Makes frames of one value each, counted up, or the truth of its own way where it remembers it."""
 
-    stride = 1
+    frames_per_step = 1
 
     def __init__(self, remembers: int) -> None:
         self.made: list[int] = []
@@ -304,7 +304,7 @@ def test_mirror_asks_a_model_for_what_it_made_itself() -> None:
     assert rows.drop_duplicates("frame")[["frame", "distance"]].values.tolist() == [[3, 1], [4, 3], [5, 5]]
     assert (rows.value == IDENTICAL_PSNR).groupby(rows.distance).all().tolist() == [True, True, False]
     with pytest.raises(ValueError, match="horizon: 5 is odd"):
-        build_question(
+        build_clip(
             MIRROR.model_copy(update={"horizon": 5}),
             7,
             np.zeros((9, 8, 8, 3), np.uint8),
@@ -316,7 +316,7 @@ def test_mirror_asks_a_model_for_what_it_made_itself() -> None:
 def test_teco_judges_the_156_frames_after_144_of_300() -> None:
     protocol = Protocol(task="teco", context=144, horizon=156, episodes=2, metrics=["ssim", "psnr", "lpips_alex"])
     frames = np.random.default_rng(0).integers(0, 256, (300, 32, 32, 3), dtype=np.uint8)
-    question = build_question(protocol, 3, frames, None, np.zeros((300, 2), np.float32))
+    question = build_clip(protocol, 3, frames, None, np.zeros((300, 2), np.float32))
     conditions = Conditions(actions=torch.zeros(1, 300, 2))
     rows = pd.DataFrame(score(CopyLast(), protocol, [question], conditions))
     assert protocol.frames == 300 and np.array_equal(question.frames, frames)
@@ -332,7 +332,7 @@ def test_cost_grows_with_the_context_only_where_memory_does(model: WorldModel) -
     protocol = Protocol(task="cost", context=16, horizon=2, episodes=2)
     made, conditions = questions(protocol)
 
-    def build(some: Sequence[Question]) -> System:
+    def build(some: Sequence[EvalClip]) -> System:
         return ModelSystem(model, PIXELS, SamplerConfig(steps=1), [0] * len(some))
 
     measure = TASKS["cost"].measure
@@ -363,7 +363,7 @@ def test_cuts_lead_away_and_back_to_where_the_path_began() -> None:
     protocol = Protocol(task="cuts", context=6, horizon=2, episodes=2, metrics=["psnr"])
     assert protocol.frames == 9 and protocol.stream == 8
     made, conditions = questions(protocol)
-    order, distance = TASKS["cuts"].path(protocol)
+    order, distance = TASKS["cuts"].frame_order(protocol)
     assert order.tolist() == [0, 1, 2, 6, 7, 8, 0, 1] and distance.tolist() == [6, 6]
     assert mean(score(NearestPose(), protocol, made, conditions)) == IDENTICAL_PSNR
     assert mean(score(CopyLast(), protocol, made, conditions)) < 15

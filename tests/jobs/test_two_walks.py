@@ -13,7 +13,7 @@ from longtake.errors import UserError
 from longtake.jobs import collect
 from longtake.jobs.collect import CollectConfig, make_shard
 from longtake.jobs.evaluate import config as evaluate_config
-from longtake.jobs.evaluate.cell import conditions_of, read_question, score_cell
+from longtake.jobs.evaluate.cell import conditions_of, read_clip, score_cell
 from longtake.jobs.evaluate.cells import ScoreCell
 from longtake.jobs.evaluate.config import EvaluateConfig
 from longtake.jobs.evaluate.grid import plan_cells
@@ -26,7 +26,7 @@ MODEL = """
 import torch
 
 class Memory:
-    stride = 1
+    frames_per_step = 1
 
     def __init__(self, seeds):
         pass
@@ -81,7 +81,7 @@ def test_the_clip_is_one_walk_and_then_the_other(store: Store) -> None:
     data, config = store.dataset("pairs"), CollectConfig.model_validate(TORUS)
     assert len(cell.episodes) == 8 and cell.protocol.wraps == 4
     for episode in cell.episodes:
-        question, second, first = (read_question(cell, episode), data.read(episode), data.read(episode - 1))
+        question, second, first = (read_clip(cell, episode), data.read(episode), data.read(episode - 1))
         assert first.meta["world"] == second.meta["world"] and (first.meta["walk"], second.meta["walk"]) == (0, 1)
         np.testing.assert_array_equal(question.frames[:80], first.frames[10:90])
         np.testing.assert_array_equal(question.frames[80:], second.frames[10:30])
@@ -99,7 +99,7 @@ def test_a_stride_leaves_out_the_same_of_both(store: Store) -> None:
     )[0]
     episode = cell.episodes[0]
     question, second, first = (
-        read_question(cell, episode),
+        read_clip(cell, episode),
         store.dataset("pairs").read(episode),
         store.dataset("pairs").read(episode - 1),
     )

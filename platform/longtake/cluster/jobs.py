@@ -87,7 +87,7 @@ class Head:
 
     def grows(self) -> bool:
         """Whether an autoscaler may add nodes."""
-        return nodes.grow(node.get("labels") or {} for node in self.nodes())
+        return nodes.autoscales(node.get("labels") or {} for node in self.nodes())
 
     def require(self, cpus: float, gpus: float, need: Demand | None = None) -> None:
         """Refuse what can never start: Ray would keep it pending, even after a stop.

@@ -147,7 +147,7 @@ def _attached(need: Demand | None, address: str, quiet: bool) -> Iterator[None]:
     _attach(address, quiet)
     try:
         _check(need, *_room(), f"the cluster at {address}")
-        with node_watch.told(need, lambda line: print(line, flush=True)):
+        with node_watch.watch_nodes(need, lambda line: print(line, flush=True)):
             yield
     finally:
         ray.shutdown()
@@ -214,7 +214,7 @@ def _room() -> tuple[Resources, list[Resources]]:
     total: dict[str, float] = dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
     rows = ray.nodes()  # type: ignore[no-untyped-call]
     there = [row["Resources"] for row in rows if row["Alive"]]
-    if not node_watch.grow(row["Labels"] for row in rows):
+    if not node_watch.autoscales(row["Labels"] for row in rows):
         return total, there
     kinds = kinds_of_nodes()
     if kinds is None:

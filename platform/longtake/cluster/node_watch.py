@@ -88,7 +88,7 @@ def _why(node: Node) -> str:
 
 
 @contextlib.contextmanager
-def told(need: Demand | None, say: Callable[[str], None]) -> Iterator[None]:
+def watch_nodes(need: Demand | None, say: Callable[[str], None]) -> Iterator[None]:
     """While the block runs, say which nodes of the open Ray come and go. `need` is what the job cannot do without."""
     watch, ended = Watch(need, _nodes()), threading.Event()
 
@@ -109,7 +109,7 @@ def told(need: Demand | None, say: Callable[[str], None]) -> Iterator[None]:
         thread.join(5)
 
 
-def grow(labels: Iterable[Mapping[str, str]]) -> bool:
+def autoscales(labels: Iterable[Mapping[str, str]]) -> bool:
     """Whether nodes of these labels are of a cluster whose autoscaler may add others."""
     return any(told.get(GROUP, HOSTS) != HOSTS for told in labels)
 

@@ -55,7 +55,7 @@ def load_clips(dataset: Data, batch: GlobalBatch, replace: Replace | None = None
     `replace(step, slot, attempt)` names the clip to take for a corrupt one; without it CorruptData is
     raised.
     """
-    share = _Share(dataset, batch, replace, _of_step(_room(dataset, batch, 1), 0))
+    share = ClipReader(dataset, batch, replace, _of_step(_room(dataset, batch, 1), 0))
     places = range(len(batch.slot))
     if dataset.store.is_folder:
         for place in places:
@@ -71,7 +71,7 @@ def _threads(number: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(number, thread_name_prefix="clips")
 
 
-class _Share:
+class ClipReader:
     """The clips of a batch, each read into its place."""
 
     def __init__(self, dataset: Data, batch: GlobalBatch, replace: Replace | None, room: Batch) -> None:

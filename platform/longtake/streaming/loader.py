@@ -18,8 +18,8 @@ import numpy as np
 from longtake.cluster.launch import machine_cpus
 from longtake.datasets.mixture import Data
 from longtake.errors import UserError
-from longtake.streaming.clips import DECODERS, READERS, Batch, _of_step, _room, _Share, _threads
-from longtake.streaming.plan import Plan, cut
+from longtake.streaming.clips import DECODERS, READERS, Batch, ClipReader, _of_step, _room, _threads
+from longtake.streaming.plan import Plan, rank_slice
 
 WINDOW = 1024  # steps handed to Ray Data at a time, at most
 TASK_BYTES = 2 * 2**30  # what one data task loads, some seconds of work: its readers begin with nothing ahead
@@ -38,7 +38,7 @@ AHEAD = 2  # blocks that are being read while one is worked with
 # --- batches ------------------------------------------------------------------------------------------------
 
 
-def few_replaced(
+def fail_if_too_many_replaced(
     source: Iterable[tuple[int, Batch]], plan: Plan, world: int, share: float
 ) -> Iterator[tuple[int, Batch]]:
     """The same batches, until more than `share` of a rank's clips were replaced, or of an epoch's if that is more.
@@ -103,10 +103,10 @@ class _Loader:
                 yield group
 
     def _begin(self, group: list[int], pool: ThreadPoolExecutor) -> tuple[Batch, list[Future[None]]]:
-        cuts = [cut(self.plan.batch(step), self.rank, self.world) for step in group]
+        cuts = [rank_slice(self.plan.batch(step), self.rank, self.world) for step in group]
         rows = _room(self.dataset, cuts[0], len(group))
         replace = self.plan.replacement
-        shares = [_Share(self.dataset, one, replace, _of_step(rows, row)) for row, one in enumerate(cuts)]
+        shares = [ClipReader(self.dataset, one, replace, _of_step(rows, row)) for row, one in enumerate(cuts)]
         return rows, [pool.submit(share.load, place) for share in shares for place in range(len(share.clips["slot"]))]
 
     def blocks(self, rows: Any) -> Iterator[Batch]:

@@ -359,7 +359,7 @@ def _dealt(turns: int, weights: Sequence[int]) -> list[int]:
     return counts[::-1]
 
 
-def cut(batch: GlobalBatch, rank: int, world: int) -> GlobalBatch:
+def rank_slice(batch: GlobalBatch, rank: int, world: int) -> GlobalBatch:
     """The share of one rank. Shares differ by at most one clip: weigh losses by the loaded `weight`."""
     if batch.size < world:
         raise UserError(

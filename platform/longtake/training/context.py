@@ -219,7 +219,7 @@ class RayContext(_StoreContext):
         device = str(ray.train.torch.get_device())
         super().__init__(store, run_id, world.get_world_rank(), world.get_world_size(), device, keep, keep_best)
         self._session, self._token = session, token
-        self._teller = progress.Teller(store, run_id) if self.rank == 0 else None
+        self._teller = progress.ProgressWriter(store, run_id) if self.rank == 0 else None
         self._restarts = self._count_restarts() if self.rank == 0 else 0
 
     def require_lease(self) -> None:

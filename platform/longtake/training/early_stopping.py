@@ -1,7 +1,7 @@
 """A train loop that is measured at its checkpoints and ends where a judge says so.
 
-`JudgedContext` goes around any context. After each checkpoint rank 0 measures and asks; a no raises `Stopped`
-in every rank. The judge may live in another process: `Mailbox` carries question and answer through the store.
+`EarlyStoppingContext` goes around any context. After each checkpoint rank 0 measures and asks; a no raises `Stopped`
+in every rank. The judge may live in another process: `StoreChannel` carries question and answer through the store.
 A run that was interrupted between a checkpoint and its verdict is measured again when it resumes.
 """
 
@@ -37,7 +37,7 @@ class Stopped(Exception):
     """The judge ended the run at a checkpoint."""
 
 
-class JudgedContext:
+class EarlyStoppingContext:
     """A context that is judged at each checkpoint, also at the one it resumes from."""
 
     def __init__(self, inner: Context, measure: Measure, judge: Judge) -> None:
@@ -81,7 +81,7 @@ class JudgedContext:
 
 
 @dataclass(frozen=True)
-class Mailbox:
+class StoreChannel:
     """Two small files in a run's folder: the question of rank 0, and the answer of whoever started the run."""
 
     store: Store

@@ -44,7 +44,7 @@ def write(store: Store, run: str, progress: Progress) -> None:
     store.write_bytes(_path(run), json.dumps(asdict(progress)).encode())
 
 
-class Teller:
+class ProgressWriter:
     """Writes the latest progress from a thread of its own, so that a slow store does not slow the loop."""
 
     def __init__(self, store: Store, run: str) -> None:

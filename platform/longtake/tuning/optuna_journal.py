@@ -26,7 +26,7 @@ UNSUMMED = re.compile(rb'(\{.*"left":\d+)\}')
 logger = logging.getLogger(__name__)
 
 
-class Journal(BaseJournalBackend):
+class StoreJournalBackend(BaseJournalBackend):
     """Optuna's journal in a store: lines of JSON, one writer.
 
     What is appended within `together` is one write. `left` counts the lines of a write that follow, so that what a

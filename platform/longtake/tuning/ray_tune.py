@@ -104,10 +104,10 @@ class TrialActor(tune.Trainable):
 
     def _begin(self, config: dict[str, Any]) -> None:
         given = Assignment(config["number"], config["run"], config["labels"])
-        self._talk = _Talk(lambda judge: self._trial(self._payload, given, judge))
+        self._talk = ThreadChannel(lambda judge: self._trial(self._payload, given, judge))
 
 
-class _Talk:
+class ThreadChannel:
     """A function in a thread that is answered, question by question, from another."""
 
     def __init__(self, work: Callable[[Callable[[int, Numbers], bool]], None]) -> None:

@@ -28,7 +28,7 @@ from longtake.errors import UserError
 from longtake.provenance import new_run_id
 from longtake.tables import table as tables
 from longtake.tuning import optuna_adapters
-from longtake.tuning.optuna_journal import Journal
+from longtake.tuning.optuna_journal import StoreJournalBackend
 from longtake.tuning.search_config import Pruning, Sampling
 from longtake.tuning.space import Label, Space, active, points, size
 from longtake.tuning.study_check import replayed, require_all_known
@@ -89,7 +89,7 @@ class Study:
         self._axes = {field: optuna_adapters.distribution(axis) for field, axis in space.items()}
         self._lease = lease
         journal = f"sweeps/{sweep}/study.journal"
-        self._journal = Journal(store, journal, self._require_lease) if store and not database else None
+        self._journal = StoreJournalBackend(store, journal, self._require_lease) if store and not database else None
         self._pruner = optuna_adapters.pruner(pruning, steps)
         self._seconds: dict[int, float] = {}
         self._live: set[int] = set()

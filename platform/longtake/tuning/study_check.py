@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from longtake.storage.store import Store
-    from longtake.tuning.optuna_journal import Journal
+    from longtake.tuning.optuna_journal import StoreJournalBackend
 
 WAY_OUT = "put back a copy of it, or begin a new sweep that learns from the table `trials`: --set warm_start=[ID]"
 ENDED = ("done", "pruned", "failed")
 
 
-def replayed(journal: Journal) -> BaseStorage:
+def replayed(journal: StoreJournalBackend) -> BaseStorage:
     """What a journal says, in Optuna's terms.
 
     Raises:

@@ -21,14 +21,14 @@ from longtake.datasets.shard import CorruptData
 from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
 from longtake.evals.baselines import CopyLast
-from longtake.evals.controls import StrangersContext
+from longtake.evals.controls import SwappedContext
 from longtake.evals.protocol import Protocol
 from longtake.evals.scoring import answer
 from longtake.grid import Cell, GridReport
 from longtake.jobs.evaluate import command as evaluate
 from longtake.jobs.evaluate import config as evaluate_config
-from longtake.jobs.evaluate.cell import conditions_of, read_model, read_question, score_cell
-from longtake.jobs.evaluate.cells import ScoreCell, Subject
+from longtake.jobs.evaluate.cell import conditions_of, read_clip, read_model, score_cell
+from longtake.jobs.evaluate.cells import EvaluatedCheckpoint, ScoreCell
 from longtake.jobs.evaluate.check import beyond_training
 from longtake.jobs.evaluate.config import EvaluateConfig, limited
 from longtake.jobs.evaluate.follow import follow
@@ -92,7 +92,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return store
 
 
-def plan(store: Store, *protocols: Protocol, subject: Subject | None = None, **more: object) -> list[ScoreCell]:
+def plan(
+    store: Store, *protocols: Protocol, subject: EvaluatedCheckpoint | None = None, **more: object
+) -> list[ScoreCell]:
     config = EvaluateConfig.model_validate({"protocols": list(protocols), "clips_per_cell": 2, **more})
     return [cell.payload for cell in plan_cells(config, store, [subject] if subject else find_subjects(store, RUN))]
 
@@ -121,9 +123,9 @@ def test_controls_are_planned_beside_the_model(store: Store) -> None:
 
 def test_a_strangers_context_is_another_clips_under_own_conditions(store: Store) -> None:
     cell = next(cell for cell in plan(store, RETRIEVAL) if cell.variant == "stranger")
-    own, other = ([read_question(cell, episode) for episode in of] for of in (cell.episodes, cell.strangers))
+    own, other = ([read_clip(cell, episode) for episode in of] for of in (cell.episodes, cell.strangers))
     context = torch.from_numpy(np.stack([question.frames[:4] for question in other]))
-    made = answer(StrangersContext(CopyLast(), context), cell.protocol, own, conditions_of(own))
+    made = answer(SwappedContext(CopyLast(), context), cell.protocol, own, conditions_of(own))
     assert np.array_equal(made[:, 0], context[:, -1].numpy())
     rows = {variant: pd.DataFrame(score_cell(cell_of(store, variant))) for variant in ("whole", "stranger", "wiped")}
     assert not rows["stranger"].value.equals(rows["whole"].value)
@@ -137,7 +139,7 @@ def cell_of(store: Store, variant: str, protocol: Protocol = RETRIEVAL) -> Score
 
 def test_what_a_model_cannot_be_asked_is_told_before_the_start(store: Store) -> None:
     (subject,) = find_subjects(store, RUN)
-    chunked = Subject(RUN, "blocks", STEP, "mazes", chunk=3)
+    chunked = EvaluatedCheckpoint(RUN, "blocks", STEP, "mazes", chunk=3)
     assert refused(store, RETRIEVAL, subject=chunked) == [
         f"retrieval.context: 4 is no multiple of 3, the frames that blocks (run {RUN}) takes at a time (model.chunk); "
         "the nearest one is 3"
@@ -192,14 +194,16 @@ def test_questions_are_asked_of_all_clips_at_once(tmp_path: Path) -> None:
 
 
 def test_each_model_is_asked_at_the_stride_of_its_training(store: Store) -> None:
-    plain, coarse = (Subject(RUN, name, STEP, "mazes", stride=stride) for name, stride in (("a", 1), ("b", 2)))
+    plain, coarse = (
+        EvaluatedCheckpoint(RUN, name, STEP, "mazes", stride=stride) for name, stride in (("a", 1), ("b", 2))
+    )
     config = EvaluateConfig(protocols=[RETRIEVAL], wiped=False, stranger=False)
     cells = [cell.payload for cell in plan_cells(config, store, [plain, coarse])]
     strides = {(cell.system, cell.protocol.stride) for cell in cells if cell.run == RUN}
     assert strides == {("a", None), ("b", 2)}
     floors = {cell.protocol.stride for cell in cells if cell.system == "copy_last"}
     assert floors == {None, 2}, "the floors of each"
-    frames = read_question(next(cell for cell in cells if cell.system == "b"), 0).frames
+    frames = read_clip(next(cell for cell in cells if cell.system == "b"), 0).frames
     assert np.array_equal(frames[:4], store.dataset("mazes").read(0, 0, 8).frames[::2])
     (line,) = refused(store, RETRIEVAL.model_copy(update={"stride": 2}), stranger=False)
     assert line == (

@@ -21,7 +21,7 @@ from longtake.grid import Cell
 from longtake.jobs.evaluate import config as evaluate_config
 from longtake.jobs.evaluate import fvd
 from longtake.jobs.evaluate.cell import score_cell
-from longtake.jobs.evaluate.cells import Subject
+from longtake.jobs.evaluate.cells import EvaluatedCheckpoint
 from longtake.jobs.evaluate.command import NO_RUN
 from longtake.jobs.evaluate.config import EvaluateConfig
 from longtake.jobs.evaluate.grid import plan_cells
@@ -61,7 +61,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 def cells_of(store: Store, protocol: Protocol = ROLLOUT, size: int = 2) -> list[Cell]:
     """Those of two floors."""
     config = EvaluateConfig(dataset="mazes", protocols=[protocol], stranger=False, clips_per_cell=size)
-    cells = plan_cells(config, store, [Subject("r", "model", 1, "mazes")])
+    cells = plan_cells(config, store, [EvaluatedCheckpoint("r", "model", 1, "mazes")])
     return [cell for cell in cells if cell.payload.system in ("copy_last", "context_mean")]
 
 

@@ -89,7 +89,7 @@ def held_out(config: WorldModelTraining, model: WorldModel, frames: int = 16, cl
     """Loss on walks never trained on, the second half at pure noise, and the memory after them."""
     batch = walk(clips, frames, seed=10**6)
     objective = Objective(config, model, model)
-    noised = objective.draw(batch, 0)
+    noised = objective.sample_noise(batch, 0)
     level = torch.zeros_like(noised.level)
     level[:, frames // 2 :] = 1.0
     loss, memory = objective.clip_loss(noised.at(level), None)

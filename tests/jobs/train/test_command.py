@@ -27,7 +27,7 @@ from longtake.models.tokenizer import PIXELS
 from longtake.models.world_model import WorldModel
 from longtake.storage.store import Store, open_store
 from longtake.streaming.clips import load_clips
-from longtake.streaming.loader import cut
+from longtake.streaming.loader import rank_slice
 from longtake.training import checkpoints
 from longtake.training.context import LocalContext
 from longtake.training.engine_config import EngineConfig
@@ -329,8 +329,8 @@ def test_the_stage_that_keeps_most_is_counted(place: Path) -> None:
     whole = memory_check.heaviest(config_of(place), 1)
     assert (whole.count, whole.frames) == (2, 8)
     growing = ["data.curriculum=[{until: 2, frames: 4}, {frames: 8}]", "temporal_block=2", "bptt_blocks=1"]
-    cut = memory_check.heaviest(config_of(place, *growing), 1)
-    assert (cut.count, cut.frames) == (4, 2) and cut.each < whole.each
+    rank_slice = memory_check.heaviest(config_of(place, *growing), 1)
+    assert (rank_slice.count, rank_slice.frames) == (4, 2) and rank_slice.each < whole.each
     assert memory_check.heaviest(config_of(place, "recompute=true"), 1).each < whole.each
 
 
@@ -375,7 +375,7 @@ def test_a_null_context_is_a_stream_that_begins_after_the_prefix(place: Path) ->
     data = open_store(place / "store").dataset("mazes")
     batch = to_batch(load_clips(data, train_plan.build_plan(config, data, "train").batch(0)), "cpu", PIXELS)
     objective = Objective(config, model, model)
-    noised = objective.draw(batch, 3)
+    noised = objective.sample_noise(batch, 3)
     frames = batch.frames.shape[1]
     for clip in range(len(batch.frames)):
         left_out = int((noised.weight[clip] == 0).sum())
@@ -411,7 +411,7 @@ def test_two_ranks_have_the_gradients_of_one(place: Path) -> None:
     def found(world: int) -> dict[str, torch.Tensor]:
         model.zero_grad()
         for rank in range(world):
-            clips = load_clips(store.dataset("mazes"), cut(plan.batch(0), rank, world))
+            clips = load_clips(store.dataset("mazes"), rank_slice(plan.batch(0), rank, world))
             for part in Objective(config, model, model, rank, world).losses(to_batch(clips, "cpu", PIXELS), 0):
                 (part / world).backward()  # type: ignore[no-untyped-call]
         return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}

@@ -154,7 +154,7 @@ def test_coherence_makes_the_model_read_its_own_frames_better() -> None:
         model = learn(config)
         objective = Objective(coherent, model, model)
         with torch.no_grad():
-            losses.append(objective.coherence_loss(objective.draw(batch, 0), 0).item())
+            losses.append(objective.coherence_loss(objective.sample_noise(batch, 0), 0).item())
     assert losses[1] < 0.99 * losses[0]
 
 
@@ -169,7 +169,7 @@ def test_the_perceptual_term_buys_looks() -> None:
         config = config_of(steps=60, perceptual=perceptual, model={"height": 32, "width": 32, "patch": 8})
         model = learn(config, batches=lambda step: batch)
         objective = Objective(config_of(model={"height": 32, "width": 32, "patch": 8}), model, model)
-        noised = objective.draw(batch, 0)
+        noised = objective.sample_noise(batch, 0)
         level = torch.full_like(noised.level, 0.7)
         with torch.no_grad():
             made, _ = model(add_noise(frames, noised.noise, level), level, batch.conditions)

@@ -76,7 +76,7 @@ def test_the_others_are_told_by_their_own_clients(tmp_path: Path, monkeypatch: p
     fake.init = lambda **options: asked.update(options) or Run()  # type: ignore[attr-defined]
     fake.Settings = dict  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    watchers = loggers.Watchers(["wandb"], open_store(tmp_path), "one", {"name": "maze"})
+    watchers = loggers.MetricLoggers(["wandb"], open_store(tmp_path), "one", {"name": "maze"})
     watchers.add(4, {"loss": 0.5, "val_loss": float("nan"), "run": "one"})
     watchers.flush()
     watchers.close()

@@ -23,8 +23,8 @@ from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
 from longtake.storage.store import open_store
 from longtake.streaming.clips import load_clips, relative_pose
-from longtake.streaming.loader import _Loader, batches, few_replaced, local_batches
-from longtake.streaming.plan import Clip, Plan, cut
+from longtake.streaming.loader import _Loader, batches, fail_if_too_many_replaced, local_batches
+from longtake.streaming.plan import Clip, Plan, rank_slice
 
 
 def plan_of(lengths: list[int], stages: list[tuple[int | None, int]], per_step: int, base: int, **more: Any) -> Plan:
@@ -35,7 +35,7 @@ def frames_seen(plan: Plan, steps: range, world: int = 1) -> Counter[tuple[int, 
     seen: Counter[tuple[int, int]] = Counter()
     for step in steps:
         for rank in range(world):
-            share = cut(plan.batch(step), rank, world)
+            share = rank_slice(plan.batch(step), rank, world)
             for episode, start in zip(share.episode.tolist(), share.start.tolist(), strict=True):
                 seen.update((episode, t) for t in range(start, start + share.source))
     return seen
@@ -75,7 +75,7 @@ def test_any_world_cuts_the_same_batch(step: int, world: int, other: int) -> Non
     plan = plan_of([64, 100, 33], [(10, 8), (None, 16)], 128, 8)
     whole = plan.batch(step)
     for workers in (world, other):
-        shares = [cut(whole, rank, workers) for rank in range(workers)]
+        shares = [rank_slice(whole, rank, workers) for rank in range(workers)]
         for field in ("episode", "start", "slot"):
             joined = np.concatenate([getattr(share, field) for share in shares])
             np.testing.assert_array_equal(joined, getattr(whole, field))
@@ -97,7 +97,7 @@ def test_orders_need_no_history_and_no_world(clip: Clip) -> None:
     fresh = pickle.loads(pickle.dumps(whole))
     for step in range(6):
         batch = whole.batch(step)
-        shares = [cut(fresh.batch(step), rank, 3) for rank in range(3)]
+        shares = [rank_slice(fresh.batch(step), rank, 3) for rank in range(3)]
         np.testing.assert_array_equal(np.concatenate([share.order for share in shares]), batch.order)
     other = Plan(np.array([64] * 20), [(3, 16), (None, 32)], 128, 16, seed=4, clip=clip)
     assert (other.batch(5).order != batch.order).any()
@@ -126,7 +126,7 @@ def test_wrong_plans_say_everything_that_is_wrong() -> None:
     with pytest.raises(UserError, match="must rise"):
         plan_of([64], [(10, 16), (5, 16), (None, 16)], 64, 16)
     with pytest.raises(UserError, match="cannot feed 3 workers"):
-        cut(plan_of([64], [(None, 16)], 32, 16).batch(0), 0, 3)
+        rank_slice(plan_of([64], [(None, 16)], 32, 16).batch(0), 0, 3)
 
 
 def test_relative_pose_is_in_the_first_frame_s_axes() -> None:
@@ -307,7 +307,7 @@ def test_a_corrupt_clip_is_replaced_by_the_same_one_in_any_world(
     with caplog.at_level(logging.WARNING, "longtake.streaming.loader"):
         whole = load_clips(data, batch, replace=plan.replacement)
     assert len(caplog.records) == whole["replaced"].sum()
-    halves = [load_clips(data, cut(batch, rank, 2), replace=plan.replacement) for rank in range(2)]
+    halves = [load_clips(data, rank_slice(batch, rank, 2), replace=plan.replacement) for rank in range(2)]
     for name in ("frames", "replaced", "episode", "start"):
         np.testing.assert_array_equal(whole[name], np.concatenate([half[name] for half in halves]))
     assert whole["replaced"].any() and (whole["episode"] >= 5).all()
@@ -320,9 +320,9 @@ def test_too_many_replaced_clips_end_the_training(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:8])
     clips = dict(local_batches(data, plan, 0, 1, 0, 6))
     hit = sum(int((batch["replaced"] > 0).sum()) for batch in clips.values())
-    assert len(list(few_replaced(clips.items(), plan, 1, share=1.0))) == 6 and hit > 2
+    assert len(list(fail_if_too_many_replaced(clips.items(), plan, 1, share=1.0))) == 6 and hit > 2
     with pytest.raises(UserError, match=r"clips could not be read and were replaced, more than data.max_replaced=0.05"):
-        list(few_replaced(clips.items(), plan, 1, share=0.05))
+        list(fail_if_too_many_replaced(clips.items(), plan, 1, share=0.05))
 
 
 def test_a_stride_stacks_the_actions_between_its_frames(tmp_path: Path) -> None:

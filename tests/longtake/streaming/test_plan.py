@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longtake.errors import UserError
-from longtake.streaming.plan import Plan, _deal, _dealt, cut, shuffled
+from longtake.streaming.plan import Plan, _deal, _dealt, rank_slice, shuffled
 
 
 def segments(plan: Plan, steps: range, world: int) -> Counter[tuple[int, int]]:
@@ -21,7 +21,7 @@ def segments(plan: Plan, steps: range, world: int) -> Counter[tuple[int, int]]:
     base = plan.base_segment
     for step in steps:
         for rank in range(world):
-            share = cut(plan.batch(step), rank, world)
+            share = rank_slice(plan.batch(step), rank, world)
             for episode, start in zip(share.episode.tolist(), share.start.tolist(), strict=True):
                 seen.update((episode, t // base) for t in range(start, start + share.source, min(base, share.source)))
     return seen

@@ -10,7 +10,7 @@ import pytest
 from longtake.errors import UserError
 from longtake.storage.store import Store, open_store
 from longtake.tables import table as tables
-from longtake.tuning.optuna_journal import Journal, _read
+from longtake.tuning.optuna_journal import StoreJournalBackend, _read
 from longtake.tuning.space import Axis
 from tests.longtake.tuning.toy_sweep import study_of
 
@@ -93,7 +93,7 @@ def test_a_torn_write_is_kept_beside_and_told(tmp_path: Path, caplog: pytest.Log
     study_of(store).ask()
     torn = store.read_bytes(REL)[: len(before) + 100]
     Path(store.path(REL)).write_bytes(torn)
-    journal = Journal(store, REL)
+    journal = StoreJournalBackend(store, REL)
     assert store.read_bytes(REL) == torn
     assert "its last write was torn (100 bytes): not made" in caplog.text
     assert journal.is_torn

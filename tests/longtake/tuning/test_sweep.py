@@ -19,7 +19,7 @@ from longtake.errors import UserError
 from longtake.storage.store import Store, open_store
 from longtake.tables import table as tables
 from longtake.training.context import LocalContext
-from longtake.training.early_stopping import JudgedContext, Mailbox, Stopped
+from longtake.training.early_stopping import EarlyStoppingContext, Stopped, StoreChannel
 from longtake.tuning import search_config, space, sweep_demand
 from longtake.tuning import sweep as sweeps
 from longtake.tuning.search_config import Pruning, Sampling
@@ -433,7 +433,7 @@ def test_a_context_is_judged_at_checkpoints_and_at_the_one_it_resumes_from(tmp_p
         heard.append((step, numbers["loss"]))
         return step < 4
 
-    context = JudgedContext(inner, lambda step, numbers: {"loss": numbers.get("loss", -1.0)}, judge)
+    context = EarlyStoppingContext(inner, lambda step, numbers: {"loss": numbers.get("loss", -1.0)}, judge)
     with context.resume() as folder:
         assert folder is None
     for step in (2, 4):
@@ -443,7 +443,7 @@ def test_a_context_is_judged_at_checkpoints_and_at_the_one_it_resumes_from(tmp_p
         else:
             with pytest.raises(Stopped):
                 context.save(step, lambda folder: (folder / "x").touch() or None)
-    with pytest.raises(Stopped), JudgedContext(inner, lambda step, _: {"loss": 0.0}, judge).resume():
+    with pytest.raises(Stopped), EarlyStoppingContext(inner, lambda step, _: {"loss": 0.0}, judge).resume():
         pass
     assert heard == [(2, 2.0), (4, 4.0), (4, 0.0)]
 
@@ -456,16 +456,16 @@ def test_a_mailbox_carries_questions_of_its_own_session_only(tmp_path: Path) -> 
         asked.append(step)
         return numbers["objective"] > 0
 
-    old = Mailbox(store, "r", "old")
+    old = StoreChannel(store, "r", "old")
     old._put("answer", {"session": "old", "step": 2, "go_on": False})
-    with Mailbox(store, "r", "new").answered_by(judge):
-        answers = ask_in_thread(Mailbox(store, "r", "new"), [(2, 1.0), (4, -1.0)])
+    with StoreChannel(store, "r", "new").answered_by(judge):
+        answers = ask_in_thread(StoreChannel(store, "r", "new"), [(2, 1.0), (4, -1.0)])
     assert answers == [True, False]
     assert asked == [2, 4]
     assert store.find("runs/r") == []
 
 
-def ask_in_thread(mailbox: Mailbox, questions: list[tuple[int, float]]) -> list[bool]:
+def ask_in_thread(mailbox: StoreChannel, questions: list[tuple[int, float]]) -> list[bool]:
     answers: list[bool] = []
 
     def work() -> None:
