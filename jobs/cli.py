@@ -311,9 +311,9 @@ def profile(
 ) -> None:
     """Where a model stops remembering, and what its rivals of the same size cost."""
     from longtake.jobs.profile import command as profile
-    from longtake.jobs.profile import config as profile_config
+    from longtake.jobs.profile.config import Limits
 
-    limits = profile_config.Limits(seconds=seconds, memory_gib=memory, ceiling=ceiling)
+    limits = Limits(seconds=seconds, memory_gib=memory, ceiling=ceiling)
     profile.main(config, set_ or [], store, dry_run, frames, families, limits, out)
 
 
@@ -336,7 +336,7 @@ def submit(
     """Run a verb on a cluster: options first, then the verb; prints its log, ends with its exit code."""
     from longtake.jobs import submit
 
-    submit.main(line, address, detach, cpus, gpus)
+    submit.main(app, line, address, detach, cpus, gpus)
 
 
 @app.command()
@@ -396,6 +396,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _complain(lines: Sequence[str]) -> int:
-    for line in lines:
-        print("error: " + " ".join(line.split("\n")), file=sys.stderr)
+    print(*("error: " + " ".join(line.split("\n")) for line in lines), sep="\n", file=sys.stderr)
     return 2

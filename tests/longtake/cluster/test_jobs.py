@@ -26,7 +26,7 @@ from longtake.cluster.jobs_client import normal_address, outside_errors
 from longtake.cluster.wheel import build_wheel
 from longtake.config import config_hash, load, shipped
 from longtake.errors import UserError
-from longtake.jobs import collect, submit
+from longtake.jobs import cli, collect, submit
 from longtake.jobs.evaluate import command as evaluate
 from longtake.jobs.sweep import command as sweep
 from longtake.jobs.train import command as train
@@ -90,11 +90,11 @@ def test_an_installed_longtake_cannot_be_shipped(tmp_path: Path) -> None:
 
 def sent(tmp_path: Path, *line: str, store: str = "s3://b/p") -> tuple[list[str], dict[str, str]]:
     """The arguments and files that a line becomes."""
-    said = submit.read(list(line))
+    said = submit.read(cli.app, list(line))
     files, _ = submit.resolve(said)
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    return submit.remote_arguments(said, store, files), files
+    return submit.remote_arguments(cli.app, said, store, files), files
 
 
 def test_a_config_travels_as_it_was_resolved(tmp_path: Path) -> None:
@@ -146,13 +146,13 @@ def test_verbs_without_a_config_keep_what_was_said(tmp_path: Path) -> None:
 
 def test_a_wrong_line_is_refused_as_by_the_verb_itself() -> None:
     with pytest.raises(UserError, match="did you mean train"):
-        submit.read(["trian", "tiny"])
+        submit.read(cli.app, ["trian", "tiny"])
     with pytest.raises(UserError, match="unknown verb 'logs'"):
-        submit.read(["logs", "x"])
+        submit.read(cli.app, ["logs", "x"])
     with pytest.raises(typer.TyperException, match="--stor"):
-        submit.read(["train", "tiny", "--stor", "x"])
+        submit.read(cli.app, ["train", "tiny", "--stor", "x"])
     with pytest.raises(UserError) as caught:
-        submit.resolve(submit.read(["train", "tiny", "--set", "stepz=3", "--set", "workers=x"]))
+        submit.resolve(submit.read(cli.app, ["train", "tiny", "--set", "stepz=3", "--set", "workers=x"]))
     assert len(caught.value.lines) == 2
 
 
