@@ -29,6 +29,39 @@ MAY_IMPORT = {
 # models knows no Ray, no DeepSpeed, no storage.
 FORBIDDEN = {"longtake.models": {"ray", "deepspeed", "fsspec", "s3fs", "pyarrow"}}
 HEAVY = ("ray", "torch", "pandas", "pyarrow", "numpy", "deepspeed", "matplotlib", "scipy")
+# Circles of imports that stay, each by one lazy import: `Store.table`, and a protocol that knows its task's name.
+CIRCLES = (
+    {
+        "longtake.datasets.dataset",
+        "longtake.datasets.index",
+        "longtake.storage.sealed_files",
+        "longtake.storage.store",
+        "longtake.tables.files",
+        "longtake.tables.table",
+    },
+    {"longtake.evals.protocol", "longtake.evals.registry", "longtake.evals.task"},
+)
+# From the bottom up: a file imports those of earlier lines, and of its own.
+ORDER = {
+    "longtake.models": (
+        "mixers config conditions attention_mask attention_flex scan memory",
+        "diffusion exported state perceptual",
+        "world_model autoencoder losses",
+        "tokenizer checkpoint rollout",
+        "analysis mamba2_import",
+    ),
+    "longtake.evals": (
+        "metrics fvd bootstrap linear_probe recall",
+        "sprite_matching memory_horizon",
+        "protocol task registry systems clip tasks",
+        "baselines controls scoring",
+    ),
+}
+SAME_NAME = {"__init__", "command", "config", "check", "memory_maze"}
+"""What every verb's folder has; and Memory Maze is both an environment and a format."""
+PRIVATE_WORDS = """
+few_replaced of_clips told_cost JudgedContext OF_THE_SESSION StrangersContext Watchers Mailbox Teller misfits crown
+""".split()
 LONGEST_FILE = 400
 LONGEST_FUNCTION = 60
 
@@ -113,6 +146,79 @@ def test_rooms_import_only_what_they_may(room: str) -> None:
         for name in imports(ast.parse(path.read_text()))
         if (room_of(name) in ROOMS and room_of(name) not in MAY_IMPORT[room])
         or room_of(name) in FORBIDDEN.get(room, set())
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def module_name(room: str, path: Path) -> str:
+    parts = path.relative_to(ROOMS[room]).with_suffix("").parts
+    return ".".join([room, *(parts[:-1] if parts[-1] == "__init__" else parts)])
+
+
+def arrows() -> dict[str, set[str]]:
+    """Which module of ours imports which."""
+    known = {module_name(room, path): path for room, path in modules()}
+    found: dict[str, set[str]] = {}
+    for name, path in known.items():
+        heard = set(imports(ast.parse(path.read_text())))
+        found[name] = {one if one in known else one.rpartition(".")[0] for one in heard} & known.keys() - {name}
+    return found
+
+
+def circles(graph: dict[str, set[str]]) -> list[set[str]]:
+    """Sets of modules each of which reaches all others of its set."""
+
+    def reached(start: str) -> set[str]:
+        seen, ahead = set[str](), [start]
+        while ahead:
+            for name in graph[ahead.pop()] - seen:
+                seen.add(name)
+                ahead.append(name)
+        return seen
+
+    far = {name: reached(name) for name in graph}
+    rings = {frozenset(other for other in far[name] if name in far[other]) for name in graph if name in far[name]}
+    return [set(ring) for ring in sorted(rings, key=sorted)]
+
+
+def test_circles_of_imports_are_those_named() -> None:
+    wrong = [ring for ring in circles(arrows()) if not any(ring <= allowed for allowed in CIRCLES)]
+    assert not wrong, "\n".join(", ".join(sorted(ring)) for ring in wrong)
+
+
+@pytest.mark.parametrize("room", ORDER)
+def test_no_arrow_points_upward(room: str) -> None:
+    level = {name: number for number, line in enumerate(ORDER[room]) for name in line.split()}
+
+    def part(name: str) -> str:
+        return name.removeprefix(f"{room}.").split(".")[0]
+
+    graph = {name: heard for name, heard in arrows().items() if room_of(name) == room}
+    own = {name: [one for one in heard if room_of(one) == room] for name, heard in graph.items()}
+    unknown = {part(name) for name in own if name != room} - level.keys()
+    assert not unknown, f"ORDER does not say where these are: {sorted(unknown)}"
+    wrong = [
+        f"{name} imports {one}"
+        for name, heard in own.items()
+        for one in heard
+        if name != room and one != room and level[part(one)] > level[part(name)]
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("room", ["longtake", "longtake.models", "longtake.evals"])
+def test_no_name_twice_in_a_room(room: str) -> None:
+    names = [path.stem for owner, path in modules() if owner == room and path.stem not in SAME_NAME]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    assert not twice
+
+
+def test_the_words_are_those_of_the_field() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}: {word}"
+        for _, path in modules()
+        for word in PRIVATE_WORDS
+        if re.search(rf"\b{word}\b", path.read_text())
     ]
     assert not wrong, "\n".join(wrong)
 

@@ -427,7 +427,7 @@ def test_a_damaged_episode_is_named_and_the_exit_code_says_so(
                 report.failed[cell.part] = f"CorruptData: {error}"
         return report
 
-    monkeypatch.setattr("longtake.jobs.evaluate.command.run_grid", in_turn)
+    monkeypatch.setattr("longtake.jobs.evaluate.grid.run_grid", in_turn)
     monkeypatch.setattr("longtake.cluster.launch.launch", contextlib.nullcontext)
     (tmp_path / "mine.yaml").write_text(f"clips_per_cell: 2\nprotocols: [{RETRIEVAL.model_dump_json()}]\n")
     with pytest.raises(SystemExit) as left:
