@@ -45,7 +45,7 @@ class DemoConfig(Config):
     evaluate: str
     task: str = Field("revisit", description="the task whose differences are printed at the end, and drawn")
     all_distances: bool = Field(
-        False, description="means of all distances, as papers print them, not of those beyond the window"
+        False, description="means of all distances, as papers print them, not of those beyond the windows' reach"
     )
     minutes: int = Field(9, description="what it takes on two cores, about")
 
@@ -71,6 +71,7 @@ def run_demo(
     from longtake.cluster.demand import Demand
     from longtake.cluster.launch import launch
     from longtake.jobs.report import command as report
+    from longtake.models.analysis.reach import window_reach
 
     began = time.monotonic()
     stages = 3 + len(trainings)
@@ -93,10 +94,10 @@ def run_demo(
                 raise SystemExit(1)
         with stage(stages, stages, "report"):
             page = report.build(store, runs)
-    window = max(trainings[0].model.layer_window(layer) for layer in trainings[0].model.stack)
+    window = window_reach(trainings[0].model)
     scores = demo_scores(store, evaluation, subjects)
     beyond = 0 if settings.all_distances else window
-    where = f"beyond the window of {beyond} frames" if beyond else "of all distances"
+    where = f"beyond the {beyond} frames that its windows reach" if beyond else "of all distances"
     print(f"\nMeans {where} ± 95 % interval over episodes:")
     show.show(side_by_side(store, scores[scores.distance > beyond]))
     asked = scores[scores.task == settings.task]
@@ -149,7 +150,7 @@ def verdicts(scores: pd.DataFrame, names: list[str], twins: Sequence[str], windo
     lines = [f"  {f'{model} - {rival}':<{wide}}{_told(gap)}" for rival, gap in gaps.items()]
     best = min((rival for rival in rivals if rival in controls), key=lambda rival: gaps[rival].mean)
     lines.append(f"Memory of {model}, above the best of all that have none ({best}): {_told(gaps[best])}")
-    return "Paired over held-out mazes, PSNR beyond the window, 95 % interval:\n" + "\n".join(lines)
+    return "Paired over held-out mazes, PSNR beyond what its windows reach, 95 % interval:\n" + "\n".join(lines)
 
 
 def _told(gap: Difference) -> str:

@@ -12,15 +12,17 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from einops import rearrange
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from longtake.models.config import LayerConfig, ModelConfig
 from longtake.models.memory import SSMState
+
+if TYPE_CHECKING:
+    from longtake.models.config import LayerConfig, ModelConfig
 
 
 class Options(BaseModel):

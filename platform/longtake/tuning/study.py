@@ -397,5 +397,4 @@ class _One:
 
 def _value(trial: FrozenTrial) -> float:
     """The newest objective of a trial; not a number before the first."""
-    step = trial.last_step
-    return math.nan if step is None else trial.intermediate_values[step]
+    return math.nan if trial.last_step is None else trial.intermediate_values[trial.last_step]

@@ -22,13 +22,13 @@ from longtake.jobs.evaluate import config as evaluate_config
 from longtake.jobs.evaluate import fvd
 from longtake.jobs.evaluate.cell import score_cell
 from longtake.jobs.evaluate.cells import EvaluatedCheckpoint
-from longtake.jobs.evaluate.command import NO_RUN
 from longtake.jobs.evaluate.config import EvaluateConfig
 from longtake.jobs.evaluate.grid import plan_cells
 from longtake.jobs.results import summary
 from longtake.models.perceptual import weights
 from longtake.storage.store import Store, open_store
 from longtake.tables import table as tables
+from longtake.tables.schema import NO_RUN
 
 ROLLOUT = Protocol(task="rollout", context=4, horizon=5, episodes=5, metrics=["psnr", "fvd"])
 

@@ -163,7 +163,7 @@ def test_a_world_model_on_latents_needs_nothing_but_its_checkpoint(place: Place,
     rows = [row for cell in cells for row in score_cell(cell.payload)]
     values = {s: [r["value"] for r in rows if (r["system"], r["metric"]) == (s, "psnr")] for s in set_of(rows)}
     assert {"inner", "inner/wiped", "inner/reconstruction"} <= set(values)
-    assert {len(v) for v in values.values()} == {2 * 8}
+    assert {len(v) for v in values.values()} == {2 * 7}  # of two clips; the first frame back had only to be copied
     assert np.mean(values["inner/reconstruction"]) > np.mean(values["inner"]) + 4
 
 
