@@ -34,7 +34,7 @@ from longtake.jobs.presets import size
 from longtake.jobs.train.command import check
 from longtake.jobs.train.config import WorldModelTraining
 from longtake.jobs.train.loop import to_batch, train_loop
-from longtake.jobs.train.loss import Objective
+from longtake.jobs.train.loss import TrainingLoss
 from longtake.jobs.train.plan import build_plan
 from longtake.models.tokenizer import PIXELS
 from longtake.models.world_model import WorldModel
@@ -201,7 +201,7 @@ def _bare_loop(pipe: Connection, store: Store, config: WorldModelTraining) -> No
     kept = [load_clips(data, plan.batch(step)) for step in range(KEPT)]
     model = WorldModel(config.model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.engine.lr)
-    objective = Objective(config, model, model)
+    objective = TrainingLoss(config, model, model)
     pipe.send("ready")
     while True:
         number = pipe.recv()

@@ -22,7 +22,7 @@ from longtake.datasets.mixture import Data, Mixture, open_data
 from longtake.jobs.latents import tokenizers
 from longtake.jobs.train import init_weights
 from longtake.jobs.train.config import TrainConfig, WorldModelTraining
-from longtake.jobs.train.loss import Batch, Noised, Objective, seeded
+from longtake.jobs.train.loss import Batch, Noised, TrainingLoss, seeded
 from longtake.jobs.train.plan import build_plan
 from longtake.models.conditions import Conditions
 from longtake.models.exported import TOKENIZER
@@ -61,9 +61,9 @@ def train_loop(context: Context, config: WorldModelTraining) -> None:
             engine.load(folder)
         tokenizer = tokenizers.of_training(context, config, folder)
     log = StepLog(context, start, config)
-    objective = Objective(config, model, engine, context.rank, context.world)
+    objective = TrainingLoss(config, model, engine, context.rank, context.world)
     draw = make_samples(context, config, dataset, model, tokenizer)
-    validate = make_validation(context, config, dataset, Objective(config, model, model, context.rank), tokenizer)
+    validate = make_validation(context, config, dataset, TrainingLoss(config, model, model, context.rank), tokenizer)
     for step, clips, waited in timed(clips_to_come):
         loss = 0.0
         for part in objective.losses(to_batch(clips, context.device, tokenizer), step):
@@ -136,7 +136,7 @@ def batch_metrics(clips: dict[str, Any], data: Data) -> dict[str, float]:
 
 
 def make_validation(
-    context: Context, config: WorldModelTraining, dataset: Data, objective: Objective, tokenizer: Tokenizer
+    context: Context, config: WorldModelTraining, dataset: Data, objective: TrainingLoss, tokenizer: Tokenizer
 ) -> Callable[[], dict[str, float]]:
     """A function that measures the held-out loss, and the state of each layer after the clips.
 

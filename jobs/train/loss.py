@@ -74,7 +74,7 @@ class Noised:
         return replace(self, weight=torch.zeros_like(self.weight))
 
 
-class Objective:
+class TrainingLoss:
     """What a rank minimises: the diffusion-forcing loss of its clips, and the terms that the config adds.
 
     `forward` is the call of `model`, or that of an engine around it, through which gradients flow.

@@ -147,7 +147,7 @@ def test_what_is_shown_and_asked_is_as_said() -> None:
     assert {clips for clips, _ in seen} == {8, 4}
 
     class Chunked(Watched):
-        stride = 4
+        frames_per_step = 4
 
         def step(self, conditions: Conditions) -> torch.Tensor:
             return super().step(conditions).expand(-1, conditions.length, -1, -1, -1)

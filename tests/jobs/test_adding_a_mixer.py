@@ -18,7 +18,7 @@ from longtake.jobs.evaluate.config import EvaluateConfig
 from longtake.jobs.evaluate.grid import find_subjects, plan_cells
 from longtake.jobs.presets import in_words
 from longtake.jobs.train.check import memory_problems
-from longtake.jobs.train.loss import Objective
+from longtake.jobs.train.loss import TrainingLoss
 from longtake.models.config import ModelConfig
 from longtake.storage.store import open_store
 from tests.jobs.diagnose.test_command import CHEAP, changes, facts, horizon
@@ -72,7 +72,7 @@ def test_it_trains_and_a_state_that_cannot_be_cut_is_not_cut() -> None:
     losses = []
     for steps in (1, 60):
         model = learn(config.model_copy(update={"steps": steps}), lambda step: same)
-        losses.append(sum(part.item() for part in Objective(config, model, model).losses(same, 0)))
+        losses.append(sum(part.item() for part in TrainingLoss(config, model, model).losses(same, 0)))
     assert losses[1] < 0.8 * losses[0]
     assert [name for name, _ in held_out(config, model, clips=4)[1].states] == ["layers.0.ssm", "layers.1.ssm"]
     told = memory_problems(config_of(model={"layers": [{"mixer": "ema"}]}, memory={"nested": [4, 8]}))
@@ -80,7 +80,7 @@ def test_it_trains_and_a_state_that_cannot_be_cut_is_not_cut() -> None:
     mixed = config_of(model={"layers": [{"mixer": "ema"}, {"mixer": "ssm"}]}, memory={"nested": [4, 8]})
     assert not memory_problems(mixed)
     model = build(mixed.model)
-    for part in Objective(mixed, model, model).losses(walk(2, 16, 0), 0):
+    for part in TrainingLoss(mixed, model, model).losses(walk(2, 16, 0), 0):
         part.backward()  # type: ignore[no-untyped-call]
 
 

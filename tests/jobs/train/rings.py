@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from longtake.jobs.train.config import WorldModelTraining
-from longtake.jobs.train.loss import Batch, Objective, seeded
+from longtake.jobs.train.loss import Batch, TrainingLoss, seeded
 from longtake.models.conditions import Conditions
 from longtake.models.memory import Memory
 from longtake.models.world_model import WorldModel
@@ -71,7 +71,7 @@ def learn(config: WorldModelTraining, batches: Callable[[int], Batch] = rings, l
     """Train by the objective that `longtake train` minimises."""
     torch.manual_seed(0)
     model = WorldModel(config.model)
-    objective = Objective(config, model, model)
+    objective = TrainingLoss(config, model, model)
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95))
     for step in range(config.steps):
         for group in optimizer.param_groups:
@@ -88,7 +88,7 @@ def learn(config: WorldModelTraining, batches: Callable[[int], Batch] = rings, l
 def held_out(config: WorldModelTraining, model: WorldModel, frames: int = 16, clips: int = 128) -> tuple[float, Memory]:
     """Loss on walks never trained on, the second half at pure noise, and the memory after them."""
     batch = walk(clips, frames, seed=10**6)
-    objective = Objective(config, model, model)
+    objective = TrainingLoss(config, model, model)
     noised = objective.sample_noise(batch, 0)
     level = torch.zeros_like(noised.level)
     level[:, frames // 2 :] = 1.0

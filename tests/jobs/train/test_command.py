@@ -21,7 +21,7 @@ from longtake.jobs.train import memory_check
 from longtake.jobs.train import plan as train_plan
 from longtake.jobs.train.config import WorldModelTraining
 from longtake.jobs.train.loop import to_batch, train_loop
-from longtake.jobs.train.loss import Objective
+from longtake.jobs.train.loss import TrainingLoss
 from longtake.models.checkpoint import load_model
 from longtake.models.tokenizer import PIXELS
 from longtake.models.world_model import WorldModel
@@ -363,7 +363,7 @@ def gradients(place: Path, *overrides: str) -> dict[str, torch.Tensor]:
             torch.nn.init.normal_(parameter, std=0.2)
     plan = train_plan.build_plan(config, store.dataset("mazes"), "train")
     clips = load_clips(store.dataset("mazes"), plan.batch(0))
-    for part in Objective(config, model, model).losses(to_batch(clips, "cpu", PIXELS), 0):
+    for part in TrainingLoss(config, model, model).losses(to_batch(clips, "cpu", PIXELS), 0):
         part.backward()  # type: ignore[no-untyped-call]
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
@@ -374,7 +374,7 @@ def test_a_null_context_is_a_stream_that_begins_after_the_prefix(place: Path) ->
     model = WorldModel(config.model)
     data = open_store(place / "store").dataset("mazes")
     batch = to_batch(load_clips(data, train_plan.build_plan(config, data, "train").batch(0)), "cpu", PIXELS)
-    objective = Objective(config, model, model)
+    objective = TrainingLoss(config, model, model)
     noised = objective.sample_noise(batch, 3)
     frames = batch.frames.shape[1]
     for clip in range(len(batch.frames)):
@@ -386,7 +386,10 @@ def test_a_null_context_is_a_stream_that_begins_after_the_prefix(place: Path) ->
         torch.testing.assert_close(noised.batch.conditions.pose[clip, :kept], pose[clip, left_out:])
         assert (noised.level[clip] > 0).all() and not noised.weight[clip, kept:].any()
     assert float(noised.weight.sum()) == pytest.approx(1)
-    halves = [Objective(config, model, model, rank, 2).draw(batch.only(len(batch.frames) // 2), 3) for rank in (0, 1)]
+    halves = [
+        TrainingLoss(config, model, model, rank, 2).sample_noise(batch.only(len(batch.frames) // 2), 3)
+        for rank in (0, 1)
+    ]
     torch.testing.assert_close(torch.cat([half.level for half in halves]), noised.level)
     torch.testing.assert_close(torch.cat([half.weight for half in halves]) / 2, noised.weight)
 
@@ -412,7 +415,7 @@ def test_two_ranks_have_the_gradients_of_one(place: Path) -> None:
         model.zero_grad()
         for rank in range(world):
             clips = load_clips(store.dataset("mazes"), rank_slice(plan.batch(0), rank, world))
-            for part in Objective(config, model, model, rank, world).losses(to_batch(clips, "cpu", PIXELS), 0):
+            for part in TrainingLoss(config, model, model, rank, world).losses(to_batch(clips, "cpu", PIXELS), 0):
                 (part / world).backward()  # type: ignore[no-untyped-call]
         return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 

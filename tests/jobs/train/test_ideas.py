@@ -8,7 +8,7 @@ from torch import Tensor
 
 from longtake.errors import UserError
 from longtake.jobs.train.config import WorldModelTraining
-from longtake.jobs.train.loss import Batch, Objective
+from longtake.jobs.train.loss import Batch, TrainingLoss
 from longtake.models.conditions import Conditions
 from longtake.models.config import SamplerConfig
 from longtake.models.diffusion import add_noise, loss_weights, target
@@ -36,7 +36,7 @@ def peak_bytes(config: WorldModelTraining, frames: int, clips: int = 2) -> int:
     """Most bytes that one training step needs beside the model, its gradients and the clips."""
     model = opened(config)
     model.recompute = config.recompute
-    batch, objective = walk(clips, frames, 0), Objective(config, model, model)
+    batch, objective = walk(clips, frames, 0), TrainingLoss(config, model, model)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     with PeakBytes() as count:
@@ -48,7 +48,7 @@ def peak_bytes(config: WorldModelTraining, frames: int, clips: int = 2) -> int:
 def gradients(config: WorldModelTraining, frames: int = 16) -> list[torch.Tensor]:
     model = opened(config)
     model.recompute = config.recompute
-    for part in Objective(config, model, model).losses(walk(2, frames, 0), 0):
+    for part in TrainingLoss(config, model, model).losses(walk(2, frames, 0), 0):
         part.backward()  # type: ignore[no-untyped-call]
     return [p.grad for p in model.parameters() if p.grad is not None]
 
@@ -77,7 +77,7 @@ def memory_after(**settings: int) -> Memory:
         seen.append(after)
         return y, after
 
-    for _ in Objective(config, model, forward).losses(walk(8, 32, 0), 0):
+    for _ in TrainingLoss(config, model, forward).losses(walk(8, 32, 0), 0):
         pass
     assert isinstance(seen[-1], Memory)
     return seen[-1]
@@ -124,10 +124,10 @@ def test_a_state_that_blows_up_is_named() -> None:
     with torch.no_grad():
         model.get_parameter("layers.1.ssm.dt_bias").fill_(float("nan"))
     with pytest.raises(UserError, match=r"step 3: layers\.1\.ssm: the carried state reached nan after frame 16"):
-        next(Objective(config, model, model).losses(walk(2, 16, 0), 3))
+        next(TrainingLoss(config, model, model).losses(walk(2, 16, 0), 3))
     model = opened(config)
     with pytest.raises(UserError, match=r"layers\.0\.ssm: .* \(allowed: 1e-06\)"):
-        next(Objective(config_of(memory={"limit": 1e-6}), model, model).losses(walk(2, 16, 0), 0))
+        next(TrainingLoss(config_of(memory={"limit": 1e-6}), model, model).losses(walk(2, 16, 0), 0))
 
 
 @pytest.mark.slow
@@ -152,7 +152,7 @@ def test_coherence_makes_the_model_read_its_own_frames_better() -> None:
     losses = []
     for config in (plain, coherent):
         model = learn(config)
-        objective = Objective(coherent, model, model)
+        objective = TrainingLoss(coherent, model, model)
         with torch.no_grad():
             losses.append(objective.coherence_loss(objective.sample_noise(batch, 0), 0).item())
     assert losses[1] < 0.99 * losses[0]
@@ -168,7 +168,7 @@ def test_the_perceptual_term_buys_looks() -> None:
     for perceptual in (None, {"weight": 0.5}):
         config = config_of(steps=60, perceptual=perceptual, model={"height": 32, "width": 32, "patch": 8})
         model = learn(config, batches=lambda step: batch)
-        objective = Objective(config_of(model={"height": 32, "width": 32, "patch": 8}), model, model)
+        objective = TrainingLoss(config_of(model={"height": 32, "width": 32, "patch": 8}), model, model)
         noised = objective.sample_noise(batch, 0)
         level = torch.full_like(noised.level, 0.7)
         with torch.no_grad():
@@ -229,7 +229,7 @@ def test_state_goes_where_the_scene_moves() -> None:
 
     model = learn(config, batches=harder, lr=5e-3)
     batch = recall(256, 6, 10**6)
-    noised = Objective(config, model, model).draw(batch, 0)
+    noised = TrainingLoss(config, model, model).sample_noise(batch, 0)
     level = torch.zeros_like(noised.level)
     level[:, 6:] = 1.0
     noised = noised.at(level)
@@ -238,7 +238,7 @@ def test_state_goes_where_the_scene_moves() -> None:
     for name, given in {"uniform": 4, "chosen": chosen, "all": 6}.items():
         memory = model.empty_memory(256, given)
         with torch.no_grad():
-            loss, after = Objective(config, model, model).clip_loss(noised, memory)
+            loss, after = TrainingLoss(config, model, model).clip_loss(noised, memory)
         assert after is not None
         found[name] = (loss.item(), after.nbytes["state"])
     print(found)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from longtake.jobs.presets import size
-from longtake.jobs.train.loss import Batch, Objective
+from longtake.jobs.train.loss import Batch, TrainingLoss
 from longtake.models.conditions import Conditions
 from longtake.models.tokenizer import PixelTokenizer
 from longtake.models.world_model import WorldModel
@@ -35,7 +35,9 @@ def test_a_tiny_model_overfits_four_real_clips(clips: Batch) -> None:
 
     @torch.no_grad()
     def loss(model: WorldModel) -> float:
-        draws = [sum(part.item() for part in Objective(config, model, model).losses(clips, step)) for step in range(8)]
+        draws = [
+            sum(part.item() for part in TrainingLoss(config, model, model).losses(clips, step)) for step in range(8)
+        ]
         return float(np.mean(draws))
 
     torch.manual_seed(0)

@@ -277,7 +277,7 @@ def test_stretches_that_hold_no_answer_are_skipped(store: Store, monkeypatch: py
 
 WRITER = textwrap.dedent("""
     import os, sys
-    from longtake.tables.table import table as tables
+    from longtake.tables import table as tables
     from longtake.tables.compaction import compact
     from longtake.storage.store import open_store
     store, turn, table = open_store(sys.argv[1]), sys.argv[2], []
