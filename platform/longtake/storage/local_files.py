@@ -62,6 +62,8 @@ def errors_told(place: str) -> Iterator[None]:
     except OSError as error:
         what = f"{error.filename or place} cannot be read: {error.strerror or error}"
         name = errno.errorcode.get(error.errno or 0, type(error).__name__)
+        if name == "EREMCHG":  # what s3fs makes of a redirect
+            what += "; its bucket is in another region: set AWS_REGION to that one"
         raise UserError(
             f"{what} ({name}); what is there is not known, and was left as it is: mend the storage or its permissions "
             "and try again"

@@ -45,13 +45,18 @@ BROKEN = (
 BUSY = (errno.EBUSY, errno.EIO, getattr(errno, "EREMOTEIO", errno.EIO))
 """What s3fs makes of the answers 500 to 504."""
 
+PORTAL = "a login page, a proxy or another region does that; look at AWS_ENDPOINT_URL, AWS_REGION and the network"
 _inside: ContextVar[bool] = ContextVar("inside", default=False)
 
 
 def client() -> PatientS3:
     """The client that the environment asks for. Raises UserError for settings that cannot be meant."""
-    if "@" in urlsplit(os.environ.get("AWS_ENDPOINT_URL", "")).netloc:  # it is told to workers, and in errors
-        raise UserError("AWS_ENDPOINT_URL: has a name or password before the host; keys come from AWS_* or ~/.aws")
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        parts = urlsplit(os.environ.get(name, ""))
+        if "@" in parts.netloc:  # it is told to workers, and in errors
+            raise UserError(f"{name}: has a name or password before the host; keys come from AWS_* or ~/.aws")
+        if os.environ.get(name) and (parts.scheme not in ("http", "https") or not parts.hostname):
+            raise UserError(f"{name}: {os.environ[name]!r} is no address; expected http://HOST:PORT or https://HOST")
     # Look-alikes compute other checksums than Amazon: some refuse theirs, some keep a damaged object.
     os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
     os.environ.setdefault("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required")
@@ -96,6 +101,15 @@ class PatientS3(S3FileSystem):  # type: ignore[misc]
         finally:
             self.patience_s = patience
 
+    async def set_session(self, *args: Any, **kwargs: Any) -> Any:
+        """Connect. Raises UserError for settings that lead nowhere, such as a profile that is not there."""
+        try:
+            connected = await super().set_session(*args, **kwargs)
+        except (boto.BotoCoreError, ValueError) as error:
+            raise UserError(f"object storage: {error}") from error
+        self._s3.meta.events.register("after-call.s3.ListObjectsV2", _require_listing, unique_id="longtake-listing")
+        return connected
+
     async def _call_s3(self, method: Any, *args: Any, **kwargs: Any) -> Any:
         call = super()._call_s3
         attempt = self._patiently(lambda: call(method, *args, **kwargs))
@@ -126,6 +140,10 @@ class PatientS3(S3FileSystem):  # type: ignore[misc]
                 try:
                     return await asyncio.wait_for(attempt(), left)
                 except Exception as error:
+                    if isinstance(error, RecursionError):  # botocore, of an answer 302 to everything
+                        raise UserError(f"the object storage at {self._place} only sends elsewhere: {PORTAL}") from None
+                    if isinstance(error, boto.BotoCoreError) and not _may_pass(error):
+                        raise UserError(f"the object storage at {self._place} cannot be asked: {error}") from error
                     if not _may_pass(error):
                         raise
                     now = time.monotonic()
@@ -138,10 +156,19 @@ class PatientS3(S3FileSystem):  # type: ignore[misc]
             _inside.reset(token)
 
     def _gone(self, error: Exception) -> UserError:
-        where = self.endpoint_url or "Amazon S3"
         why = str(error) or type(error).__name__
         waited = f"for {self.patience_s:g} s (LONGTAKE_S3_PATIENCE_S)" if self.patience_s else "when asked"
-        return UserError(f"the object storage at {where} did not answer {waited}: {why}")
+        return UserError(f"the object storage at {self._place} did not answer {waited}: {why}")
+
+    @property
+    def _place(self) -> str:
+        return self.endpoint_url or "Amazon S3"
+
+
+def _require_listing(parsed: dict[str, Any], **_: Any) -> None:
+    """Raise UserError for an answer that is no listing: a proxy's or a portal's page would read as an empty folder."""
+    if parsed.get("ResponseMetadata", {}).get("HTTPStatusCode") == 200 and "IsTruncated" not in parsed:
+        raise UserError(f"the object storage answered a listing with something else: {PORTAL}")
 
 
 async def _listed(listing: Awaitable[Any], bucket: str) -> Any:

@@ -18,10 +18,9 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
-from urllib.parse import urlsplit
 
 from longtake.errors import UserError
-from longtake.storage import local_files
+from longtake.storage import local_files, uris
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +43,7 @@ def open_store(uri: str | Path, *, check: bool = False) -> Store:
     Raises UserError for a scheme it does not know and for a path that is a file; with `check` also for a
     folder that cannot be written and a bucket that is missing or out of reach.
     """
-    store = Store(_normal(str(uri)))
+    store = Store(uris.normal(str(uri)))
     if check:
         store.require_writable()
     return store
@@ -125,6 +124,8 @@ class Store:
         """Whole files by name, None for one that is not there; an object storage sends many at the same time."""
         if self.is_folder:
             return {name: self._read_if_there(name) for name in names}
+        if any(_is_pattern(self.path(name)) for name in names):
+            return {name: self._object_if_there(name) for name in names}
         found = self.fs.cat([self.path(name) for name in names], on_error="return") if names else {}
         read: dict[str, bytes | None] = {}
         for name in names:
@@ -235,9 +236,17 @@ class Store:
                 for name in names:
                     Path(self.path(name)).unlink(missing_ok=True)
             elif names:
-                self.fs.rm([self.path(name) for name in names])
+                self._remove_objects([self.path(name) for name in names])
         except OSError as error:
             self._explain(error)
+
+    def _remove_objects(self, paths: Names) -> None:
+        """Many in one request; those that fsspec would take for a pattern one by one."""
+        plain = [path for path in paths if not _is_pattern(path)]
+        if plain:
+            self.fs.rm(plain)
+        for path in set(paths).difference(plain):
+            self.fs.rm_file(path)
 
     def remove_half_written(self, rel: str, age_s: float) -> None:
         """Remove what writers that were killed left below a folder, once it is older than any write takes."""
@@ -284,6 +293,12 @@ class Store:
             except FileNotFoundError:
                 return None
 
+    def _object_if_there(self, name: str) -> bytes | None:
+        try:
+            return self.read_bytes(name)
+        except FileNotFoundError:
+            return None
+
     # --- tables and datasets -------------------------------------------------------------------------------
 
     def table(self, name: str, where: str | None = None, columns: Sequence[str] | None = None) -> pd.DataFrame:
@@ -308,11 +323,10 @@ class Store:
             if not there:
                 raise UserError(f"no store at {self.uri}: the folder does not exist; give --store or LONGTAKE_STORE")
             return
-        try:
-            with self.fs.at_once():
-                self.fs.call_s3("head_bucket", Bucket=self._root.split("/")[0])
-        except Exception as error:
-            self._explain(error)
+        with self._errors_told(""), self.fs.at_once():
+            # Not of the bucket itself: a key that is limited to the prefix may ask no more than that.
+            bucket, _, prefix = self._root.partition("/")
+            self.fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=f"{prefix}/" if prefix else "", MaxKeys=1)
 
     def require_writable(self) -> None:
         """Raise UserError if what is written here does not come back the same."""
@@ -353,24 +367,9 @@ class Store:
         raise error
 
 
-def _normal(uri: str) -> str:
-    """An absolute folder, or s3://bucket/prefix without a slash at its end."""
-    parts = urlsplit(uri)
-    if parts.scheme == "s3":
-        if not parts.netloc:
-            raise UserError(f"store {uri!r} names no bucket; expected s3://BUCKET/PREFIX")
-        if "@" in parts.netloc:  # it would be in every table and log
-            told = parts.netloc.rpartition("@")[2]
-            raise UserError(f"store: a key before the bucket {told}; keys come from AWS_* or ~/.aws, never from a URI")
-        return f"s3://{parts.netloc}/{parts.path.strip('/')}".rstrip("/")
-    if parts.scheme not in ("", "file"):
-        raise UserError(f"store {uri!r}: unknown scheme {parts.scheme!r}; expected a folder or s3://BUCKET/PREFIX")
-    path = Path(os.path.abspath(os.path.expanduser(uri.removeprefix("file://") or ".")))
-    with local_files.errors_told(str(path)):
-        is_file = path.exists() and not path.is_dir()
-    if is_file:
-        raise UserError(f"store {path} is a file; expected a folder or s3://BUCKET/PREFIX")
-    return str(path)
+def _is_pattern(path: str) -> bool:
+    """Whether fsspec would expand a path."""
+    return any(sign in path for sign in "*?[")
 
 
 def _is_temporary(name: str) -> bool:
