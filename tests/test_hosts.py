@@ -260,7 +260,10 @@ def run_of(told: str) -> str:
 
 def on_store(laptop: fleet.Hosts, code: str, limit: float) -> str:
     """The last line that some code prints, which has the store at hand."""
-    named = f"from longtake import checkpoints, progress, store\nstore = store.open_store('{STORE}')\n"
+    named = (
+        "from longtake.storage.store import open_store\nfrom longtake.training import checkpoints\n"
+        f"from longtake.training import progress_file as progress\nstore = open_store('{STORE}')\n"
+    )
     return here(laptop.on_laptop(sys.executable, "-c", named + code, **(CODE | REACH)), limit).splitlines()[-1]
 
 

@@ -112,7 +112,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Answer]:
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{http.server_port}",
-        "LONGTAKE_S3_PATIENCE_S": "1",
+        "LONGTAKE_S3_PATIENCE_S": "20",
     }.items():
         monkeypatch.setenv(name, value)
     yield answer
