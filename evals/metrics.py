@@ -6,23 +6,24 @@ ssim: structural similarity, at most 1, higher is better; Gaussian window 11, si
 form the field publishes.
 lpips_alex, lpips_vgg: how far apart two frames look to AlexNet or VGG16, from 0, lower is better
 (models/perceptual/lpips.py). They are two measures: figures of one say nothing about the other.
-sharpness: dB, best at 0. Variance of the Laplacian (Pech-Pacheco et al., 2000) of the grey frame over that of the
-truth: below 0 is blurrier than the truth, which PSNR forgives; above 0 is noisier.
-drift: grey levels, from 0, lower is better. How far the means and spreads of the colours of a frame are from the
-truth's, root mean square: a long generation that fades, darkens or burns out has it.
-motion: dB, best at 0. Mean squared change from the frame before over that of the truth (of a clip's first frame: to the
-next): far below 0 a generation has frozen, which is how many collapse; above 0 it flickers.
-seams: dB, best at 0. Mean squared jump across every 8th row and column of pixels, where the smallest spatial blocks of
-the shipped models meet (a token is 8 pixels, or a multiple), over that everywhere else, against the same of the truth:
-above 0 blocks do not hang together.
+sharpness: detail against the truth's, dB, best at 0. Variance of the Laplacian (Pech-Pacheco et al., 2000) of the grey
+frame over that of the truth: below 0 is blurrier than the truth, which PSNR forgives; above 0 is noisier.
+drift: how far the colours have gone from the truth's, grey levels, from 0, lower is better. The means and spreads of
+the colours of a frame, root mean square: a long generation that fades, darkens or burns out has it.
+motion: change from frame to frame against the truth's, dB, best at 0. Mean squared change from the frame before over
+that of the truth (of a clip's first frame: to the next): far below 0 a generation has frozen, which is how many
+collapse; above 0 it flickers.
+seams: jumps where spatial blocks meet against the truth's, dB, best at 0. Mean squared jump across every 8th row and
+column of pixels, where the smallest spatial blocks of the shipped models meet (a token is 8 pixels, or a multiple),
+over that everywhere else, against the same of the truth: above 0 blocks do not hang together.
 fvd: the distance between sets of whole clips, context included, lower is better (evals/fvd.py).
-prefill_ms, step_ms, memory_bytes: what a frame shown, a frame made and the memory cost (evals/tasks/cost.py,
-capacity.py).
+prefill_ms: time per frame shown, lower is better; step_ms: time per frame made, lower is better; memory_bytes: what
+is carried of the frames shown, lower is better (evals/tasks/cost.py, capacity.py).
 accuracy: 1 for a question about an earlier frame that is answered correctly, else 0 (evals/tasks/questions.py).
-there, place, colour: 1 for a thing that is there again, where it was, as it was, else 0; object_psnr: PSNR, in dB, of
-its pixels alone (evals/tasks/permanence.py).
-recall: the share of places that are told apart by what is made of them, from 0 to 1; bits, bits_per_byte: what that
-tells at least, per clip, and per byte carried (evals/tasks/capacity.py).
+there: 1 for a thing that is there again, else 0; place: 1 for one that is where it was; colour: 1 for one that has its
+colour; object_psnr: PSNR, in dB, of its pixels alone (evals/tasks/permanence.py).
+recall: the share of places that are told apart by what is made of them, from 0 to 1; bits: what that tells at least,
+per clip; bits_per_byte: the same per byte carried (evals/tasks/capacity.py).
 
 Letters: n frames, H and W pixels.
 """

@@ -14,7 +14,7 @@ import typer
 
 from longtake import __version__
 from longtake.errors import UserError
-from longtake.jobs import cluster
+from longtake.jobs import cards, cluster
 from longtake.jobs.cli_options import (
     STORE,
     Address,
@@ -55,9 +55,7 @@ def collect(config: ConfigName, set_: Overrides = None, store: StoreUri = STORE,
 
 @app.command()
 def ingest(
-    kind: Annotated[
-        str, typer.Argument(metavar="KIND", help="lerobot, memory-maze, teco, webdataset or folder (mp4 + npz).")
-    ],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="A format; `longtake sources` lists them.")],
     path: Annotated[str, typer.Argument(metavar="PATH", help="A folder or s3://BUCKET/PREFIX with the files.")],
     name: Annotated[str, typer.Option("--name", metavar="NAME", help="Of the dataset to make.")],
     set_: Overrides = None,
@@ -367,6 +365,7 @@ def stop(job: JobId, address: Address = None) -> None:
     submit.stop(job, address)
 
 
+app.add_typer(cards.app)
 app.add_typer(cluster.app, name="cluster")
 
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from longtake.cluster.demand import Demand
     from longtake.cluster.jobs import Head, Job
 
-HERE_ONLY = ("submit", "jobs", "logs", "stop", "cluster")
-"""Commands that are about clusters, and not for one."""
+HERE_ONLY = ("submit", "jobs", "logs", "stop", "cluster", "tasks", "metrics", "sources", "mixers")
+"""Commands that are about clusters or list what this code holds, and not for a cluster."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,150 @@
+"""`longtake tasks|metrics|sources|mixers`: what there is, a line each from its card, or one card whole.
+
+A card is a docstring. Those of tasks and mixers are read from their files, without running them: that would load
+PyTorch. What is found so is what their registries find; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated
+
+import typer
+
+from longtake.errors import UserError, unknown
+
+app = typer.Typer()
+Name = Annotated[str | None, typer.Argument(metavar="NAME", help="Print the whole card of this one.")]
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a name stands for; `group` is the heading under which it is listed, where there are several."""
+
+    name: str
+    text: str
+    group: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """The first sentence."""
+        told = " ".join(self.text.split("\n\n")[0].split())
+        return re.split(r"(?<=[.?!])\s", told, maxsplit=1)[0]
+
+
+@app.command("tasks")
+def list_tasks(name: Name = None) -> None:
+    """List what an evaluation can ask, or print one's card."""
+    show("task", tasks(), name)
+
+
+@app.command("metrics")
+def list_metrics(name: Name = None) -> None:
+    """List what answers are measured by, or print one's card."""
+    show("metric", metrics(), name)
+
+
+@app.command("sources")
+def list_sources(name: Name = None) -> None:
+    """List where episodes come from, played or read, or print one's card."""
+    show("source", sources(), name)
+
+
+@app.command("mixers")
+def list_mixers(name: Name = None) -> None:
+    """List what a layer can mix tokens by, or print one's card."""
+    show("mixer", mixers(), name)
+
+
+def show(what: str, cards: Sequence[Card], name: str | None) -> None:
+    """Print a line for each card, or one name's card whole. Raises UserError for a name that is not there."""
+    if name is None:
+        print("\n".join(listing(cards)))
+        return
+    texts = list(dict.fromkeys(card.text for card in cards if card.name == name))
+    if not texts:
+        raise UserError(unknown(what, name, {card.name for card in cards}))
+    print("\n\n".join(texts))
+
+
+def listing(cards: Sequence[Card]) -> Iterator[str]:
+    """The lines of a list, under the headings of their groups."""
+    width = max(len(card.name) for card in cards)
+    group = ""
+    for card in cards:
+        if card.group != group:
+            group = card.group
+            yield f"{group}:"
+        yield f"{'  ' if group else ''}{card.name:<{width}}  {card.sentence}"
+
+
+def tasks() -> list[Card]:
+    """Every file of evals/tasks/ that holds a `TASK`."""
+    from longtake.evals import tasks
+
+    return [Card(name, text) for name, text, defined in files(tasks) if "TASK" in defined]
+
+
+def mixers() -> list[Card]:
+    """Every file of models/mixers/ that holds a `MIXER`, then every one that holds a `LOCAL`."""
+    from longtake.models import mixers
+
+    groups = {"MIXER": "over any distance, a layer's `mixer`", "LOCAL": "over a few frames, a layer's `local`"}
+    found = list(files(mixers))
+    return [
+        Card(name, text, group) for kind, group in groups.items() for name, text, defined in found if kind in defined
+    ]
+
+
+def sources() -> list[Card]:
+    """The environments that `collect` plays, then the formats that `ingest` reads."""
+    from longtake.jobs.collect import SOURCES
+    from longtake.sources.formats.registry import FORMATS
+
+    read = {name: sys.modules[format_.read.__module__] for name, format_ in FORMATS.items()}
+    groups = {"played, by `longtake collect`": SOURCES, "read, by `longtake ingest`": read}
+    return [
+        Card(name, inspect.cleandoc(module.__doc__ or ""), group)
+        for group, modules in groups.items()
+        for name, module in sorted(modules.items())
+    ]
+
+
+def metrics() -> list[Card]:
+    """Every metric, in the order in which they are shown, from the docstring of evals/metrics.py."""
+    from longtake.evals import metrics
+
+    text = inspect.cleandoc(metrics.__doc__ or "")
+    entries = dict(metric_entries(text, set(metrics.METRICS)))
+    return [Card(name, entries.get(name, "")) for name in metrics.METRICS]
+
+
+def metric_entries(text: str, names: set[str]) -> Iterator[tuple[str, str]]:
+    """Of `one, other: what they are; third: what it is` the text of each name, whose lines begin or go on so."""
+    told = re.split(r"(?:^|(?<=; ))((?:\w+, )*\w+): ", text.split("\n\n")[1], flags=re.MULTILINE)[1:]
+    for heads, entry in zip(told[::2], told[1::2], strict=True):
+        for name in heads.split(", "):
+            if name in names:
+                yield name, entry.strip().rstrip(".;") + "."
+
+
+def files(package: ModuleType) -> Iterator[tuple[str, str, set[str]]]:
+    """Name, docstring and top-level names of every file of a package, which are not imported."""
+    for path in sorted(Path(package.__path__[0]).glob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        yield path.stem, ast.get_docstring(tree) or "", set(assigned(tree))
+
+
+def assigned(tree: ast.Module) -> Iterator[str]:
+    """Names that a file gives values to at its top."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            yield from (name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name))
