@@ -49,6 +49,7 @@ SYSTEM_NAMES = {
 OFF_SCALE = {"psnr": 6.0, "ssim": 0.15}
 """An oracle further than this above everything else is named, not drawn: it would flatten the rest."""
 CODE_PX, CODE_LINE_PX = 7, 17  # a letter and a line of the command under a plot
+FEWEST = 5  # episodes below which an interval is not drawn
 LINE_PX = 16  # between two names
 AROUND_LINES = 6  # what a panel has above and below its names: title, ticks, label
 NARROW_PX = 600
@@ -175,15 +176,22 @@ def curve(scores: pd.DataFrame) -> pd.DataFrame:
     return found.assign(low=found["mean"] - half, high=found["mean"] + half)
 
 
+def _without_wild_bands(points: pd.DataFrame) -> pd.DataFrame:
+    """Points of a few episodes without their bands, whose width says nothing and would squash the rest."""
+    few = points.episodes < FEWEST
+    return points.assign(low=points.low.where(~few, points["mean"]), high=points.high.where(~few, points["mean"]))
+
+
 def _curves(axes: Axes, scores: pd.DataFrame, metric: str, window: int | None) -> list[End]:
     """Draw one panel; returns where its lines end."""
-    points, styles = curve(scores), looks(scores)
+    points, styles = _without_wild_bands(curve(scores)), looks(scores)
     shown, far = _off_scale(points, metric)
     low, high = float(shown.low.min()), float(shown.high.max())
     room = 0.06 * max(high - low, 0.01)
     axes.set_ylim(low - room, high + room)
     axes.set_xlim(0, shown.distance.max())
-    axes.set_xlabel("distance (frames)")
+    few = (shown.episodes < FEWEST).any()
+    axes.set_xlabel("distance (frames)" + (f"; no band where fewer than {FEWEST} episodes have it" if few else ""))
     whole_ticks(axes)
     if window and window < shown.distance.max():
         _mark_window(axes, window)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longtake.jobs.plots.base import INKS, distinct, looks, psnr_curve, save, spread
+from longtake.jobs.plots.base import INKS, curve, distinct, looks, psnr_curve, save, spread
 from longtake.jobs.plots.steps import BINS, drift_curve, state_layers, training_curve
 from longtake.jobs.plots.trials import history_curve, importances, price_curve, space_curve, unbeaten
 from longtake.jobs.report.svg import inline
@@ -267,3 +267,14 @@ def test_names_of_many_lines_stand_beside_the_panel_and_not_on_each_other(kind: 
         panel = axes.get_window_extent()
         assert len(boxes) == 40 and all(after - before > 14 for before, after in pairwise(middles))
         assert panel.y0 - 8 < middles[0] and middles[-1] < panel.y1 + 8 and panel.width > 300
+
+
+def test_few_episodes_have_no_band_and_squash_no_picture() -> None:
+    wild = make_scores(episodes=3, horizon=8)
+    wild.loc[wild.episode == wild.episode.iloc[0], "value"] += 60
+    (axes,) = psnr_curve(wild).axes
+    means = curve(wild)["mean"]
+    assert "fewer than 5 episodes" in axes.get_xlabel()
+    assert axes.get_ylim()[1] < means[means < 100].max() + 0.1 * (means.max() - means.min()) + 1
+    (axes,) = psnr_curve(make_scores(episodes=6, horizon=8)).axes
+    assert axes.get_xlabel() == "distance (frames)"
