@@ -1,15 +1,32 @@
-"""What tests of several rooms share: an S3 server of their own, on loopback."""
+"""What tests of several rooms share: an S3 server of their own, on loopback; and `tests` for their own processes."""
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def pytest_configure() -> None:
+    """Processes that tests start, and Ray's workers, find `tests` too, and of this folder nothing else: from the root
+    itself they could import `models` beside `longtake.models`, one file under two names."""
+    shown = ROOT / "build" / "importable"
+    shown.mkdir(parents=True, exist_ok=True)
+    link = shown / "tests"
+    if not link.is_symlink():
+        link.symlink_to(ROOT / "tests", target_is_directory=True)
+    paths = [os.environ.get("PYTHONPATH"), str(ROOT / "platform"), str(shown)]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    sys.path.append(str(shown))
 
 
 @pytest.fixture(scope="module")
