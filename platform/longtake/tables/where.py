@@ -28,6 +28,9 @@ MOST_CHARACTERS = 1_000_000
 DEEPEST = 50
 """Brackets and operators inside each other."""
 
+MOST_OPERATORS = 1000
+"""Each is a pass over the rows; names and numbers in a list cost one together."""
+
 _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
@@ -75,6 +78,8 @@ def parse(where: str) -> ast.expr:
         reason = error.msg if isinstance(error, SyntaxError) else str(error) or "too deep"
         _refuse(where, f"cannot be read: {reason}")
     _require_shallow(tree, where)
+    if (count := sum(map(_operators, ast.walk(tree)))) > MOST_OPERATORS:
+        _refuse(where, f"{count} operators, {MOST_OPERATORS} at most: COLUMN in [A, B, ...] is one")
     for node in ast.walk(tree):
         if isinstance(node, ast.Name):
             node.id = columns.get(node.id, node.id)
@@ -126,7 +131,7 @@ def _refuse(where: str, why: str) -> NoReturn:
 def _python(where: str) -> tuple[str, dict[str, str]]:
     """The query as a Python expression, and what its names stand for: columns in backticks, & and | as pandas has them.
 
-    Raises UserError for brackets too deep for the parser, and letters that look like others.
+    Raises UserError for brackets too deep for the parser, a text without an end, and letters that look like others.
     """
     columns: dict[str, str] = {}
     pieces, depth = [], 0
@@ -139,6 +144,8 @@ def _python(where: str) -> tuple[str, dict[str, str]]:
             pieces.append(found["text"])
         else:
             mark = found["other"]
+            if mark in "'\"":
+                _refuse(where, f"the text that begins at character {found.start() + 1} has no end")
             if not (" " <= mark <= "~" or mark in _PLAIN) or mark in "@#`":
                 _refuse(where, f"{ascii(mark)} at character {found.start() + 1} is not allowed outside a text")
             depth += (mark in "([{") - (mark in ")]}")
@@ -156,6 +163,15 @@ def _require_shallow(tree: ast.expr, where: str) -> None:
         if not level:
             return
     _refuse(where, f"more than {DEEPEST} operators inside each other")
+
+
+def _operators(node: ast.AST) -> int:
+    if isinstance(node, ast.Compare):
+        return len(node.ops)
+    if isinstance(node, ast.BoolOp):
+        return len(node.values) - 1
+    signed = isinstance(node, ast.UnaryOp) and not isinstance(node.operand, ast.Constant)
+    return int(signed or isinstance(node, ast.BinOp | ast.Call))
 
 
 def _vet(node: ast.expr, where: str) -> None:
@@ -192,6 +208,8 @@ def _vet_number(node: ast.expr, where: str) -> None:
 
 
 def _vet_constant(value: object, where: str) -> None:
+    if isinstance(value, str) and any("\ud800" <= mark <= "\udfff" for mark in value):
+        _refuse(where, f"{ascii(value)[:60]} is not allowed: half a character, which no text holds")
     if isinstance(value, bool | str):
         return
     if isinstance(value, int) and value >= 2**63:

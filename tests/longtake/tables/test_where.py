@@ -110,6 +110,12 @@ REFUSED = {
     "-" * 100 + "step > 0": "more than 50 operators",
     "step" + " + step" * 100 + " > 0": "more than 50 operators",
     "x" * 2_000_000: "2000000 characters",
+    "run == '" + "\\'" * 300_000: "the text that begins at character 8 has no end",
+    'run == "' + "\\'" * 10: "the text that begins at character 8 has no end",
+    " and ".join(["step > 0"] * 50_000): "99999 operators, 1000 at most",
+    " < ".join(["step"] * 1002): "1001 operators, 1000 at most",
+    "run == '\\ud800'": "half a character",
+    "run in ['\\udfff']": "half a character",
     "`step > 1": "'`' at character 1",
     "index > 1": "unknown column 'index'",
     "`stp` > 1": "unknown column 'stp' (did you mean step?)",
@@ -148,3 +154,8 @@ def test_the_columns_that_a_query_reads_are_known() -> None:
 def test_a_report_may_ask_for_thousands_of_runs(store: Store) -> None:
     runs = [f"20260101-000000-{number:04x}" for number in range(5_000)]
     assert tables.read(store, "steps", f"run in {[*runs, 'r']!r}").step.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_list_of_any_length_is_one_operator(store: Store) -> None:
+    numbers = [-number for number in range(20_000)]
+    assert tables.read(store, "steps", f"step in {numbers} or step == 3").step.tolist() == [0, 3]
