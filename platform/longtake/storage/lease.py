@@ -19,6 +19,7 @@ import errno
 import json
 import logging
 import os
+import re
 import socket
 import tempfile
 import threading
@@ -39,6 +40,7 @@ SILENCE_S = 30.0
 """A holder whose beat has not changed for so long is taken over."""
 LOOK_S = 0.5
 SETTLE_S = 1.0
+_NUMBER = re.compile("[0-9]{8,}")
 NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)
 """What filesystems without hard links say."""
 logger = logging.getLogger(__name__)
@@ -261,7 +263,7 @@ def _try(store: Store, folder: str, what: str, number: int, holder: Holder) -> L
     if not created:
         _live.discard(holder.secret)
         return None
-    store.remove([name for name in store.list(folder) if _number(name) < number])
+    store.remove([name for other, name in _of_leases(store, folder).items() if other < number])
     return Lease(store, Token(folder, what, number, holder.secret), holder)
 
 
@@ -334,21 +336,22 @@ def _remove(store: Store, token: Token) -> bool:
 def _newest(store: Store, folder: str) -> _Seen | None:
     """The highest number and what it says; None where nobody has ever held the lease."""
     while True:
-        names = [name for name in store.list(folder) if name.endswith(".json")]
+        names = _of_leases(store, folder)
         if not names:
             return None
+        number = max(names)
         try:
-            raw = store.read_bytes(names[-1])
+            raw = store.read_bytes(names[number])
         except FileNotFoundError:
             continue  # taken over and cleared up since it was listed
-        return _Seen(_number(names[-1]), raw, _parse(raw))
+        return _Seen(number, raw, _parse(raw))
 
 
 def _parse(raw: bytes) -> Holder:
     """A file that cannot be read is of a holder of whom nothing is known: it is watched."""
     try:
         return Holder(**json.loads(raw))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return Holder()
 
 
@@ -360,8 +363,14 @@ def _name(folder: str, number: int) -> str:
     return f"{folder}/{number:08d}.json"
 
 
-def _number(name: str) -> int:
-    return int(name.rpartition("/")[2].removesuffix(".json"))
+def _of_leases(store: Store, folder: str) -> dict[int, str]:
+    """Number and name of each lease; what else lies there (a copy, something half written) is none."""
+    listed = {name.rpartition("/")[2].removesuffix(".json"): name for name in store.list(folder)}
+    return {
+        int(number): name
+        for number, name in listed.items()
+        if name == f"{folder}/{number}.json" and _NUMBER.fullmatch(number)
+    }
 
 
 def _kernel() -> str:

@@ -79,7 +79,7 @@ def loaded(data: bytes, where: str) -> dict[str, Any]:
     try:
         content = json.loads(data)
         seal = content.pop(KEY, None)
-    except (ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError, RecursionError):
         raise Damaged(f"{where}: damaged, it is no JSON of ours") from None
     if seal is None and "files" in content:
         raise UserError(

@@ -169,6 +169,7 @@ def files(store: Store, table: str, part: str | None = None) -> Listing:
 def _files(table: str, names: Iterable[str], store: Store) -> Listing:
     prefix = f"tables/{table}/"
     found = Listing([], [])
+    strange: list[str] = []
     for name in names:
         rest = name.removeprefix(prefix)
         marked = rest.startswith(_WRITTEN)
@@ -178,10 +179,13 @@ def _files(table: str, names: Iterable[str], store: Store) -> Listing:
         if file is not None:
             (found.written if marked else found.there).append(file)
         elif not marked:
-            raise UserError(
-                f"{store.uri}/{name} is no file of a table of this layout ({LAYOUT}; older ones had no checksums): "
-                "move it away; any other reader of Parquet still reads it"
-            )
+            strange.append(name)
+    if strange:
+        also = f", nor are {len(strange) - 1} more below {store.uri}/tables/{table}" if len(strange) > 1 else ""
+        raise UserError(
+            f"{store.uri}/{strange[0]} is no file of a table of this layout ({LAYOUT}; older ones had no checksums)"
+            f"{also}: move {'them' if also else 'it'} away; any other reader of Parquet still reads such files"
+        )
     return found
 
 
@@ -273,13 +277,15 @@ def _fragment(store: Store, file: File, cache: Cache) -> Any:
 
 
 def _read_note(store: Store, file: File, fragment: Any) -> dict[str, Any]:
-    """What the file says of itself. Raises UserError if it is of a newer layout or says nothing."""
+    """What the file says of itself. Raises UserError if it is of another layout or table, or says nothing."""
     told = (fragment.physical_schema.metadata or {}).get(_NOTE)
     read: dict[str, Any] = json.loads(told) if told else {}
     if read.get("layout") != LAYOUT:
         raise UserError(
             f"{store.uri}/{file.name} has layout {read.get('layout', 'none')} of tables; this Longtake reads {LAYOUT}"
         )
+    if (table := file.name.split("/")[1]) != read["table"]:
+        raise UserError(f"{store.uri}/{file.name} is a file of table {read['table']}, not of {table}: move it back")
     return read
 
 

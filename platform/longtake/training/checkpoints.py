@@ -1,7 +1,7 @@
 """A run's checkpoints in the store: written by every rank, there at once or not at all, and read as they were written.
 
     runs/ID/checkpoints/step-000200/...            what the ranks wrote
-    runs/ID/checkpoints/step-000200/complete.json  written last: step, metrics, world, files with sizes and SHA-256
+    runs/ID/checkpoints/step-000200/complete.json  written last: run, step, metrics, world, files with sizes and SHA-256
     runs/ID/sealed.json                            the newest step that was ever sealed
 
 A checkpoint without the marker, or with other files than the marker says, does not exist for a reader: a kill half-way
@@ -18,6 +18,7 @@ import json
 import logging
 import math
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -38,6 +39,7 @@ REPORT = "written-"
 """How the files begin in which ranks tell `seal` what they wrote."""
 
 PIECE = 16 * 2**20  # bytes that are hashed at a time where a file is no local one
+_STEP = re.compile(r"step-([0-9]{6}|[1-9][0-9]{6,})")  # as `folder` writes it
 logger = logging.getLogger(__name__)
 
 
@@ -80,15 +82,18 @@ def require_newest(store: Store, run: str) -> int:
 
 
 def manifest(store: Store, run: str, step: int) -> dict[str, Any]:
-    """What `complete.json` says: step, world, metrics, time, files {name: bytes}, sha256 {name: hash}.
+    """What `complete.json` says: run, step, world, metrics, time, files {name: bytes}, sha256 {name: hash}.
 
     Raises:
         FileNotFoundError: the checkpoint is not finished.
-        Damaged: it is not what was written.
+        Damaged: it is not what was written, or was written as another step or for another run.
         UserError: an earlier version wrote it.
     """
     where = f"{folder(run, step)}/{MARKER}"
-    return seals.loaded(store.read_bytes(where), where)
+    told = seals.loaded(store.read_bytes(where), where)
+    if (told.get("run"), told.get("step")) != (run, step):
+        raise Damaged(f"{where}: of step {told.get('step')} of run {told.get('run')}, it was moved here")
+    return told
 
 
 def damage(store: Store, run: str, step: int, *, hashed: bool = False, parts: Sequence[str] = ()) -> list[str]:
@@ -220,7 +225,7 @@ def seal(store: Store, run: str, step: int, world: int, metrics: dict[str, float
         what = "; ".join(missing) or f"{len(reports)} of {writers} ranks' files are there"
         raise UserError(f"the checkpoint of step {step} is not what was written ({what}): does another run {run} too?")
     store.remove([*reports, *(f"{where}/{name}" for name in there if name not in written)])
-    marker = {"step": step, "world": world, "metrics": metrics, "time": time.time(), **seals.told(written)}
+    marker = {"run": run, "step": step, "world": world, "metrics": metrics, "time": time.time(), **seals.told(written)}
     store.write_bytes(f"{where}/{MARKER}", seals.dumped(marker))
     store.write_bytes(_record(run), seals.dumped({"step": step}))
 
@@ -229,7 +234,7 @@ def copy(store: Store, run: str, step: int, to: str) -> None:
     """Give another run a finished checkpoint of this one."""
     told = manifest(store, run, step)
     with opened(store, run, step) as source, writing(store, to, step) as folder:
-        shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MARKER))
+        shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MARKER, f"{REPORT}*"))
     seal(store, to, step, told["world"], told["metrics"])
 
 
@@ -261,12 +266,20 @@ def prune(store: Store, run: str, keep: int, metric: str | None = None, upto: in
 
 
 def discard_unfinished(store: Store, run: str) -> None:
-    """Delete what interrupted attempts left: folders without the marker, but for one that the record says had it."""
-    last = None
-    with contextlib.suppress(Damaged):
+    """Delete what interrupted attempts left: folders without the marker.
+
+    Nothing where the record is damaged, or says that one had its marker which has none: others may have lost theirs.
+    """
+    steps = _steps(store, run)
+    try:
         last = _last_sealed(store, run)
-    for step, sealed in _steps(store, run).items():
-        if not sealed and step != last:
+    except Damaged:
+        return
+    if last is not None and not steps.get(last, False):
+        logger.warning("%s was finished once and has no %s now: nothing is cleared up", folder(run, last), MARKER)
+        return
+    for step, sealed in steps.items():
+        if not sealed:
             _delete(store, run, step)
 
 
@@ -275,9 +288,9 @@ def _steps(store: Store, run: str) -> dict[int, bool]:
     found: dict[int, bool] = {}
     for path in store.sizes(f"runs/{run}/checkpoints"):
         name, *inner = path.split("/")
-        number = name.removeprefix("step-")
-        if number != name and number.isdigit():
-            found[int(number)] = found.get(int(number), False) or inner == [MARKER]
+        if found_step := _STEP.fullmatch(name):
+            step = int(found_step[1])
+            found[step] = found.get(step, False) or inner == [MARKER]
     return found
 
 

@@ -158,7 +158,7 @@ def _parse(line: bytes, before: bytes, summed: bool) -> tuple[dict[str, Any] | N
         return None, b"", "its checksum does not match: it, or the one before it, is not the line that was written"
     try:
         log = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None, b"", "it is no JSON"
     if not isinstance(log.get("op_code"), int):
         return None, b"", "it is no record of Optuna's"

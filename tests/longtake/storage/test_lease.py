@@ -290,3 +290,17 @@ def test_a_second_record_without_the_lease_is_not_begun(quick: None, store: Stor
         with pytest.raises(Lost):
             RunRecord.start(store, "r", kind="train", name="n", config=Settings(), lease=first)
     assert store.table("runs").sessions.tolist() == [1]
+
+
+def test_what_else_lies_beside_the_leases_is_none(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    for name in ("x.json", "00000009 (1).json", "-0000009.json", "99999999.json"):
+        store.write_bytes(f"runs/r/lease/{name}", b'{"released": true}')
+    with lease.of_run(store, "r") as first:
+        assert first.token.number == 100_000_000
+        with pytest.raises(Held):
+            lease.of_run(store, "r")
+
+
+def test_a_lease_that_is_too_deep_is_of_somebody_unknown() -> None:
+    assert lease._parse(b"[" * 100_000) == lease.Holder()

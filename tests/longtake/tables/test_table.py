@@ -179,6 +179,20 @@ def test_a_file_of_another_layout_is_named(store: Store) -> None:
     assert "has layout 4 of tables; this Longtake reads 3" in line
 
 
+def test_a_file_of_another_table_is_named(store: Store, tmp_path: Path) -> None:
+    tables.append(store, "steps", [{"run": "r", "step": 1}], "a")
+    (tmp_path / "tables/steps").rename(tmp_path / "tables/runs")
+    (line,) = told(store, "runs")
+    assert line.endswith(".parquet is a file of table steps, not of runs: move it back")
+
+
+def test_how_many_files_are_of_another_layout_is_told(store: Store) -> None:
+    for number in range(3):
+        store.write_bytes(f"tables/steps/p{number}.parquet", b"")
+    (line,) = told(store, "steps")
+    assert "p0.parquet is no file" in line and "nor are 2 more below" in line and "move them away" in line
+
+
 def test_a_column_called_as_its_folder_is_no_partition(store: Store) -> None:
     tables.append(store, "steps", [{"run": "r", "step": 1}], "run=other/a")
     assert tables.read(store, "steps")["run"].tolist() == ["r"]

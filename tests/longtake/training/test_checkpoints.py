@@ -185,6 +185,50 @@ def test_the_seal_names_what_was_written_and_not_what_lies_there(store: Store) -
     assert checkpoints.complete(store, RUN) == [8]
 
 
+def test_one_that_was_moved_is_passed_over(store: Store) -> None:
+    early, late = write(store, 8), write(store, 16)
+    late.rename(late.with_name("step-000024"))
+    shutil.copytree(early, late)
+    assert checkpoints.newest(store, RUN) == 8
+    (line,) = checkpoints.damage(store, RUN, 24)
+    assert line.endswith("step-000024/complete.json: of step 16 of run a-run, it was moved here")
+
+
+def test_one_of_another_run_is_passed_over(store: Store) -> None:
+    own = write(store, 8)
+    shutil.copytree(own, store.path(checkpoints.folder("b-run", 8)))
+    assert checkpoints.newest(store, "b-run") is None
+    with pytest.raises(UserError, match="of step 8 of run a-run, it was moved here"):
+        checkpoints.require_newest(store, "b-run")
+
+
+def test_a_copy_is_one_of_its_run(store: Store) -> None:
+    (write(store, 8) / "written-0123.json").write_text("told too late")
+    checkpoints.copy(store, RUN, 8, "b-run")
+    assert checkpoints.newest(store, "b-run", hashed=True) == 8
+
+
+def test_folders_of_other_names_are_none(store: Store) -> None:
+    path = write(store, 8)
+    for name in ("step-8", "step-00000\u00b3", "step-0000008", "step-000012.old"):
+        shutil.copytree(path, path.with_name(name))
+    assert checkpoints.complete(store, RUN) == [8]
+
+
+def test_a_marker_that_is_too_deep_is_damaged(store: Store) -> None:
+    (write(store, 8) / "complete.json").write_text("[" * 100_000)
+    assert checkpoints.damage(store, RUN, 8)[0].endswith("complete.json: damaged, it is no JSON of ours")
+
+
+def test_where_markers_were_lost_nothing_is_cleared_up(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    folders = [write(store, step) for step in (8, 16, 24)]
+    for path in folders:
+        (path / "complete.json").unlink()
+    checkpoints.discard_unfinished(store, RUN)
+    assert all((path / "state").exists() for path in folders)
+    assert "step-000024 was finished once" in caplog.text
+
+
 def test_damaged_ones_do_not_push_out_whole_ones(store: Store) -> None:
     for step in (4, 8, 12, 16, 20):
         write(store, step)
@@ -231,6 +275,6 @@ def test_the_same_on_s3(bucket: str) -> None:
     assert checkpoints.newest(store, RUN, hashed=True) == 4
     store.remove([f"{checkpoints.folder(RUN, step)}/{checkpoints.MARKER}" for step in (4, 8)])
     checkpoints.discard_unfinished(store, RUN)
-    assert store.exists(checkpoints.folder(RUN, 8)) and not store.exists(checkpoints.folder(RUN, 4))
+    assert store.exists(checkpoints.folder(RUN, 8)) and store.exists(checkpoints.folder(RUN, 4))
     with pytest.raises(UserError, match="its record says that step 8 was saved"):
         checkpoints.require_none(store, RUN)

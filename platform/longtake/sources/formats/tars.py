@@ -73,11 +73,17 @@ class Contents:
 
 
 class _Header(tarfile.TarInfo):
-    """A header whose claims are believed only as far as they can be true: tarfile would jump back, or read for ever."""
+    """A header whose claims are believed only as far as they can be true: tarfile would jump back, or read for ever.
+
+    `packed`: the bytes that it says follow it, which tarfile forgets for a sparse file.
+    """
+
+    packed = 0
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
         header = super().frombuf(buf, encoding, errors)
+        header.packed = header.size
         if header.size < 0:
             raise tarfile.ReadError(f"a size of {header.size} bytes")
         if header.type in _HEADERS and header.size > MOST_HEADER_BYTES:
@@ -103,11 +109,11 @@ def contents(place: Store, tar: str, size: int) -> Contents:
             with tarfile.open(fileobj=file, mode="r:", tarinfo=_Header) as archive:
                 while (member := archive.next()) is not None:
                     _require_sound(member, archive, end)
-                    _take(found, places, member, archive.offset)
+                    _take(found, places, member, archive.offset, size)
                     end = archive.offset
                     archive.members.clear()  # type: ignore[attr-defined]
         # A damaged header makes tarfile raise whatever reading its numbers raises.
-        except (tarfile.TarError, ValueError, OverflowError, IndexError, EOFError) as error:
+        except (tarfile.TarError, ValueError, OverflowError, IndexError, EOFError, RecursionError) as error:
             found.damage = f"damaged after byte {end}, what follows is not read: {error}"
             return found
         found.damage = _after(file, end, size)
@@ -140,8 +146,13 @@ def _require_sound(member: tarfile.TarInfo, archive: tarfile.TarFile, end: int) 
             raise tarfile.ReadError(f"a global header gives every file the same {name}")
 
 
-def _take(found: Contents, places: dict[str, Member], member: tarfile.TarInfo, after: int) -> None:
-    """Note a member, or why it is not read. `after`: where its stored bytes end, up to the next whole block."""
+def _take(found: Contents, places: dict[str, Member], member: tarfile.TarInfo, after: int, size: int) -> None:
+    """Note a member, or why it is not read.
+
+    Args:
+        after: where its stored bytes end, up to the next whole block.
+        size: of the tar.
+    """
     why = ""
     if _leads_out(member.name):
         why = "its name leads out of the archive" if member.name.isprintable() else "its name is not printable"
@@ -153,12 +164,16 @@ def _take(found: Contents, places: dict[str, Member], member: tarfile.TarInfo, a
             places[member.name] = replace(target, name=member.name)
     elif member.isreg():
         places[member.name] = _located(member)
-        why = _sparse_fault(places[member.name], after) if member.sparse is not None else ""
+        if member.sparse is not None:
+            packed = int(member.pax_headers.get("size", cast(_Header, member).packed))
+            why = _sparse_fault(places[member.name], packed, after)
+        why = why or _cut_fault(places[member.name], size)
     elif member.type in _NOTHING:
         return
     else:
         why = _KINDS.get(member.type, f"of a type that is not known: {member.type!r}")
     if why:
+        places.pop(member.name, None)
         found.refused[ascii(member.name)[1:-1]] = why
     else:
         found.members.append(places[member.name])
@@ -175,8 +190,11 @@ def _located(member: tarfile.TarInfo) -> Member:
     return Member(member.name, member.size, member.offset_data, sum(length for _, length in stretches), stretches)
 
 
-def _sparse_fault(member: Member, after: int) -> str:
-    """Why a sparse file cannot be put together: its map has to be in order and to account for every stored byte."""
+def _sparse_fault(member: Member, packed: int, after: int) -> str:
+    """Why a sparse file cannot be put together: its map has to be in order and to account for every stored byte.
+
+    `packed` bytes, filled up to a whole block, lie before `after`: the file's, and before them a map, in some formats.
+    """
     end = 0
     for start, length in member.stretches or ():
         if start < end or length < 0:
@@ -184,11 +202,18 @@ def _sparse_fault(member: Member, after: int) -> str:
         end = start + length
     if end > member.size:
         return f"a sparse file whose map goes to byte {end} of {member.size}"
-    if -(-member.stored // BLOCK) * BLOCK != after - member.offset:
-        return f"a sparse file of whose map {member.stored} bytes are, and {after - member.offset} are stored"
+    stored = after - -(-packed // BLOCK) * BLOCK + packed - member.offset
+    if member.stored != stored:
+        return f"a sparse file of whose map {member.stored} bytes are, and {stored} are stored"
     if member.size > 2**32 + MOST_HOLES * member.stored:
         return f"a sparse file of {member.size} bytes, {member.stored} of them stored: it is nearly all holes"
     return ""
+
+
+def _cut_fault(member: Member, size: int) -> str:
+    """Why a file is not there whole: to read so many bytes, which are not there, could take all memory."""
+    there = max(size - member.offset, 0)
+    return f"the tar is cut off, {there} of {member.stored} bytes are there" if there < member.stored else ""
 
 
 def _after(file: Any, end: int, size: int) -> str:

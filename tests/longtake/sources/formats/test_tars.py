@@ -261,8 +261,7 @@ def test_volumes_are_told(tmp_path: Path) -> None:
     place = open_store(tmp_path)
     first = tars.contents(place, "x.tar", (tmp_path / "x.tar").stat().st_size)
     assert "not read" in first.damage
-    with pytest.raises(Refused, match="cut off"):
-        tars.read(place, "x.tar", first.members[0])
+    assert first.members == [] and "cut off" in first.refused["a"]
     _, _, damage = read(tmp_path, "y.tar")
     assert "another volume" in damage
 
@@ -300,6 +299,37 @@ def test_sizes_that_cannot_be_end_the_reading(tmp_path: Path, kind: bytes, size:
     found = tars.contents(place, "x.tar", len(raw))
     assert found.damage
     assert "first" in [one.name for one in found.members]
+
+
+@pytest.mark.parametrize("told", ["0,10", "0,10,15", "0,10,10,9", "0,10,15,11"])
+def test_a_map_accounts_for_every_stored_byte(tmp_path: Path, told: str) -> None:
+    """Within the last block too: nothing guards the bytes of a map."""
+    sparse = tarfile.TarInfo("a")
+    sparse.size, sparse.pax_headers = 20, {"GNU.sparse.map": told, "GNU.sparse.size": "30"}
+    with tarfile.open(tmp_path / "x.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(sparse, io.BytesIO(b"A" * 20))
+        link = tarfile.TarInfo("b")
+        link.type, link.linkname = tarfile.LNKTYPE, "a"
+        tar.addfile(link)
+    found, refused, damage = read(tmp_path)
+    assert (found, damage) == ({}, "")
+    assert refused["a"].endswith("are, and 20 are stored")
+    assert refused["b"] == "a hard link to 'a', which is not before it"
+
+
+@pytest.mark.parametrize("size", [2_000, 2**40, 2**62])
+def test_a_file_that_is_longer_than_its_tar_is_not_read(tmp_path: Path, size: int) -> None:
+    (tmp_path / "x.tar").write_bytes(header("a", FILE, size) + bytes(700))
+    found, refused, damage = read(tmp_path)
+    assert found == {} and damage
+    assert size > 2_000 or refused == {"a": "the tar is cut off, 700 of 2000 bytes are there"}
+
+
+def test_headers_of_headers_without_end_are_damage(tmp_path: Path) -> None:
+    (tmp_path / "x.tar").write_bytes(tarfile.TarInfo("first").tobuf() + header("a", b"L", 0) * 5_000)
+    found, _, damage = read(tmp_path)
+    assert list(found) == ["first"]
+    assert "recursion" in damage
 
 
 def test_a_tar_of_nothing_but_trouble_says_what(tmp_path: Path) -> None:
