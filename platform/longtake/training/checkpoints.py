@@ -91,8 +91,13 @@ def manifest(store: Store, run: str, step: int) -> dict[str, Any]:
     """
     where = f"{folder(run, step)}/{MARKER}"
     told = seals.loaded(store.read_bytes(where), where)
-    if (told.get("run"), told.get("step")) != (run, step):
-        raise Damaged(f"{where}: of step {told.get('step')} of run {told.get('run')}, it was moved here")
+    if "run" not in told:
+        raise UserError(
+            f"{where}: of an earlier version of longtake, whose checkpoints do not say of which run they are; this "
+            "version reads none such: train it again, or go on with the version that wrote it"
+        )
+    if (told["run"], told["step"]) != (run, step):
+        raise Damaged(f"{where}: of step {told['step']} of run {told['run']}, it was moved here")
     return told
 
 

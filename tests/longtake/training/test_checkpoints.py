@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from longtake.errors import Damaged, UserError
+from longtake.storage import seals
 from longtake.storage.store import Store, open_store
 from longtake.training import checkpoints
 
@@ -206,6 +207,15 @@ def test_a_copy_is_one_of_its_run(store: Store) -> None:
     (write(store, 8) / "written-0123.json").write_text("told too late")
     checkpoints.copy(store, RUN, 8, "b-run")
     assert checkpoints.newest(store, "b-run", hashed=True) == 8
+
+
+def test_one_that_names_no_run_is_of_an_earlier_version(store: Store) -> None:
+    path = write(store, 8) / "complete.json"
+    told = checkpoints.manifest(store, RUN, 8)
+    path.write_bytes(seals.dumped({name: value for name, value in told.items() if name != "run"}))
+    for look in (checkpoints.newest, checkpoints.require_newest):
+        with pytest.raises(UserError, match="of an earlier version of longtake, .* do not say of which run"):
+            look(store, RUN)
 
 
 def test_folders_of_other_names_are_none(store: Store) -> None:
