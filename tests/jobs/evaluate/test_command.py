@@ -368,7 +368,9 @@ class Training:
         tables.append(self.store, "runs", [row | {"config": "{}"}], part=RUN)
 
     def copy(self, step: int) -> None:
-        shutil.copytree(self.at(STEP), self.at(step))
+        with checkpoints.opened(self.store, RUN, STEP) as there, checkpoints.writing(self.store, RUN, step) as folder:
+            shutil.copytree(there, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(checkpoints.MARKER))
+        checkpoints.seal(self.store, RUN, step, 1, {})
 
     def at(self, step: int) -> Path:
         return self.folder / checkpoints.folder(RUN, step)
