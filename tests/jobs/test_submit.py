@@ -45,7 +45,7 @@ def environment() -> Iterator[dict[str, str]]:
     token = home / "token"
     token.write_text(secrets.token_hex(32))
     token.chmod(0o600)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "LONGTAKE_"))}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "LONGTAKE_", "PYTHON"))}
     yield kept | {
         "HOME": str(home),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",

@@ -14,7 +14,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from longtake.cluster import node_watch
 from longtake.cluster.autoscaler import kinds_of_nodes
@@ -163,9 +163,9 @@ def _own_path() -> JobConfig:
     from ray.job_config import JobConfig
 
     class OwnPath(JobConfig):
-        def _serialize(self) -> str:
+        def _serialize(self) -> Any:  # Ray says text; it is bytes, and as text the head would read nothing of it
             self._py_driver_sys_path.clear()
-            return str(super()._serialize())
+            return super()._serialize()
 
     return OwnPath()
 

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from longtake.cluster.demand import Demand
-from longtake.cluster.launch import launch, machine_cpus
+from longtake.cluster.launch import _own_path, launch, machine_cpus
 from longtake.errors import UserError
 
 
@@ -37,3 +37,13 @@ def test_refuses_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(UserError, match="lower workers to"), launch(Demand(machine_cpus() + 1)):
         pass
     assert dict(os.environ) == before
+
+
+def test_what_workers_import_is_told_as_ray_reads_it() -> None:
+    """Bytes of the message, with a namespace and without the driver's path: as text a head that reads it dies."""
+    from ray.core.generated.common_pb2 import JobConfig
+
+    config = _own_path()
+    config._py_driver_sys_path.append("here")
+    read = JobConfig.FromString(config._serialize())
+    assert read.ray_namespace and not read.py_driver_sys_path
