@@ -412,7 +412,8 @@ def test_two_sweeps_of_one_seed_have_one_winner(place: Path, bucket: str) -> Non
     pd.testing.assert_frame_equal(*tables)
     assert len(tables[0]) == 8 and (tables[0]["state"] == "pruned").sum() >= 3
     assert best[0] == best[1]
-    assert "lr: 0.01" in best[0]
+    done = tables[0][tables[0]["state"] == "done"]
+    assert f"lr: {done.loc[done['objective'].idxmax(), 'engine.lr']}" in best[0]
     (place / "best.yaml").write_text(best[0])
     train.main(str(place / "best.yaml"), ["workers=0", "steps=2"], str(place / "store"), dry_run=True)
 
