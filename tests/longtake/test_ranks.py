@@ -27,6 +27,11 @@ class RankContext(LocalContext):
         super().__init__(store, RUN, device="cpu")
         self.rank, self.world = rank, world
 
+    def require_lease(self) -> None:
+        """One process holds it for all, as a driver does."""
+        if self.rank == 0:
+            super().require_lease()
+
 
 def train(rank: int, meet: str, uri: str, world: int, fail_step: int = -1) -> None:
     """The toy run, up to where it fails."""
