@@ -47,7 +47,7 @@ class DemoConfig(Config):
     all_distances: bool = Field(
         False, description="means of all distances, as papers print them, not of those beyond the windows' reach"
     )
-    minutes: int = Field(9, description="what it takes on two cores, about")
+    minutes: int = Field(14, description="what it takes on two cores, about")
 
 
 def main(config: str, overrides: list[str], store: str, dry_run: bool) -> None:
