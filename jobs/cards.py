@@ -14,14 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated
-
-import typer
 
 from longtake.errors import UserError, unknown
-
-app = typer.Typer()
-Name = Annotated[str | None, typer.Argument(metavar="NAME", help="Print the whole card of this one.")]
 
 
 @dataclass(frozen=True)
@@ -37,30 +31,6 @@ class Card:
         """The first sentence."""
         told = " ".join(self.text.split("\n\n")[0].split())
         return re.split(r"(?<=[.?!])\s", told, maxsplit=1)[0]
-
-
-@app.command("tasks")
-def list_tasks(name: Name = None) -> None:
-    """List what an evaluation can ask, or print one's card."""
-    show("task", tasks(), name)
-
-
-@app.command("metrics")
-def list_metrics(name: Name = None) -> None:
-    """List what answers are measured by, or print one's card."""
-    show("metric", metrics(), name)
-
-
-@app.command("sources")
-def list_sources(name: Name = None) -> None:
-    """List where episodes come from, played or read, or print one's card."""
-    show("source", sources(), name)
-
-
-@app.command("mixers")
-def list_mixers(name: Name = None) -> None:
-    """List what a layer can mix tokens by, or print one's card."""
-    show("mixer", mixers(), name)
 
 
 def show(what: str, cards: Sequence[Card], name: str | None) -> None:

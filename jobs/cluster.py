@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from longtake.errors import UserError
+from longtake.jobs.verbs.options import examples
 
 if TYPE_CHECKING:
     from longtake.cluster.spec import ClusterFile
 
 TOKEN = "~/.ray/auth_token"
 
-app = typer.Typer(help="Look over the file of a cluster before `ray up`, and make its token.")
+app = typer.Typer(help="Look over a cluster's file before ray up. Make its token.")
 
 
-@app.command()
+@app.command(epilog=examples("longtake cluster check cluster.yaml"))
 def check(
     path: Annotated[str, typer.Argument(metavar="FILE", help="Ray's launcher's, or KubeRay's.")] = "cluster.yaml",
 ) -> None:
@@ -61,7 +62,7 @@ def costs(file: ClusterFile) -> str:
     )
 
 
-@app.command()
+@app.command(epilog=examples("longtake cluster token"))
 def token(
     path: Annotated[str, typer.Option("--out", metavar="FILE", help="Where to; never over another.")] = TOKEN,
 ) -> None:

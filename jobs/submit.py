@@ -18,7 +18,7 @@ from longtake.errors import UserError, unknown
 from longtake.storage.store import open_store
 
 if TYPE_CHECKING:
-    from typer import Typer
+    from typer.core import TyperGroup
 
     from longtake.cluster.demand import Demand
     from longtake.cluster.jobs import Head, Job
@@ -41,23 +41,23 @@ class Line:
         return self.parsed.get("config")
 
 
-def main(app: Typer, line: list[str], address: str | None, detach: bool, cpus: float, gpus: float) -> None:
+def main(root: TyperGroup, line: list[str], address: str | None, detach: bool, cpus: float, gpus: float) -> None:
     """The command: read the line, ask the cluster whether it holds the job, ship, follow, leave with the job's code."""
     from longtake.cluster.jobs import Head
     from longtake.cluster.wheel import build_wheel
     from longtake.provenance import new_run_id, provenance
 
-    said = read(app, line)
+    said = read(root, line)
     files, config = resolve(said)
     if said.parsed.get("dry_run"):
-        raise SystemExit(app(args=[said.verb, *said.arguments], prog_name="longtake", standalone_mode=False))
+        raise SystemExit(root.main(args=[said.verb, *said.arguments], prog_name="longtake", standalone_mode=False))
     with tempfile.TemporaryDirectory() as folder:
         wheel = build_wheel(Path(folder))
         head = Head(address)
         store = shared_store(said.parsed["store"], head)
         head.require(cpus, gpus, demand(config))
         job = head.submit(
-            ["python", "-m", "longtake.jobs", *remote_arguments(app, said, store, files)],
+            ["python", "-m", "longtake.jobs", *remote_arguments(root, said, store, files)],
             job=f"{said.verb}-{new_run_id()}",
             wheel=wheel,
             files=files,
@@ -75,20 +75,18 @@ def main(app: Typer, line: list[str], address: str | None, detach: bool, cpus: f
 # --- what is shipped ----------------------------------------------------------------------------------------
 
 
-def read(app: Typer, line: list[str]) -> Line:
+def read(root: TyperGroup, line: list[str]) -> Line:
     """A verb's line as its own parser reads it, with its own complaints.
 
     Raises:
         UserError: no such verb, or one that is not for a cluster.
     """
-    import typer
 
-    commands: dict[str, Any] = getattr(typer.main.get_command(app), "commands")  # noqa: B009
-    verbs = [name for name in commands if name not in HERE_ONLY]
+    verbs = [name for name in root.commands if name not in HERE_ONLY]
     verb, *arguments = line
     if verb not in verbs:
         raise UserError(unknown("verb", verb, verbs))
-    parsed = commands[verb].make_context(verb, list(arguments)).params
+    parsed = root.commands[verb].make_context(verb, list(arguments)).params
     return Line(verb, arguments, parsed)
 
 
@@ -143,11 +141,10 @@ def _file(name: str) -> str:
     return f"{Path(name).stem}.yaml"
 
 
-def remote_arguments(app: Typer, line: Line, store: str, files: dict[str, str]) -> list[str]:
+def remote_arguments(root: TyperGroup, line: Line, store: str, files: dict[str, str]) -> list[str]:
     """The verb's line for the cluster: the resolved config instead of CONFIG and --set, and the store it sees."""
-    import typer
 
-    command = getattr(typer.main.get_command(app), "commands")[line.verb]  # noqa: B009
+    command = root.commands[line.verb]
     replaced = {"store", "dry_run"} | ({"config", "set_"} if line.config is not None else set())
     positional, options = [_file(line.config)] if line.config is not None else [], ["--store", store]
     for parameter in command.params:

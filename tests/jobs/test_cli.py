@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import re
+import shlex
 import sys
 import types
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+import typer
+from typer.core import TyperGroup
 
 from longtake import jobs
 from longtake.errors import UserError
@@ -122,25 +126,46 @@ def test_a_wrong_line_is_told_in_one_line(
     assert err.count("\n") == 1
 
 
-def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run() == run("--help") == run("--version") == 0
+VERBS = cast(TyperGroup, typer.main.get_command(cli.app)).commands
+COMMANDS = [
+    *(name for name, verb in VERBS.items() if not isinstance(verb, TyperGroup)),
+    *(f"{name} {one}" for name, group in VERBS.items() if isinstance(group, TyperGroup) for one in group.commands),
+]
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--version") == 0
+    assert capsys.readouterr().out == "longtake 0.1.0\n"
+
+
+def test_all_verbs_fit_a_screen(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each on a line of its own, and none is cut short."""
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run() == run("--help") == 0
+    lines = capsys.readouterr().out.splitlines()
+    lines = lines[1 : len(lines) // 2]
+    assert not [line for line in lines if len(line) > 80 or line.endswith("...")]
+    listed = [line for line in lines if any(re.match(rf"([a-z ]+|  )  +{name}  +[A-Z]", line) for name in VERBS)]
+    assert len(listed) == len(VERBS) > 25
+    assert len(lines) < 60
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_verbs_help_fits_a_screen_and_shows_what_to_type(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it shows is read by the verb's own parser."""
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run(*name.split(), "--help") == 0
     text = capsys.readouterr().out
-    for name in (
-        "collect",
-        "ingest",
-        "encode",
-        "inspect",
-        "verify",
-        "train",
-        "evaluate",
-        "results",
-        "runs",
-        "report",
-        "demo",
-    ):
-        assert f"\n  {name} " in text
-        assert run(name, "--help") == 0
-    assert "longtake 0.1.0" in text
+    assert text.count("\n") <= 40
+    shown = re.findall(rf"^ +longtake ({name}\b.*)$", text.split("Example")[-1], re.MULTILINE)
+    assert shown
+    command: Any = typer.main.get_command(cli.app)
+    for word in name.split():
+        command = command.commands[word]
+    for line in shown:
+        command.make_context(name, shlex.split(line)[len(name.split()) :])
 
 
 @pytest.fixture

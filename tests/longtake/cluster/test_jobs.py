@@ -13,11 +13,12 @@ import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import requests
 import typer
+from typer.core import TyperGroup
 
 from longtake.cluster import autoscaler, jobs, launch
 from longtake.cluster.demand import Demand
@@ -30,6 +31,8 @@ from longtake.jobs import cli, collect, submit
 from longtake.jobs.evaluate import command as evaluate
 from longtake.jobs.sweep import command as sweep
 from longtake.jobs.train import command as train
+
+LONGTAKE = cast(TyperGroup, typer.main.get_command(cli.app))
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -90,11 +93,11 @@ def test_an_installed_longtake_cannot_be_shipped(tmp_path: Path) -> None:
 
 def sent(tmp_path: Path, *line: str, store: str = "s3://b/p") -> tuple[list[str], dict[str, str]]:
     """The arguments and files that a line becomes."""
-    said = submit.read(cli.app, list(line))
+    said = submit.read(LONGTAKE, list(line))
     files, _ = submit.resolve(said)
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    return submit.remote_arguments(cli.app, said, store, files), files
+    return submit.remote_arguments(LONGTAKE, said, store, files), files
 
 
 def test_a_config_travels_as_it_was_resolved(tmp_path: Path) -> None:
@@ -146,13 +149,13 @@ def test_verbs_without_a_config_keep_what_was_said(tmp_path: Path) -> None:
 
 def test_a_wrong_line_is_refused_as_by_the_verb_itself() -> None:
     with pytest.raises(UserError, match="did you mean train"):
-        submit.read(cli.app, ["trian", "tiny"])
+        submit.read(LONGTAKE, ["trian", "tiny"])
     with pytest.raises(UserError, match="unknown verb 'logs'"):
-        submit.read(cli.app, ["logs", "x"])
+        submit.read(LONGTAKE, ["logs", "x"])
     with pytest.raises(typer.TyperException, match="--stor"):
-        submit.read(cli.app, ["train", "tiny", "--stor", "x"])
+        submit.read(LONGTAKE, ["train", "tiny", "--stor", "x"])
     with pytest.raises(UserError) as caught:
-        submit.resolve(submit.read(cli.app, ["train", "tiny", "--set", "stepz=3", "--set", "workers=x"]))
+        submit.resolve(submit.read(LONGTAKE, ["train", "tiny", "--set", "stepz=3", "--set", "workers=x"]))
     assert len(caught.value.lines) == 2
 
 

@@ -59,3 +59,8 @@ JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job's id; `longtake
 
 STORE = "store"
 """The store where none is given: a folder of that name here."""
+
+
+def examples(*lines: str) -> str:
+    """The end of a verb's help: lines to type."""
+    return "\n".join(["\b", "Examples:" if len(lines) > 1 else "Example:", *(f"  {line}" for line in lines)])

@@ -1,0 +1,125 @@
+"""Verbs of answers: models are scored, and tables, pages and pictures tell of it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from longtake.jobs.verbs.options import (
+    STORE,
+    By,
+    Columns,
+    ConfigName,
+    Draw,
+    DryRun,
+    Format,
+    Out,
+    Overrides,
+    Plot,
+    RunIds,
+    Sort,
+    StoreUri,
+    Where,
+    Wide,
+    examples,
+)
+
+app = typer.Typer()
+
+
+@app.command(
+    epilog=examples(
+        "longtake evaluate memory --runs latest", "longtake evaluate demo --runs A,B --tasks retrieval --limit 4"
+    )
+)
+def evaluate(
+    config: ConfigName = "default",
+    set_: Overrides = None,
+    store: StoreUri = STORE,
+    dry_run: DryRun = False,
+    runs: Annotated[str, typer.Option("--runs", metavar="latest|none|ID,ID", help="Whose checkpoints.")] = "latest",
+    tasks: Annotated[str | None, typer.Option("--tasks", metavar="A,B", help="Only these tasks of the config.")] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", min=1, metavar="N", help="Only N episodes: a look; kept apart from results."),
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Score checkpoints as they appear, until the runs end.")
+    ] = False,
+) -> None:
+    """Score checkpoints on memory tasks.
+
+    Only what is not scored yet is run."""
+    from longtake.jobs.evaluate import command as evaluate
+
+    evaluate.main(config, set_ or [], store, dry_run, runs, tasks, limit, follow)
+
+
+@app.command(
+    epilog=examples(
+        "longtake results scores --by task,system --sort task,-mean",
+        'longtake results steps --where "loss < 0.1" --plot losses.png',
+    )
+)
+def results(
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="scores, runs, steps, bench or trials.")] = "scores",
+    where: Where = None,
+    by: By = None,
+    sort: Sort = None,
+    columns: Columns = None,
+    format_: Format = None,
+    out: Out = None,
+    plot: Plot = None,
+    draw: Draw = None,
+    horizon: Annotated[
+        bool, typer.Option("--horizon", help="Of scores: for how many frames each model remembers.")
+    ] = False,
+    wide: Wide = False,
+    store: StoreUri = STORE,
+) -> None:
+    """Print a table: rows, means, a plot.
+
+    Scores are shown as means unless --columns asks for rows. They come with 95 % intervals over episodes and never mix
+    protocols.
+    """
+    from longtake.jobs.results import command as results
+
+    results.main(
+        table,
+        store,
+        where=where,
+        by=by,
+        sort=sort,
+        columns=columns,
+        format=format_,
+        out=out,
+        plot=plot,
+        draw=draw,
+        horizon=horizon,
+        wide=wide,
+    )
+
+
+@app.command(epilog=examples("longtake report latest --out page.html"))
+def report(
+    run: RunIds,
+    out: Annotated[str | None, typer.Option("--out", metavar="HTML", help="The page to write.")] = None,
+    store: StoreUri = STORE,
+) -> None:
+    """Write a page about runs or a sweep.
+
+    It holds tables, curves, films and picture strips."""
+    from longtake.jobs.report import command as report
+
+    report.main(run, store, out)
+
+
+@app.command(epilog=examples("longtake diagnose latest"))
+def diagnose(run: RunIds, store: StoreUri = STORE) -> None:
+    """How far back models remember, and what to change.
+
+    Beside it stands what that costs."""
+    from longtake.jobs.diagnose import command as diagnose
+
+    diagnose.main(run, store)
