@@ -203,7 +203,9 @@ class Clips(TorchDataset[Tensors]):
         whole = self.plan.batch(step)
         rows = {name: getattr(whole, name)[slot : slot + 1] for name in ("episode", "start", "slot", "order")}
         clip = dataclasses.replace(whole, size=1, **rows)
-        return {name: torch.from_numpy(array) for name, array in load_clips(self.data, clip).items()}
+        clips = vars(load_clips(self.data, clip))
+        arrays = {name: array for name, array in clips.items() if isinstance(array, np.ndarray)}
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 def _collate(clips: list[Tensors]) -> Tensors:
@@ -233,7 +235,7 @@ def _speed(case: str, data: Dataset, plan: Plan, settings: Settings) -> Iterator
     skip = _ready(data, plan)
     turns: dict[str, Callable[[], float]] = {
         OURS: ours.running,
-        THEIRS: lambda: _rate(theirs, skip, settings),
+        THEIRS: lambda: _rate((batch["frames"] for batch in theirs), skip, settings),
     }
     rivals = {THEIRS: OURS}
     with beside(settings.mosaic, data, settings.clip, settings.clips, skip, settings.steps) as more:
@@ -277,7 +279,7 @@ class _Platform:
     def running(self) -> float:
         """Clips a second, once it runs."""
         skip, stream = _ready(self._data, self._plan), self._from(self._step, ENDLESS)
-        found = _rate(stream, skip, self._settings)
+        found = _rate((batch.frames for _, batch in stream), skip, self._settings)
         stream.close()
         self._step += skip + self._settings.steps
         return found
@@ -292,7 +294,7 @@ class _Platform:
         _empty_cache()
         began = time.perf_counter()
         for _, batch in self._from(first, self._step):
-            batch["frames"].max()
+            batch.frames.max()
         return (self._step - first) * self._settings.clips / (time.perf_counter() - began)
 
     def _from(self, start: int, stop: int) -> Generator[Any]:
@@ -304,8 +306,8 @@ def _rate(source: Iterator[Any], skip: int, settings: Settings) -> float:
     for _ in itertools.islice(source, skip):
         pass
     began = time.perf_counter()
-    for batch in itertools.islice(source, settings.steps):
-        np.asarray((batch[1] if isinstance(batch, tuple) else batch)["frames"]).max()
+    for frames in itertools.islice(source, settings.steps):
+        np.asarray(frames).max()
     return settings.steps * settings.clips / (time.perf_counter() - began)
 
 

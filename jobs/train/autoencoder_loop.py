@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from longtake.jobs.train.plan import build_plan
 from longtake.models.autoencoder import Autoencoder
 from longtake.models.losses import Distance, reconstruction_loss
 from longtake.models.tokenizer import PIXELS, AutoencoderTokenizer
-from longtake.streaming.clips import load_clips
+from longtake.streaming.clips import ClipBatch, load_clips
 from longtake.streaming.plan import rank_slice
 from longtake.training.engine import Engine, step_of
 
@@ -73,7 +73,7 @@ def loss_of(
     config: AutoencoderTraining,
     context: Context,
     step: int,
-    clips: dict[str, Any],
+    clips: ClipBatch,
     distance: Distance | None,
 ) -> Tensor:
     """The loss of this rank's frames."""
@@ -81,11 +81,9 @@ def loss_of(
     noise = None
     if config.loss.kl:
         height, width, channels = config.model.latent
-        first = context.rank * len(frames)
-        draws = [
-            torch.randn(channels, height, width, generator=seeded(config.seed, step, first + i))
-            for i in range(len(frames))
-        ]
+        length = clips.frames.shape[1]
+        places = [slot * length + frame for slot in clips.slot.tolist() for frame in range(length)]
+        draws = [torch.randn(channels, height, width, generator=seeded(config.seed, step, place)) for place in places]
         noise = torch.stack(draws).to(context.device)
     made, mean, log_variance = engine(frames, noise)
     weights = config.loss
@@ -94,9 +92,9 @@ def loss_of(
     )
 
 
-def images_of(clips: dict[str, Any], device: str) -> Tensor:
+def images_of(clips: ClipBatch, device: str) -> Tensor:
     """Decoded clips → single frames (n, C, H, W) in [-1, 1] on the device."""
-    return PIXELS.encode(torch.from_numpy(clips["frames"]).to(device)).flatten(0, 1)
+    return PIXELS.encode(torch.from_numpy(clips.frames).to(device)).flatten(0, 1)
 
 
 def make_validation(
@@ -107,7 +105,7 @@ def make_validation(
     It returns `val_psnr` in dB, the mean over frames, and `val_loss`, the mean absolute error of pixels in [-1, 1].
     """
     share = rank_slice(build_plan(config, dataset, "val").batch(0), context.rank, context.world)
-    frames = torch.from_numpy(load_clips(dataset, share)["frames"]).to(context.device)
+    frames = torch.from_numpy(load_clips(dataset, share).frames).to(context.device)
 
     tokenizer = AutoencoderTokenizer(model)
 

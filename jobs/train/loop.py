@@ -29,7 +29,7 @@ from longtake.models.exported import TOKENIZER
 from longtake.models.state.monitor import state_statistics
 from longtake.models.tokenizer import Tokenizer, as_latents
 from longtake.models.world_model import WorldModel
-from longtake.streaming.clips import load_clips
+from longtake.streaming.clips import ClipBatch, load_clips
 from longtake.streaming.loader import batches, fail_if_too_many_replaced, local_batches
 from longtake.streaming.plan import rank_slice
 from longtake.tables import table as tables
@@ -61,9 +61,9 @@ def train_loop(context: Context, config: WorldModelTraining) -> None:
             engine.load(folder)
         tokenizer = tokenizers.of_training(context, config, folder)
     log = StepLog(context, start, config)
-    objective = TrainingLoss(config, model, engine, context.rank, context.world)
+    objective = TrainingLoss(config, model, engine)
     draw = make_samples(context, config, dataset, model, tokenizer)
-    validate = make_validation(context, config, dataset, TrainingLoss(config, model, model, context.rank), tokenizer)
+    validate = make_validation(context, config, dataset, TrainingLoss(config, model, model), tokenizer)
     for step, clips, waited in timed(clips_to_come):
         loss = 0.0
         for part in objective.losses(to_batch(clips, context.device, tokenizer), step):
@@ -83,7 +83,7 @@ def train_loop(context: Context, config: WorldModelTraining) -> None:
     log.close()
 
 
-def stream(context: Context, config: TrainConfig, dataset: Data, start: int) -> Iterator[tuple[int, Any]]:
+def stream(context: Context, config: TrainConfig, dataset: Data, start: int) -> Iterator[tuple[int, ClipBatch]]:
     """This rank's clips of every step to come, through Ray Data, or without it where there is no Ray."""
     plan = build_plan(config, dataset, "train")
     where = (context.rank, context.world, start, config.steps)
@@ -108,29 +108,31 @@ def prefetch_first(source: Iterator[Item]) -> Iterator[Item]:
     return items()
 
 
-def to_batch(clips: dict[str, Any], device: str, tokenizer: Tokenizer) -> Batch:
+def to_batch(clips: ClipBatch, device: str, tokenizer: Tokenizer) -> Batch:
     """Decoded clips → what the model sees, on the device."""
-    pose = clips.get("pose")
-    frames = torch.from_numpy(clips["frames"]).to(device)
+    pose = clips.pose
+    frames = torch.from_numpy(clips.frames).to(device)
     return Batch(
         as_latents(frames) if frames.is_floating_point() else tokenizer.encode(frames),
         Conditions(
             pose=None if pose is None else torch.from_numpy(pose).to(device),
-            actions=torch.from_numpy(clips["actions"]).to(device),
+            actions=torch.from_numpy(clips.actions).to(device),
         ),
+        tuple(clips.slot.tolist()),
+        clips.weight,
     )
 
 
-def batch_metrics(clips: dict[str, Any], data: Data) -> dict[str, float]:
+def batch_metrics(clips: ClipBatch, data: Data) -> dict[str, float]:
     """What a step's row says of a rank's clips: their length, the bytes that they took from the storage, the share
     that was replaced, and that of each dataset of a mixture."""
     numbers = {
-        "clip_frames": clips["frames"].shape[1],
-        "bytes_read": float(clips["bytes_read"].sum()),
-        "replaced": float((clips["replaced"] > 0).mean()),
+        "clip_frames": clips.frames.shape[1],
+        "bytes_read": float(clips.bytes_read),
+        "replaced": float((clips.replaced > 0).mean()),
     }
     if isinstance(data, Mixture):
-        part = data.part_of(clips["episode"])
+        part = data.part_of(clips.episode)
         numbers |= {f"drawn.{one.name}": float((part == number).mean()) for number, one in enumerate(data.datasets)}
     return numbers
 
@@ -192,8 +194,7 @@ def held_out(
     clips = load_clips(dataset, share)
     batch = to_batch(clips, context.device, tokenizer)
     b, t = batch.frames.shape[:2]
-    slots = range(context.rank * b, (context.rank + 1) * b)
-    noise = torch.stack([torch.randn(batch.frames.shape[1:], generator=seeded(0, 0, slot)) for slot in slots])
+    noise = torch.stack([torch.randn(batch.frames.shape[1:], generator=seeded(0, 0, slot)) for slot in batch.slot])
     level = torch.zeros(b, t, device=context.device)
     level[:, t // 2 :] = config.validation.noise_level
     return Noised(batch, level, (level > 0) / (level > 0).sum(), noise.to(context.device))

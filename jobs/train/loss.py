@@ -30,25 +30,42 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Batch:
-    """Clips as the model takes them: frames (b, t, C, H, W), pixels or latents, and their conditions."""
+    """Clips as the model takes them: frames (b, t, C, H, W), pixels or latents, and their conditions.
+
+    slot: the place of each clip in the whole batch of the step. weight: the share that these clips are of it.
+    """
 
     frames: Tensor
     conditions: Conditions
+    slot: tuple[int, ...]
+    weight: float
+
+    @classmethod
+    def whole(cls, frames: Tensor, conditions: Conditions) -> Batch:
+        """All clips of a step."""
+        return cls(frames, conditions, tuple(range(len(frames))), 1.0)
+
+    @property
+    def size(self) -> int:
+        """Clips of the whole batch."""
+        return round(len(self.slot) / self.weight)
 
     def between(self, start: int, stop: int) -> Batch:
         """Frames start..stop-1 of every clip."""
-        return Batch(self.frames[:, start:stop], self.conditions.frames(start, stop))
+        return replace(self, frames=self.frames[:, start:stop], conditions=self.conditions.frames(start, stop))
 
     def begun_at(self, first: Tensor) -> Batch:
         """Every clip from its frame `first` (b) on; what was before that comes last, where it can tell nothing."""
         frames = self.frames.shape[1]
         order = (first[:, None] + torch.arange(frames, device=first.device)) % frames
         clips = torch.arange(len(first), device=first.device)[:, None]
-        return Batch(self.frames[clips, order], self.conditions.taken(order))
+        return replace(self, frames=self.frames[clips, order], conditions=self.conditions.taken(order))
 
-    def only(self, clips: int) -> Batch:
-        """The first clips."""
-        return Batch(self.frames[:clips], self.conditions.clips(0, clips))
+    def clips(self, start: int, stop: int) -> Batch:
+        """Clips start..stop-1."""
+        slot = self.slot[start:stop]
+        weight = self.weight * len(slot) / len(self.slot)
+        return Batch(self.frames[start:stop], self.conditions.clips(start, stop), slot, weight)
 
 
 @dataclass(frozen=True)
@@ -77,13 +94,12 @@ class Noised:
 class TrainingLoss:
     """What a rank minimises: the diffusion-forcing loss of its clips, and the terms that the config adds.
 
-    `forward` is the call of `model`, or that of an engine around it, through which gradients flow.
+    `forward` is the call of `model`, or that of an engine around it, through which gradients flow. Ranks have shares
+    of one size, and the mean of their losses is the loss of the whole batch.
     """
 
-    def __init__(
-        self, config: WorldModelTraining, model: WorldModel, forward: Forward, rank: int = 0, world: int = 1
-    ) -> None:
-        self.config, self.model, self.forward, self.rank, self.world = config, model, forward, rank, world
+    def __init__(self, config: WorldModelTraining, model: WorldModel, forward: Forward) -> None:
+        self.config, self.model, self.forward = config, model, forward
         self._distance = distance_of(config, model)
 
     def losses(self, batch: Batch, step: int) -> Iterator[Tensor]:
@@ -96,7 +112,7 @@ class TrainingLoss:
             UserError: the state of a layer, or the loss, blew up.
         """
         config, noised = self.config, self.sample_noise(batch, step)
-        memory = self._start_memory(len(batch.frames), step)
+        memory = self._start_memory(batch.slot, step)
         frames = batch.frames.shape[1]
         block = config.temporal_block or frames
         stretch = block * (config.bptt_blocks or -(-frames // block))
@@ -118,22 +134,22 @@ class TrainingLoss:
     def sample_noise(self, batch: Batch, step: int) -> Noised:
         """Noise levels, noise, weights and dropped conditions of the rank's clips."""
         config = self.config
-        b, t = batch.frames.shape[:2]
+        t = batch.frames.shape[1]
         noises, dropped = [], []
-        generators = {slot: seeded(config.seed, step, slot) for slot in range(self.world * b)}
+        generators = {slot: seeded(config.seed, step, slot) for slot in range(batch.size)}
         # Those of all ranks: the mean over the batch weighs its frames together, however ranks share them.
         levels, weights, first = self._levels(generators, t, step)
-        for slot in self._slots(b):
+        for slot in batch.slot:
             generator = generators[slot]
             noises.append(torch.randn(batch.frames.shape[1:], generator=generator))
             dropped.append(draw_dropped(config.diffusion, 1, t, generator)[0])
         device = batch.frames.device
-        mine = slice(self.rank * b, (self.rank + 1) * b)
-        level, weight = levels[mine].to(device), (weights[mine] * self.world / weights.sum()).to(device)
+        mine = list(batch.slot)
+        level, weight = levels[mine].to(device), (weights[mine] / batch.weight / weights.sum()).to(device)
         batch = batch.begun_at(first[mine].to(device)) if first.any() else batch
         conditions = batch.conditions.drop(torch.stack(dropped).to(device))
         noise = torch.stack(noises).to(device)
-        return Noised(Batch(batch.frames, conditions), level, weight, noise)
+        return Noised(replace(batch, conditions=conditions), level, weight, noise)
 
     def _levels(
         self, generators: Mapping[int, torch.Generator], frames: int, step: int
@@ -174,10 +190,9 @@ class TrainingLoss:
         """
         asked, batch = self.config.memory.coherence, noised.batch
         assert asked is not None
-        clips, frames = noised.level.shape
-        context = frames // 2
+        context = batch.frames.shape[1] // 2
         free = context + asked.free_frames
-        generators = [seeded(self.config.seed, step, slot, 2) for slot in self._slots(clips)]
+        generators = [seeded(self.config.seed, step, slot, 2) for slot in batch.slot]
         sampler = SamplerConfig(steps=asked.sampler_steps)
         seen, ahead = batch.between(0, context), batch.between(context, free)
         memory = prefill(self.model, seen.frames, seen.conditions)
@@ -185,10 +200,11 @@ class TrainingLoss:
         shown = torch.cat([seen.frames, own, batch.frames[:, free:]], 1)
         level = torch.zeros_like(noised.level)
         level[:, free:] = 1.0
-        loss, _ = self.clip_loss(Noised(Batch(shown, batch.conditions), level, level / level.sum(), noised.noise), None)
+        asked_for = Noised(replace(batch, frames=shown), level, level / level.sum(), noised.noise)
+        loss, _ = self.clip_loss(asked_for, None)
         return loss
 
-    def _start_memory(self, clips: int, step: int) -> Memory | None:
+    def _start_memory(self, slots: tuple[int, ...], step: int) -> Memory | None:
         """Nothing remembered; with a nested state, in as many dimensions as are drawn for each clip.
 
         Half of the clips train the whole state: dimensions that are rarely there would learn to do nothing.
@@ -197,14 +213,14 @@ class TrainingLoss:
         if not widths:
             return None
         drawn = []
-        for slot in self._slots(clips):
+        for slot in slots:
             generator = seeded(self.config.seed, step, slot, 1)
             whole = torch.rand((), generator=generator) < 0.5 or len(widths) == 1
             drawn.append(widths[-1] if whole else widths[int(torch.randint(len(widths) - 1, (), generator=generator))])
         of_clip = torch.tensor(drawn)
         layers = [cast(Layer, layer) for layer in self.model.layers]
         return self.model.empty_memory(
-            clips, [of_clip.repeat_interleave(layer.scan.blocks if layer.scan else 1) for layer in layers]
+            len(slots), [of_clip.repeat_interleave(layer.scan.blocks if layer.scan else 1) for layer in layers]
         )
 
     def _block_loss(self, noised: Noised, memory: Memory | None, start: int, stop: int) -> tuple[Tensor, Memory | None]:
@@ -227,10 +243,6 @@ class TrainingLoss:
             width = max(state.shape[-1] for _, state in memory.states)
             memory = memory.with_width(settings.carry_width).with_width(width)
         return loss, memory
-
-    def _slots(self, clips: int) -> range:
-        """Places of the rank's clips in the global batch."""
-        return range(self.rank * clips, (self.rank + 1) * clips)
 
     def _require_sound(self, memory: Memory, step: int) -> None:
         try:

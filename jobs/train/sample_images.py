@@ -39,7 +39,7 @@ def make_drawing(
     chunk = model.config.chunk or 1
     context_frames = batch.frames.shape[1] // 2 // chunk * chunk
     made_frames = min(config.frames, batch.frames.shape[1] - context_frames) // chunk * chunk
-    one = batch.only(1)
+    one = batch.clips(0, 1)
     seen, ahead = one.between(0, context_frames), one.between(context_frames, context_frames + made_frames)
 
     @torch.no_grad()

@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,20 +19,46 @@ from longtake.streaming.plan import GlobalBatch
 
 log = logging.getLogger(__name__)
 
-
-Batch = dict[str, NDArray[Any]]
-
-
+Columns = dict[str, NDArray[Any]]
+"""Clips on their way through Ray Data, by the names of ClipBatch's fields."""
 Replace = Callable[[int, int, int], tuple[int, int]]
 
-
 ATTEMPTS = 100  # clips tried in place of one that cannot be read
-
-
 READERS = 16  # clips that are read from an object storage at the same time
-
-
 DECODERS = 8  # clips that are decoded at the same time, where there are as many CPUs
+
+
+@dataclass(frozen=True, eq=False)
+class ClipBatch:
+    """A rank's B clips of one step, T frames each, as arrays.
+
+    frames: uint8 (B, T, H, W, 3), or latents as the dataset keeps them. actions: float32 (B, T, stride x A); a clip's
+    first action is the null action, and so is that of every frame that does not follow in the recording the one before
+    it, as in a clip that walks back or jumps: what was recorded there does not lead here. With a stride, the action of
+    a frame is all those that led to it from the frame before, the oldest first. pose: float32 (B, T, 4), where there is
+    one. episode, start, slot: int64 (B,), where each clip is from, and its place in the whole batch of the step.
+    replaced: int64 (B,), clips that could not be read and were tried before it. weight: this share of the whole batch.
+    bytes_read: what was read of the storage meanwhile.
+    """
+
+    frames: NDArray[Any]
+    actions: NDArray[np.float32]
+    pose: NDArray[np.float32] | None
+    episode: Ints
+    start: Ints
+    slot: Ints
+    replaced: Ints
+    weight: float
+    bytes_read: int
+
+    @classmethod
+    def of(cls, columns: Columns) -> ClipBatch:
+        """The clips of one step."""
+        numbers = {name: columns[name] for name in ("episode", "start", "slot", "replaced")}
+        weight, read = float(columns["weight"][0]), int(columns["bytes_read"][0])
+        return cls(
+            columns["frames"], columns["actions"], columns.get("pose"), **numbers, weight=weight, bytes_read=read
+        )
 
 
 def relative_pose(pose: NDArray[Any]) -> NDArray[np.float32]:
@@ -43,30 +70,25 @@ def relative_pose(pose: NDArray[Any]) -> NDArray[np.float32]:
     return np.stack(columns, axis=1).astype(np.float32)
 
 
-def load_clips(dataset: Data, batch: GlobalBatch, replace: Replace | None = None) -> Batch:
+def load_clips(dataset: Data, batch: GlobalBatch, replace: Replace | None = None) -> ClipBatch:
     """Read the clips of a batch.
 
-    Returns frames uint8 (B, T, H, W, 3), actions float32 (B, T, stride x A), pose float32 (B, T, 4) where there
-    is one, and of each clip episode, start, slot and `replaced` (clips tried before it), int64 (B,); weight
-    float64 (1,): this share of the whole batch. A clip's first action is the null action, and so is that of every
-    frame that does not follow in the recording the one before it, as in a clip that walks back or jumps: what was
-    recorded there does not lead here. With a stride, the action of a frame is all those that led to it from the frame
-    before, the oldest first.
     `replace(step, slot, attempt)` names the clip to take for a corrupt one; without it CorruptData is
     raised.
     """
-    share = ClipReader(dataset, batch, replace, _of_step(_room(dataset, batch, 1), 0))
+    before = dataset.bytes_read
+    share = ClipReader(dataset, batch, replace, of_step(empty_columns(dataset, batch, 1), 0))
     places = range(len(batch.slot))
     if dataset.store.is_folder:
         for place in places:
             share.load(place)
     else:  # each waits for an answer, most of the time
-        with _threads(READERS) as readers:
+        with clip_threads(READERS) as readers:
             list(readers.map(share.load, places))
-    return share.clips
+    return ClipBatch.of({**share.columns, "bytes_read": np.array([dataset.bytes_read - before])})
 
 
-def _threads(number: int) -> ThreadPoolExecutor:
+def clip_threads(number: int) -> ThreadPoolExecutor:
     """They read and decode clips: both leave the interpreter's lock to others most of the time."""
     return ThreadPoolExecutor(number, thread_name_prefix="clips")
 
@@ -74,13 +96,13 @@ def _threads(number: int) -> ThreadPoolExecutor:
 class ClipReader:
     """The clips of a batch, each read into its place."""
 
-    def __init__(self, dataset: Data, batch: GlobalBatch, replace: Replace | None, room: Batch) -> None:
+    def __init__(self, dataset: Data, batch: GlobalBatch, replace: Replace | None, columns: Columns) -> None:
         self._dataset, self._batch, self._replace = dataset, batch, replace
-        self.clips = room
+        self.columns = columns
 
     def load(self, place: int) -> None:
         """One clip, or the first readable one of those that replace it."""
-        batch, clip = self._batch, {name: array[place] for name, array in self.clips.items() if name != "weight"}
+        batch, clip = self._batch, {name: array[place] for name, array in self.columns.items() if name != "weight"}
         episode, start, slot = (int(array[place]) for array in (batch.episode, batch.start, batch.slot))
         for attempt in itertools.count():
             try:
@@ -92,10 +114,10 @@ class ClipReader:
                 episode, start = self._replace(batch.step, slot, attempt)
             else:
                 for name, number in (("episode", episode), ("start", start), ("slot", slot), ("replaced", attempt)):
-                    self.clips[name][place] = number
+                    self.columns[name][place] = number
                 return
 
-    def _fill(self, clip: Batch, episode: int, start: int, order: Ints) -> None:
+    def _fill(self, clip: Columns, episode: int, start: int, order: Ints) -> None:
         stride, seen = self._batch.stride, int(order.max()) + 1
         there, visits = slice(seen), order[seen:]
         into = clip["frames"][there] if stride == 1 else None
@@ -110,20 +132,21 @@ class ClipReader:
         clip["actions"][1:][np.diff(order) != 1] = 0
 
 
-def _room(dataset: Data, batch: GlobalBatch, steps: int) -> Batch:
+def empty_columns(dataset: Data, batch: GlobalBatch, steps: int) -> Columns:
     """Room for the clips of so many batches like this one, a row for each."""
     clips, frames = len(batch.slot), batch.frames
-    room: Batch = {
+    columns: Columns = {
         "frames": np.empty((steps, clips, frames, *dataset.frame_shape), dataset.frame_dtype),
         "actions": np.empty((steps, clips, frames, batch.stride * dataset.action_dim), np.float32),
     }
     if dataset.has_pose:
-        room["pose"] = np.empty((steps, clips, frames, 4), np.float32)
+        columns["pose"] = np.empty((steps, clips, frames, 4), np.float32)
     numbers = {name: np.empty((steps, clips), np.int64) for name in ("episode", "start", "slot", "replaced")}
-    return {**room, **numbers, "weight": np.full((steps, 1), clips / batch.size)}
+    return {**columns, **numbers, "weight": np.full((steps, 1), clips / batch.size)}
 
 
-def _of_step(rows: Batch, row: int) -> Batch:
+def of_step(rows: Columns, row: int) -> Columns:
+    """One row of several steps' columns."""
     return {name: array[row] for name, array in rows.items()}
 
 

@@ -18,7 +18,16 @@ import numpy as np
 from longtake.cluster.launch import machine_cpus
 from longtake.datasets.mixture import Data
 from longtake.errors import UserError
-from longtake.streaming.clips import DECODERS, READERS, Batch, ClipReader, _of_step, _room, _threads
+from longtake.streaming.clips import (
+    DECODERS,
+    READERS,
+    ClipBatch,
+    ClipReader,
+    Columns,
+    clip_threads,
+    empty_columns,
+    of_step,
+)
 from longtake.streaming.plan import Plan, rank_slice
 
 WINDOW = 1024  # steps handed to Ray Data at a time, at most
@@ -32,24 +41,18 @@ READY = 1  # blocks that are made a rank's own ahead; Ray Data holds one more of
 AHEAD = 2  # blocks that are being read while one is worked with
 
 
-# --- clips --------------------------------------------------------------------------------------------------
-
-
-# --- batches ------------------------------------------------------------------------------------------------
-
-
 def fail_if_too_many_replaced(
-    source: Iterable[tuple[int, Batch]], plan: Plan, world: int, share: float
-) -> Iterator[tuple[int, Batch]]:
+    source: Iterable[tuple[int, ClipBatch]], plan: Plan, world: int, share: float
+) -> Iterator[tuple[int, ClipBatch]]:
     """The same batches, until more than `share` of a rank's clips were replaced, or of an epoch's if that is more.
 
     Raises UserError then: data that damaged is to be made again.
     """
     clips = replaced = 0
     for step, batch in source:
-        clips += len(batch["replaced"])
-        replaced += int((batch["replaced"] > 0).sum())
-        in_epoch = plan.steps_per_epoch * plan.frames_per_step / batch["frames"].shape[1] / world
+        clips += len(batch.replaced)
+        replaced += int((batch.replaced > 0).sum())
+        in_epoch = plan.steps_per_epoch * plan.frames_per_step / batch.frames.shape[1] / world
         if replaced > share * max(clips, in_epoch):
             raise UserError(
                 f"step {step}: {replaced} of {clips} clips could not be read and were replaced, more than "
@@ -71,12 +74,12 @@ class _Loader:
     world: int
     together: int = 1
 
-    def load(self, steps: Iterable[int]) -> Iterator[tuple[list[int], Batch]]:
+    def load(self, steps: Iterable[int]) -> Iterator[tuple[list[int], Columns]]:
         """Blocks of these steps, in order, a row for each; the next AHEAD are being read while one is worked with."""
-        waiting: deque[tuple[list[int], Batch, list[Future[None]]]] = deque()
+        waiting: deque[tuple[list[int], Columns, list[Future[None]]]] = deque()
         remote = waits = not self.dataset.store.is_folder
         counted = self.dataset.bytes_read
-        with _threads(min(DECODERS, machine_cpus())) as decoders, _threads(READERS) as readers:
+        with clip_threads(min(DECODERS, machine_cpus())) as decoders, clip_threads(READERS) as readers:
             try:
                 for group in itertools.chain(self._groups(steps), itertools.repeat(None, AHEAD)):
                     if group is not None:
@@ -102,14 +105,14 @@ class _Loader:
             while group := list(itertools.islice(alike, self.together)):
                 yield group
 
-    def _begin(self, group: list[int], pool: ThreadPoolExecutor) -> tuple[Batch, list[Future[None]]]:
+    def _begin(self, group: list[int], pool: ThreadPoolExecutor) -> tuple[Columns, list[Future[None]]]:
         cuts = [rank_slice(self.plan.batch(step), self.rank, self.world) for step in group]
-        rows = _room(self.dataset, cuts[0], len(group))
+        rows = empty_columns(self.dataset, cuts[0], len(group))
         replace = self.plan.replacement
-        shares = [ClipReader(self.dataset, one, replace, _of_step(rows, row)) for row, one in enumerate(cuts)]
-        return rows, [pool.submit(share.load, place) for share in shares for place in range(len(share.clips["slot"]))]
+        shares = [ClipReader(self.dataset, one, replace, of_step(rows, row)) for row, one in enumerate(cuts)]
+        return rows, [pool.submit(share.load, place) for share in shares for place in range(len(share.columns["slot"]))]
 
-    def blocks(self, rows: Any) -> Iterator[Batch]:
+    def blocks(self, rows: Any) -> Iterator[Columns]:
         """The steps of a Ray Data task, each a row."""
         for group, batch in self.load(rows["step"].tolist()):
             yield {"step": np.array(group), **batch}
@@ -117,10 +120,10 @@ class _Loader:
 
 def local_batches(
     dataset: Data, plan: Plan, rank: int, world: int, start_step: int, stop_step: int
-) -> Iterator[tuple[int, Batch]]:
+) -> Iterator[tuple[int, ClipBatch]]:
     """(step, batch) for steps [start, stop), read by threads up to AHEAD steps early; no Ray."""
     for (step,), rows in _Loader(dataset, plan, rank, world).load(range(start_step, stop_step)):
-        yield step, _of_step(rows, 0)
+        yield step, ClipBatch.of(of_step(rows, 0))
 
 
 def batches(
@@ -132,7 +135,7 @@ def batches(
     stop_step: int,
     *,
     cpus: float = 0.5,
-) -> Iterator[tuple[int, Batch]]:
+) -> Iterator[tuple[int, ClipBatch]]:
     """(step, batch) for steps [start, stop) through Ray Data; the same bytes as `local_batches`.
 
     cpus: that Ray sets aside for this rank's data task; 0 for a rank that holds those of its task too.
@@ -152,7 +155,7 @@ def batches(
         yield from _window(loader, steps, max(1, TASK_BYTES // step_bytes), cpus)
 
 
-def _window(loader: _Loader, steps: range, per_task: int, cpus: float) -> Iterator[tuple[int, Batch]]:
+def _window(loader: _Loader, steps: range, per_task: int, cpus: float) -> Iterator[tuple[int, ClipBatch]]:
     """One Ray Data pipeline: a row per step, in order, `per_task` rows loaded by one task."""
     import ray
 
@@ -168,7 +171,7 @@ def _window(loader: _Loader, steps: range, per_task: int, cpus: float) -> Iterat
             step = int(batch.pop("step"))
             if step != next(expected):
                 raise RuntimeError(f"Ray Data gave step {step} out of order in {steps}")
-            yield step, batch
+            yield step, ClipBatch.of(batch)
     if next(expected, None) is not None:
         raise RuntimeError(f"Ray Data lost steps of {steps}")
 
@@ -199,7 +202,7 @@ def _own() -> Any:
     from ray.data.collate_fn import NumpyBatchCollateFn
 
     class Own(NumpyBatchCollateFn):
-        def __call__(self, batch: Batch) -> Any:
+        def __call__(self, batch: Columns) -> Any:
             return [{name: array[row].copy() for name, array in batch.items()} for row in range(len(batch["step"]))]
 
     return Own()

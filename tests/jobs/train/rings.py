@@ -59,7 +59,7 @@ def walk(clips: int, frames: int, seed: int) -> Batch:
     images = shown[:, :, :, None].expand(-1, -1, -1, 4, -1).contiguous()
     angle = place * (2 * math.pi / LENGTH)
     pose = torch.stack([angle.sin(), angle.cos(), angle.cos(), angle.sin()], -1)
-    return Batch(images, Conditions(pose=pose))
+    return Batch.whole(images, Conditions(pose=pose))
 
 
 def rings(step: int) -> Batch:

@@ -386,10 +386,8 @@ def test_a_null_context_is_a_stream_that_begins_after_the_prefix(place: Path) ->
         torch.testing.assert_close(noised.batch.conditions.pose[clip, :kept], pose[clip, left_out:])
         assert (noised.level[clip] > 0).all() and not noised.weight[clip, kept:].any()
     assert float(noised.weight.sum()) == pytest.approx(1)
-    halves = [
-        TrainingLoss(config, model, model, rank, 2).sample_noise(batch.only(len(batch.frames) // 2), 3)
-        for rank in (0, 1)
-    ]
+    half = len(batch.frames) // 2
+    halves = [objective.sample_noise(batch.clips(first, first + half), 3) for first in (0, half)]
     torch.testing.assert_close(torch.cat([half.level for half in halves]), noised.level)
     torch.testing.assert_close(torch.cat([half.weight for half in halves]) / 2, noised.weight)
 
@@ -415,7 +413,7 @@ def test_two_ranks_have_the_gradients_of_one(place: Path) -> None:
         model.zero_grad()
         for rank in range(world):
             clips = load_clips(store.dataset("mazes"), rank_slice(plan.batch(0), rank, world))
-            for part in TrainingLoss(config, model, model, rank, world).losses(to_batch(clips, "cpu", PIXELS), 0):
+            for part in TrainingLoss(config, model, model).losses(to_batch(clips, "cpu", PIXELS), 0):
                 (part / world).backward()  # type: ignore[no-untyped-call]
         return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 

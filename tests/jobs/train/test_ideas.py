@@ -165,7 +165,7 @@ def test_the_perceptual_term_buys_looks() -> None:
     looks = []
     net = Lpips("lpips_alex")
     frames = smooth_images(6)
-    batch = Batch(frames, Conditions(pose=torch.zeros(1, 6, 4)))
+    batch = Batch.whole(frames, Conditions(pose=torch.zeros(1, 6, 4)))
     for perceptual in (None, {"weight": 0.5}):
         config = config_of(steps=60, perceptual=perceptual, model={"height": 32, "width": 32, "patch": 8})
         model = learn(config, batches=lambda step: batch)
@@ -194,7 +194,7 @@ def test_guidance_follows_the_conditions_more() -> None:
         told = torch.rand(clips, 4, generator=draw) * 2 - 1
         shade = told[..., None, None, None] * 0.3 + 0.3 * torch.randn(clips, 4, 1, 1, 1, generator=draw)
         pose = torch.stack([told, torch.zeros_like(told), torch.ones_like(told), torch.zeros_like(told)], -1)
-        return Batch(shade.expand(clips, 4, 3, 4, 4).clamp(-1, 1).contiguous(), Conditions(pose=pose))
+        return Batch.whole(shade.expand(clips, 4, 3, 4, 4).clamp(-1, 1).contiguous(), Conditions(pose=pose))
 
     model = learn(config, batches=lambda step: bright(16, step))
     ask = torch.tensor([[[0.8, 0.0, 1.0, 0.0]], [[-0.8, 0.0, 1.0, 0.0]]])
@@ -223,7 +223,7 @@ def test_state_goes_where_the_scene_moves() -> None:
         at = torch.cat([torch.arange(frames).expand(clips, -1), order], 1)
         pose = torch.zeros(clips, 2 * frames, 4)
         pose[..., 0], pose[..., 2] = at * 0.25, 1.0
-        return Batch(torch.stack([clip[i] for clip, i in zip(images, at, strict=True)]), Conditions(pose=pose))
+        return Batch.whole(torch.stack([clip[i] for clip, i in zip(images, at, strict=True)]), Conditions(pose=pose))
 
     def harder(step: int) -> Batch:
         return recall(16, min(6, 2 + step * 12 // config.steps), step)

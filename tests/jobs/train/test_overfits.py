@@ -24,7 +24,7 @@ def clips() -> Batch:
     walks = [generate(source, seed) for seed in range(4)]
     pose = torch.from_numpy(np.stack([relative_pose(walk.pose) for walk in walks if walk.pose is not None]))
     frames = torch.from_numpy(np.stack([walk.frames for walk in walks]))
-    return Batch(PixelTokenizer().encode(frames), Conditions(pose=pose))
+    return Batch.whole(PixelTokenizer().encode(frames), Conditions(pose=pose))
 
 
 @pytest.mark.slow

@@ -51,9 +51,9 @@ def test_an_epoch_through_a_bad_line_has_the_same_bytes(
     for (_, far), (_, near) in zip(
         local_batches(there, plan_of(there), 0, 1, 0, steps), local_batches(kept, plan, 0, 1, 0, steps), strict=True
     ):
-        assert far.keys() == near.keys() and not far["replaced"].any()
-        for name in far.keys() - {"bytes_read"}:  # that follows from what was read ahead meanwhile
-            np.testing.assert_array_equal(far[name], near[name])
+        assert not far.replaced.any()
+        for name in vars(far).keys() - {"bytes_read"}:  # that follows from what was read ahead meanwhile
+            np.testing.assert_array_equal(getattr(far, name), getattr(near, name))
     assert min(faulty.counts[fault] for fault in ("busy", "reset", "cut")) > 0
 
 
@@ -76,8 +76,9 @@ def test_an_epoch_reads_little_more_than_it_uses(bucket: str, faulty: Proxy) -> 
     data.read(int(plan.batch(0).episode[0]), 0, 1)  # the index and the client are there, as in any later step
     before, used, clips = faulty.counts.copy(), 0, 0
     for _, batch in local_batches(data, plan, 0, 1, 0, steps):
-        used += sum(array.nbytes for name, array in batch.items() if name in ("frames", "actions", "pose"))
-        clips += len(batch["frames"])
+        assert batch.pose is not None
+        used += batch.frames.nbytes + batch.actions.nbytes + batch.pose.nbytes
+        clips += len(batch.frames)
     read, requests = (faulty.counts[name] - before[name] for name in ("bytes", "requests"))
     print(f"{read} bytes read, {used} used: {read / used:.2f}; {requests} requests for {clips} clips")
     assert used > 500_000 and read / used <= 1.3

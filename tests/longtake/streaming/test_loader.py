@@ -170,11 +170,11 @@ def test_clips_hold_the_planned_frames_of_the_split(tmp_path: Path) -> None:
         batch = plan.batch(step)
         clips = load_clips(data, batch)
         assert set(batch.episode.tolist()) <= train
-        np.testing.assert_array_equal(clips["frames"][:, :, 0, 0, 0], batch.episode[:, None].repeat(batch.frames, 1))
-        np.testing.assert_array_equal(clips["frames"][:, :, 0, 0, 1], batch.start[:, None] + np.arange(batch.frames))
-        assert (clips["actions"][:, 0] == 0).all()
-        np.testing.assert_array_equal(clips["actions"][:, 1, 0], batch.start + 2)
-        assert clips["weight"] == [1.0]
+        np.testing.assert_array_equal(clips.frames[:, :, 0, 0, 0], batch.episode[:, None].repeat(batch.frames, 1))
+        np.testing.assert_array_equal(clips.frames[:, :, 0, 0, 1], batch.start[:, None] + np.arange(batch.frames))
+        assert (clips.actions[:, 0] == 0).all()
+        np.testing.assert_array_equal(clips.actions[:, 1, 0], batch.start + 2)
+        assert clips.weight == 1.0 and clips.slot.tolist() == batch.slot.tolist()
 
 
 def test_discrete_actions_reach_the_model_as_one_hot(tmp_path: Path) -> None:
@@ -183,8 +183,8 @@ def test_discrete_actions_reach_the_model_as_one_hot(tmp_path: Path) -> None:
     making.write_shard(0, [Episode(np.full((64, 2, 2, 3), n, np.uint8), actions, meta={"n": n}) for n in range(4)])
     data = making.finalize(1)
     batch = load_clips(data, train_plan(data).batch(0))
-    assert batch["actions"].dtype == np.float32 and batch["actions"].shape[2] == data.action_dim == 3
-    for clip, start in zip(batch["actions"], batch["start"], strict=True):
+    assert batch.actions.dtype == np.float32 and batch.actions.shape[2] == data.action_dim == 3
+    for clip, start in zip(batch.actions, batch.start, strict=True):
         assert not clip[0].any()
         there = actions[start : start + len(clip)]
         np.testing.assert_array_equal(clip[1:].argmax(1)[there[1:] >= 0], there[1:][there[1:] >= 0])
@@ -194,10 +194,10 @@ def test_discrete_actions_reach_the_model_as_one_hot(tmp_path: Path) -> None:
 def test_a_palindrome_walks_back_the_way_it_came(tmp_path: Path) -> None:
     data = numbered(tmp_path)
     clips = load_clips(data, train_plan(data, "palindrome").batch(7))
-    frames, pose = clips["frames"], clips["pose"]
+    frames, pose = clips.frames, clips.pose
     assert frames.shape[:2] == (3, 32) and pose.shape == (3, 32, 4)
     np.testing.assert_array_equal(frames, frames[:, ::-1])
-    assert (clips["actions"][:, 16:] == 0).all()
+    assert (clips.actions[:, 16:] == 0).all()
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -211,16 +211,16 @@ def test_a_revisit_shows_frames_of_its_first_half_with_their_pose_and_what_led_t
     for step in range(4):
         batch = plan.batch(step)
         clips = load_clips(data, batch)
-        shown = clips["frames"][..., 0, 0, 1].astype(int) - batch.start[:, None]
+        shown = clips.frames[..., 0, 0, 1].astype(int) - batch.start[:, None]
         np.testing.assert_array_equal(shown, batch.order * stride)
         np.testing.assert_array_equal(batch.order[:, :16], np.arange(16)[None].repeat(8, 0))
         assert batch.order.max() == 15 and batch.order.min() == 0
-        np.testing.assert_array_equal(clips["pose"][:, 16:], clips["pose"][np.arange(8)[:, None], batch.order[:, 16:]])
+        np.testing.assert_array_equal(clips.pose[:, 16:], clips.pose[np.arange(8)[:, None], batch.order[:, 16:]])
         follows = np.diff(batch.order) == 1
-        led = clips["actions"][:, 1:]
+        led = clips.actions[:, 1:]
         assert (led[~follows] == 0).all() and (led[follows] > 0).all()
         newest = led[..., -1][follows]  # the action of a frame led to it; frame t of an episode has action t + 1
-        np.testing.assert_array_equal(newest, (clips["frames"][:, 1:, 0, 0, 1][follows]) + 1)
+        np.testing.assert_array_equal(newest, (clips.frames[:, 1:, 0, 0, 1][follows]) + 1)
         orders |= {tuple(order) for order in batch.order.tolist()}
     assert len(orders) == 32, "each clip has an order of its own"
 
@@ -232,7 +232,7 @@ def test_a_mixture_of_clips_uses_either_half_of_what_it_has(tmp_path: Path) -> N
     begins = set()
     for step in range(12):
         batch = plan.batch(step)
-        frames = load_clips(data, batch)["frames"][..., 0, 0, 1]
+        frames = load_clips(data, batch).frames[..., 0, 0, 1]
         np.testing.assert_array_equal(frames, batch.start[:, None] + batch.order)
         for order, start in zip(batch.order, batch.start.tolist(), strict=True):
             forward, back = (order == np.arange(32)).all(), (order == order[::-1]).all()
@@ -250,9 +250,9 @@ def test_local_batches_resume_anywhere_and_agree_over_worlds(tmp_path: Path) -> 
     assert list(whole) == list(range(10)) and list(late) == list(range(5, 10))
     ranks = [dict(local_batches(data, plan, rank, 3, 5, 10)) for rank in range(3)]
     for step in late:
-        np.testing.assert_array_equal(whole[step]["frames"], late[step]["frames"])
-        np.testing.assert_array_equal(whole[step]["frames"], np.concatenate([r[step]["frames"] for r in ranks]))
-        assert sum(r[step]["weight"][0] for r in ranks) == pytest.approx(1)
+        np.testing.assert_array_equal(whole[step].frames, late[step].frames)
+        np.testing.assert_array_equal(whole[step].frames, np.concatenate([r[step].frames for r in ranks]))
+        assert sum(r[step].weight for r in ranks) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(("together", "rank"), [(2, 0), (3, 1), (16, 0)])
@@ -268,10 +268,10 @@ def test_steps_that_are_handed_over_together_are_the_same(tmp_path: Path, togeth
     assert max(len(steps) for steps, _ in blocks) == min(together, 8)
     for steps, rows in blocks:
         for row, step in enumerate(steps):
-            assert rows.keys() == expected[step].keys()
+            assert set(rows) == set(vars(expected[step]))
             for name in rows.keys() - {"bytes_read"}:
-                np.testing.assert_array_equal(rows[name][row], expected[step][name])
-    assert any(batch["replaced"].any() for batch in expected.values())
+                np.testing.assert_array_equal(rows[name][row], getattr(expected[step], name))
+    assert any(batch.replaced.any() for batch in expected.values())
 
 
 def test_a_clip_that_cannot_be_read_ends_the_task_without_waiting_for_all_others(
@@ -306,11 +306,11 @@ def test_a_corrupt_clip_is_replaced_by_the_same_one_in_any_world(
         load_clips(data, batch)
     with caplog.at_level(logging.WARNING, "longtake.streaming.loader"):
         whole = load_clips(data, batch, replace=plan.replacement)
-    assert len(caplog.records) == whole["replaced"].sum()
+    assert len(caplog.records) == whole.replaced.sum()
     halves = [load_clips(data, rank_slice(batch, rank, 2), replace=plan.replacement) for rank in range(2)]
     for name in ("frames", "replaced", "episode", "start"):
-        np.testing.assert_array_equal(whole[name], np.concatenate([half[name] for half in halves]))
-    assert whole["replaced"].any() and (whole["episode"] >= 5).all()
+        np.testing.assert_array_equal(getattr(whole, name), np.concatenate([getattr(half, name) for half in halves]))
+    assert whole.replaced.any() and (whole.episode >= 5).all()
 
 
 def test_too_many_replaced_clips_end_the_training(tmp_path: Path) -> None:
@@ -319,7 +319,7 @@ def test_too_many_replaced_clips_end_the_training(tmp_path: Path) -> None:
     path = tmp_path / "datasets/numbered/shards/00000.shard"
     path.write_bytes(path.read_bytes()[:8])
     clips = dict(local_batches(data, plan, 0, 1, 0, 6))
-    hit = sum(int((batch["replaced"] > 0).sum()) for batch in clips.values())
+    hit = sum(int((batch.replaced > 0).sum()) for batch in clips.values())
     assert len(list(fail_if_too_many_replaced(clips.items(), plan, 1, share=1.0))) == 6 and hit > 2
     with pytest.raises(UserError, match=r"clips could not be read and were replaced, more than data.max_replaced=0.05"):
         list(fail_if_too_many_replaced(clips.items(), plan, 1, share=0.05))
@@ -330,9 +330,9 @@ def test_a_stride_stacks_the_actions_between_its_frames(tmp_path: Path) -> None:
     plan = Plan.of(data, "train", stages=[(None, 8)], frames_per_step=24, base_segment=8, seed=0, stride=3)
     batch = plan.batch(1)
     clips = load_clips(data, batch)
-    assert clips["frames"].shape[:2] == (3, 8) and clips["actions"].shape == (3, 8, 3)
-    np.testing.assert_array_equal(clips["frames"][:, :, 0, 0, 1], batch.start[:, None] + 3 * np.arange(8))
-    for actions, start in zip(clips["actions"], batch.start, strict=True):
+    assert clips.frames.shape[:2] == (3, 8) and clips.actions.shape == (3, 8, 3)
+    np.testing.assert_array_equal(clips.frames[:, :, 0, 0, 1], batch.start[:, None] + 3 * np.arange(8))
+    for actions, start in zip(clips.actions, batch.start, strict=True):
         assert not actions[0].any()
         # Action t of `numbered` is t + 1, and leads into frame t.
         np.testing.assert_array_equal(actions[1], [start + 2, start + 3, start + 4])
@@ -351,7 +351,7 @@ def test_a_mixture_reads_from_each_by_weight(tmp_path: Path) -> None:
     assert part.tolist() == [0, 0, 1]
     for n, (of, episode) in enumerate(zip(part, batch.episode, strict=True)):
         own = parts[of].read(int(episode - 10 * of), int(batch.start[n]), int(batch.start[n]) + 8)
-        np.testing.assert_array_equal(clips["frames"][n], own.frames)
+        np.testing.assert_array_equal(clips.frames[n], own.frames)
     again = pickle.loads(pickle.dumps(data))
     assert again.fingerprint == data.fingerprint != parts[0].fingerprint
 
@@ -392,10 +392,9 @@ def test_ray_data_gives_the_same_batches_in_order(tmp_path: Path) -> None:
         got = dict(batches(data, plan, 1, 2, 3, 12))
     assert list(got) == list(expected)
     for step, batch in got.items():
-        assert batch.keys() == expected[step].keys() and batch["frames"].flags.writeable
-        assert batch.pop("bytes_read").shape == (1,)  # follows from what was read ahead meanwhile
-        for name, array in batch.items():
-            np.testing.assert_array_equal(array, expected[step][name])
+        assert batch.frames.flags.writeable
+        for name in vars(batch).keys() - {"bytes_read"}:  # that follows from what was read ahead meanwhile
+            np.testing.assert_array_equal(getattr(batch, name), getattr(expected[step], name))
 
 
 def test_of_a_long_index_only_the_part_that_is_asked_for_is_unpacked(
