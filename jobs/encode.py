@@ -26,7 +26,8 @@ from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
 from longtake.jobs.latents import tokenizers
 from longtake.jobs.shard_tasks import missing_shards, reused
-from longtake.jobs.train.config import DATASET, PIXELS
+from longtake.jobs.train.config import DATASET
+from longtake.models.description import PIXELS
 from longtake.storage.store import Store, open_store
 from longtake.training import checkpoints
 

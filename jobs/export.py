@@ -11,13 +11,13 @@ it.
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 from longtake.errors import UserError, unknown
-from longtake.models.exported import CONFIG, MODEL, ORIGIN, TOKENIZER, WEIGHTS, write_sums
+from longtake.models import description
+from longtake.models.exported import MODEL, TOKENIZER, WEIGHTS, write_sums
 from longtake.storage.store import Store, open_store
 from longtake.training import checkpoints
 
@@ -79,9 +79,9 @@ def export(store: Store, row: dict[str, Any], step: int, out: Path) -> None:
         shutil.copyfile(folder / WEIGHTS, out / WEIGHTS)
         if (folder / TOKENIZER).is_dir():
             shutil.copytree(folder / TOKENIZER, out / TOKENIZER)
-        written = json.loads((folder / CONFIG).read_text())
-    origin = {name: row[name] for name in ("run", "name", "dataset_name", "code_version")} | {"step": step}
-    (out / CONFIG).write_text(json.dumps(written | {ORIGIN: origin}, indent=1))
+        described = description.read(folder)
+    origin = {name: row[name] for name in ("run", "name", "dataset_name", "code_version")}
+    described.exported(description.Origin(**origin, step=step)).write(out)
     write_sums(out)
 
 

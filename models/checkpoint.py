@@ -7,12 +7,11 @@ SHA256SUMS                         in an exported folder: what `sha256sum --chec
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from longtake.models.config import ModelConfig
-from longtake.models.exported import CONFIG, TOKENIZER, WEIGHTS, require_sums
-from longtake.models.tokenizer import PIXELS, Tokenizer, load_tokenizer
+from longtake.models.description import CONFIG, read_world_model
+from longtake.models.exported import TOKENIZER, WEIGHTS, require_sums
+from longtake.models.tokenizer import PixelTokenizer, Tokenizer, load_tokenizer
 from longtake.models.world_model import WorldModel
 
 
@@ -26,10 +25,9 @@ def load_model(folder: Path) -> WorldModel:
     from safetensors.torch import load_file
 
     require_sums(folder)
-    written = json.loads((folder / CONFIG).read_text())
-    model = WorldModel(ModelConfig.model_validate_json(json.dumps(written["model"])))
-    model.trained_frames = written["trained_frames"]
-    model.shown_context = written.get("shown_context", True)
+    described = read_world_model(folder)
+    model = WorldModel(described.model)
+    model.trained_frames, model.shown_context = described.trained_frames, described.shown_context
     try:
         model.load_state_dict(load_file(folder / WEIGHTS))
     except RuntimeError as error:
@@ -42,7 +40,7 @@ def load_model_tokenizer(folder: Path, device: str = "cpu") -> Tokenizer:
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: the folder's tokenizer is damaged, or needs a package that is missing.
+        ValueError: the config is no world model's; the tokenizer is damaged, or needs a package that is missing.
     """
-    kind = json.loads((folder / CONFIG).read_text())["tokenizer"]
-    return PIXELS if kind == PIXELS.kind else load_tokenizer(folder / TOKENIZER, device)
+    described = read_world_model(folder)
+    return load_tokenizer(folder / TOKENIZER, device) if described.on_latents else PixelTokenizer()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -315,46 +314,3 @@ class AutoencoderConfig(_Frozen):
         if problems:
             raise ValueError(*problems)
         return self
-
-
-class DiffusersConfig(BaseModel):
-    """What we need of the config.json of diffusers' AutoencoderKL."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    in_channels: Positive
-    latent_channels: Positive
-    block_out_channels: Annotated[list[Positive], Field(min_length=1)]
-    scaling_factor: float
-    shift_factor: float | None = None
-
-    def latent_shape(self, frame_shape: tuple[int, ...]) -> tuple[int, int, int]:
-        """Height, width and channels of the latents of such frames (H, W, C).
-
-        Raises:
-            ValueError: sides that its halvings do not divide, or other channels.
-        """
-        height, width, channels = frame_shape
-        downsample = 2 ** (len(self.block_out_channels) - 1)
-        if height % downsample or width % downsample or channels != self.in_channels:
-            raise ValueError(
-                f"takes frames whose sides are multiples of {downsample}, with {self.in_channels} channels; these are "
-                + " x ".join(map(str, frame_shape))
-            )
-        return height // downsample, width // downsample, self.latent_channels
-
-
-def read_tokenizer_config(written: dict[str, Any]) -> AutoencoderConfig | DiffusersConfig:
-    """The tokenizer that a folder's config.json describes: an autoencoder of ours, or diffusers' AutoencoderKL.
-
-    Raises:
-        ValueError: it is neither, or something in it is wrong.
-    """
-    if written.get("_class_name") == "AutoencoderKL":
-        return DiffusersConfig.model_validate(written)
-    kind = written.get("model", {}).get("kind")
-    if kind != "autoencoder":
-        raise ValueError(
-            f"holds {kind or 'something else'}, expected an autoencoder of ours or diffusers' AutoencoderKL"
-        )
-    return AutoencoderConfig.model_validate_json(json.dumps(written["model"]))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+from longtake.models.description import CONFIG, says_origin
+
+WEIGHTS = "model.safetensors"
 TOKENIZER = "tokenizer"
 """The folder of the tokenizer in a checkpoint."""
 
@@ -14,8 +15,6 @@ MODEL = (WEIGHTS, CONFIG, TOKENIZER)
 """What is read of a checkpoint to generate with it; the rest is for going on with its training."""
 
 SUMS = "SHA256SUMS"
-ORIGIN = "from"
-"""The key of an exported config under which stands where it is from."""
 
 
 def write_sums(folder: Path) -> None:
@@ -31,7 +30,7 @@ def require_sums(folder: Path) -> None:
         ValueError: a file is another, or gone; or an earlier version exported it, without sums.
     """
     if not (folder / SUMS).is_file():
-        if ORIGIN in json.loads((folder / CONFIG).read_text()):
+        if says_origin(folder):
             raise ValueError(
                 f"{folder}: exported by an earlier version, without {SUMS}: export it again, or, if you trust it, run "
                 f"`sha256sum {WEIGHTS} {CONFIG} > {SUMS}` in it"

@@ -5,7 +5,6 @@ Letters: b clips, t frames, H·W pixels, C channels of a frame; c·h·w numbers 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,8 +13,11 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from longtake.models import description
 from longtake.models.autoencoder import Autoencoder
-from longtake.models.config import AutoencoderConfig, DiffusersConfig, read_tokenizer_config
+from longtake.models.config import AutoencoderConfig
+from longtake.models.description import CONFIG, AutoencoderDescription, DiffusersConfig, parse_tokenizer
+from longtake.models.exported import WEIGHTS
 
 PIECE = 2**19
 """Pixels that an autoencoder is given at once, so that long clips cost no more memory than short ones."""
@@ -40,7 +42,7 @@ class Tokenizer(Protocol):
 class PixelTokenizer:
     """Pixels as floats in [-1, 1]: c·h·w is C·H·W."""
 
-    kind = "pixels"
+    kind = description.PIXELS
 
     def encode(self, frames: Tensor) -> Tensor:
         """uint8 frames (b, t, H, W, C) → floats (b, t, C, H, W) in [-1, 1]."""
@@ -83,9 +85,8 @@ class AutoencoderTokenizer:
 
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: tensor.cpu().contiguous() for name, tensor in self.autoencoder.state_dict().items()}
-        save_file(weights, folder / "model.safetensors")
-        written = {"model": self.autoencoder.config.model_dump(mode="json")}
-        (folder / "config.json").write_text(json.dumps(written, indent=1))
+        save_file(weights, folder / WEIGHTS)
+        AutoencoderDescription(model=self.autoencoder.config).write(folder)
 
 
 class DiffusersTokenizer:
@@ -136,9 +137,9 @@ def load_tokenizer(folder: Path, device: str = "cpu") -> Tokenizer:
         ValueError: the folder holds something else, the weights are not those of the config, or diffusers is missing.
     """
     try:
-        config = read_tokenizer_config(json.loads((folder / "config.json").read_text()))
+        config = parse_tokenizer((folder / CONFIG).read_bytes())
     except ValueError as error:
-        raise ValueError(f"{folder / 'config.json'}: {error}") from error
+        raise ValueError(f"{folder / CONFIG}: {error}") from error
     if isinstance(config, DiffusersConfig):
         return DiffusersTokenizer(_load_diffusers(folder).to(device), config)
     return AutoencoderTokenizer(_load_autoencoder(folder, config).to(device))
@@ -148,11 +149,11 @@ def _load_autoencoder(folder: Path, config: AutoencoderConfig) -> Autoencoder:
     from safetensors.torch import load_file
 
     autoencoder = Autoencoder(config)
-    weights = folder / "model.safetensors"
+    weights = folder / WEIGHTS
     try:
         autoencoder.load_state_dict(load_file(weights))
     except RuntimeError as error:
-        raise ValueError(f"{weights}: these weights do not fit {folder / 'config.json'}: {error}") from error
+        raise ValueError(f"{weights}: these weights do not fit {folder / CONFIG}: {error}") from error
     return autoencoder.eval().requires_grad_(False)
 
 

@@ -44,7 +44,7 @@ CIRCLES = (
 ORDER = {
     "longtake.models": (
         "mixers config conditions attention_mask attention_flex scan memory",
-        "diffusion exported state perceptual",
+        "diffusion description exported state perceptual",
         "world_model autoencoder losses",
         "tokenizer checkpoint rollout",
         "analysis mamba2_import",

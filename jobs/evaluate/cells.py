@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from longtake.errors import UserError
 from longtake.evals.protocol import Protocol
 from longtake.jobs.evaluate.external_models import Maker
-from longtake.jobs.train.config import PIXELS
-from longtake.models.exported import CONFIG
+from longtake.models import description
+from longtake.models.description import CONFIG, AutoencoderDescription
 from longtake.storage.store import Store
 from longtake.training import checkpoints
-
-if TYPE_CHECKING:
-    pass
-
 
 Variant = Literal["whole", "wiped", "stranger", "reconstruction"]
 """What is scored of a checkpoint: the model, the same with its memory wiped or filled by a stranger's context, or its
@@ -51,20 +46,26 @@ class EvaluatedCheckpoint:
         """
         where = f"{checkpoints.folder(run, step)}/{CONFIG}"
         try:
-            told = json.loads(checkpoints.read(store, run, step, CONFIG))
-            if told["model"].get("kind") == "autoencoder":
-                raise UserError(f"run {run}: it trained a tokenizer; what is scored here are world models")
-            if not told["model"]["causal"]:
-                raise UserError(f"run {run}: its model is not causal (causal: false): it cannot go on from a context")
-            chunk, trained = told["model"].get("chunk") or 1, told["trained_frames"]
-            latents, stride = told["tokenizer"] != PIXELS, told.get("stride", 1)
-            return EvaluatedCheckpoint(
-                run, name, step, dataset, latents, chunk, trained, stride, _cost(store, run, step)
-            )
+            described = description.parse(checkpoints.read(store, run, step, CONFIG))
         except FileNotFoundError:
             raise UserError(f"run {run}: the checkpoint of step {step} has no config ({where} is missing)") from None
-        except (ValueError, KeyError) as error:
-            raise UserError(f"run {run}: {where} is damaged: {type(error).__name__}: {error}") from None
+        except ValueError as error:
+            raise UserError(f"run {run}: {where} is damaged: {error}") from None
+        if isinstance(described, AutoencoderDescription):
+            raise UserError(f"run {run}: it trained a tokenizer; what is scored here are world models")
+        if not described.model.causal:
+            raise UserError(f"run {run}: its model is not causal (causal: false): it cannot go on from a context")
+        return EvaluatedCheckpoint(
+            run,
+            name,
+            step,
+            dataset,
+            latents=described.on_latents,
+            chunk=described.model.chunk or 1,
+            trained_frames=described.trained_frames,
+            stride=described.stride,
+            cost=_cost(store, run, step),
+        )
 
 
 def _cost(store: Store, run: str, step: int) -> tuple[tuple[str, float], ...]:

@@ -5,7 +5,6 @@ Everything but `read`, `of_dataset` and `of_training` works without torch, for t
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from longtake.datasets.dataset import TOKENIZER, tokenizer_digest
 from longtake.errors import UserError, unknown
-from longtake.jobs.train.config import DATASET, PIXELS
-from longtake.models.config import read_tokenizer_config
-from longtake.models.exported import CONFIG, WEIGHTS, require_sums
+from longtake.jobs.train.config import DATASET
+from longtake.models.description import CONFIG, PIXELS, parse_tokenizer
+from longtake.models.exported import WEIGHTS, require_sums
 from longtake.storage.store import Store
 from longtake.training import checkpoints
 
@@ -57,7 +56,7 @@ def opened(store: Store, named: str) -> Iterator[Path]:
     """
     if is_path(named):
         folder = Path(named).expanduser()
-        if not (folder / "config.json").is_file():
+        if not (folder / CONFIG).is_file():
             raise UserError(f"tokenizer: {named} is no folder with a config.json")
         try:
             require_sums(folder)
@@ -80,9 +79,7 @@ def latent_shape(store: Store, named: str, dataset: Data) -> tuple[int, int, int
     """
     with opened(store, named) as folder:
         try:
-            return read_tokenizer_config(json.loads((folder / "config.json").read_text())).latent_shape(
-                dataset.frame_shape
-            )
+            return parse_tokenizer((folder / CONFIG).read_bytes()).latent_shape(dataset.frame_shape)
         except ValueError as error:
             raise UserError(f"tokenizer: {named} {error} (dataset {dataset.name})") from error
 

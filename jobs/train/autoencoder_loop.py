@@ -5,7 +5,6 @@ Noise on the latents is drawn from (seed, step, place in the global batch): a re
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +20,7 @@ from longtake.jobs.train.loop import StepLog, batch_metrics, prefetch_first, str
 from longtake.jobs.train.loss import distance_of, seeded
 from longtake.jobs.train.plan import build_plan
 from longtake.models.autoencoder import Autoencoder
+from longtake.models.description import AutoencoderDescription
 from longtake.models.losses import Distance, reconstruction_loss
 from longtake.models.tokenizer import PIXELS, AutoencoderTokenizer
 from longtake.streaming.clips import ClipBatch, load_clips
@@ -124,7 +124,6 @@ def writer(context: Context, engine: Engine, config: AutoencoderTraining, step: 
     def write(folder: Path) -> None:
         engine.save(folder, {"step": step})
         if context.rank == 0:
-            described = {"model": config.model.model_dump(mode="json")}
-            (folder / "config.json").write_text(json.dumps(described, indent=1))
+            AutoencoderDescription(model=config.model).write(folder)
 
     return write

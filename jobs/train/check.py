@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, TypeGuard
 
 from longtake.errors import UserError
 from longtake.jobs.latents import tokenizers
-from longtake.jobs.train.config import DATASET, PIXELS, TrainConfig, WorldModelTraining
+from longtake.jobs.train.config import DATASET, TrainConfig, WorldModelTraining
+from longtake.models.description import PIXELS
 
 if TYPE_CHECKING:
     from longtake.datasets.mixture import Data

@@ -9,12 +9,11 @@ from pydantic import Field, model_validator
 from longtake.config import Config
 from longtake.errors import UserError, unknown
 from longtake.models.config import AutoencoderConfig, DiffusionConfig, ModelConfig, SamplerConfig
+from longtake.models.description import PIXELS
 from longtake.streaming.plan import Clip
 from longtake.training.engine_config import EngineConfig
 
 Positive = Annotated[int, Field(ge=1)]
-PIXELS = "pixels"
-"""The tokenizer of a world model that lives on no latents."""
 DATASET = "dataset"
 """The tokenizer of a world model whose dataset holds latents already: the one that encoded them."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,9 @@ from longtake.config import differences
 from longtake.errors import UserError
 from longtake.jobs.export import checkpoint_of, find
 from longtake.jobs.train.config import AutoencoderTraining, InitConfig, TrainConfig, WorldModelTraining
-from longtake.models.exported import CONFIG, WEIGHTS, require_sums
+from longtake.models import description
+from longtake.models.description import CONFIG
+from longtake.models.exported import WEIGHTS, require_sums
 from longtake.training import checkpoints
 
 if TYPE_CHECKING:
@@ -52,13 +53,16 @@ def shape_mismatches(config: TrainConfig, folder: Path) -> list[str]:
     from safetensors import safe_open
 
     with safe_open(folder / WEIGHTS, "pt") as file:
-        there = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  # it is no dict
-    here = {name: list(tensor.shape) for name, tensor in meta_model(config).state_dict().items()}
-    if there == here:
+        stored = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  # it is no dict
+    needed = {name: list(tensor.shape) for name, tensor in meta_model(config).state_dict().items()}
+    if stored == needed:
         return []
-    written = json.loads((folder / CONFIG).read_text())["model"]
-    told = differences(written, config.model.model_dump(mode="json"), "model")
-    return [f"its weights do not fit this model: {line}" for line in told]
+    try:
+        written = description.read(folder).model.model_dump(mode="json")
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    changes = differences(written, config.model.model_dump(mode="json"), "model")
+    return [f"its weights do not fit this model: {line}" for line in changes]
 
 
 def meta_model(config: TrainConfig) -> nn.Module:

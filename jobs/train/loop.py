@@ -7,7 +7,6 @@ number of workers, sees the same batches under the same noise.
 from __future__ import annotations
 
 import itertools
-import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +24,7 @@ from longtake.jobs.train.config import TrainConfig, WorldModelTraining
 from longtake.jobs.train.loss import Batch, Noised, TrainingLoss, seeded
 from longtake.jobs.train.plan import build_plan
 from longtake.models.conditions import Conditions
+from longtake.models.description import WorldModelDescription
 from longtake.models.exported import TOKENIZER
 from longtake.models.state.monitor import state_statistics
 from longtake.models.tokenizer import Tokenizer, as_latents
@@ -207,13 +207,16 @@ def writer(
 
     def write(folder: Path) -> None:
         engine.save(folder, {"step": step})
-        longest = max(stage.frames for stage in config.data.curriculum)
         if context.rank == 0:
             tokenizer.save(folder / TOKENIZER)
-            described = {"model": config.model.model_dump(mode="json"), "trained_frames": longest}
-            described |= {"tokenizer": tokenizer.kind, "stride": config.data.stride}
-            described |= {"shown_context": config.diffusion.null_context < 1}
-            (folder / "config.json").write_text(json.dumps(described, indent=1))
+            described = WorldModelDescription(
+                model=config.model,
+                trained_frames=max(stage.frames for stage in config.data.curriculum),
+                tokenizer=tokenizer.kind,
+                stride=config.data.stride,
+                shown_context=config.diffusion.null_context < 1,
+            )
+            described.write(folder)
 
     return write
 

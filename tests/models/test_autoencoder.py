@@ -14,7 +14,8 @@ from torch import Tensor
 from longtake.models import tokenizer as tokenizers
 from longtake.models.autoencoder import Autoencoder
 from longtake.models.conditions import Conditions
-from longtake.models.config import AutoencoderConfig, LayerConfig, ModelConfig, SamplerConfig, read_tokenizer_config
+from longtake.models.config import AutoencoderConfig, LayerConfig, ModelConfig, SamplerConfig
+from longtake.models.description import parse_tokenizer
 from longtake.models.losses import reconstruction_loss
 from longtake.models.rollout import rollout
 from longtake.models.tokenizer import PIXELS, AutoencoderTokenizer, load_tokenizer
@@ -142,11 +143,11 @@ def test_frames_of_another_shape_are_refused(trained: Autoencoder) -> None:
 
 
 def test_a_diffusers_folder_is_known_by_its_config(tmp_path: Path) -> None:
-    assert read_tokenizer_config(KL).latent_shape((64, 32, 3)) == (8, 4, 4)
+    assert parse_tokenizer(json.dumps(KL)).latent_shape((64, 32, 3)) == (8, 4, 4)
     with pytest.raises(ValueError, match="multiples of 8, with 3 channels; these are 60 x 64 x 3"):
-        read_tokenizer_config(KL).latent_shape((60, 64, 3))
+        parse_tokenizer(json.dumps(KL)).latent_shape((60, 64, 3))
     with pytest.raises(ValueError, match="holds world_model, expected an autoencoder"):
-        read_tokenizer_config({"model": {"kind": "world_model"}})
+        parse_tokenizer('{"model": {"kind": "world_model"}}')
 
 
 @pytest.mark.skipif(importlib.util.find_spec("diffusers") is not None, reason="diffusers is installed")
