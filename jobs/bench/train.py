@@ -33,9 +33,10 @@ from longtake.jobs.bench.timing import Row
 from longtake.jobs.presets import size
 from longtake.jobs.train.command import check
 from longtake.jobs.train.config import WorldModelTraining
-from longtake.jobs.train.loop import to_batch, train_loop
+from longtake.jobs.train.loop import train_loop
 from longtake.jobs.train.loss import TrainingLoss
 from longtake.jobs.train.plan import build_plan
+from longtake.jobs.train.world_model import to_batch
 from longtake.models.tokenizer import PIXELS
 from longtake.models.world_model import WorldModel
 from longtake.storage.store import Store, open_store

@@ -1,13 +1,13 @@
 """`longtake train CONFIG`: train a world model, or an autoencoder, on clips that stream from a dataset.
 
-Everything that can be refused is refused here, on the driver, before Ray or torch starts; the loops
-are in `train_loop.py` and `autoencoder_loop.py`.
+Everything that can be refused is refused here, on the driver, before Ray or torch starts; what a rank does is in
+`loop.py`.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from longtake.storage.store import Store
     from longtake.streaming.plan import Plan
     from longtake.tables.run_record import RunRecord
-    from longtake.training.context import Context
 
 RESUME_MAY_CHANGE = ("workers", "min_workers", "gpus_per_worker", "max_failures", "keep", "watch")
 """Settings that change where and how a training is run, and not what is learnt: a resumed run may have others."""
@@ -188,7 +187,8 @@ def _train(config: TrainConfig, store: Store, run: str, forked_from: str = "") -
     """Begin or go on with a run, and stay with it to its end; `forked_from` is RUN@STEP or nothing."""
     from longtake.cluster.launch import launch
     from longtake.jobs.display.progress_bar import training_bar
-    from longtake.jobs.train.memory_check import require_memory  # which needs torch
+    from longtake.jobs.train.loop import train_loop  # which needs torch
+    from longtake.jobs.train.memory_check import require_memory
     from longtake.training.fit import fit
 
     require_memory(config)
@@ -207,7 +207,7 @@ def _train(config: TrainConfig, store: Store, run: str, forked_from: str = "") -
         print(f"{config.name}: run {run}" + (f" goes on from step {start}" if start is not None else ""), flush=True)
         with record, record_training_cost(record, store), training_bar(config.name, config.steps) as bar:
             fit(
-                _loop(config),
+                train_loop,
                 config,
                 store=store,
                 run_id=run,
@@ -262,17 +262,6 @@ def _settled(config: TrainConfig, store: Store) -> TrainConfig:
 
         changes["init"] = init_weights.resolve(store, config.init)
     return config.model_copy(update=changes)
-
-
-def _loop(config: TrainConfig) -> Callable[[Context, Any], None]:
-    """What every rank runs."""
-    if isinstance(config, AutoencoderTraining):
-        from longtake.jobs.train.autoencoder_loop import autoencoder_loop
-
-        return autoencoder_loop
-    from longtake.jobs.train.loop import train_loop
-
-    return train_loop
 
 
 def start_record(

@@ -69,14 +69,19 @@ def meta_model(config: TrainConfig) -> nn.Module:
     """The model of a training without its weights: names and shapes only."""
     import torch
 
+    with torch.device("meta"):
+        return new_model(config)
+
+
+def new_model(config: TrainConfig) -> nn.Module:
+    """The model of a training with fresh weights, drawn from torch's seed."""
     from longtake.models.autoencoder import Autoencoder
     from longtake.models.world_model import WorldModel
 
-    with torch.device("meta"):
-        if isinstance(config, AutoencoderTraining):
-            return Autoencoder(config.model)
-        assert isinstance(config, WorldModelTraining)
-        return WorldModel(config.model)
+    if isinstance(config, AutoencoderTraining):
+        return Autoencoder(config.model)
+    assert isinstance(config, WorldModelTraining)
+    return WorldModel(config.model)
 
 
 def fill(model: nn.Module, config: TrainConfig, store: Store) -> None:

@@ -20,8 +20,9 @@ from longtake.jobs.train import command as train
 from longtake.jobs.train import memory_check
 from longtake.jobs.train import plan as train_plan
 from longtake.jobs.train.config import WorldModelTraining
-from longtake.jobs.train.loop import to_batch, train_loop
+from longtake.jobs.train.loop import train_loop
 from longtake.jobs.train.loss import TrainingLoss
+from longtake.jobs.train.world_model import to_batch
 from longtake.models.checkpoint import load_model
 from longtake.models.tokenizer import PIXELS
 from longtake.models.world_model import WorldModel

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from longtake.config import load
 from longtake.jobs.bench.train import written
 from longtake.jobs.train import command as train
+from longtake.jobs.train import init_weights
 from longtake.jobs.train import loop as train_loop
 from longtake.jobs.train.config import WorldModelTraining
 from longtake.storage.store import Store, open_store
@@ -72,8 +73,8 @@ def test_a_growing_clip_rebuilds_nothing_and_resumes_anywhere(
 ) -> None:
     made: list[str] = []
 
-    def counted(name: str) -> Any:
-        real = getattr(train_loop, name)
+    def counted(module: Any, name: str) -> Any:
+        real = getattr(module, name)
 
         def make(*arguments: Any, **options: Any) -> Any:
             made.append(name)
@@ -81,10 +82,10 @@ def test_a_growing_clip_rebuilds_nothing_and_resumes_anywhere(
 
         return make
 
-    for name in ("Engine", "WorldModel", "local_batches"):
-        monkeypatch.setattr(train_loop, name, counted(name))
+    for module, name in ((train_loop, "Engine"), (init_weights, "new_model"), (train_loop, "local_batches")):
+        monkeypatch.setattr(module, name, counted(module, name))
     straight = trained(store, "straight", config)
-    assert sorted(made) == ["Engine", "WorldModel", "local_batches"]
+    assert sorted(made) == ["Engine", "local_batches", "new_model"]
     rows = store.table("steps", where="run == 'straight'").sort_values("step")
     assert list(rows.clip_frames) == LENGTHS and set(rows.frames) == {256}
     assert rows[["val_loss", "val_loss.16", "val_loss.64"]].iloc[-1].notna().all()

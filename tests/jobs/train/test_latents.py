@@ -20,8 +20,8 @@ from longtake.jobs.evaluate.cell import score_cell
 from longtake.jobs.evaluate.config import EvaluateConfig
 from longtake.jobs.evaluate.grid import find_subjects, plan_cells
 from longtake.jobs.train import command as train
-from longtake.jobs.train.autoencoder_loop import autoencoder_loop
 from longtake.jobs.train.config import AutoencoderTraining, TrainConfig, WorldModelTraining
+from longtake.jobs.train.loop import train_loop
 from longtake.models.config import SamplerConfig
 from longtake.storage.store import Store, open_store
 from longtake.training import checkpoints
@@ -116,10 +116,10 @@ def test_a_killed_autoencoder_ends_with_the_same_weights(place: Place) -> None:
 
     config = place.config("squeeze", "steps=4", "checkpoint_every=2")
     assert isinstance(config, AutoencoderTraining)
-    autoencoder_loop(LocalContext(place.store, "straight"), config)
+    train_loop(LocalContext(place.store, "straight"), config)
     with pytest.raises(Killed):
-        autoencoder_loop(DyingContext(place.store, "killed"), config)
-    autoencoder_loop(LocalContext(place.store, "killed"), config)
+        train_loop(DyingContext(place.store, "killed"), config)
+    train_loop(LocalContext(place.store, "killed"), config)
     weights = []
     for run in ("straight", "killed"):
         with checkpoints.opened(place.store, run, 4) as folder:
