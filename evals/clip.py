@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from longtake.evals.protocol import Protocol
 from longtake.evals.registry import TASKS
 from longtake.evals.task import EvalClip, Indices, Pose
+from longtake.motion import leading_actions
 
 
 def build_clip(
@@ -43,20 +44,9 @@ def build_clip(
     return EvalClip(
         frames=frames[at],
         pose=None if pose is None else pose[at],
-        actions=_leading(actions, order, protocol.stride or 1),
+        actions=leading_actions(actions, order, protocol.stride or 1),
         distance=distance,
         episode=episode,
         stratum=stratum,
         labels={name: values[at] for name, values in (labels or {}).items()},
     )
-
-
-def _leading(actions: NDArray[np.float32], order: Indices, stride: int) -> NDArray[np.float32]:
-    """The actions that lead into each frame of a path; none into its first, and none where it leaves the recording.
-
-    What was done on the way there does not lead back, and a model is trained on that.
-    """
-    led = np.diff(order, prepend=order[0]) == 1
-    steps = order[:, None] * stride + np.arange(1 - stride, 1)  # t stride
-    stacked = actions[np.maximum(steps, 0)].reshape(len(order), -1)
-    return np.where(led[:, None], stacked, np.float32(0))

@@ -30,8 +30,8 @@ from longtake.models.exported import MODEL
 from longtake.models.rollout import LongContextWarning
 from longtake.models.tokenizer import Tokenizer
 from longtake.models.world_model import WorldModel
+from longtake.motion import relative_pose
 from longtake.storage.store import open_store
-from longtake.streaming.clips import relative_pose
 from longtake.tables.schema import NO_RUN
 from longtake.training import checkpoints
 

@@ -21,7 +21,7 @@ from longtake.evals.scoring import score
 from longtake.evals.systems import System
 from longtake.evals.task import EvalClip
 from longtake.models.conditions import Conditions
-from longtake.streaming.clips import relative_pose
+from longtake.motion import relative_pose
 from tests.evals.planted import Window
 
 if TYPE_CHECKING:

@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from longtake import motion
 from longtake.datasets.episode import LABEL, Episode, faults
 from longtake.datasets.index import ROWS, Index
 from longtake.datasets.shard import Array, ArraySpec, Chunk, CorruptData, decode
@@ -212,10 +213,7 @@ class Dataset:
 
     def action_vectors(self, actions: Array) -> NDArray[np.float32]:
         """Actions as float32 (T, action_dim): discrete ones as one-hot, and the null action as zeros."""
-        classes = self.manifest.action_classes
-        if classes is None:
-            return np.asarray(actions, np.float32)
-        return np.asarray(actions[:, None] == np.arange(classes), np.float32)
+        return motion.action_vectors(actions, self.manifest.action_classes)
 
     def episodes(self, split: str | None = None) -> pd.DataFrame:
         """(episode, length) of a split, or of all. Raises UserError for an unknown split."""

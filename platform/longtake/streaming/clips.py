@@ -1,10 +1,9 @@
-"""From a plan's clips to arrays: what is read, decoded, replaced; the arithmetic of poses and actions."""
+"""From a plan's clips to arrays: what is read, decoded, replaced."""
 
 from __future__ import annotations
 
 import itertools
 import logging
-import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from longtake.datasets.dataset import CorruptData
 from longtake.datasets.mixture import Data, Ints
+from longtake.motion import leading_actions, relative_pose
 from longtake.streaming.plan import GlobalBatch
 
 log = logging.getLogger(__name__)
@@ -32,13 +32,11 @@ DECODERS = 8  # clips that are decoded at the same time, where there are as many
 class ClipBatch:
     """A rank's B clips of one step, T frames each, as arrays.
 
-    frames: uint8 (B, T, H, W, 3), or latents as the dataset keeps them. actions: float32 (B, T, stride x A); a clip's
-    first action is the null action, and so is that of every frame that does not follow in the recording the one before
-    it, as in a clip that walks back or jumps: what was recorded there does not lead here. With a stride, the action of
-    a frame is all those that led to it from the frame before, the oldest first. pose: float32 (B, T, 4), where there is
-    one. episode, start, slot: int64 (B,), where each clip is from, and its place in the whole batch of the step.
-    replaced: int64 (B,), clips that could not be read and were tried before it. weight: this share of the whole batch.
-    bytes_read: what was read of the storage meanwhile.
+    frames: uint8 (B, T, H, W, 3), or latents as the dataset keeps them. actions: float32 (B, T, stride x A), as
+    `motion.leading_actions`. pose: float32 (B, T, 4), as `motion.relative_pose`, where there is one. episode, start,
+    slot: int64 (B,), where each clip is from, and its place in the whole batch of the step. replaced: int64 (B,), clips
+    that could not be read and were tried before it. weight: this share of the whole batch. bytes_read: what was read of
+    the storage meanwhile.
     """
 
     frames: NDArray[Any]
@@ -59,15 +57,6 @@ class ClipBatch:
         return cls(
             columns["frames"], columns["actions"], columns.get("pose"), **numbers, weight=weight, bytes_read=read
         )
-
-
-def relative_pose(pose: NDArray[Any]) -> NDArray[np.float32]:
-    """(T, 3) of x, y, yaw → (T, 4): dx, dy in the first frame's own axes, cos and sin of the turn since."""
-    x, y, yaw = np.asarray(pose, dtype=np.float64).T
-    dx, dy, turn = x - x[0], y - y[0], yaw - yaw[0]
-    ahead, left = math.cos(yaw[0]), math.sin(yaw[0])
-    columns = (dx * ahead + dy * left, dy * ahead - dx * left, np.cos(turn), np.sin(turn))
-    return np.stack(columns, axis=1).astype(np.float32)
 
 
 def load_clips(dataset: Data, batch: GlobalBatch, replace: Replace | None = None) -> ClipBatch:
@@ -119,17 +108,16 @@ class ClipReader:
 
     def _fill(self, clip: Columns, episode: int, start: int, order: Ints) -> None:
         stride, seen = self._batch.stride, int(order.max()) + 1
-        there, visits = slice(seen), order[seen:]
-        into = clip["frames"][there] if stride == 1 else None
+        visits = order[seen:]
+        into = clip["frames"][:seen] if stride == 1 else None
         source = self._dataset.read(episode, start, start + seen * stride, into=into)
         if into is None:
-            clip["frames"][there] = source.frames[::stride]
-        clip["actions"][there] = _stacked(self._dataset.action_vectors(source.actions), stride)
+            clip["frames"][:seen] = source.frames[::stride]
         if source.pose is not None:
-            clip["pose"][there] = relative_pose(source.pose[::stride])
-        for name in clip.keys() & {"frames", "actions", "pose"}:
+            clip["pose"][:seen] = relative_pose(source.pose[::stride])
+        for name in clip.keys() & {"frames", "pose"}:
             clip[name][seen:] = clip[name][visits]
-        clip["actions"][1:][np.diff(order) != 1] = 0
+        clip["actions"][...] = leading_actions(self._dataset.action_vectors(source.actions), order, stride)
 
 
 def empty_columns(dataset: Data, batch: GlobalBatch, steps: int) -> Columns:
@@ -148,11 +136,3 @@ def empty_columns(dataset: Data, batch: GlobalBatch, steps: int) -> Columns:
 def of_step(rows: Columns, row: int) -> Columns:
     """One row of several steps' columns."""
     return {name: array[row] for name, array in rows.items()}
-
-
-def _stacked(actions: NDArray[np.float32], stride: int) -> NDArray[np.float32]:
-    """(T x stride, A) → (T, stride x A): what led to every stride-th frame; nothing to the first."""
-    frames = len(actions) // stride
-    led = np.zeros((frames, stride, actions.shape[1]), np.float32)
-    led[1:] = actions[1 : 1 + (frames - 1) * stride].reshape(frames - 1, stride, -1)
-    return led.reshape(frames, -1)

@@ -11,8 +11,8 @@ from longtake.jobs.train.loss import Batch, TrainingLoss
 from longtake.models.conditions import Conditions
 from longtake.models.tokenizer import PixelTokenizer
 from longtake.models.world_model import WorldModel
+from longtake.motion import relative_pose
 from longtake.sources.environments.doom_maze import DoomMazeConfig, generate
-from longtake.streaming.clips import relative_pose
 from tests.jobs.train.rings import config_of, learn
 
 

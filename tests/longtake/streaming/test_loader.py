@@ -22,7 +22,7 @@ from longtake.datasets.shard import Codec
 from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
 from longtake.storage.store import open_store
-from longtake.streaming.clips import load_clips, relative_pose
+from longtake.streaming.clips import load_clips
 from longtake.streaming.loader import _Loader, batches, fail_if_too_many_replaced, local_batches
 from longtake.streaming.plan import Clip, Plan, rank_slice
 
@@ -127,13 +127,6 @@ def test_wrong_plans_say_everything_that_is_wrong() -> None:
         plan_of([64], [(10, 16), (5, 16), (None, 16)], 64, 16)
     with pytest.raises(UserError, match="cannot feed 3 workers"):
         rank_slice(plan_of([64], [(None, 16)], 32, 16).batch(0), 0, 3)
-
-
-def test_relative_pose_is_in_the_first_frame_s_axes() -> None:
-    # Looking along +y; then one square ahead; then one to the left, having turned left by 90 degrees.
-    pose = np.array([[2, 3, np.pi / 2], [2, 4, np.pi / 2], [1, 3, np.pi]], np.float32)
-    expected = [[0, 0, 1, 0], [1, 0, 1, 0], [0, 1, 0, 1]]
-    np.testing.assert_allclose(relative_pose(pose), expected, atol=1e-6)
 
 
 def numbered(

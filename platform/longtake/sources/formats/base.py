@@ -25,6 +25,7 @@ from longtake.config import Config
 from longtake.datasets.episode import Episode, faults
 from longtake.datasets.shard import Array
 from longtake.errors import nearest
+from longtake.motion import NULL_ACTION
 from longtake.sources.resize import Frames, shrink, square
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ def led_into(actions: Array, frames: int, lead: Lead) -> Array:
         raise Refused(f"actions: {len(actions)} long, frames are {frames}")
     rest = actions[: frames - 1] if lead == "out" else actions[1:]
     if actions.ndim == 1 and actions.dtype.kind in "iu":
-        return np.concatenate([[-1], _classes(rest)])[:frames]
+        return np.concatenate([[NULL_ACTION], _classes(rest)])[:frames]
     rest = as_float32("actions", rest if rest.ndim == 2 else rest[:, None])
     return np.concatenate([np.zeros_like(rest, shape=(1, rest.shape[1])), rest])[:frames]
 
