@@ -9,12 +9,11 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 
+from longtake import registry
 from longtake.errors import UserError, unknown
 
 
@@ -75,11 +74,12 @@ def mixers() -> list[Card]:
 
 def sources() -> list[Card]:
     """The environments that `collect` plays, then the formats that `ingest` reads."""
-    from longtake.jobs.collect import SOURCES
-    from longtake.sources.formats.registry import FORMATS
+    from longtake.sources import environments, formats
 
-    read = {name: sys.modules[format_.read.__module__] for name, format_ in FORMATS.items()}
-    groups = {"played, by `longtake collect`": SOURCES, "read, by `longtake ingest`": read}
+    groups = {
+        "played, by `longtake collect`": environments.modules(),
+        "read, by `longtake ingest`": formats.modules(),
+    }
     return [
         Card(name, inspect.cleandoc(module.__doc__ or ""), group)
         for group, modules in groups.items()
@@ -107,9 +107,9 @@ def metric_entries(text: str, names: set[str]) -> Iterator[tuple[str, str]]:
 
 def files(package: ModuleType) -> Iterator[tuple[str, str, set[str]]]:
     """Name, docstring and top-level names of every file of a package, which are not imported."""
-    for path in sorted(Path(package.__path__[0]).glob("*.py")):
+    for name, path in registry.files(package).items():
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        yield path.stem, ast.get_docstring(tree) or "", set(assigned(tree))
+        yield name, ast.get_docstring(tree) or "", set(assigned(tree))
 
 
 def assigned(tree: ast.Module) -> Iterator[str]:

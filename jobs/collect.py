@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, model_validator
 
@@ -23,29 +23,22 @@ from longtake.datasets.shard import Codec
 from longtake.datasets.writer import DatasetWriter, split_sizes
 from longtake.errors import require_all
 from longtake.jobs.shard_tasks import make_missing, reused
-from longtake.sources.environments import doom_maze, doom_memory, gym, memory_maze, texture_torus
+from longtake.registry import one_of
+from longtake.sources.environment import Environment, EnvironmentConfig
+from longtake.sources.environments import environments
 from longtake.sources.environments.doom_maze import DoomMazeConfig
-from longtake.sources.environments.doom_memory import DoomMemoryConfig
-from longtake.sources.environments.gym import GymConfig
-from longtake.sources.environments.memory_maze import MemoryMazeEnvConfig
-from longtake.sources.environments.texture_torus import TextureTorusConfig
 from longtake.storage.store import Store, open_store
 
 CONFIGS = Path(__file__).parent / "configs" / "collect"
 SEED_STRIDE = 1_000_003  # apart, so that the episodes of neighbouring seeds are others
-SOURCES: dict[str, Any] = {
-    "doom-maze": doom_maze,
-    "doom-memory": doom_memory,
-    "memory-maze": memory_maze,
-    "gym": gym,
-    "texture-torus": texture_torus,
-}
-"""Modules with `generate(config, seed)`, `about(config)` and `require(config)`, by the name in a config."""
-SEVERAL_WALKS = ("doom-maze", "texture-torus")
-"""Sources whose `generate(config, seed, number)` makes walk `number` of the world of a seed."""
 EXPECTED_RATIO = 0.9  # of compressed to raw frames, on the safe side
 TYPICAL_RATIO: dict[Codec, float] = {"zstd": 0.5, "zlib": 0.45, "video": 0.02}  # of mazes
 LEAST_SHARDS = 8  # of a small dataset, so that it is made in parallel, and little is made again after a kill
+
+if TYPE_CHECKING:
+    Source = EnvironmentConfig
+else:
+    Source = one_of((each.config for each in environments().values()), "source")
 
 
 class CollectConfig(Config):
@@ -63,22 +56,25 @@ class CollectConfig(Config):
     crf: int = Field(default=video.CRF, ge=0, le=51, description="quality of a video; lower is better")
     val: float = Field(default=0.1, gt=0, lt=1, description="share of the episodes; at least one")
     test: float = Field(default=0.1, gt=0, lt=1, description="share of the episodes; at least one")
-    source: Annotated[
-        DoomMazeConfig | DoomMemoryConfig | MemoryMazeEnvConfig | GymConfig | TextureTorusConfig,
-        Field(discriminator="source"),
-    ] = DoomMazeConfig()
+    source: Source = DoomMazeConfig()
 
     @model_validator(mode="after")
     def _whole_worlds(self) -> Self:
         if self.episodes % self.walks:
             near = max(1, round(self.episodes / self.walks)) * self.walks
             raise ValueError(f"episodes: {self.episodes} is no multiple of walks={self.walks}; the nearest is {near}")
-        if self.walks > 1 and self.source.source not in SEVERAL_WALKS:
+        if self.walks > 1 and not self.environment.several_walks:
+            several = [name for name, each in environments().items() if each.several_walks]
             raise ValueError(
                 f"walks: {self.walks}, but source {self.source.source} makes a world per episode; "
-                f"several walks in one have {' and '.join(SEVERAL_WALKS)}"
+                f"several walks in one have {' and '.join(several)}"
             )
         return self
+
+    @property
+    def environment(self) -> Environment:
+        """What is played."""
+        return environments()[self.source.source]
 
     @property
     def splits(self) -> dict[str, int]:
@@ -118,7 +114,7 @@ def check(config: CollectConfig, store: Store) -> None:
     require_all(
         lambda: config.splits,
         lambda: store.require_space(_expected_bytes(config)),
-        lambda: SOURCES[config.source.source].require(config.source),
+        lambda: config.environment.require(config.source),
     )
 
 
@@ -162,7 +158,7 @@ def _writer(config: CollectConfig, store: Store) -> DatasetWriter:
         config.name,
         recipe=_recipe(config),
         fps=config.source.fps,
-        **SOURCES[config.source.source].about(config.source),
+        **config.environment.about(config.source),
         val=config.val,
         test=config.test,
         chunk=config.chunk,
@@ -181,11 +177,10 @@ def _recipe(config: CollectConfig) -> dict[str, Any]:
 
 def record(config: CollectConfig, number: int) -> Episode:
     """An episode by its number: those of a world come one after another."""
-    generate, (world, walk) = SOURCES[config.source.source].generate, divmod(number, config.walks)
+    generate, (world, walk) = config.environment.generate, divmod(number, config.walks)
     seed = config.seed * SEED_STRIDE + world
     if config.walks == 1:
-        made: Episode = generate(config.source, seed)
-        return made
+        return generate(config.source, seed)
     made = generate(config.source, seed, walk)
     return replace(made, meta={**made.meta, worlds.WORLD: seed, worlds.WALK: walk})
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -25,11 +26,17 @@ from longtake.datasets.shard import Codec, ShardBuffer
 from longtake.datasets.writer import DatasetWriter, array_specs, copies, split_sizes
 from longtake.errors import UserError, nearest, require_all, unknown
 from longtake.jobs.shard_tasks import make_missing, reused
-from longtake.sources.formats.base import Framing, Item, Listing, Refused, attempt
-from longtake.sources.formats.registry import FORMATS, Source
+from longtake.registry import one_of
+from longtake.sources.formats import formats
+from longtake.sources.formats.base import FormatConfig, Framing, Item, Listing, Refused, attempt
 from longtake.storage.store import Store, open_store
 
 PROBES = 8  # episodes tried to learn what those of this source look like
+if TYPE_CHECKING:
+    Source = FormatConfig
+else:
+    Source = one_of((each.config for each in formats().values()), "kind")
+
 TOLD = 20  # refusals that are printed; the report has all
 
 
@@ -66,8 +73,8 @@ class Job:
 
 def main(kind: str, path: str, name: str, overrides: list[str], store: str, dry_run: bool = False) -> None:
     """The command: look, check, then read; with `dry_run` print the plan and touch nothing."""
-    if kind not in FORMATS:
-        raise UserError(unknown("format", kind, FORMATS))
+    if kind not in formats():
+        raise UserError(unknown("format", kind, formats()))
     settings = {"name": name, "path": locate(path).uri, "source": {"kind": kind}}
     config = build(IngestConfig, settings, overrides)
     where = open_store(store)
@@ -102,7 +109,7 @@ def prepare(config: IngestConfig) -> Job:
 
     Raises UserError with everything that is wrong with the source as a whole.
     """
-    place, format_ = open_store(config.path), FORMATS[config.source.kind]
+    place, format_ = open_store(config.path), formats()[config.source.kind]
     listing = format_.listing(config.source, place)
     item, episode = _first(config, listing, place)
     fps = config.fps or listing.fps or episode.meta.get("fps")
@@ -126,7 +133,7 @@ def _first(config: IngestConfig, listing: Listing, place: Store) -> tuple[Item, 
 
 
 def _read(config: IngestConfig, place: Store, item: Item) -> Episode:
-    return attempt(lambda: FORMATS[config.source.kind].read(config.source, place, item), config.framing)
+    return attempt(lambda: formats()[config.source.kind].read(config.source, place, item), config.framing)
 
 
 def _stored_bytes(config: IngestConfig, episode: Episode) -> int:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_core import PydanticKnownError
 
 from longtake.models.mixers import NONE, local_mixers, mixers
+from longtake.registry import known_name
 
 if TYPE_CHECKING:
     from longtake.models.mixers.base import BlockScan, Mixer, Options
@@ -19,14 +18,6 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-def _one_of(name: str, known: Iterable[str]) -> str:
-    """The name, if it is known or none; else the error of a Literal, which says what is allowed."""
-    names = [*known, NONE]
-    if name not in names:
-        raise PydanticKnownError("literal_error", {"expected": " or ".join(f"'{known}'" for known in names)})
-    return name
 
 
 class LayerConfig(_Frozen):
@@ -49,12 +40,12 @@ class LayerConfig(_Frozen):
     @field_validator("mixer")
     @classmethod
     def _known_mixer(cls, name: str) -> str:
-        return _one_of(name, mixers())
+        return known_name(name, [*mixers(), NONE])
 
     @field_validator("local")
     @classmethod
     def _known_local(cls, name: str) -> str:
-        return _one_of(name, local_mixers())
+        return known_name(name, [*local_mixers(), NONE])
 
     @model_validator(mode="after")
     def _options_fit(self) -> Self:

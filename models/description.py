@@ -112,9 +112,12 @@ def parse(text: str | bytes) -> Description:
         ValueError: it holds none of ours; a line for all that is wrong with it.
     """
     kind = _kind(_loaded(text))
-    kinds = {"world_model": WorldModelDescription, "autoencoder": AutoencoderDescription}
+    kinds: dict[str | None, type[WorldModelDescription] | type[AutoencoderDescription]] = {
+        "world_model": WorldModelDescription,
+        "autoencoder": AutoencoderDescription,
+    }
     if kind not in kinds:
-        raise ValueError(f"holds {kind or 'no model'}, expected {' or '.join(kinds)}")
+        raise ValueError(f"holds {kind or 'no model'}, expected world_model or autoencoder")
     try:
         return kinds[kind].model_validate_json(text)
     except ValidationError as error:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeGuard
 
 from longtake.errors import UserError
 from longtake.jobs.latents import tokenizers
+from longtake.jobs.train import watch
 from longtake.jobs.train.config import DATASET, TrainConfig, WorldModelTraining
 from longtake.models.description import PIXELS
 
@@ -154,11 +155,7 @@ def init_problems(config: TrainConfig, store: Store) -> list[str]:
 
 def watch_problems(config: TrainConfig) -> list[str]:
     """Loggers that cannot be had here."""
-    if not config.watch:
-        return []
-    from longtake.jobs.train import loggers
-
-    return loggers.problems(config.watch)
+    return watch.problems(config.watch)
 
 
 def perceptual_problems(config: TrainConfig) -> list[str]:

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from longtake.config import Config
 from longtake.errors import UserError, unknown
 from longtake.models.config import AutoencoderConfig, DiffusionConfig, ModelConfig, SamplerConfig
 from longtake.models.description import PIXELS
+from longtake.registry import known_name
 from longtake.streaming.plan import Clip
 from longtake.training.engine_config import EngineConfig
 
 Positive = Annotated[int, Field(ge=1)]
 DATASET = "dataset"
 """The tokenizer of a world model whose dataset holds latents already: the one that encoded them."""
+
+
+def known_logger(name: str) -> str:
+    """The name of a logger; their files are looked at only where one is named."""
+    from longtake.jobs.train.loggers import loggers
+
+    return known_name(name, loggers())
 
 
 class Stage(Config):
@@ -171,7 +179,7 @@ class TrainConfig(Config):
     data: DataConfig
     engine: EngineConfig = EngineConfig()
     validation: HeldOutConfig
-    watch: list[Literal["tensorboard", "mlflow", "wandb"]] = Field(
+    watch: list[Annotated[str, AfterValidator(known_logger)]] = Field(
         [], description="where the numbers of steps are shown too; the tables stay the truth"
     )
     init: InitConfig | None = None

@@ -12,7 +12,7 @@ from longtake.tables import table as tables
 from longtake.training import checkpoints
 
 if TYPE_CHECKING:
-    from longtake.jobs.train.loggers import MetricLoggers
+    from longtake.jobs.train.watch import MetricLoggers
     from longtake.training.context import Context
 
 COSTS = ("frames", "worker_s", "bytes_read")
@@ -26,7 +26,7 @@ class StepLog:
         self._context = context
         self._frames = config.data.frames_per_step
         self._spent = _spent(context, start)
-        self._watchers = _watchers(context, config) if config.watch and context.rank == 0 else None
+        self._loggers = _loggers(context, config) if config.watch and context.rank == 0 else None
         self._shown = 0
         self._rows: list[dict[str, Any]] = []
         self._first = start
@@ -61,8 +61,8 @@ class StepLog:
     def flush(self) -> None:
         """Write the rows since the last flush; called before each checkpoint, so that no row is lost or doubled."""
         self._show()
-        if self._watchers is not None:
-            self._watchers.flush()
+        if self._loggers is not None:
+            self._loggers.flush()
         if self._rows and self._context.rank == 0:
             self._context.require_lease()
             part = f"{self._context.run_id}-{self._first:08d}"
@@ -72,14 +72,14 @@ class StepLog:
 
     def close(self) -> None:
         """The last step is done."""
-        if self._watchers is not None:
-            self._watchers.close()
+        if self._loggers is not None:
+            self._loggers.close()
 
     def _show(self) -> None:
         """Hand the rows that are whole by now to who watches."""
-        if self._watchers is not None:
+        if self._loggers is not None:
             for row in self._rows[self._shown :]:
-                self._watchers.add(row["step"], {name: value for name, value in row.items() if name != "step"})
+                self._loggers.add(row["step"], {name: value for name, value in row.items() if name != "step"})
         self._shown = len(self._rows)
 
 
@@ -89,7 +89,7 @@ def _spent(context: Context, start: int) -> dict[str, float]:
     return {name: float(told.get(name, 0)) for name in COSTS}
 
 
-def _watchers(context: Context, config: TrainConfig) -> MetricLoggers:
-    from longtake.jobs.train.loggers import MetricLoggers
+def _loggers(context: Context, config: TrainConfig) -> MetricLoggers:
+    from longtake.jobs.train.watch import MetricLoggers
 
     return MetricLoggers(config.watch, context.store, context.run_id, config.model_dump(mode="json"))

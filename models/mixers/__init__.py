@@ -8,9 +8,10 @@ frames. How to add one: docs/adding-a-mixer.md.
 from __future__ import annotations
 
 import functools
-import importlib
-import pkgutil
+import sys
 from typing import TYPE_CHECKING
+
+from longtake import registry
 
 if TYPE_CHECKING:
     from longtake.models.mixers.base import Mixer
@@ -22,20 +23,18 @@ NONE = "none"
 @functools.cache
 def mixers() -> dict[str, type[Mixer]]:
     """The mixers over time, by name."""
-    return _found("MIXER")
+    return _holding("MIXER")
 
 
 @functools.cache
 def local_mixers() -> dict[str, type[Mixer]]:
     """The mixers over a few frames, by name."""
-    return _found("LOCAL")
+    return _holding("LOCAL")
 
 
-def _found(kind: str) -> dict[str, type[Mixer]]:
+def _holding(kind: str) -> dict[str, type[Mixer]]:
     """The files are imported when first asked for: a config can be read without PyTorch until it names layers."""
-    modules = {module.name: importlib.import_module(f"{__name__}.{module.name}") for module in _files()}
-    return {name: getattr(module, kind) for name, module in sorted(modules.items()) if hasattr(module, kind)}
+    from longtake.models.mixers.base import Mixer
 
-
-def _files() -> list[pkgutil.ModuleInfo]:
-    return [module for module in pkgutil.iter_modules(__path__) if module.name != "base"]
+    modules = registry.modules(sys.modules[__name__], {"MIXER": Mixer, "LOCAL": Mixer})
+    return {name: getattr(module, kind) for name, module in modules.items() if hasattr(module, kind)}

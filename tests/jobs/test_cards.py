@@ -13,10 +13,10 @@ import pytest
 from longtake.evals.metrics import METRICS
 from longtake.evals.registry import TASKS
 from longtake.jobs import cards, cli
-from longtake.jobs.collect import SOURCES
 from longtake.jobs.submit import HERE_ONLY
 from longtake.models.mixers import local_mixers, mixers
-from longtake.sources.formats.registry import FORMATS
+from longtake.sources.environments import environments
+from longtake.sources.formats import formats
 
 ROOT = Path(__file__).parents[2]
 LISTS = {"tasks": cards.tasks, "metrics": cards.metrics, "sources": cards.sources, "mixers": cards.mixers}
@@ -36,7 +36,7 @@ def grouped(found: list[cards.Card]) -> list[list[str]]:
 def test_the_lists_are_those_of_the_registries() -> None:
     assert grouped(cards.tasks()) == [sorted(TASKS)]
     assert grouped(cards.metrics()) == [list(METRICS)]
-    assert grouped(cards.sources()) == [sorted(SOURCES), sorted(FORMATS)]
+    assert grouped(cards.sources()) == [sorted(environments()), sorted(formats())]
     assert grouped(cards.mixers()) == [sorted(mixers()), sorted(local_mixers())]
 
 

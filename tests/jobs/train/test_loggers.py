@@ -16,7 +16,7 @@ from longtake.config import load
 from longtake.errors import UserError
 from longtake.jobs.bench.train import written
 from longtake.jobs.train import command as train
-from longtake.jobs.train import loggers
+from longtake.jobs.train import watch
 from longtake.jobs.train.config import WorldModelTraining
 from longtake.jobs.train.loop import train_loop
 from longtake.storage.store import Store, open_store
@@ -76,10 +76,10 @@ def test_the_others_are_told_by_their_own_clients(tmp_path: Path, monkeypatch: p
     fake.init = lambda **options: asked.update(options) or Run()  # type: ignore[attr-defined]
     fake.Settings = dict  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    watchers = loggers.MetricLoggers(["wandb"], open_store(tmp_path), "one", {"name": "maze"})
-    watchers.add(4, {"loss": 0.5, "val_loss": float("nan"), "run": "one"})
-    watchers.flush()
-    watchers.close()
+    loggers = watch.MetricLoggers(["wandb"], open_store(tmp_path), "one", {"name": "maze"})
+    loggers.add(4, {"loss": 0.5, "val_loss": float("nan"), "run": "one"})
+    loggers.flush()
+    loggers.close()
     assert logged == [(4, {"loss": 0.5}), (-1, {})]
     assert (asked["id"], asked["mode"], asked["resume"], asked["name"]) == ("one", "offline", "allow", "maze")
     assert Path(asked["dir"]) == tmp_path / "runs/one/watch/wandb"
@@ -88,7 +88,7 @@ def test_the_others_are_told_by_their_own_clients(tmp_path: Path, monkeypatch: p
 def test_a_watcher_that_cannot_be_had_is_refused_before_anything_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loggers.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(watch.importlib.util, "find_spec", lambda name: None)
     store, config = config_of(tmp_path, "watch=[wandb]")
     with pytest.raises(UserError, match=r"watch: wandb is not installed: pip install 'longtake\[wandb\]'"):
         train.check(config, store)

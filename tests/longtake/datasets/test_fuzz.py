@@ -20,8 +20,8 @@ from longtake.datasets.episode import Episode, faults
 from longtake.datasets.verify import damage
 from longtake.datasets.writer import DatasetWriter, digest
 from longtake.errors import UserError
+from longtake.sources.formats import formats
 from longtake.sources.formats.base import Framing, Refused, attempt
-from longtake.sources.formats.registry import FORMATS
 from longtake.storage.store import open_store
 from tests.longtake.sources.formats import foreign_files as files
 
@@ -65,7 +65,7 @@ def read_ours(path: Path) -> Found:
 
 def read_foreign(kind: str, **settings: object) -> Callable[[Path], Found]:
     def read(path: Path) -> Found:
-        format_, place, found = FORMATS[kind], open_store(path), {}
+        format_, place, found = formats()[kind], open_store(path), {}
         config = format_.config(**settings)
         for item in format_.listing(config, place).items:
             try:

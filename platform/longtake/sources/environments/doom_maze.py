@@ -31,6 +31,7 @@ from pydantic import Field
 from longtake.config import Config
 from longtake.datasets.episode import Episode
 from longtake.errors import UserError
+from longtake.sources.environment import Environment
 from longtake.sources.resize import shrink, square
 
 if TYPE_CHECKING:
@@ -387,3 +388,6 @@ def paths_to(grid: Grid, goal: Square) -> dict[Square, Square]:
                 towards[near] = (x, y)
                 queue.append(near)
     return towards
+
+
+ENVIRONMENT = Environment(DoomMazeConfig, generate, about, require, several_walks=True)

@@ -26,6 +26,7 @@ from pydantic import Field
 
 from longtake.config import Config
 from longtake.datasets.episode import Episode
+from longtake.sources.environment import Environment
 from longtake.sources.environments import doom_maze
 from longtake.sources.environments.doom_maze import SQUARE, TURN, DoomMazeConfig, Pixels
 from longtake.sources.resize import shrink, square
@@ -135,3 +136,6 @@ def _labels(config: DoomMemoryConfig, kinds: list[int], places: list[int]) -> di
             last[which] = t
     of = {"object": np.array([*kinds, -1]), "place": np.array([*places, -1])}
     return {"order": order, "gap": gap} | {name: values[order] for name, values in of.items()}
+
+
+ENVIRONMENT = Environment(DoomMemoryConfig, generate, about, require)

@@ -24,6 +24,7 @@ from longtake.config import Config
 from longtake.datasets.episode import Episode
 from longtake.datasets.shard import Array
 from longtake.errors import UserError
+from longtake.sources.environment import Environment
 from longtake.sources.environments.doom_maze import Pixels
 from longtake.sources.resize import shrink
 
@@ -183,3 +184,6 @@ def _seen(env: gymnasium.Env[Any, Any], config: GymConfig) -> Array:
             "expected uint8 (H, W, 3)"
         )
     return shrink(picture, config.resolution)
+
+
+ENVIRONMENT = Environment(GymConfig, generate, about, require)

@@ -26,6 +26,7 @@ from pydantic import Field, model_validator
 from longtake.config import Config
 from longtake.datasets.episode import Episode
 from longtake.errors import UserError
+from longtake.sources.environment import Environment
 from longtake.sources.environments.doom_maze import open_squares, paths_to
 from longtake.sources.formats.memory_maze import FPS, MOVES, POSE, as_yaw
 
@@ -191,3 +192,6 @@ class _Walker:
         if abs(left) < ASLANT:
             return FORWARD_LEFT if left > 0 else FORWARD_RIGHT
         return LEFT if left > 0 else RIGHT
+
+
+ENVIRONMENT = Environment(MemoryMazeEnvConfig, generate, about, require)

@@ -24,6 +24,7 @@ from pydantic import Field, model_validator
 from longtake.config import Config
 from longtake.datasets.episode import Episode
 from longtake.datasets.worlds import WRAPS
+from longtake.sources.environment import Environment
 from longtake.sources.environments.torus_walks import Walk, walk
 
 Frames = NDArray[np.uint8]
@@ -256,3 +257,6 @@ def _in_view(pose: NDArray[Any], time: Whole, world: World) -> Whole:
         covered = _covered(x, y, corners[:, number], world.config.extent, world.config.mover_pixels)
         count += covered.any((1, 2))
     return count
+
+
+ENVIRONMENT = Environment(TextureTorusConfig, generate, about, require, several_walks=True)

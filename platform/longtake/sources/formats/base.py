@@ -1,11 +1,6 @@
 """What every foreign format has in common: how its episodes are listed, read, aligned, cut and refused.
 
-A format is a file here with a config class and two functions:
-
-    listing(config, place) -> Listing        what is there, cheaply; UserError with all that is wrong with the whole
-    read(config, place, item) -> Episode     one episode; Refused with what is wrong with this one
-
-`place` is the folder or bucket as a Store, so that a format can be read from wherever datasets can be.
+`Format` is the face of a format: what a file here has to hold.
 """
 
 from __future__ import annotations
@@ -16,7 +11,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from pydantic import Field
@@ -61,6 +56,30 @@ class Listing:
     pose: list[str] | None = None
     fps: float | None = None
     refused: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a format is configured, listed and read.
+
+    config: its settings, with `kind`, the format's name, a Literal with itself as default.
+    listing: (config, place) to a Listing, cheaply; raises UserError with all that is wrong with the whole.
+    read: (config, place, item) to one episode; raises Refused with what is wrong with this one. It runs in a worker.
+
+    `place` is the folder or bucket as a Store, so that a format can be read from wherever datasets can be.
+    """
+
+    config: type[Config]
+    listing: Callable[[Any, Store], Listing]
+    read: Callable[[Any, Store, Item], Episode]
+
+
+class FormatConfig(Protocol):
+    """What every format's config says, beside its own settings."""
+
+    @property
+    def kind(self) -> str:
+        """The format's name."""
 
 
 class Framing(Config):

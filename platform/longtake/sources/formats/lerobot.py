@@ -26,7 +26,7 @@ from longtake.config import Config
 from longtake.datasets import video
 from longtake.datasets.episode import Episode
 from longtake.errors import UserError, unknown
-from longtake.sources.formats.base import Item, Listing, Refused, led_into, sizes
+from longtake.sources.formats.base import Format, Item, Listing, Refused, led_into, sizes
 
 if TYPE_CHECKING:
     import pyarrow
@@ -314,3 +314,6 @@ def _pose(state: Array, columns: list[int]) -> Array:
     x, y, *turn = (state[:, column] for column in columns)
     yaw = turn[0] if len(turn) == 1 else np.arctan2(turn[1], turn[0])
     return np.column_stack([x, y, yaw]).astype(np.float32)
+
+
+FORMAT = Format(LeRobotConfig, listing, read)

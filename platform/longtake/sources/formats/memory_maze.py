@@ -17,7 +17,7 @@ from pydantic import Field
 from longtake.config import Config
 from longtake.datasets.episode import Episode
 from longtake.errors import UserError
-from longtake.sources.formats.base import Item, Listing, Npz, Refused, led_into, need, sizes
+from longtake.sources.formats.base import Format, Item, Listing, Npz, Refused, led_into, need, sizes
 
 if TYPE_CHECKING:
     from longtake.datasets.shard import Array
@@ -67,3 +67,6 @@ def as_yaw(position: Array, direction: Array) -> Array:
     """Positions (T, 2) and directions (T, 2) as the pose x, y, yaw: float32 (T, 3)."""
     yaw = np.arctan2(direction[:, 1], direction[:, 0])
     return np.column_stack([position, yaw]).astype(np.float32)
+
+
+FORMAT = Format(MemoryMazeConfig, listing, read)

@@ -14,8 +14,8 @@ from pydantic import Field
 
 from longtake.datasets.episode import Episode
 from longtake.errors import UserError, unknown
-from longtake.sources.formats.base import Columns, Item, Listing, Npz, need, sizes
-from longtake.sources.formats.mp4_npz import pairs, read_pair
+from longtake.sources.formats.base import Columns, Format, Item, Listing, Npz, need, sizes
+from longtake.sources.formats.folder import pairs, read_pair
 
 if TYPE_CHECKING:
     from longtake.storage.store import Store
@@ -50,3 +50,6 @@ def read(config: TecoConfig, place: Store, item: Item) -> Episode:
         return read_pair(config, place, item, "into")
     arrays = Npz(place.read_bytes(item.key))
     return config.episode(need(arrays, "video"), arrays, "into", {"source": item.key})
+
+
+FORMAT = Format(TecoConfig, listing, read)

@@ -21,8 +21,8 @@ from longtake.datasets import video
 from longtake.datasets.episode import Episode
 from longtake.errors import UserError
 from longtake.sources.formats import tars
-from longtake.sources.formats.base import Columns, Item, Lead, Listing, Npz, Refused, read_npy, sizes
-from longtake.sources.formats.mp4_npz import PACKED
+from longtake.sources.formats.base import Columns, Format, Item, Lead, Listing, Npz, Refused, read_npy, sizes
+from longtake.sources.formats.folder import PACKED
 
 if TYPE_CHECKING:
     from longtake.storage.store import Store
@@ -107,3 +107,6 @@ def read(config: WebDatasetConfig, place: Store, item: Item) -> Episode:
         return config.episode(read_npy(data(pictures)), arrays, config.lead, meta)
     seen = video.read(io.BytesIO(data(pictures)))
     return config.episode(seen.frames, arrays, config.lead, {**meta, "fps": seen.fps})
+
+
+FORMAT = Format(WebDatasetConfig, listing, read)

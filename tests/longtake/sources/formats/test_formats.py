@@ -10,15 +10,15 @@ import pytest
 
 from longtake.datasets.episode import Episode
 from longtake.errors import UserError
+from longtake.sources.formats import formats
 from longtake.sources.formats.base import Framing, Npz, Refused, attempt, led_into, read_npy
-from longtake.sources.formats.registry import FORMATS
 from longtake.storage.store import open_store
 from tests.longtake.sources.formats import foreign_files as files
 
 
 def episodes(kind: str, path: Path, **settings: Any) -> dict[str, Episode | str]:
     """Every episode, or why there is none, by name."""
-    format_, place = FORMATS[kind], open_store(path)
+    format_, place = formats()[kind], open_store(path)
     config = format_.config(**settings)
     listing = format_.listing(config, place)
     found: dict[str, Episode | str] = dict(listing.refused)

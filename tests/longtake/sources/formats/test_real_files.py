@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from longtake.sources.formats.registry import FORMATS
+from longtake.sources.formats import formats
 from tests.longtake.sources.formats.real.make import digest
 from tests.longtake.sources.formats.test_formats import episodes, good
 
@@ -28,7 +28,7 @@ def array(name: str, key: str, rel: str) -> Any:
 @pytest.mark.parametrize("camera", ["front", "wrist"])
 def test_lerobot(camera: str) -> None:
     found = episodes("lerobot", REAL / "lerobot", camera=f"observation.images.{camera}")
-    assert list(found) == list(TRUTH["lerobot"]) and "lerobot" in FORMATS
+    assert list(found) == list(TRUTH["lerobot"]) and "lerobot" in formats()
     for key, told in TRUTH["lerobot"].items():
         episode = good(found[key])
         assert digest(episode.frames) == told[camera], key

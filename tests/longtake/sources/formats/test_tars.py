@@ -18,9 +18,8 @@ import numpy as np
 import pytest
 
 from longtake.errors import UserError
-from longtake.sources.formats import tars
+from longtake.sources.formats import formats, tars
 from longtake.sources.formats.base import Framing, Refused, attempt
-from longtake.sources.formats.registry import FORMATS
 from longtake.storage.store import open_store
 from tests.longtake.sources.formats import foreign_files as files
 
@@ -85,9 +84,9 @@ def test_an_episode_with_black_frames_is_the_one_that_was_packed(tmp_path: Path,
         (tmp_path / f"{number}.state.npz").write_bytes(files.npz(**files.states(number, 40)))
     names = tuple(sorted(os.listdir(tmp_path)))
     gnu_tar(tmp_path, "-S", "--hole-detection=raw", *SPARSE[version], members=names)
-    config = FORMATS["webdataset"].config(lead="into")
-    listing = FORMATS["webdataset"].listing(config, open_store(tmp_path))
-    read_one = FORMATS["webdataset"].read
+    config = formats()["webdataset"].config(lead="into")
+    listing = formats()["webdataset"].listing(config, open_store(tmp_path))
+    read_one = formats()["webdataset"].read
     made = [
         attempt(lambda item=item: read_one(config, open_store(tmp_path), item), Framing()) for item in listing.items
     ]
@@ -235,8 +234,8 @@ def test_compressed_tars_are_told(tmp_path: Path, kind: str) -> None:
     assert read(tmp_path) == ({}, {}, f"not a tar but {kind}: unpack it first")
     (tmp_path / "x.tar").rename(tmp_path / "y.tar.gz")
     files.tar(tmp_path / "x.tar", {"0": files.webdataset_sample(0)})
-    config = FORMATS["webdataset"].config(lead="into")
-    listing = FORMATS["webdataset"].listing(config, open_store(tmp_path))
+    config = formats()["webdataset"].config(lead="into")
+    listing = formats()["webdataset"].listing(config, open_store(tmp_path))
     assert [item.key for item in listing.items] == ["x.tar/0"]
     assert listing.refused == {"y.tar.gz": "compressed: unpack it to a .tar first"}
 
@@ -272,8 +271,8 @@ def test_a_sample_that_lacks_what_was_refused_is_refused(tmp_path: Path) -> None
     packed = [(f"{n}.{name}", data, FILE) for n in range(3) for name, data in sample.items()]
     twice = ("1.json", b'{"task": "other"}', FILE)
     archive(tmp_path / "x.tar", *(one for one in packed if one[0] != "0.json"), ("0.json", "1.json", SYMBOLIC), twice)
-    config = FORMATS["webdataset"].config(lead="into")
-    listing = FORMATS["webdataset"].listing(config, open_store(tmp_path))
+    config = formats()["webdataset"].config(lead="into")
+    listing = formats()["webdataset"].listing(config, open_store(tmp_path))
     assert [item.key for item in listing.items] == ["x.tar/2"]
     assert "0.json: a symbolic link" in listing.refused["x.tar/0"]
     assert listing.refused["x.tar/1"] == "1.json is in it twice"
@@ -335,4 +334,4 @@ def test_headers_of_headers_without_end_are_damage(tmp_path: Path) -> None:
 def test_a_tar_of_nothing_but_trouble_says_what(tmp_path: Path) -> None:
     archive(tmp_path / "x.tar", ("0.frames.npy", "/etc/passwd", SYMBOLIC))
     with pytest.raises(UserError, match=r"0\.frames\.npy: a symbolic link"):
-        FORMATS["webdataset"].listing(FORMATS["webdataset"].config(lead="into"), open_store(tmp_path))
+        formats()["webdataset"].listing(formats()["webdataset"].config(lead="into"), open_store(tmp_path))

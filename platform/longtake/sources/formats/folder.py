@@ -13,7 +13,7 @@ from pydantic import Field
 from longtake.datasets import video
 from longtake.datasets.episode import Episode
 from longtake.errors import UserError
-from longtake.sources.formats.base import Columns, Item, Lead, Listing, Npz, sizes
+from longtake.sources.formats.base import Columns, Format, Item, Lead, Listing, Npz, sizes
 
 if TYPE_CHECKING:
     from longtake.storage.store import Store
@@ -62,3 +62,6 @@ def read_pair(columns: Columns, place: Store, item: Item, lead: Lead) -> Episode
     with place.fs.open(place.path(item.key), "rb") as file:
         seen = video.read(file)
     return columns.episode(seen.frames, arrays, lead, {"source": item.key, "fps": seen.fps})
+
+
+FORMAT = Format(FolderConfig, listing, read)
