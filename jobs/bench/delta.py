@@ -10,9 +10,7 @@ installed. Half a minute.
 from __future__ import annotations
 
 import importlib
-import statistics
 from collections.abc import Callable
-from functools import partial
 from typing import Annotated
 
 import torch
@@ -22,7 +20,7 @@ from torch import Tensor
 from longtake.config import Config
 from longtake.jobs.bench import scan
 from longtake.jobs.bench.scan import Shape
-from longtake.jobs.bench.timing import Row, extra_memory, in_turns, one_thread, speedup
+from longtake.jobs.bench.timing import Row, in_turns, one_thread, speedup
 from longtake.models.scan.delta_rule import delta_rule
 
 Positive = Annotated[int, Field(ge=1)]
@@ -35,12 +33,7 @@ class Settings(Config):
     rounds: Positive = Field(9, description="measured calls of each contestant")
     memory: bool = Field(True, description="also the extra memory, each contestant in a process of its own")
     fla: bool = Field(False, description="also fla-core's form for CPUs; it must be installed")
-    shapes: list[Shape] = [
-        Shape(batch=8, length=2048, heads=8, headdim=64, d_state=64),
-        Shape(batch=8, length=2048, heads=8, headdim=64, d_state=64, groups=8),
-        Shape(batch=256, length=32, heads=4, headdim=48, d_state=64),
-        Shape(batch=256, length=4, heads=4, headdim=48, d_state=64),
-    ]
+    shapes: list[Shape] = scan.SHAPES
 
 
 def run(settings: Settings) -> list[Row]:
@@ -52,15 +45,8 @@ def run(settings: Settings) -> list[Row]:
 def _measure(shape: Shape, settings: Settings) -> list[Row]:
     names = (DELTA, MAMBA, FLA) if settings.fla else (DELTA, MAMBA)
     seconds = in_turns({name: prepare(shape, name) for name in names}, settings.rounds)
-    rows = [
-        Row(f"{shape}: {name}", "forward+backward", statistics.median(seconds[name]), "s", settings.rounds)
-        for name in names
-    ]
-    if settings.memory:
-        rows += [
-            Row(f"{shape}: {name}", "memory", extra_memory(partial(prepare, shape, name)) / 1e6, "MB", 1)
-            for name in names
-        ]
+    rows = scan.medians(shape, "forward+backward", seconds)
+    rows += scan.memories(shape, prepare, names) if settings.memory else []
     rows.append(
         Row(f"{shape}: {DELTA} over {MAMBA}", "time", speedup(seconds[MAMBA], seconds[DELTA]), "times", settings.rounds)
     )
@@ -74,9 +60,7 @@ def prepare(shape: Shape, name: str) -> Callable[[], object]:
     """One forward and backward, ready to be called."""
     if name == MAMBA:
         return scan.prepare(shape, scan.OURS)
-    forward, inputs = delta_rule if name == DELTA else _fla, _inputs(shape)
-    weights = [torch.randn(part.shape) for part in forward(*(tensor.detach() for tensor in inputs))]
-    return lambda: torch.autograd.grad(forward(*inputs), inputs, weights)
+    return scan.prepared(delta_rule if name == DELTA else _fla, _inputs(shape))
 
 
 def _inputs(shape: Shape) -> list[Tensor]:

@@ -10,7 +10,7 @@ About a minute.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Annotated
 
@@ -42,17 +42,20 @@ class Shape(Config):
         return f"b{self.batch} l{self.length} h{self.heads} p{self.headdim} n{self.d_state} g{self.groups}"
 
 
+SHAPES = [
+    Shape(batch=8, length=2048, heads=8, headdim=64, d_state=64),
+    Shape(batch=8, length=2048, heads=8, headdim=64, d_state=64, groups=8),
+    Shape(batch=256, length=32, heads=4, headdim=48, d_state=64),
+    Shape(batch=256, length=4, heads=4, headdim=48, d_state=64),
+]
+
+
 class Settings(Config):
     """What to scan, and how often."""
 
     rounds: Positive = Field(9, description="measured calls of each contestant")
     memory: bool = Field(True, description="also the extra memory, each contestant in a process of its own")
-    shapes: list[Shape] = [
-        Shape(batch=8, length=2048, heads=8, headdim=64, d_state=64),
-        Shape(batch=8, length=2048, heads=8, headdim=64, d_state=64, groups=8),
-        Shape(batch=256, length=32, heads=4, headdim=48, d_state=64),
-        Shape(batch=256, length=4, heads=4, headdim=48, d_state=64),
-    ]
+    shapes: list[Shape] = SHAPES
 
 
 def run(settings: Settings) -> list[Row]:
@@ -62,27 +65,34 @@ def run(settings: Settings) -> list[Row]:
 
 
 def _measure(shape: Shape, settings: Settings) -> list[Row]:
-    rounds = settings.rounds
-    forward = in_turns({name: partial(_forward, name, _inputs(shape)) for name in (OURS, THEIRS)}, rounds)
-    both = in_turns({name: prepare(shape, name) for name in (OURS, THEIRS)}, rounds)
-    rows = [
-        Row(f"{shape}: {name}", metric, statistics.median(seconds[name]), "s", rounds)
-        for metric, seconds in (("forward", forward), ("forward+backward", both))
-        for name in (OURS, THEIRS)
-    ]
-    rows += [
-        Row(f"{shape}: {name}", "memory", extra_memory(partial(prepare, shape, name)) / 1e6, "MB", 1)
-        for name in (OURS, THEIRS)
-        if settings.memory
-    ]
+    rounds, names = settings.rounds, (OURS, THEIRS)
+    forward = in_turns({name: partial(_forward, name, _inputs(shape)) for name in names}, rounds)
+    both = in_turns({name: prepare(shape, name) for name in names}, rounds)
+    rows = [*medians(shape, "forward", forward), *medians(shape, "forward+backward", both)]
+    rows += memories(shape, prepare, names) if settings.memory else []
     ratio = speedup(both[OURS], both[THEIRS])
     return [*rows, Row(f"{shape}: {OURS} over {THEIRS}", "speedup", ratio, "times", rounds)]
 
 
+def medians(shape: Shape, metric: str, seconds: Mapping[str, Sequence[float]]) -> list[Row]:
+    """A row for each contestant, of its CPU seconds in all rounds."""
+    return [Row(f"{shape}: {name}", metric, statistics.median(each), "s", len(each)) for name, each in seconds.items()]
+
+
+def memories(shape: Shape, prepare: Callable[[Shape, str], Callable[[], object]], names: Iterable[str]) -> list[Row]:
+    """A row for each contestant, of the extra memory of one call, in a process of its own."""
+    return [
+        Row(f"{shape}: {name}", "memory", extra_memory(partial(prepare, shape, name)) / 1e6, "MB", 1) for name in names
+    ]
+
+
 def prepare(shape: Shape, name: str) -> Callable[[], object]:
     """One forward and backward, ready to be called."""
-    inputs = _inputs(shape)
-    forward = _contestant(name)
+    return prepared(_contestant(name), _inputs(shape))
+
+
+def prepared(forward: Forward, inputs: Sequence[Tensor]) -> Callable[[], object]:
+    """One forward and backward of a scan, ready to be called."""
     weights = [torch.randn(part.shape) for part in forward(*(tensor.detach() for tensor in inputs))]
     return lambda: torch.autograd.grad(forward(*inputs), inputs, weights)
 

@@ -9,7 +9,6 @@ m tokens per block and frame, r rows of blocks that share a state width, l = t·
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -29,12 +28,6 @@ class Options(BaseModel):
     """Settings of one mixer, a layer's `options`; a mixer that has some names a class of its own."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-def require_order(half_lives: list[float] | None) -> None:
-    """Raise ValueError unless the shortest half-life comes first."""
-    if half_lives is not None and half_lives[0] > half_lives[1]:
-        raise ValueError(f"half_lives: {half_lives}; the shortest comes first")
 
 
 class Mixer(nn.Module, ABC):
@@ -175,8 +168,3 @@ class BlockScan(Mixer):
         order = torch.cat([state.rows for state in states if state.rows is not None])
         y = torch.cat([y for y, _ in made])
         return y[order.argsort()], tuple(state for _, state in made)
-
-
-def scan_period(chunk: int, config: ModelConfig, layer: LayerConfig) -> int:
-    """Frames after which a scan in chunks of so many tokens has whole ones."""
-    return chunk // math.gcd(chunk, math.prod(config.layer_block(layer)))

@@ -12,23 +12,22 @@ heads that share keys, n state width, r rows of blocks that share a state width,
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Literal, Self
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from longtake.models.config import LayerConfig, ModelConfig
 from longtake.models.memory import SSMState
-from longtake.models.mixers import base
-from longtake.models.scan import time_scales
+from longtake.models.mixers import fading
 from longtake.models.scan.delta_chunked import CHUNK
 from longtake.models.scan.delta_rule import Backend, delta_rule
 
 
-class Options(base.Options):
+class Options(fading.Options):
     """Settings of its own."""
 
     key_groups: Annotated[int, Field(ge=1)] | None = None
@@ -38,31 +37,21 @@ class Options(base.Options):
     alone, so that a place has the same key whatever was seen before it."""
     pose_keys: bool = False
     """Whether the frame's conditions are added to keys and queries, by the same weights."""
-    half_lives: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2)] | None = None
-    """Frames of the shortest and the longest half-life at the start; as Mamba-2 draws them when not given."""
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Self:
-        base.require_order(self.half_lives)
-        return self
 
 
-class BlockDelta(base.BlockScan):
+class BlockDelta(fading.FadingScan):
     """The mixer of Gated DeltaNet over each block of the token grid."""
 
     Options = Options
-    settings: ClassVar[frozenset[str]] = frozenset({"d_state", "headdim", "expand", "d_conv", "scan"})
-    nests = True
-    state_settings: ClassVar[dict[str, str]] = {"d_state": "smaller", "spatial_block": "larger"}
+    chunk = CHUNK
 
     def __init__(self, config: ModelConfig, layer: LayerConfig) -> None:
-        super().__init__(config.grid, config.layer_block(layer), config.d_state)
-        options = layer.mixer_options
+        options, heads = layer.mixer_options, config.d_inner // config.headdim
         assert isinstance(options, Options)
+        super().__init__(config.grid, config.layer_block(layer), config.d_state, heads, options.first_half_lives)
         self.options = options
         self.backend: Backend = "fla" if config.scan == "fla" else "torch" if config.scan == "torch" else "auto"
         self.d_inner, self.headdim = config.d_inner, config.headdim
-        self.heads = self.d_inner // self.headdim
         self.groups = options.key_groups or self.heads
         keyed = 2 * self.groups * self.d_state
         self.in_proj = nn.Linear(config.dim, 2 * self.d_inner + keyed + 2 * self.heads, bias=False)
@@ -72,8 +61,7 @@ class BlockDelta(base.BlockScan):
         if options.pose_keys:
             self.pose_keys = nn.Linear(config.condition_dim or config.dim, keyed // 2, bias=False)
         self.reads_conditions = options.pose_keys
-        self.dt_bias = nn.Parameter(torch.empty(self.heads))
-        self.A_log = nn.Parameter(torch.empty(self.heads))
+        self.add_time_scales()
         self.norm = nn.RMSNorm(self.headdim, eps=1e-5)
         self.out_proj = nn.Linear(self.d_inner, config.dim, bias=False)
         self.draw_time_scales()
@@ -94,28 +82,6 @@ class BlockDelta(base.BlockScan):
         if config.scan == "mamba":
             found.append(".mixer: delta, but scan: mamba; the kernels of the delta rule are fla, or take auto or torch")
         return found
-
-    @classmethod
-    def period(cls, config: ModelConfig, layer: LayerConfig) -> int:
-        """Whole chunks of the scan."""
-        return base.scan_period(CHUNK, config, layer)
-
-    @classmethod
-    def full_rank(cls, config: ModelConfig) -> int:
-        """Of a matrix (p, n)."""
-        return min(config.d_state, config.headdim)
-
-    @torch.no_grad()
-    def draw_time_scales(self) -> None:
-        """Half-lives in frames: memory is counted in them."""
-        asked = self.options.half_lives
-        drawn = time_scales.draw(self.heads, self.tokens_per_frame, (asked[0], asked[1]) if asked else None)
-        for parameter, values in zip((self.dt_bias, self.A_log), drawn, strict=True):
-            parameter.copy_(values)
-
-    def half_lives(self) -> Tensor:
-        """Frames in which each head's state halves (h), at its gate without input and where nothing is overwritten."""
-        return time_scales.half_lives(self.dt_bias, self.A_log, self.tokens_per_frame)
 
     def empty_state(self, rows: int, width: int, like: Tensor, at: Tensor | None = None) -> SSMState:
         """Nothing remembered, in `width` state dimensions, for `rows` blocks: those `at`, or all."""

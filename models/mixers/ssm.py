@@ -11,41 +11,25 @@ state width, l tokens of a row.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, ClassVar, Self
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from longtake.models.config import LayerConfig, ModelConfig
 from longtake.models.memory import SSMState
-from longtake.models.mixers import base
+from longtake.models.mixers.fading import FadingScan, Options
 from longtake.models.scan import time_scales
 from longtake.models.scan.chunked import CHUNK
 from longtake.models.scan.scan import Backend, scan
 
 
-class Options(base.Options):
-    """Settings of its own."""
-
-    half_lives: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2)] | None = None
-    """Frames of the shortest and the longest half-life at the start; as Mamba-2 draws them when not given."""
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Self:
-        base.require_order(self.half_lives)
-        return self
-
-
-class BlockSSM(base.BlockScan):
+class BlockSSM(FadingScan):
     """The mixer of Mamba-2 (Dao and Gu, 2024) over each block of the token grid."""
 
-    Options = Options
-    settings: ClassVar[frozenset[str]] = frozenset({"d_state", "headdim", "expand", "d_conv", "scan"})
-    nests = True
-    state_settings: ClassVar[dict[str, str]] = {"d_state": "smaller", "spatial_block": "larger"}
+    chunk = CHUNK
 
     def __init__(
         self,
@@ -60,38 +44,23 @@ class BlockSSM(base.BlockScan):
         backend: Backend = "auto",
         half_lives: time_scales.HalfLives | None = None,
     ) -> None:
-        super().__init__(grid, block, d_state)
+        super().__init__(grid, block, d_state, expand * dim // headdim, half_lives)
         self.backend: Backend = backend
-        self.at_first = half_lives
         self.d_inner, self.headdim = expand * dim, headdim
-        self.heads = self.d_inner // headdim
         mixed = self.d_inner + 2 * d_state  # x, B and C pass through the convolution together
         self.in_proj = nn.Linear(dim, self.d_inner + mixed + self.heads, bias=False)
         self.conv1d = nn.Conv1d(mixed, mixed, d_conv, groups=mixed)
-        self.dt_bias = nn.Parameter(torch.empty(self.heads))
-        self.A_log = nn.Parameter(torch.empty(self.heads))
+        self.add_time_scales()
         self.D = nn.Parameter(torch.ones(self.heads))
         self.norm = nn.RMSNorm(self.d_inner, eps=1e-5)
         self.out_proj = nn.Linear(self.d_inner, dim, bias=False)
         self.draw_time_scales()
-
-    @torch.no_grad()
-    def draw_time_scales(self) -> None:
-        """Half-lives in frames: memory is counted in them."""
-        drawn = time_scales.draw(self.heads, self.tokens_per_frame, self.at_first)
-        for parameter, values in zip((self.dt_bias, self.A_log), drawn, strict=True):
-            parameter.copy_(values)
-
-    def half_lives(self) -> Tensor:
-        """Frames in which each head's state halves (h), at its step size without input."""
-        return time_scales.half_lives(self.dt_bias, self.A_log, self.tokens_per_frame)
 
     @classmethod
     def build(cls, config: ModelConfig, layer: LayerConfig) -> Self:
         """In the sizes of the config."""
         options = layer.mixer_options
         assert isinstance(options, Options)
-        asked = options.half_lives
         return cls(
             config.dim,
             config.grid,
@@ -101,7 +70,7 @@ class BlockSSM(base.BlockScan):
             expand=config.expand,
             d_conv=config.d_conv,
             backend="mamba" if config.scan == "mamba" else "torch" if config.scan == "torch" else "auto",
-            half_lives=(asked[0], asked[1]) if asked else None,
+            half_lives=options.first_half_lives,
         )
 
     @classmethod
@@ -111,16 +80,6 @@ class BlockSSM(base.BlockScan):
         if config.scan == "fla":
             found.append(".mixer: ssm, but scan: fla; the kernels of Mamba-2 are mamba, or take auto or torch")
         return found
-
-    @classmethod
-    def period(cls, config: ModelConfig, layer: LayerConfig) -> int:
-        """Whole chunks of the scan."""
-        return base.scan_period(CHUNK, config, layer)
-
-    @classmethod
-    def full_rank(cls, config: ModelConfig) -> int:
-        """Of a matrix (p, n)."""
-        return min(config.d_state, config.headdim)
 
     def empty_state(self, rows: int, width: int, like: Tensor, at: Tensor | None = None) -> SSMState:
         """Nothing remembered, in `width` state dimensions, for `rows` blocks: those `at`, or all."""

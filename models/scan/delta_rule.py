@@ -19,10 +19,12 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from longtake.models.scan.checks import require_call
 from longtake.models.scan.delta_chunked import chunked_delta_rule
 from longtake.models.scan.fla import fla_delta_rule
 
 Backend = Literal["auto", "torch", "fla"]
+SHAPES = {"v": "b l h p", "beta": "b l h", "log_decay": "b l h", "k": "b l g n", "q": "b l g n", "h0": "b h p n"}
 
 
 def delta_rule_reference(
@@ -76,37 +78,10 @@ def delta_rule(
         ValueError: shapes that do not fit each other, a chunk or a backend that does not exist, `fla` off CUDA.
         ModuleNotFoundError: `fla` without flash-linear-attention or Triton; says how to install it.
     """
-    _check(v, beta, log_decay, k, q, h0, chunk, backend)
+    given = {"v": v, "beta": beta, "log_decay": log_decay, "k": k, "q": q, "h0": h0}
+    require_call("delta_rule", given, SHAPES, chunk, backend, get_args(Backend))
     if h0 is None:
         h0 = v.new_zeros(v.shape[0], v.shape[2], v.shape[3], k.shape[3], dtype=torch.float32)
     chosen = ("fla" if v.is_cuda else "torch") if backend == "auto" else backend
     call = fla_delta_rule if chosen == "fla" else chunked_delta_rule
     return call(v, beta, log_decay, k, q, h0) if chunk is None else call(v, beta, log_decay, k, q, h0, chunk)
-
-
-def _check(
-    v: Tensor, beta: Tensor, log_decay: Tensor, k: Tensor, q: Tensor, h0: Tensor | None, chunk: int | None, backend: str
-) -> None:
-    """Raise one ValueError that names everything wrong: a kernel given wrong shapes reads foreign memory."""
-    if v.ndim != 4 or k.ndim != 4:
-        raise ValueError(f"v is (b, l, h, p) and k (b, l, g, n); got {tuple(v.shape)} and {tuple(k.shape)}")
-    b, length, h, p = v.shape
-    g, n = k.shape[2:]
-    each, keys = (b, length, h), (b, length, g, n)
-    expected = {"beta": each, "log_decay": each, "k": keys, "q": keys, "h0": (b, h, p, n)}
-    given = {"beta": beta, "log_decay": log_decay, "k": k, "q": q, "h0": h0}
-    problems = [
-        f"{name} has shape {tuple(value.shape)}, expected {expected[name]}"
-        for name, value in given.items()
-        if value is not None and tuple(value.shape) != expected[name]
-    ]
-    if length == 0:
-        problems.append("v has no tokens (length 0)")
-    if g == 0 or h % g:
-        problems.append(f"{h} heads cannot share {g} groups of keys equally")
-    if chunk is not None and chunk < 1:
-        problems.append(f"chunk {chunk}: expected at least 1")
-    if backend not in get_args(Backend):
-        problems.append(f"unknown backend {backend!r}; there are: {', '.join(get_args(Backend))}")
-    if problems:
-        raise ValueError("delta_rule: " + "; ".join(problems))

@@ -17,10 +17,12 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from longtake.models.scan.checks import require_call
 from longtake.models.scan.chunked import chunked_scan
 from longtake.models.scan.mamba import mamba_scan
 
 Backend = Literal["auto", "torch", "mamba"]
+SHAPES = {"x": "b l h p", "dt": "b l h", "A": "h", "B": "b l g n", "C": "b l g n", "h0": "b h p n"}
 
 
 def scan_reference(
@@ -73,37 +75,10 @@ def scan(
         ValueError: shapes that do not fit each other, a chunk or a backend that does not exist, `mamba` off CUDA.
         ModuleNotFoundError: `mamba` without mamba-ssm or Triton; says how to install it.
     """
-    _check(x, dt, A, B, C, h0, chunk, backend)
+    given = {"x": x, "dt": dt, "A": A, "B": B, "C": C, "h0": h0}
+    require_call("scan", given, SHAPES, chunk, backend, get_args(Backend))
     if h0 is None:
         h0 = x.new_zeros(x.shape[0], x.shape[2], x.shape[3], B.shape[3], dtype=torch.float32)
     chosen = ("mamba" if x.is_cuda else "torch") if backend == "auto" else backend
-    if chosen == "mamba":
-        return mamba_scan(x, dt, A, B, C, h0) if chunk is None else mamba_scan(x, dt, A, B, C, h0, chunk)
-    return chunked_scan(x, dt, A, B, C, h0) if chunk is None else chunked_scan(x, dt, A, B, C, h0, chunk)
-
-
-def _check(
-    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor | None, chunk: int | None, backend: str
-) -> None:
-    """Raise one ValueError that names everything wrong: a kernel given wrong shapes reads foreign memory."""
-    if x.ndim != 4 or B.ndim != 4:
-        raise ValueError(f"x is (b, l, h, p) and B (b, l, g, n); got {tuple(x.shape)} and {tuple(B.shape)}")
-    b, length, h, p = x.shape
-    g, n = B.shape[2:]
-    expected = {"dt": (b, length, h), "A": (h,), "B": (b, length, g, n), "C": (b, length, g, n), "h0": (b, h, p, n)}
-    given = {"dt": dt, "A": A, "B": B, "C": C, "h0": h0}
-    problems = [
-        f"{name} has shape {tuple(value.shape)}, expected {expected[name]}"
-        for name, value in given.items()
-        if value is not None and tuple(value.shape) != expected[name]
-    ]
-    if length == 0:
-        problems.append("x has no tokens (length 0)")
-    if g == 0 or h % g:
-        problems.append(f"{h} heads cannot share {g} groups of B and C equally")
-    if chunk is not None and chunk < 1:
-        problems.append(f"chunk {chunk}: expected at least 1")
-    if backend not in get_args(Backend):
-        problems.append(f"unknown backend {backend!r}; there are: {', '.join(get_args(Backend))}")
-    if problems:
-        raise ValueError("scan: " + "; ".join(problems))
+    call = mamba_scan if chosen == "mamba" else chunked_scan
+    return call(x, dt, A, B, C, h0) if chunk is None else call(x, dt, A, B, C, h0, chunk)
