@@ -44,10 +44,10 @@ class _Description(BaseModel):
 
     def write(self, folder: Path) -> None:
         """Write it beside the weights of a folder."""
-        told = self.model_dump(mode="json", exclude={"origin"})
+        written = self.model_dump(mode="json", exclude={"origin"})
         if self.origin is not None:
-            told["from"] = self.origin.model_dump(mode="json")
-        (folder / CONFIG).write_text(json.dumps(told, indent=1))
+            written["from"] = self.origin.model_dump(mode="json")
+        (folder / CONFIG).write_text(json.dumps(written, indent=1))
 
 
 class WorldModelDescription(_Description):
@@ -165,10 +165,10 @@ def says_origin(folder: Path) -> bool:
 
 
 def _loaded(text: str | bytes) -> dict[str, Any]:
-    told = json.loads(text)
-    if not isinstance(told, dict):
-        raise ValueError(f"holds a {type(told).__name__}, expected an object")
-    return told
+    written = json.loads(text)
+    if not isinstance(written, dict):
+        raise ValueError(f"holds a {type(written).__name__}, expected an object")
+    return written
 
 
 def _kind(written: dict[str, Any]) -> str | None:

@@ -54,17 +54,17 @@ def diffusion_forcing_loss(
     prediction = prediction.float()
     error = (prediction - target(kind, clean, noise, noise_level)).square().mean((2, 3, 4))  # b t
     if distance is not None:
-        asked = weight > 0  # b t; nets are slow: only where the loss is
-        made = to_clean(kind, prediction, noised, noise_level)
+        weighted = weight > 0  # b t; nets are slow: only where the loss is
+        predicted = to_clean(kind, prediction, noised, noise_level)
         far = error.new_zeros(error.shape)
-        far[asked] = distance(made[asked], clean[asked])
+        far[weighted] = distance(predicted[weighted], clean[weighted])
         error = error + far
     return (error * weight).sum(), memory
 
 
 def reconstruction_loss(
     frames: Tensor,
-    made: Tensor,
+    decoded: Tensor,
     mean: Tensor,
     log_variance: Tensor,
     *,
@@ -76,14 +76,14 @@ def reconstruction_loss(
 
     Args:
         frames: (n, C, H, W) in [-1, 1].
-        made: their reconstruction.
+        decoded: their reconstruction.
         mean: of the latents (n, c, h, w).
         log_variance: of the latents.
         squared: weight of the mean squared error.
         kl: weight of the KL divergence of the latents from N(0, 1), averaged over their numbers.
-        distance: of the frames made from the true ones, added as it is.
+        distance: of the reconstruction from the true frames, added as it is.
     """
-    gap = made.float() - frames
+    gap = decoded.float() - frames
     divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
     loss = gap.abs().mean() + squared * gap.square().mean() + kl * divergence
-    return loss if distance is None else loss + distance(made.float(), frames).mean()
+    return loss if distance is None else loss + distance(decoded.float(), frames).mean()

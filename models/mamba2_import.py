@@ -84,8 +84,8 @@ def _read(path: Path) -> dict[str, Tensor]:
     for file in _files(path):
         for name, tensor in _load(file).items():
             names.append(name)
-            if found := _NAME.fullmatch(name):
-                weights[f"layers.{found[1]}.{found[2]}"] = tensor
+            if match := _NAME.fullmatch(name):
+                weights[f"layers.{match[1]}.{match[2]}"] = tensor
     if any(name.endswith(_MAMBA_1) for name in weights):
         raise ValueError(f"{path}: a Mamba-1 language model; its mixers are others, take a Mamba-2 one")
     if not weights:
@@ -198,11 +198,11 @@ def _fields(config: ModelConfig, weights: Weights) -> dict[str, int]:
         heads = len(weights["layers.0.mixer.A_log"])
     except (KeyError, ValueError, TypeError):
         return {}
-    found = {
+    fields = {
         "dim": dim,
         "expand": width // dim,
         "headdim": width // heads,
         "d_state": (conv - width) // 2,
         "d_conv": kernel,
     }
-    return {field: value for field, value in found.items() if getattr(config, field) != value}
+    return {field: value for field, value in fields.items() if getattr(config, field) != value}

@@ -133,13 +133,13 @@ class Memory:
         """
 
         def parts(number: int, name: str) -> Frames:
-            found = sorted(int(key.split(".")[2]) for key in flat if key.startswith(f"{number}.{name}."))
-            return tuple(flat[f"{number}.{name}.{index}"] for index in found)
+            numbers = sorted(int(key.split(".")[2]) for key in flat if key.startswith(f"{number}.{name}."))
+            return tuple(flat[f"{number}.{name}.{index}"] for index in numbers)
 
         def scans(number: int) -> tuple[SSMState, ...]:
             start = f"{number}.ssm."
-            found = sorted({int(key.split(".")[2]) for key in flat if key.startswith(start)})
-            return tuple(_read_state({name: flat.get(f"{start}{i}.{name}") for name in STATE_PARTS}) for i in found)
+            numbers = sorted({int(key.split(".")[2]) for key in flat if key.startswith(start)})
+            return tuple(_read_state({name: flat.get(f"{start}{i}.{name}") for name in STATE_PARTS}) for i in numbers)
 
         layers = range(int(flat["layers"]))
         return Memory(

@@ -107,7 +107,7 @@ def rollout(
     device = next(model.parameters()).device
     shape = (config.channels, config.height, config.width)
     chunk = config.chunk or 1
-    made = []
+    generated = []
     for start in range(0, frames, chunk):
         stop = min(start + chunk, frames)
 
@@ -120,12 +120,12 @@ def rollout(
         piece = denoise(model, sample_noise(), condition, memory, sampler)
         level = piece.new_full(piece.shape[:2], sampler.context_noise)
         _, memory = model(add_noise(piece, sample_noise(), level), level, condition, memory)
-        made.append(piece)
+        generated.append(piece)
         if progress is not None:
             progress(stop)
     if memory is None:
         raise ValueError(f"frames: {frames}; ask for one at least")
-    return torch.cat(made, 1), memory
+    return torch.cat(generated, 1), memory
 
 
 @torch.no_grad()

@@ -104,8 +104,8 @@ class DiffusersTokenizer:
         """uint8 frames (b, t, H, W, C) → latents (b, t, c, h, w): the mode of their distribution."""
 
         def latents(x: Tensor) -> Tensor:
-            found: Tensor = self.autoencoder.encode(x).latent_dist.mode()
-            return (found - self.shift) * self.scale
+            mode: Tensor = self.autoencoder.encode(x).latent_dist.mode()
+            return (mode - self.shift) * self.scale
 
         return _in_pieces(latents, PIXELS.encode(frames), pixels=frames[0, 0, ..., 0].numel())
 
@@ -114,8 +114,8 @@ class DiffusersTokenizer:
         """Latents (b, t, c, h, w) → uint8 frames (b, t, H, W, C)."""
 
         def frames(latents: Tensor) -> Tensor:
-            made: Tensor = self.autoencoder.decode(latents / self.scale + self.shift).sample
-            return made
+            decoded: Tensor = self.autoencoder.decode(latents / self.scale + self.shift).sample
+            return decoded
 
         return PIXELS.decode(_in_pieces(frames, x, pixels=x[0, 0, 0].numel() * self.downsample**2))
 

@@ -64,9 +64,15 @@ class Layer(nn.Module):
         gate_bias.fill_(1)
 
     def forward(
-        self, x: Tensor, condition: Tensor, told: Tensor, memory: LayerMemory, first_frame: int, shared: Mixer | None
+        self,
+        x: Tensor,
+        condition: Tensor,
+        embedded: Tensor,
+        memory: LayerMemory,
+        first_frame: int,
+        shared: Mixer | None,
     ) -> tuple[Tensor, LayerMemory]:
-        """x (b, t, N, D), condition (b, t, E), told (b, t, E; the same without noise) → x and what is carried on."""
+        """x (b, t, N, D), condition (b, t, E), embedded (b, t, E; it without noise) → x and what is carried on."""
         modulation = self.modulation(condition)[:, :, None].chunk(3 * self.branches, -1)
         branches = iter(zip(modulation[::3], modulation[1::3], modulation[2::3], strict=True))
         part, window = "cache" if self.scan is None else "ssm", memory.window
@@ -74,14 +80,14 @@ class Layer(nn.Module):
         if self.mixer is not None:
             shift, scale, gate = next(branches)
             normed = _modulate(x, shift, scale)
-            y, kept = self.mixer(normed, kept, first_frame, told)
+            y, kept = self.mixer(normed, kept, first_frame, embedded)
             if self.mixer_back is not None:
-                y = y + self.mixer_back(normed.flip(1), (), 0, told.flip(1))[0].flip(1)
+                y = y + self.mixer_back(normed.flip(1), (), 0, embedded.flip(1))[0].flip(1)
             x = x + gate * y
         local = self.local if self.local is not None else shared
         if self.has_local and local is not None:
             shift, scale, gate = next(branches)
-            y, window = local(_modulate(x, shift, scale), window, first_frame, told)
+            y, window = local(_modulate(x, shift, scale), window, first_frame, embedded)
             x = x + gate * y
         shift, scale, gate = next(branches)
         x = x + gate * self.feed_forward(_modulate(x, shift, scale))
@@ -110,8 +116,8 @@ class WorldModel(nn.Module):
         self.place = nn.Parameter(torch.zeros(rows * columns, config.dim))
         self.noise = NoiseEmbedding(condition_dim)
         self.conditions = ConditionEmbedding(config, condition_dim)
-        told = config.condition_input == "norms_and_tokens"
-        self.condition_in = nn.Linear(condition_dim, config.dim) if told and condition_dim != config.dim else None
+        in_tokens = config.condition_input == "norms_and_tokens"
+        self.condition_in = nn.Linear(condition_dim, config.dim) if in_tokens and condition_dim != config.dim else None
         stack = config.stack
         self.shared = _shared_local(config) if config.share_local else None
         self.layers = nn.ModuleList(Layer(config, layer) for layer in stack)
@@ -153,15 +159,15 @@ class WorldModel(nn.Module):
         sides = {"p": config.patch, "q": config.patch}
         tokens = rearrange(x, "b t C (h p) (w q) -> b t (h w) (C p q)", **sides)
         tokens = self.patches_in(tokens) + self.place
-        told = self.conditions(conditions)
-        condition = self.noise(noise_level) + told
+        embedded = self.conditions(conditions)
+        condition = self.noise(noise_level) + embedded
         if config.condition_input == "norms_and_tokens":
             shown = condition if self.condition_in is None else self.condition_in(condition)
             tokens = tokens + shown[:, :, None]
         condition = F.silu(condition)
         after = []
         for layer, kept in zip(self.layers, carried, strict=True):
-            arguments = (tokens, condition, told, kept, first_frame, self.shared)
+            arguments = (tokens, condition, embedded, kept, first_frame, self.shared)
             if self.recompute and torch.is_grad_enabled():
                 tokens, kept = checkpoint(layer, *arguments, use_reentrant=False)
             else:
@@ -221,7 +227,7 @@ def _empty_states(
         widths = None
     if isinstance(widths, Tensor):
         at = {width: (widths == width).nonzero()[:, 0].to(like.device) for width in widths.unique().tolist()}
-        rows = {width: len(found) for width, found in at.items()}
+        rows = {width: len(indices) for width, indices in at.items()}
     else:
         at, rows = {}, {widths or scan.d_state: streams * scan.blocks}
     wrong = [width for width in rows if not 1 <= width <= scan.d_state]

@@ -63,6 +63,7 @@ SAME_NAME = {"__init__", "command", "config", "check", "memory_maze"}
 PRIVATE_WORDS = """
 few_replaced of_clips told_cost JudgedContext OF_THE_SESSION StrangersContext Watchers Mailbox Teller misfits crown
 """.split()
+PARTICIPLES = {"asked", "found", "made", "there", "told"}
 LONGEST_FILE = 400
 LONGEST_FUNCTION = 60
 
@@ -241,6 +242,20 @@ def test_the_words_are_those_of_the_field() -> None:
         for _, path in modules()
         for word in PRIVATE_WORDS
         if re.search(rf"\b{word}\b", path.read_text())
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("room", ["longtake", "longtake.models"])
+def test_variables_are_nouns(room: str) -> None:
+    """A name says what a value is: a participle that fits every value says nothing."""
+    wrong = [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {name}"
+        for owner, path in modules()
+        if owner == room
+        for node in ast.walk(ast.parse(path.read_text()))
+        for name in [getattr(node, "arg", None) if isinstance(node, ast.arg) else getattr(node, "id", None)]
+        if name in PARTICIPLES and not isinstance(getattr(node, "ctx", None), ast.Load)
     ]
     assert not wrong, "\n".join(wrong)
 

@@ -219,8 +219,8 @@ def _layer_pass(config: ModelConfig, layer: LayerConfig, frames: int) -> Callabl
     shared = Layer(config.model_copy(update={"share_local": False}), layer).local if config.share_local else None
     x = torch.empty(1, frames, math.prod(config.grid), config.dim, requires_grad=True)
     condition = torch.empty(1, frames, config.condition_dim or config.dim, requires_grad=True)
-    told = torch.empty_like(condition)
-    return lambda: _backward(module(x, condition, told, LayerMemory(), 0, shared)[0])
+    embedded = torch.empty_like(condition)
+    return lambda: _backward(module(x, condition, embedded, LayerMemory(), 0, shared)[0])
 
 
 def _backward(y: Tensor) -> None:

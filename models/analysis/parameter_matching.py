@@ -35,16 +35,16 @@ def match_parameters(config: ModelConfig, target: ModelConfig) -> ModelConfig:
         return config
     reachable = []
     for depth in range(1, DEEPEST * len(target.stack) + 1):
-        found = _solve_width(config, depth, wanted)
-        if found is None:
+        solved = _solve_width(config, depth, wanted)
+        if solved is None:
             break  # deeper ones are larger still
-        reachable.append(found)
-        if found[0].feed_forward <= target.feed_forward:
+        reachable.append(solved)
+        if solved[0].feed_forward <= target.feed_forward:
             break  # deeper ones are narrower still
-    fitting = [found for found in reachable if abs(found[1] / wanted - 1) <= TOLERANCE]
+    fitting = [solved for solved in reachable if abs(solved[1] / wanted - 1) <= TOLERANCE]
     if not fitting:
         raise ValueError(_unreachable(config, wanted, reachable))
-    return min(fitting, key=lambda found: abs(math.log(found[0].feed_forward / target.feed_forward)))[0]
+    return min(fitting, key=lambda solved: abs(math.log(solved[0].feed_forward / target.feed_forward)))[0]
 
 
 def _as_built(config: ModelConfig) -> dict[str, object]:
@@ -73,7 +73,7 @@ def _with(config: ModelConfig, depth: int, hidden: int) -> ModelConfig:
 
 
 def _unreachable(config: ModelConfig, wanted: int, reachable: list[tuple[ModelConfig, int]]) -> str:
-    nearest, count = min(reachable, key=lambda found: abs(found[1] - wanted))
+    nearest, count = min(reachable, key=lambda pair: abs(pair[1] - wanted))
     return (
         f"parameters: {wanted:,} cannot be reached within {TOLERANCE:.0%} with dim {config.dim}; the nearest is "
         f"{count:,} with depth {nearest.depth} and feed_forward {nearest.feed_forward:.3g}: change dim"

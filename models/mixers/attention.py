@@ -40,7 +40,7 @@ class FrameAttention(Mixer):
         self.norm_q, self.norm_k = nn.RMSNorm(dim // heads, eps=1e-6), nn.RMSNorm(dim // heads, eps=1e-6)
         self.out = nn.Linear(dim, dim, bias=False)
 
-    def forward(self, x: Tensor, kept: Frames, first_frame: int, told: Tensor) -> tuple[Tensor, Frames]:
+    def forward(self, x: Tensor, kept: Frames, first_frame: int, embedded: Tensor) -> tuple[Tensor, Frames]:
         """x (b, t, N, D) from the stream's frame `first_frame` on → the same shape, and the keys and values to keep.
 
         Raises:
@@ -132,11 +132,11 @@ def _in_chunks(q: Tensor, k: Tensor, v: Tensor, chunk: int) -> Tensor:
     """Chunk after chunk, each against itself and the one before it: dense, no mask."""
     kept = k.shape[1] - q.shape[1]
     before_k, before_v = k[:, :kept], v[:, :kept]
-    made = []
+    parts = []
     for q_i, k_i, v_i in zip(q.split(chunk, 1), k[:, kept:].split(chunk, 1), v[:, kept:].split(chunk, 1), strict=True):
-        made.append(_dense(q_i, torch.cat([before_k, k_i], 1), torch.cat([before_v, v_i], 1)))
+        parts.append(_dense(q_i, torch.cat([before_k, k_i], 1), torch.cat([before_v, v_i], 1)))
         before_k, before_v = k_i, v_i
-    return torch.cat(made, 1)
+    return torch.cat(parts, 1)
 
 
 def _in_windows(q: Tensor, k: Tensor, v: Tensor, reach: Reach) -> Tensor:
@@ -150,8 +150,8 @@ def _in_windows(q: Tensor, k: Tensor, v: Tensor, reach: Reach) -> Tensor:
     mask = None
     if missing or reach.future:
         frame = torch.arange(frames, device=q.device)[:, None] + torch.arange(window, device=q.device)
-        there = (frame >= missing) & (frame < frames + reach.past - 1)
-        mask = there.repeat_interleave(q.shape[2], 1).repeat(clips, 1)[:, None, None]  # (b t), 1, 1, window·N
+        visible = (frame >= missing) & (frame < frames + reach.past - 1)
+        mask = visible.repeat_interleave(q.shape[2], 1).repeat(clips, 1)[:, None, None]  # (b t), 1, 1, window·N
     q, k, v = (rearrange(part, "b t N h d -> (b t) h N d") for part in (q, k, v))
     y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return rearrange(y, "(b t) h N d -> b t N h d", b=clips)

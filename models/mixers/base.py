@@ -61,7 +61,7 @@ class Mixer(nn.Module, ABC):
         return 1
 
     @abstractmethod
-    def forward(self, x: Tensor, kept: Any, first_frame: int, told: Tensor) -> tuple[Tensor, Any]:
+    def forward(self, x: Tensor, kept: Any, first_frame: int, embedded: Tensor) -> tuple[Tensor, Any]:
         """Mix tokens of a clip, after what was kept of the frames before.
 
         Args:
@@ -69,7 +69,7 @@ class Mixer(nn.Module, ABC):
             kept: what it returned for the frames before, an empty tuple at a stream's start: the states of a
                 `BlockScan`, else a tuple of tensors (b, frames, N, ...).
             first_frame: the clip's place in its stream.
-            told: conditions of each frame, embedded (b, t, E); nothing of its noise.
+            embedded: conditions of each frame, embedded (b, t, E); nothing of its noise.
 
         Returns:
             The mixed tokens, and what is to be kept. Any cut of a clip gives what one call gives.
@@ -137,11 +137,11 @@ class BlockScan(Mixer):
         """Nothing remembered, in `width` state dimensions, for `rows` blocks: those `at`, or all."""
 
     @abstractmethod
-    def scan_rows(self, u: Tensor, state: SSMState, told: Tensor | None) -> tuple[Tensor, SSMState]:
+    def scan_rows(self, u: Tensor, state: SSMState, embedded: Tensor | None) -> tuple[Tensor, SSMState]:
         """Tokens of some blocks u (r, l, D), and the conditions of their frames (r, l, E) → y like u, and the state."""
 
     def forward(
-        self, x: Tensor, kept: tuple[SSMState, ...], first_frame: int, told: Tensor
+        self, x: Tensor, kept: tuple[SSMState, ...], first_frame: int, embedded: Tensor
     ) -> tuple[Tensor, tuple[SSMState, ...]]:
         """As the face says. The states given decide how many state dimensions are used, block by block."""
         rows, columns = self.grid
@@ -151,20 +151,21 @@ class BlockScan(Mixer):
         tokens = rearrange(x, "b t (h i w j) D -> (b h w) (t i j) D", **blocks)
         about = None
         if self.reads_conditions:
-            about = told.repeat_interleave(self.blocks, 0).repeat_interleave(self.tokens_per_frame, 1)
+            about = embedded.repeat_interleave(self.blocks, 0).repeat_interleave(self.tokens_per_frame, 1)
         y, after = self._in_widths(tokens, kept or (self.empty_state(len(tokens), self.d_state, like=x),), about)
         return rearrange(y, "(b h w) (t i j) D -> b t (h i w j) D", t=frames, **blocks), after
 
     def _in_widths(
-        self, tokens: Tensor, states: tuple[SSMState, ...], told: Tensor | None
+        self, tokens: Tensor, states: tuple[SSMState, ...], embedded: Tensor | None
     ) -> tuple[Tensor, tuple[SSMState, ...]]:
         """One pass per state width, each over its own rows; the results go back where they belong."""
         if len(states) == 1 and states[0].rows is None:
-            y, state = self.scan_rows(tokens, states[0], told)
+            y, state = self.scan_rows(tokens, states[0], embedded)
             return y, (state,)
-        made = [
-            self.scan_rows(tokens[state.rows], state, None if told is None else told[state.rows]) for state in states
+        passes = [
+            self.scan_rows(tokens[state.rows], state, None if embedded is None else embedded[state.rows])
+            for state in states
         ]
         order = torch.cat([state.rows for state in states if state.rows is not None])
-        y = torch.cat([y for y, _ in made])
-        return y[order.argsort()], tuple(state for _, state in made)
+        y = torch.cat([y for y, _ in passes])
+        return y[order.argsort()], tuple(state for _, state in passes)

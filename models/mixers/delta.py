@@ -76,12 +76,12 @@ class BlockDelta(fading.FadingScan):
         """Blocks that do not divide the grid, groups that do not divide the heads, another mixer's kernels."""
         options, heads = layer.mixer_options, config.d_inner // config.headdim
         assert isinstance(options, Options)
-        found = list(super().problems(config, layer))
+        lines = list(super().problems(config, layer))
         if heads % (options.key_groups or 1):
-            found.append(f".options.key_groups: {options.key_groups} does not divide the {heads} heads")
+            lines.append(f".options.key_groups: {options.key_groups} does not divide the {heads} heads")
         if config.scan == "mamba":
-            found.append(".mixer: delta, but scan: mamba; the kernels of the delta rule are fla, or take auto or torch")
-        return found
+            lines.append(".mixer: delta, but scan: mamba; the kernels of the delta rule are fla, or take auto or torch")
+        return lines
 
     def empty_state(self, rows: int, width: int, like: Tensor, at: Tensor | None = None) -> SSMState:
         """Nothing remembered, in `width` state dimensions, for `rows` blocks: those `at`, or all."""
@@ -91,7 +91,7 @@ class BlockDelta(fading.FadingScan):
         zeros = like.new_zeros(rows, self.heads, self.headdim, width, dtype=torch.float32)
         return SSMState(zeros, like.new_zeros(rows, before, channels), at, keys)
 
-    def scan_rows(self, u: Tensor, state: SSMState, told: Tensor | None) -> tuple[Tensor, SSMState]:
+    def scan_rows(self, u: Tensor, state: SSMState, embedded: Tensor | None) -> tuple[Tensor, SSMState]:
         """Project, convolve, overwrite and read, gate, with the first n state dimensions."""
         n = state.width
         keyed = self.groups * n
@@ -99,8 +99,8 @@ class BlockDelta(fading.FadingScan):
         z, v, k, q, decay, beta = F.linear(u, self._in_weight(n)).split(sizes, -1)
         (v, k, q), conv = self._convolve((v, k, q), state)
         k, q = (rearrange(part, "b l (g n) -> b l g n", n=n) for part in (k, q))
-        if self.pose_keys is not None and told is not None:
-            place = F.linear(told, self._cut(self.pose_keys.weight, n))
+        if self.pose_keys is not None and embedded is not None:
+            place = F.linear(embedded, self._cut(self.pose_keys.weight, n))
             place = rearrange(place, "b l (g n) -> b l g n", n=n)
             k, q = k + place, q + place
         log_decay = -F.softplus(decay.float() + self.dt_bias) * self.A_log.float().exp()
@@ -125,8 +125,8 @@ class BlockDelta(fading.FadingScan):
         conv = mixed[:, mixed.shape[1] - state.conv.shape[1] :]
         weight = self.conv1d.weight if len(seen) == 1 else self._conv_weight(state.width)
         mixed = F.conv1d(mixed.transpose(1, 2), weight, groups=mixed.shape[-1]).transpose(1, 2)
-        found = mixed.split([part.shape[-1] for part in seen], -1)
-        return tuple(F.silu(part) for part in (*found, *parts[len(seen) :])), conv
+        convolved = mixed.split([part.shape[-1] for part in seen], -1)
+        return tuple(F.silu(part) for part in (*convolved, *parts[len(seen) :])), conv
 
     def _cut(self, weight: Tensor, n: int) -> Tensor:
         """Of rows (groups · d_state) those of the first n state dimensions, group by group."""

@@ -76,10 +76,10 @@ class BlockSSM(FadingScan):
     @classmethod
     def problems(cls, config: ModelConfig, layer: LayerConfig) -> list[str]:
         """Blocks that do not divide the grid, another mixer's kernels."""
-        found = list(super().problems(config, layer))
+        lines = list(super().problems(config, layer))
         if config.scan == "fla":
-            found.append(".mixer: ssm, but scan: fla; the kernels of Mamba-2 are mamba, or take auto or torch")
-        return found
+            lines.append(".mixer: ssm, but scan: fla; the kernels of Mamba-2 are mamba, or take auto or torch")
+        return lines
 
     def empty_state(self, rows: int, width: int, like: Tensor, at: Tensor | None = None) -> SSMState:
         """Nothing remembered, in `width` state dimensions, for `rows` blocks: those `at`, or all."""
@@ -89,7 +89,7 @@ class BlockSSM(FadingScan):
             rows=at,
         )
 
-    def scan_rows(self, u: Tensor, state: SSMState, told: Tensor | None) -> tuple[Tensor, SSMState]:
+    def scan_rows(self, u: Tensor, state: SSMState, embedded: Tensor | None) -> tuple[Tensor, SSMState]:
         """Project, convolve, scan, gate, with the first n state dimensions."""
         n = state.width
         in_weight, conv_weight, conv_bias = self._weights(n)

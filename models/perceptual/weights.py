@@ -89,10 +89,10 @@ def read_arrays(path: Path, sha256: str) -> dict[str, Any]:
         ValueError: another checksum.
     """
     data = path.read_bytes()
-    found = hashlib.sha256(data).hexdigest()
-    if found != sha256:
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != sha256:
         raise ValueError(
-            f"{path}: SHA-256 is {found}, expected {sha256}; the file was changed: {INSTALL} --force-reinstall"
+            f"{path}: SHA-256 is {digest}, expected {sha256}; the file was changed: {INSTALL} --force-reinstall"
         )
     arrays: dict[str, Any] = _ArraysOnly(io.BytesIO(data)).load()
     return arrays

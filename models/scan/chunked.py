@@ -103,13 +103,15 @@ class _ChunkedScan(torch.autograd.Function):
             for i in reversed(range(len(states))):
                 cut = slice(i * chunk, (i + 1) * chunk)
                 dy_i, dx_i = (heads_first(tensor, groups)[rows, ..., cut, :] for tensor in (dy, dx))
-                found = _backward_chunk(
+                gradients = _backward_chunk(
                     _tile(x, B, C, decays, i, rows, chunk), states[i, rows], dy_i, dx_i, dstate[rows]
                 )
                 length = dy_i.shape[3]
-                for table, part in zip((du_x, later, earlier), found[:3], strict=True):
+                for table, part in zip((du_x, later, earlier), gradients[:3], strict=True):
                     table[i, rows, ..., :length] = part
-                dB[rows, cut], dC[rows, cut] = (part.unflatten(0, (-1, groups)).transpose(1, 2) for part in found[3:])
+                dB[rows, cut], dC[rows, cut] = (
+                    part.unflatten(0, (-1, groups)).transpose(1, 2) for part in gradients[3:]
+                )
         # The rate at a token counts for everything that was said before it and is heard from it on.
         drate = later.flip(-1).cumsum(-1).flip(-1).to(dt.dtype) + F.pad(earlier.cumsum(-1)[..., :-1], (1, 0))
         dA = (drate * decays.write).sum((0, 1, 4)).view_as(A)

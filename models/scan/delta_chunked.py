@@ -105,11 +105,11 @@ class _ChunkedDeltaRule(torch.autograd.Function):
                 cut = slice(i * chunk, (i + 1) * chunk)
                 dy_i, dv_i = (heads_first(tensor, groups)[rows, ..., cut, :] for tensor in (dy, dv))
                 tile, new = _tile(v, k, q, decays, i, rows, chunk), news[number * chunks + i]
-                found = _backward_chunk(tile, new, states[i, rows], dy_i, dv_i, dstate[rows])
+                gradients = _backward_chunk(tile, new, states[i, rows], dy_i, dv_i, dstate[rows])
                 length = dy_i.shape[3]
-                for table, part in zip((dbeta, later, earlier), found[:3], strict=True):
+                for table, part in zip((dbeta, later, earlier), gradients[:3], strict=True):
                     table[i, rows, ..., :length] = part
-                dboth = found.dboth.unflatten(0, (-1, groups)).transpose(1, 2)
+                dboth = gradients.dboth.unflatten(0, (-1, groups)).transpose(1, 2)
                 dq[rows, cut], dk[rows, cut] = dboth[:, :length], dboth[:, length:]
         # The decay at a token counts for everything that was written before it and is read from it on.
         dlog = later.flip(-1).cumsum(-1).flip(-1).to(v.dtype) + F.pad(earlier.cumsum(-1)[..., :-1], (1, 0))

@@ -41,11 +41,11 @@ def fla_delta_rule(
     beta, log_decay, h0 = (tensor.float().contiguous() for tensor in (beta, log_decay, h0))
     call = functools.partial(load_kernels(), scale=1.0, output_final_state=True, state_v_first=True, chunk_size=chunk)
     parts = zip(*(part.split(rows_per_call(v.shape[2])) for part in (q, k, v, log_decay, beta, h0)), strict=True)
-    found = [call(*part[:-1], initial_state=part[-1]) for part in parts]
-    if len(found) == 1:
-        y, state = found[0]
+    outputs = [call(*part[:-1], initial_state=part[-1]) for part in parts]
+    if len(outputs) == 1:
+        y, state = outputs[0]
         return y, state
-    ys, states = zip(*found, strict=True)
+    ys, states = zip(*outputs, strict=True)
     return torch.cat(ys), torch.cat(states)
 
 

@@ -49,10 +49,10 @@ def mamba_scan(
     rows, tokens = split_sizes(tuple(x.shape), tuple(B.shape), chunk)
     call = functools.partial(_call, load_kernels(), A, chunk)
     parts = zip(*(part.split(rows) for part in (x, dt, B, C, h0)), strict=True)
-    found = [_in_time(call, tokens, *part) for part in parts]
-    if len(found) == 1:
-        return found[0]
-    ys, states = zip(*found, strict=True)
+    outputs = [_in_time(call, tokens, *part) for part in parts]
+    if len(outputs) == 1:
+        return outputs[0]
+    ys, states = zip(*outputs, strict=True)
     return torch.cat(ys), torch.cat(states)
 
 

@@ -38,19 +38,19 @@ def state_statistics(memory: Memory) -> dict[str, StateStatistics]:
     The effective rank of a matrix is exp(entropy of its singular values, normalised to sum 1): Roy and Vetterli, 2007.
     It is 1 where one direction carries everything, and at most min(p, n).
     """
-    found = {}
+    statistics = {}
     for name, state in _by_layer(memory):
         matrices = torch.cat(
             [part.flatten(0, 1)[:: max(1, part.shape[0] * part.shape[1] // SAMPLED)] for part in state]
         )
         values = torch.cat([part.flatten() for part in state])
-        found[name] = StateStatistics(
+        statistics[name] = StateStatistics(
             mean=values.mean().item(),
             std=values.std().item(),
             max=values.abs().max().item(),
             rank=effective_rank(matrices).mean().item(),
         )
-    return found
+    return statistics
 
 
 def effective_rank(matrices: Tensor) -> Tensor:

@@ -351,7 +351,7 @@ def _follow(schema: type[BaseModel], location: Sequence[str | int]) -> tuple[lis
     holders = here
     for part in location:
         members = [member for kind in here for member in _members(kind)]
-        inner = [found for member in members if (found := _child(member, part)) is not None]
+        inner = [child for member in members if (child := _child(member, part)) is not None]
         if not inner and len(members) > 1 and part is not location[-1]:
             here = [m for m in members if getattr(m, "__name__", None) == part] or members
             continue

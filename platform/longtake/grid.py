@@ -52,8 +52,8 @@ def run_grid(
         The report. A cell that raises is recorded there and the others go on; a worker that dies is retried.
     """
     report = GridReport()
-    there = set(tables.parts(store, table))
-    missing = [cell for cell in cells if cell.part not in there]
+    written = set(tables.parts(store, table))
+    missing = [cell for cell in cells if cell.part not in written]
     report.reused = len(cells) - len(missing)
     on_done(report.reused, len(cells))
     for part, reason in _run(store, table, missing, work, cpus_per_cell):

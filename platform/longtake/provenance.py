@@ -38,8 +38,8 @@ def provenance() -> dict[str, str]:
 def _code_version() -> str:
     """The release, and the commit when it runs from a checkout; `.dirty` if files differ from that commit."""
     here = Path(__file__).resolve().parent
-    told = _output("git", "-C", str(here), "describe", "--always", "--dirty=.dirty", "--abbrev=12", "--exclude=*")
-    return f"{__version__}+g{told}" if told else __version__
+    commit = _output("git", "-C", str(here), "describe", "--always", "--dirty=.dirty", "--abbrev=12", "--exclude=*")
+    return f"{__version__}+g{commit}" if commit else __version__
 
 
 def _hardware() -> str:
@@ -61,13 +61,13 @@ def _processor() -> str:
 
 
 def _versions() -> dict[str, str]:
-    found = {"longtake": __version__, "python": platform.python_version()}
+    versions = {"longtake": __version__, "python": platform.python_version()}
     for package in _PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _output(*command: str) -> str:

@@ -49,10 +49,10 @@ def modules(package: ModuleType, faces: Mapping[str, type]) -> dict[str, ModuleT
         UserError: an entry point that cannot be loaded, has a name that is taken, or holds none of these values.
     """
     own = {name: importlib.import_module(f"{package.__name__}.{name}") for name in _own(package)}
-    found = {name: module for name, module in own.items() if _held(module, faces)}
+    by_name = {name: module for name, module in own.items() if _held(module, faces)}
     for point in _points(package):
-        found[point.name] = _loaded(point, faces)
-    return dict(sorted(found.items()))
+        by_name[point.name] = _loaded(point, faces)
+    return dict(sorted(by_name.items()))
 
 
 def known_name(name: str, names: Iterable[str]) -> str:

@@ -137,8 +137,8 @@ def _versions(file: ClusterFile) -> Iterator[str]:
             pins.setdefault(name, {}).setdefault(version, []).append(group.name)
     for name, versions in sorted(pins.items()):
         if len(versions) > 1:
-            told = ", ".join(f"{version} in {' and '.join(dict.fromkeys(at))}" for version, at in versions.items())
-            yield f"{name} has several versions: {told}"
+            listed = ", ".join(f"{version} in {' and '.join(dict.fromkeys(at))}" for version, at in versions.items())
+            yield f"{name} has several versions: {listed}"
         here = _version_here(name)
         for version in versions:
             if here is not None and version != here:
@@ -293,10 +293,10 @@ def _fits_machine(group: Group, machines: dict[str, Any]) -> Iterator[str]:
         yield f"metadata.machines.{group.machine}.{price} is missing: what {group.name} costs per hour"
     if not group.cpus and not group.gpus:
         return  # the head
-    for unit, told in (("CPU", group.cpus), ("GPU", group.gpus)):
+    for unit, amount in (("CPU", group.cpus), ("GPU", group.gpus)):
         has = machine.get(f"{unit.lower()}s", 0)
-        if told != has:
-            yield f"{at}.resources.{unit} is {told or 0:g}, a {group.machine} has {has:g}"
+        if amount != has:
+            yield f"{at}.resources.{unit} is {amount or 0:g}, a {group.machine} has {has:g}"
 
 
 # --- hosts of one's own, and Kubernetes ---------------------------------------------------------------------

@@ -120,13 +120,13 @@ class Head:
         with outside_errors(self.address):
             command = ["python", "-c", Path(autoscaler.__file__).read_text(encoding="utf-8")]
             job = self._submit(entrypoint=f"exec {shlex.join(command)}", submission_id=f"kinds-{secrets.token_hex(4)}")
-            told: list[str] = []
-            ended = self.follow(job, told.append)
+            lines: list[str] = []
+            ended = self.follow(job, lines.append)
             self._client.delete_job(job)
         if ended.code:
-            raise UserError(f"the head at {self.address} cannot tell which nodes may come: {''.join(told).strip()}")
-        found: list[dict[str, float]] | None = json.loads("".join(told).splitlines()[-1])
-        return found
+            raise UserError(f"the head at {self.address} cannot tell which nodes may come: {''.join(lines).strip()}")
+        kinds: list[dict[str, float]] | None = json.loads("".join(lines).splitlines()[-1])
+        return kinds
 
     # --- jobs ----------------------------------------------------------------------------------------------
 
@@ -189,10 +189,8 @@ class Head:
     def jobs(self) -> list[Job]:
         """All jobs that were submitted, the oldest first."""
         with outside_errors(self.address):
-            found = [_job(info) for info in self._client.list_jobs() if info.submission_id]
-        return sorted(
-            found, key=lambda job: (job.started or datetime.datetime.min.replace(tzinfo=datetime.UTC), job.id)
-        )
+            jobs = [_job(info) for info in self._client.list_jobs() if info.submission_id]
+        return sorted(jobs, key=lambda job: (job.started or datetime.datetime.min.replace(tzinfo=datetime.UTC), job.id))
 
     def logs(self, job: str) -> str:
         """Everything that a job has printed until now."""

@@ -192,8 +192,8 @@ def _attach(address: str, quiet: bool) -> None:
 
 def _variables_of_the_job() -> set[str]:
     """What the job that this driver runs as gives to its workers already; Ray refuses a name given twice."""
-    told = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
-    return set((told.get("runtime_env") or {}).get("env_vars") or {})
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    return set((job.get("runtime_env") or {}).get("env_vars") or {})
 
 
 def _check(need: Demand | None, total: Resources, each: Sequence[Resources], where: str) -> None:
@@ -213,16 +213,16 @@ def _room() -> tuple[Resources, list[Resources]]:
 
     total: dict[str, float] = dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
     rows = ray.nodes()  # type: ignore[no-untyped-call]
-    there = [row["Resources"] for row in rows if row["Alive"]]
+    alive = [row["Resources"] for row in rows if row["Alive"]]
     if not node_watch.autoscales(row["Labels"] for row in rows):
-        return total, there
+        return total, alive
     kinds = kinds_of_nodes()
     if kinds is None:
         endless = {"CPU": math.inf, "GPU": math.inf}
-        return total | endless, [*there, endless]
+        return total | endless, [*alive, endless]
     for name in ("CPU", "GPU"):
         total[name] = max(total.get(name, 0), sum(kind["most"] * kind.get(name, 0) for kind in kinds))
-    return total, [*there, *kinds]
+    return total, [*alive, *kinds]
 
 
 def _machine_gpus() -> int:

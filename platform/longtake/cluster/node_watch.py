@@ -30,7 +30,7 @@ class Node:
     cpus: float
     gpus: float
     reason: int = 0
-    told: str = ""
+    message: str = ""
 
     @property
     def has(self) -> str:
@@ -76,15 +76,15 @@ class Watch:
 
 
 def _sums(nodes: Iterable[Node]) -> tuple[float, float]:
-    there = list(nodes)
-    return sum(node.cpus for node in there), sum(node.gpus for node in there)
+    present = list(nodes)
+    return sum(node.cpus for node in present), sum(node.gpus for node in present)
 
 
 def _why(node: Node) -> str:
     if node.reason == IDLE:
         return "had nothing to do and has ended"
     gone = "was taken away as announced (spot)" if node.reason == TAKEN else "is lost"
-    return f"{gone} ({node.told})" if node.told else gone
+    return f"{gone} ({node.message})" if node.message else gone
 
 
 @contextlib.contextmanager
@@ -111,7 +111,7 @@ def watch_nodes(need: Demand | None, say: Callable[[str], None]) -> Iterator[Non
 
 def autoscales(labels: Iterable[Mapping[str, str]]) -> bool:
     """Whether nodes of these labels are of a cluster whose autoscaler may add others."""
-    return any(told.get(GROUP, HOSTS) != HOSTS for told in labels)
+    return any(node_labels.get(GROUP, HOSTS) != HOSTS for node_labels in labels)
 
 
 def _nodes() -> dict[str, Node]:

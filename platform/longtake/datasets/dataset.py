@@ -101,8 +101,8 @@ class Manifest(BaseModel):
     @property
     def latents(self) -> Latents | None:
         """What its frames are latents of; None for pixels."""
-        told = self.recipe.get("latents")
-        return None if told is None else Latents.model_validate(told)
+        recorded = self.recipe.get("latents")
+        return None if recorded is None else Latents.model_validate(recorded)
 
     def sealed(self) -> Manifest:
         """The same with the checksum of everything else in it."""
@@ -126,8 +126,8 @@ def tokenizer_digest(files: Mapping[str, bytes]) -> str:
 
 def dataset_names(store: Store) -> list[str]:
     """Names of the finished datasets of a store."""
-    found = {rel.strip("/").split("/")[-2] for rel in store.glob("datasets/*/manifest.json")}
-    return sorted(found)
+    names = {rel.strip("/").split("/")[-2] for rel in store.glob("datasets/*/manifest.json")}
+    return sorted(names)
 
 
 class Dataset:
@@ -145,8 +145,8 @@ class Dataset:
         self._small: OrderedDict[int, dict[str, Array]] = OrderedDict()
         self._reading = [Lock() for _ in range(READ_AT_ONCE)]
         self._cache_bytes = 0 if store.is_folder else cache.limit() if cache_bytes is None else cache_bytes
-        made = f"{store.uri}/{self.root} {self.manifest.seal}"
-        self._cache = cache.Cache(made, self._cache_bytes) if self._cache_bytes else None
+        content = f"{store.uri}/{self.root} {self.manifest.seal}"
+        self._cache = cache.Cache(content, self._cache_bytes) if self._cache_bytes else None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _opened, (self.store, self.name, self.manifest.seal, self._cache_bytes)
@@ -165,8 +165,8 @@ class Dataset:
         try:
             manifest = Manifest.model_validate_json(self.store.read_bytes(path))
         except FileNotFoundError:
-            made = "; make it with `longtake collect`, `longtake ingest` or `longtake encode`"
-            raise UserError(unknown("dataset", self.name, dataset_names(self.store)) + made) from None
+            advice = "; make it with `longtake collect`, `longtake ingest` or `longtake encode`"
+            raise UserError(unknown("dataset", self.name, dataset_names(self.store)) + advice) from None
         except ValidationError as error:
             where = ".".join(map(str, error.errors()[0]["loc"])) or "no JSON"
             raise Damaged(f"{path}: damaged, or of another version of longtake ({where}); make it again") from None
@@ -258,19 +258,19 @@ class Dataset:
         parts: dict[str, list[Array]] = {spec.name: [] for spec in specs}
         for spec, stored in self._stored(episode, {spec: range(len(spec.spans(length))) for spec in specs}):
             parts[spec.name].append(decode(spec, *stored))
-        found = self._small[episode] = {name: np.concatenate(chunks) for name, chunks in parts.items()}
+        arrays = self._small[episode] = {name: np.concatenate(chunks) for name, chunks in parts.items()}
         if len(self._small) > CACHED_EPISODES:
             self._small.popitem(last=False)
-        return found
+        return arrays
 
     def _read_span(self, spec: ArraySpec, episode: int, start: int, stop: int, into: Array | None = None) -> Array:
         spans = spec.spans(int(self._index.lengths[episode]))
         wanted = [i for i, (a, b) in enumerate(spans) if a < stop and b > start]
-        found = np.empty((stop - start, *spec.shape), spec.dtype) if into is None else into
+        array = np.empty((stop - start, *spec.shape), spec.dtype) if into is None else into
         for i, (_, stored) in zip(wanted, self._stored(episode, {spec: wanted}), strict=True):
             first, end = max(spans[i][0], start), min(spans[i][1], stop)
-            decode(spec, *stored, first=first - spans[i][0], into=found[first - start : end - start])
-        return found
+            decode(spec, *stored, first=first - spans[i][0], into=array[first - start : end - start])
+        return array
 
     def _stored(self, episode: int, wanted: Mapping[ArraySpec, Sequence[int]]) -> Iterator[tuple[ArraySpec, _Stored]]:
         """These chunks of these arrays, one by one, by one read from the first to the last byte of them."""

@@ -43,26 +43,28 @@ class Episode:
 def faults(episode: Episode) -> list[str]:
     """Everything that keeps it from being an episode, in words; empty if nothing does."""
     frames, actions, pose = episode.frames, episode.actions, episode.pose
-    found = [f"{n}: {len(a)} long, frames are {len(frames)}" for n, a in _tall(episode) if len(a) != len(frames)]
-    found += [f"{name}: a single number, expected one per frame" for name, a in episode.arrays().items() if not a.ndim]
+    problems = [f"{n}: {len(a)} long, frames are {len(frames)}" for n, a in _tall(episode) if len(a) != len(frames)]
+    problems += [
+        f"{name}: a single number, expected one per frame" for name, a in episode.arrays().items() if not a.ndim
+    ]
     if frames.dtype == np.uint8:
         if frames.ndim != 4 or frames.shape[3] != 3:
-            found.append(f"frames: uint8 {frames.shape}, expected (T, H, W, 3)")
+            problems.append(f"frames: uint8 {frames.shape}, expected (T, H, W, 3)")
     elif frames.dtype.kind != "f":
-        found.append(f"frames: {frames.dtype}, expected uint8 or latents of floats")
+        problems.append(f"frames: {frames.dtype}, expected uint8 or latents of floats")
     discrete = actions.dtype == np.int64 and actions.ndim == 1
     if not discrete and not (actions.dtype == np.float32 and actions.ndim == 2):
-        found.append(f"actions: {actions.dtype} {actions.shape}, expected float32 (T, A) or int64 (T,)")
+        problems.append(f"actions: {actions.dtype} {actions.shape}, expected float32 (T, A) or int64 (T,)")
     elif discrete and actions.min(initial=0) < -1:
-        found.append(f"actions: {actions.min()}, expected classes from 0 on, -1 for none")
+        problems.append(f"actions: {actions.min()}, expected classes from 0 on, -1 for none")
     if pose is not None and (pose.dtype != np.float32 or pose.ndim != 2):
-        found.append(f"pose: {pose.dtype} {pose.shape}, expected float32 (T, P)")
-    found += [
+        problems.append(f"pose: {pose.dtype} {pose.shape}, expected float32 (T, P)")
+    problems += [
         f"label {name}: {a.dtype}, expected numbers" for name, a in episode.labels.items() if a.dtype.kind not in "biuf"
     ]
     if frames.size == 0:
-        found.append(f"frames: none, the shape is {frames.shape}")
-    return found + _infinite(episode)
+        problems.append(f"frames: none, the shape is {frames.shape}")
+    return problems + _infinite(episode)
 
 
 def _tall(episode: Episode) -> list[tuple[str, Array]]:
@@ -71,10 +73,10 @@ def _tall(episode: Episode) -> list[tuple[str, Array]]:
 
 def _infinite(episode: Episode) -> list[str]:
     """Labels may say NaN for unknown; what a model is fed may not."""
-    found = []
+    problems = []
     for name, array in episode.arrays().items():
         if array.dtype.kind == "f" and array.ndim and not name.startswith(LABEL):
             bad = ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
             if bad.any():
-                found.append(f"{name}: NaN or infinite at frame {int(bad.argmax())} ({int(bad.sum())} such frames)")
-    return found
+                problems.append(f"{name}: NaN or infinite at frame {int(bad.argmax())} ({int(bad.sum())} such frames)")
+    return problems

@@ -55,8 +55,8 @@ class Index:
     def frame(self) -> pd.DataFrame:
         """Everything, as a table: for what goes through all episodes once."""
         with self._reading:
-            found: pd.DataFrame = self._file.read().to_pandas()
-        return found
+            rows: pd.DataFrame = self._file.read().to_pandas()
+        return rows
 
     def of_split(self, split: str | None) -> NDArray[np.bool_]:
         """Which rows are of a split; all if none is named."""
@@ -119,10 +119,10 @@ def _checked(store: Store, path: str, crc: int) -> Any:
         file = pa.OSFile(store.path(path)) if store.is_folder else _copied(store, path)
     except FileNotFoundError:
         raise Damaged(f"{path}: the file is gone; make the dataset again") from None
-    found = 0
+    total = 0
     while piece := file.read(PIECE):
-        found = zlib.crc32(piece, found)
-    if found != crc:
+        total = zlib.crc32(piece, total)
+    if total != crc:
         raise Damaged(f"{path}: damaged, its checksum does not match; make the dataset again")
     file.seek(0)
     return parquet.ParquetFile(file)

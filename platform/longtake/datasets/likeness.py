@@ -55,7 +55,7 @@ def leaks(looks: list[Look], splits: list[str]) -> list[Leak]:
     telling = pictures.std(axis=2) > TEXTURE
     named = np.array(splits)
     held = np.flatnonzero(named != "train")
-    found: list[Leak] = []
+    alike: list[Leak] = []
     for group in np.array_split(held, max(1, len(held) * len(looks) // GROUP)):
         # Two held-out splits are compared once; the training split with each of them.
         apart = np.not_equal(named[group][:, None], named) & (
@@ -64,8 +64,8 @@ def leaks(looks: list[Look], splits: list[str]) -> list[Leak]:
         copied = _copies(pictures, telling, group) & apart
         continued = _continued(pictures, telling, steps, group) & apart & ~copied
         for kind, pairs in (("copy", copied), ("continued", continued)):
-            found += [Leak(int(group[a]), int(b), kind) for a, b in np.argwhere(pairs)]
-    return found
+            alike += [Leak(int(group[a]), int(b), kind) for a, b in np.argwhere(pairs)]
+    return alike
 
 
 def _copies(pictures: NDArray[np.float32], telling: NDArray[np.bool_], group: NDArray[np.int64]) -> NDArray[np.bool_]:

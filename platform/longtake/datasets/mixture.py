@@ -107,9 +107,9 @@ class Mixture:
         """(episode, length) of a split of all datasets."""
         import pandas as pd
 
-        found = [one.episodes(split) for one in self.datasets]
+        parts = [one.episodes(split) for one in self.datasets]
         firsts = [0, *self._ends[:-1]]
-        shifted = [rows.assign(episode=rows["episode"] + first) for rows, first in zip(found, firsts, strict=True)]
+        shifted = [rows.assign(episode=rows["episode"] + first) for rows, first in zip(parts, firsts, strict=True)]
         return pd.concat(shifted, ignore_index=True)
 
     def part_of(self, episodes: Ints) -> Ints:
@@ -122,8 +122,8 @@ class Mixture:
         """Frames [start, stop) of an episode, see `Dataset.read`."""
         part = int(self.part_of(np.array([episode]))[0])
         own = episode - (int(self._ends[part - 1]) if part else 0)
-        found = self.datasets[part].read(own, start, stop, labels=labels, into=into)
-        return found if self.has_pose else replace(found, pose=None)
+        piece = self.datasets[part].read(own, start, stop, labels=labels, into=into)
+        return piece if self.has_pose else replace(piece, pose=None)
 
 
 Data: TypeAlias = Dataset | Mixture
@@ -146,18 +146,18 @@ def whole_weights(weights: Sequence[float]) -> tuple[int, ...]:
 
 def _differing(one: Dataset, other: Dataset) -> list[str]:
     """Why two datasets cannot be mixed, in words."""
-    asked: dict[str, list[object]] = {
+    properties: dict[str, list[object]] = {
         "frames": [(data.frame_shape, data.frame_dtype) for data in (one, other)],
         "numbers in an action": [data.action_dim for data in (one, other)],
         "tokenizer": [data.manifest.latents and data.manifest.latents.weights for data in (one, other)],
         "discrete actions": [data.manifest.action_classes for data in (one, other)],
     }
     if one.has_pose and other.has_pose:
-        asked["pose"] = [data.manifest.pose for data in (one, other)]
+        properties["pose"] = [data.manifest.pose for data in (one, other)]
     return [
-        f"{other.name} cannot be mixed with {one.name}: {what} {there} instead of {here}"
-        for what, (here, there) in asked.items()
-        if here != there
+        f"{other.name} cannot be mixed with {one.name}: {what} {theirs} instead of {here}"
+        for what, (here, theirs) in properties.items()
+        if here != theirs
     ]
 
 

@@ -110,12 +110,12 @@ def decode(
 
     Raises CorruptData that names `where` for bytes of another array.
     """
-    found = np.empty((frames, *spec.shape), spec.dtype) if into is None else into
+    array = np.empty((frames, *spec.shape), spec.dtype) if into is None else into
     try:
-        _CODECS[spec.codec][1](spec, data, frames, first, found)
+        _CODECS[spec.codec][1](spec, data, frames, first, array)
     except (ValueError, OSError, zlib.error) as error:  # an index that belongs to other bytes
         raise CorruptData(f"{where}: {error}") from error
-    return found
+    return array
 
 
 def _zstd_out(spec: ArraySpec, data: bytes, frames: int, first: int, into: Array) -> None:

@@ -45,10 +45,10 @@ def damage(dataset: Dataset, on_done: Callable[[int, int], None] = lambda done, 
 def _index_faults(dataset: Dataset) -> Iterator[str]:
     """Where index and manifest contradict each other."""
     manifest, index = dataset.manifest, dataset.index
-    told = {"episodes": (manifest.episodes, len(index)), "frames": (manifest.frames, int(index["length"].sum()))}
+    totals = {"episodes": (manifest.episodes, len(index)), "frames": (manifest.frames, int(index["length"].sum()))}
     for split, count in manifest.splits.items():
-        told[f"episodes of {split}"] = (count, int((index["split"] == split).sum()))
-    for what, (one, other) in told.items():
+        totals[f"episodes of {split}"] = (count, int((index["split"] == split).sum()))
+    for what, (one, other) in totals.items():
         if one != other:
             yield f"{dataset.root}: {one} {what} in the manifest, {other} in the index"
 

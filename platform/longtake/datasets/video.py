@@ -60,19 +60,19 @@ def decode(data: bytes, frames: int, first: int, into: Frames) -> None:
 
     decoder = av.CodecContext.create("h264", "r")
     decoder.thread_count = 1
-    rgb, found = _Rgb(), 0
+    rgb, count = _Rgb(), 0
     try:
         for packet in [*decoder.parse(data), *decoder.parse(b""), None]:
             for picture in decoder.decode(packet):
                 if (picture.height, picture.width, 3) != into.shape[1:]:
                     raise ValueError(f"frames of {picture.height}x{picture.width} instead of {into.shape[1:]}")
-                if first <= found < first + len(into):
-                    into[found - first] = rgb(picture)
-                found += 1
+                if first <= count < first + len(into):
+                    into[count - first] = rgb(picture)
+                count += 1
     except av.FFmpegError as error:
         raise ValueError(f"no H.264 stream: {error.strerror}") from error
-    if found != frames:
-        raise ValueError(f"{found} frames in the stream instead of {frames}")
+    if count != frames:
+        raise ValueError(f"{count} frames in the stream instead of {frames}")
 
 
 def squared_error(one: Frames, other: Frames) -> float:
@@ -100,33 +100,33 @@ class BadVideo(ValueError):
 def read(file: IO[bytes]) -> Video:
     """A whole video file, frame by frame. Raises BadVideo."""
     with _opened(file) as (container, stream):
-        found = [(picture(), time) for picture, time in _pictures(container, stream)]
+        pictures = [(picture(), time) for picture, time in _pictures(container, stream)]
         # Frames that an edit list leaves out are in the file and not shown. Not every container counts its frames.
         index = list(stream.index_entries) if stream.frames else []
         promised = sum(not entry.is_discard for entry in index)
-    if promised and promised != len(found):
-        raise BadVideo(f"the file is cut off or damaged: it promises {promised} frames and holds {len(found)}")
-    return Video(_stacked([picture for picture, _ in found]), _even_fps([time for _, time in found]))
+    if promised and promised != len(pictures):
+        raise BadVideo(f"the file is cut off or damaged: it promises {promised} frames and holds {len(pictures)}")
+    return Video(_stacked([picture for picture, _ in pictures]), _even_fps([time for _, time in pictures]))
 
 
 def read_at(file: IO[bytes], times: Sequence[float]) -> Frames:
     """The frame shown at each of `times`, ascending seconds. Raises BadVideo naming the first time without a frame."""
-    found: list[Frames] = []
+    pictures: list[Frames] = []
     with _opened(file) as (container, stream):
         near = NEAR_S + _tick(stream) / 2
         container.seek(max(0, int((times[0] - near) / _tick(stream))), stream=stream, backward=True)
         for picture, time in _pictures(container, stream):
-            if len(found) < len(times) and time > times[len(found)] + near:
+            if len(pictures) < len(times) and time > times[len(pictures)] + near:
                 break
             array = None
-            while len(found) < len(times) and abs(time - times[len(found)]) <= near:
+            while len(pictures) < len(times) and abs(time - times[len(pictures)]) <= near:
                 array = picture() if array is None else array
-                found.append(array)
-            if len(found) == len(times):
+                pictures.append(array)
+            if len(pictures) == len(times):
                 break
-    if len(found) < len(times):
-        raise BadVideo(f"no frame at {times[len(found)]:.6g} s, only the {len(found)} before it of {len(times)}")
-    return _stacked(found)
+    if len(pictures) < len(times):
+        raise BadVideo(f"no frame at {times[len(pictures)]:.6g} s, only the {len(pictures)} before it of {len(times)}")
+    return _stacked(pictures)
 
 
 def read_image(data: bytes) -> Frames:

@@ -58,14 +58,14 @@ def walks(dataset: Dataset, split: str, count: int) -> pd.DataFrame:
     """
     import pandas as pd
 
-    there = dataset.index
-    there = there[there.split == split]
-    found: dict[str, list[tuple[int, int, int]]] = {}
-    for episode, length, text in zip(there.episode, there.length, there.meta, strict=True):
+    index = dataset.index
+    index = index[index.split == split]
+    worlds: dict[str, list[tuple[int, int, int]]] = {}
+    for episode, length, text in zip(index.episode, index.length, index.meta, strict=True):
         meta = json.loads(text)
         if (world := world_of(meta)) is not None:
-            found.setdefault(world, []).append((int(meta[WALK]), int(episode), int(length)))
-    first = [sorted(own)[:count] for own in found.values() if len(own) >= count]
+            worlds.setdefault(world, []).append((int(meta[WALK]), int(episode), int(length)))
+    first = [sorted(own)[:count] for own in worlds.values() if len(own) >= count]
     rows = [(own[-1][1], min(length for *_, length in own), [episode for _, episode, _ in own]) for own in first]
     return pd.DataFrame(rows, columns=["episode", "length", "walks"])
 
@@ -73,10 +73,10 @@ def walks(dataset: Dataset, split: str, count: int) -> pd.DataFrame:
 def wraps(dataset: Dataset) -> float | None:
     """After how many cells the places of a dataset's worlds repeat; None where they do not. Raises UserError for
     worlds of different sizes."""
-    told = (json.loads(text).get(WRAPS) for text in dataset.index.meta)
+    values = (json.loads(text).get(WRAPS) for text in dataset.index.meta)
     # In other people's metadata the word may mean anything.
-    found = {float(size) if isinstance(size, int | float) and size > 0 else None for size in told}
-    if len(found) > 1:
-        sizes = ", ".join(sorted(map(str, found)))
+    distinct = {float(size) if isinstance(size, int | float) and size > 0 else None for size in values}
+    if len(distinct) > 1:
+        sizes = ", ".join(sorted(map(str, distinct)))
         raise UserError(f"dataset {dataset.name}: its worlds repeat after different numbers of cells: {sizes}")
-    return found.pop()
+    return distinct.pop()

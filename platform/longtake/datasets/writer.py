@@ -91,11 +91,11 @@ class DatasetWriter:
         Raises UserError naming the differing fields if the name belongs to a dataset made otherwise.
         """
         try:
-            there = json.loads(self.store.read_bytes(f"{self.root}/recipe.json"))
+            existing = json.loads(self.store.read_bytes(f"{self.root}/recipe.json"))
         except FileNotFoundError:
             self.store.write_bytes(f"{self.root}/recipe.json", json.dumps(self.recipe, indent=1).encode())
             return False
-        differing = differences(there, self.recipe)
+        differing = differences(existing, self.recipe)
         if differing:
             raise UserError(
                 f"dataset {self.name!r} exists with another config ({'; '.join(differing)}): "
@@ -194,7 +194,7 @@ class DatasetWriter:
         specs = [ArraySpec(**spec) for spec in json.loads(index["arrays"][0])]
         frames = int(index["length"].sum())
         numbers = frames * math.prod(next(spec.shape for spec in specs if spec.name == "frames"))
-        told = json.dumps([index["digest"].tolist(), index["split"].tolist(), index["arrays"][0]])
+        content = json.dumps([index["digest"].tolist(), index["split"].tolist(), index["arrays"][0]])
         return Manifest(
             name=self.name,
             arrays=tuple(specs),
@@ -205,7 +205,7 @@ class DatasetWriter:
             splits={split: int((index["split"] == split).sum()) for split in SPLITS},
             split_rule=rule,
             recipe=self.recipe,
-            fingerprint=hashlib.sha256(told.encode()).hexdigest()[:16],
+            fingerprint=hashlib.sha256(content.encode()).hexdigest()[:16],
             psnr_db=round(video.psnr_db(index["squared_error"].sum(), numbers), 2) if self.codec == "video" else None,
             action_classes=self._classes(int(index["action_classes"].max())),
             refused=refused,

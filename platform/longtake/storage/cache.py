@@ -85,21 +85,21 @@ class Cache:
         fetch(offset, size) asks the storage, for whole BLOCKs while they can be kept.
         """
         path = self._folder / name.rpartition("/")[2]
-        if (found := self._whole(path, offset, size, chunks)) is not None:
-            return found, offset, True
+        if (data := self._whole(path, offset, size, chunks)) is not None:
+            return data, offset, True
         with self._fetching[hash((name, offset // BLOCK)) % len(self._fetching)]:
-            if (found := self._whole(path, offset, size, chunks)) is not None:  # another thread fetched it meanwhile
-                return found, offset, True
+            if (data := self._whole(path, offset, size, chunks)) is not None:  # another thread fetched it meanwhile
+                return data, offset, True
             begin, end = offset // BLOCK * BLOCK, -(-(offset + size) // BLOCK) * BLOCK
             if self._has_room(end - begin):
-                found = fetch(begin, end - begin)
-                self._write(path, begin, found)
-                return found, begin, False
+                data = fetch(begin, end - begin)
+                self._write(path, begin, data)
+                return data, begin, False
         return fetch(offset, size), offset, False
 
     def _whole(self, path: Path, offset: int, size: int, chunks: Sequence[Chunk]) -> bytes | None:
-        found = self._read(path, offset, size)
-        return found if all(chunk.is_in(found, offset) for chunk in chunks) else None
+        data = self._read(path, offset, size)
+        return data if all(chunk.is_in(data, offset) for chunk in chunks) else None
 
     def _read(self, path: Path, offset: int, size: int) -> bytes:
         now = time.time()

@@ -28,8 +28,8 @@ def is_there(path: str) -> bool:
 def entries(path: str) -> list[os.DirEntry[str]]:
     """What lies directly in a folder, sorted by name; nothing if there is no such folder. Raises OSError."""
     try:
-        with os.scandir(path) as found:
-            return sorted(found, key=lambda entry: entry.name)
+        with os.scandir(path) as scan:
+            return sorted(scan, key=lambda entry: entry.name)
     except FileNotFoundError:
         return []
 
@@ -45,11 +45,11 @@ def files(path: str) -> Iterator[os.DirEntry[str]]:
 
 def sizes(path: str) -> dict[str, int]:
     """Bytes of each file below a folder by its path in it; one that vanishes meanwhile is left out. Raises OSError."""
-    found: dict[str, int] = {}
+    by_name: dict[str, int] = {}
     for entry in files(path):
         with contextlib.suppress(FileNotFoundError):
-            found[os.path.relpath(entry.path, path)] = entry.stat().st_size
-    return found
+            by_name[os.path.relpath(entry.path, path)] = entry.stat().st_size
+    return by_name
 
 
 @contextlib.contextmanager

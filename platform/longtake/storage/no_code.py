@@ -48,5 +48,5 @@ def only_values(folder: Path, allowed: list[Any]) -> Iterator[None]:
 
 def _reason(error: Exception) -> str:
     """What PyTorch names, without its advice to switch the check off."""
-    told = next((line for line in str(error).splitlines() if "Unsupported" in line or "GLOBAL" in line), "")
-    return told.strip().split(" was not")[0] or type(error).__name__
+    reason = next((line for line in str(error).splitlines() if "Unsupported" in line or "GLOBAL" in line), "")
+    return reason.strip().split(" was not")[0] or type(error).__name__

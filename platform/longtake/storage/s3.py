@@ -128,8 +128,8 @@ class PatientS3(S3FileSystem):  # type: ignore[misc]
         return await _listed(self._patiently(lambda: listing(*args, **kwargs)), str(args[0]).split("/")[0])
 
     async def _find(self, *args: Any, **kwargs: Any) -> Any:
-        found = super()._find
-        return await self._patiently(lambda: found(*args, **kwargs))
+        find = super()._find
+        return await self._patiently(lambda: find(*args, **kwargs))
 
     async def _patiently(self, attempt: Callable[[], Awaitable[Any]]) -> Any:
         if _inside.get():

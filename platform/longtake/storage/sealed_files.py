@@ -71,14 +71,14 @@ def seal(file: bytes) -> tuple[bytes, str]:
 
 def _chunks(metadata: Any) -> list[Chunk]:
     """The column chunks of a file, in the order of their digests."""
-    found = []
+    chunks = []
     for group in range(metadata.num_row_groups):
         row_group = metadata.row_group(group)
         for number in range(row_group.num_columns):
             chunk = row_group.column(number)
             start = chunk.dictionary_page_offset if chunk.has_dictionary_page else chunk.data_page_offset
-            found.append(Chunk(group, chunk.path_in_schema, start, start + chunk.total_compressed_size))
-    return found
+            chunks.append(Chunk(group, chunk.path_in_schema, start, start + chunk.total_compressed_size))
+    return chunks
 
 
 def damaged(place: str) -> UserError:
@@ -162,10 +162,10 @@ class SealedFile:
                 self._fill(self._bytes, spans)
 
     def _fill(self, image: memoryview, spans: Sequence[Span]) -> None:
-        asked = list(_joined(span for span in spans if span[0] < span[1]))
-        starts, ends = [start for start, _ in asked], [end for _, end in asked]
-        found = self._store.fs.cat_ranges([self._path] * len(asked), starts, ends, on_error="raise") if asked else []
-        for (start, end), data in zip(asked, found, strict=True):
+        ranges = list(_joined(span for span in spans if span[0] < span[1]))
+        starts, ends = [start for start, _ in ranges], [end for _, end in ranges]
+        pieces = self._store.fs.cat_ranges([self._path] * len(ranges), starts, ends, on_error="raise") if ranges else []
+        for (start, end), data in zip(ranges, pieces, strict=True):
             if len(data) != end - start:
                 raise damaged(self.place)
             image[start:end] = data

@@ -44,19 +44,19 @@ def told(entries: Entries) -> dict[str, Any]:
     }
 
 
-def entries_of(told: Mapping[str, Any]) -> Entries:
+def entries_of(record: Mapping[str, Any]) -> Entries:
     """The inverse of `told`."""
-    return {name: Entry(size, told["sha256"][name]) for name, size in told["files"].items()}
+    return {name: Entry(size, record["sha256"][name]) for name, size in record["files"].items()}
 
 
-def faults(where: str, there: Mapping[str, int], written: Entries) -> list[str]:
+def faults(where: str, sizes: Mapping[str, int], written: Entries) -> list[str]:
     """A line per file that is missing, too long or short, or that nobody wrote; contents are not looked at."""
     wrong = [
-        f"{where}/{name}: {there.get(name, 0)} bytes, {entry.bytes} were written"
+        f"{where}/{name}: {sizes.get(name, 0)} bytes, {entry.bytes} were written"
         for name, entry in written.items()
-        if there.get(name) != entry.bytes
+        if sizes.get(name) != entry.bytes
     ]
-    return wrong + [f"{where}/{name}: was not written with the rest" for name in there if name not in written]
+    return wrong + [f"{where}/{name}: was not written with the rest" for name in sizes if name not in written]
 
 
 def rot(where: str, name: str) -> str:
@@ -88,8 +88,8 @@ def loaded(data: bytes, where: str) -> dict[str, Any]:
         )
     if seal != _digest(content):
         raise Damaged(f"{where}: damaged, its checksum does not match")
-    found: dict[str, Any] = content
-    return found
+    record: dict[str, Any] = content
+    return record
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -126,10 +126,10 @@ class Store:
             return {name: self._read_if_there(name) for name in names}
         if any(_is_pattern(self.path(name)) for name in names):
             return {name: self._object_if_there(name) for name in names}
-        found = self.fs.cat([self.path(name) for name in names], on_error="return") if names else {}
+        contents = self.fs.cat([self.path(name) for name in names], on_error="return") if names else {}
         read: dict[str, bytes | None] = {}
         for name in names:
-            data = found[self.path(name)]
+            data = contents[self.path(name)]
             if isinstance(data, Exception) and not isinstance(data, FileNotFoundError):
                 with self._errors_told(name):
                     raise data
@@ -183,48 +183,48 @@ class Store:
         """Bytes of every file below a folder, by its name in that folder, sorted."""
         with self._errors_told(rel):
             if self.is_folder:
-                found = local_files.sizes(self.path(rel))
+                by_name = local_files.sizes(self.path(rel))
             else:
                 below = self.fs.find(self.path(rel), detail=True).items()
-                found = {path[len(self.path(rel)) :].strip("/"): int(info["size"]) for path, info in below}
-        return {name: found[name] for name in sorted(found) if not _is_temporary(name)}
+                by_name = {path[len(self.path(rel)) :].strip("/"): int(info["size"]) for path, info in below}
+        return {name: by_name[name] for name in sorted(by_name) if not _is_temporary(name)}
 
     def starting(self, rel: str) -> Names:
         """Names of the files of one folder that begin with `rel`, sorted."""
         folder, _, start = rel.rpartition("/")
         with self._errors_told(folder):
             if self.is_folder:
-                there = local_files.entries(self.path(folder))
-                return self._names(entry.path for entry in there if entry.name.startswith(start))
+                entries = local_files.entries(self.path(folder))
+                return self._names(entry.path for entry in entries if entry.name.startswith(start))
             names = self._names(self.fs.find(self.path(folder), prefix=start))
         return [name for name in names if "/" not in name[len(folder) + 1 :]]
 
     def glob(self, pattern: str) -> Names:
         """Names that match a shell pattern such as `runs/*/config.yaml`, sorted; `*` stays within a folder."""
         *folders, last = pattern.split("/")
-        found = [""]
+        paths = [""]
         for part in folders:
-            found = [name for above in found for name in self._matching(above, part, only_folders=True)]
-        return sorted(name for above in found for name in self._matching(above, last))
+            paths = [name for above in paths for name in self._matching(above, part, only_folders=True)]
+        return sorted(name for above in paths for name in self._matching(above, last))
 
     def _matching(self, folder: str, pattern: str, only_folders: bool = False) -> Names:
         if not any(sign in pattern for sign in "*?["):
             name = f"{folder}/{pattern}".strip("/")
             return [name] if only_folders or self.exists(name) else []
         with self._errors_told(folder):
-            found = self._names(path for path, inner in self._lying_in(folder) if inner or not only_folders)
-        return [name for name in found if fnmatch.fnmatchcase(name.rpartition("/")[2], pattern)]
+            names = self._names(path for path, inner in self._lying_in(folder) if inner or not only_folders)
+        return [name for name in names if fnmatch.fnmatchcase(name.rpartition("/")[2], pattern)]
 
     def _lying_in(self, rel: str) -> Sequence[tuple[str, bool]]:
         """Path of what lies directly in a folder, and whether it is a folder."""
         if self.is_folder:
             return [(entry.path, entry.is_dir()) for entry in local_files.entries(self.path(rel))]
         try:
-            found = self.fs.ls(self.path(rel), detail=True)
+            listed = self.fs.ls(self.path(rel), detail=True)
         except FileNotFoundError:
             return []
-        there = ((info["name"], info["type"] == "directory") for info in found)
-        return [(path, inner) for path, inner in there if path.strip("/") != self.path(rel).strip("/")]
+        entries = ((info["name"], info["type"] == "directory") for info in listed)
+        return [(path, inner) for path, inner in entries if path.strip("/") != self.path(rel).strip("/")]
 
     def _errors_told(self, rel: str) -> contextlib.AbstractContextManager[None]:
         return local_files.errors_told(self.path(rel) if self.is_folder else f"{self.uri}/{rel}".rstrip("/"))
@@ -319,8 +319,8 @@ class Store:
         """Raise UserError if there is no such folder or bucket: what a verb that only reads asks first."""
         if self.is_folder:
             with self._errors_told(""):
-                there = local_files.is_there(self._root)
-            if not there:
+                exists = local_files.is_there(self._root)
+            if not exists:
                 raise UserError(f"no store at {self.uri}: the folder does not exist; give --store or LONGTAKE_STORE")
             return
         with self._errors_told(""), self.fs.at_once():

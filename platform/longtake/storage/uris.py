@@ -33,8 +33,8 @@ def _normal_s3(uri: str, bucket: str, prefix: str) -> str:
     if not bucket:
         raise UserError(f"store {uri!r} names no bucket; expected s3://BUCKET/PREFIX")
     if "@" in bucket:  # it would be in every table and log
-        told = bucket.rpartition("@")[2]
-        raise UserError(f"store: a key before the bucket {told}; keys come from AWS_* or ~/.aws, never from a URI")
+        name = bucket.rpartition("@")[2]
+        raise UserError(f"store: a key before the bucket {name}; keys come from AWS_* or ~/.aws, never from a URI")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}", bucket):
         raise UserError(f"store {uri!r}: {bucket!r} is no name of a bucket: letters, digits, dots and hyphens")
     if "?versionId=" in prefix:

@@ -165,8 +165,8 @@ def _window(loader: _Loader, steps: range, per_task: int, cpus: float) -> Iterat
         loader.blocks, batch_size=None, batch_format="numpy", num_cpus=cpus, concurrency=1
     )
     expected = iter(steps)
-    made: Any = loaded.iter_torch_batches(batch_size=None, prefetch_batches=READY, collate_fn=_own(), device="cpu")
-    for block in made:
+    blocks: Any = loaded.iter_torch_batches(batch_size=None, prefetch_batches=READY, collate_fn=_own(), device="cpu")
+    for block in blocks:
         for batch in block:
             step = int(batch.pop("step"))
             if step != next(expected):

@@ -315,15 +315,15 @@ def shuffled(place: Ints, size: int, keys: Hashes) -> Ints:
     """
     width = math.isqrt(max(size, 1) - 1) + 1
     height = -(-size // width)
-    found, outside = place.copy(), np.ones(len(place), bool)
+    moved, outside = place.copy(), np.ones(len(place), bool)
     while outside.any():
-        row, column = np.divmod(found[outside], width)
+        row, column = np.divmod(moved[outside], width)
         for first, second in keys.reshape(-1, 2):
             row = (row + (_hash(column, first) % np.uint64(height)).astype(np.int64)) % height
             column = (column + (_hash(row, second) % np.uint64(width)).astype(np.int64)) % width
-        found[outside] = row * width + column
-        outside = found >= size
-    return found
+        moved[outside] = row * width + column
+        outside = moved >= size
+    return moved
 
 
 def _hash(values: Ints, key: np.uint64) -> Hashes:

@@ -46,7 +46,7 @@ def compact(store: Store, table: str) -> Compacted:
     schema.keys(table)
     store.remove_half_written(f"tables/{table}", HALF_WRITTEN_S)
     listing = files(store, table)
-    before = listing.there
+    before = listing.present
     if before and not _is_compacted(listing):
         rows, parts = tables.look(store, table, None, lambda pieces: _merge(table, pieces))
         event = max([tables.now_ns(), *(event + 1 for event in (*parts.values(), *(file.event for file in before)))])
@@ -58,7 +58,7 @@ def compact(store: Store, table: str) -> Compacted:
 
 def _is_compacted(listing: Listing) -> bool:
     """One file, which has its mark."""
-    return len(listing.there) == 1 and listing.there[0].part is None and listing.there[0] in listing.written
+    return len(listing.present) == 1 and listing.present[0].part is None and listing.present[0] in listing.written
 
 
 def _state(table: str, before: int, pieces: Sequence[Piece]) -> Compacted:

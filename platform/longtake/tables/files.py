@@ -61,7 +61,7 @@ class File:
 class Listing:
     """The files of a table that are there, and those that were written, by their marks."""
 
-    there: list[File]
+    present: list[File]
     written: list[File]
 
 
@@ -105,14 +105,14 @@ class Piece:
 def part_file(table: str, part: str, event: int, rows: pa.Table) -> tuple[File, bytes]:
     """A version of a part: its name, and its bytes."""
     data = _parquet(rows)
-    told = digest(data).hex()
-    return File(event, f"tables/{table}/{part}.{event:019d}-{told}.parquet", part, told), data
+    checksum = digest(data).hex()
+    return File(event, f"tables/{table}/{part}.{event:019d}-{checksum}.parquet", part, checksum), data
 
 
 def compacted_file(table: str, event: int, rows: pa.Table, group_rows: int) -> tuple[File, bytes]:
     """A compacted file: its name, and its bytes."""
-    data, told = seal(_parquet(rows, row_group_size=group_rows))
-    return File(event, f"tables/{table}/compacted-{event:019d}-{told}.parquet", None, told), data
+    data, checksum = seal(_parquet(rows, row_group_size=group_rows))
+    return File(event, f"tables/{table}/compacted-{event:019d}-{checksum}.parquet", None, checksum), data
 
 
 def _parquet(rows: pa.Table, **more: Any) -> bytes:
@@ -141,8 +141,8 @@ def note(table: str, **more: Any) -> dict[bytes, bytes]:
 
 def versions(store: Store, table: str, part: str) -> list[File]:
     """The files that hold only this part, oldest first."""
-    found = _files(table, store.starting(f"tables/{table}/{part}."), store).there
-    return sorted(file for file in found if file.part == part)
+    present = _files(table, store.starting(f"tables/{table}/{part}."), store).present
+    return sorted(file for file in present if file.part == part)
 
 
 def files(store: Store, table: str, part: str | None = None) -> Listing:
@@ -151,24 +151,24 @@ def files(store: Store, table: str, part: str | None = None) -> Listing:
     Looked up twice: a listing is no snapshot, and while one goes on, a file may be put where it has passed already
     and the one that it replaces be removed where it has not come yet. What one look missed, the other sees.
     """
-    found: set[str] = set()
+    names: set[str] = set()
     folder = f"tables/{table}/"
     for _ in range(2):
         if part is None:
-            found.update(store.find(folder))
+            names.update(store.find(folder))
             continue
         # The marks first: what they tell of is there by then.
         for start in (f"{folder}{_WRITTEN}", folder):
-            found.update(store.starting(f"{start}{part}."), store.starting(f"{start}compacted-"))
-    every = _files(table, sorted(found), store)
+            names.update(store.starting(f"{start}{part}."), store.starting(f"{start}compacted-"))
+    every = _files(table, sorted(names), store)
     if part is None:
         return every
-    return Listing(*([file for file in some if file.part in (part, None)] for some in (every.there, every.written)))
+    return Listing(*([file for file in some if file.part in (part, None)] for some in (every.present, every.written)))
 
 
 def _files(table: str, names: Iterable[str], store: Store) -> Listing:
     prefix = f"tables/{table}/"
-    found = Listing([], [])
+    listing = Listing([], [])
     strange: list[str] = []
     for name in names:
         rest = name.removeprefix(prefix)
@@ -177,7 +177,7 @@ def _files(table: str, names: Iterable[str], store: Store) -> Listing:
             continue
         file = _named(prefix, rest.removeprefix(_WRITTEN) if marked else rest.removesuffix(".parquet"))
         if file is not None:
-            (found.written if marked else found.there).append(file)
+            (listing.written if marked else listing.present).append(file)
         elif not marked:
             strange.append(name)
     if strange:
@@ -186,7 +186,7 @@ def _files(table: str, names: Iterable[str], store: Store) -> Listing:
             f"{store.uri}/{strange[0]} is no file of a table of this layout ({LAYOUT}; older ones had no checksums)"
             f"{also}: move {'them' if also else 'it'} away; any other reader of Parquet still reads such files"
         )
-    return found
+    return listing
 
 
 def _named(prefix: str, version: str) -> File | None:
@@ -198,18 +198,18 @@ def _named(prefix: str, version: str) -> File | None:
     return None
 
 
-def lost(found: Listing, pieces: Iterable[Piece]) -> list[File]:
+def lost(listing: Listing, pieces: Iterable[Piece]) -> list[File]:
     """Files that were written and that nothing there stands for: of each part the newest that is missing."""
     stands: dict[str | None, int] = {part: event for piece in pieces for part, event in piece.parts.items()}
-    stands[None] = max((file.event for file in found.there if file.part is None), default=-1)
-    missing = {file.part: file for file in sorted(found.written) if file.event > stands.get(file.part, -1)}
+    stands[None] = max((file.event for file in listing.present if file.part is None), default=-1)
+    missing = {file.part: file for file in sorted(listing.written) if file.event > stands.get(file.part, -1)}
     return sorted(missing.values())
 
 
-def standing(store: Store, found: Iterable[File], cache: Cache) -> list[Piece]:
+def standing(store: Store, candidates: Iterable[File], cache: Cache) -> list[Piece]:
     """The files that give a part, oldest first. Raises FileNotFoundError if one has vanished: look again."""
-    found = sorted(found)
-    inside = {file: _parts(store, file, cache) for file in found}
+    candidates = sorted(candidates)
+    inside = {file: _parts(store, file, cache) for file in candidates}
     # Of one version in several files (a compaction that was killed, or two at once), the newest compaction's counts.
     winner: dict[str, tuple[int, bool, File]] = {}
     for file, parts in inside.items():
@@ -278,8 +278,8 @@ def _fragment(store: Store, file: File, cache: Cache) -> Any:
 
 def _read_note(store: Store, file: File, fragment: Any) -> dict[str, Any]:
     """What the file says of itself. Raises UserError if it is of another layout or table, or says nothing."""
-    told = (fragment.physical_schema.metadata or {}).get(_NOTE)
-    read: dict[str, Any] = json.loads(told) if told else {}
+    note = (fragment.physical_schema.metadata or {}).get(_NOTE)
+    read: dict[str, Any] = json.loads(note) if note else {}
     if read.get("layout") != LAYOUT:
         raise UserError(
             f"{store.uri}/{file.name} has layout {read.get('layout', 'none')} of tables; this Longtake reads {LAYOUT}"

@@ -31,15 +31,15 @@ def condition(tree: ast.expr, schema: pa.Schema, columns: Collection[str]) -> An
     """An Arrow expression over some columns that holds for every row that a query selects; None without one."""
     if isinstance(tree, ast.BoolOp):
         sides = [condition(value, schema, columns) for value in tree.values]
-        told = [side for side in sides if side is not None]
+        known = [side for side in sides if side is not None]
         if isinstance(tree.op, ast.And):
-            return functools.reduce(operator.and_, told) if told else None
-        return functools.reduce(operator.or_, told) if len(told) == len(sides) else None
+            return functools.reduce(operator.and_, known) if known else None
+        return functools.reduce(operator.or_, known) if len(known) == len(sides) else None
     if isinstance(tree, ast.Compare):
         ends = [tree.left, *tree.comparators]
         pairs = zip(ends, tree.ops, ends[1:], strict=False)
-        told = [one for pair in pairs if (one := _compare(*pair, schema, columns)) is not None]
-        return functools.reduce(operator.and_, told) if told else None
+        known = [one for pair in pairs if (one := _compare(*pair, schema, columns)) is not None]
+        return functools.reduce(operator.and_, known) if known else None
     return None
 
 

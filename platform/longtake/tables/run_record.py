@@ -137,10 +137,10 @@ class RunRecord:
 
 def select(store: Store, wanted: str, kind: str = "train") -> list[str]:
     """Run ids for `latest` (the newest of that kind) or `ID,ID`. Raises UserError, a line per unknown id."""
-    there = tables.read(store, "runs")
-    if "kind" in there:
-        there = there[there["kind"] == kind]
-    known = sorted(str(run) for run in there["run"])
+    runs = tables.read(store, "runs")
+    if "kind" in runs:
+        runs = runs[runs["kind"] == kind]
+    known = sorted(str(run) for run in runs["run"])
     if wanted == "latest":
         if not known:
             raise UserError(f"no {kind} run in store {store.uri} yet; start one: longtake {kind} CONFIG")

@@ -76,11 +76,11 @@ def summarise(scores: pd.DataFrame, beyond: int = 0, by: Sequence[str] = SUMMARY
 
     keys = list(dict.fromkeys([*by, "metric", "protocol"]))
     groups = per_episode(scores, beyond, by).groupby(level=keys, dropna=False)
-    found = groups.value.agg(["mean", "sem", "count"]).assign(episodes=groups.clips.sum().astype(int)).reset_index()
-    freedom = found["count"].to_numpy() - 1
-    half = np.where(freedom > 0, found["sem"].to_numpy(dtype=float) * t.ppf(0.975, np.maximum(freedom, 1)), np.nan)
-    found = found.assign(low=found["mean"] - half, high=found["mean"] + half)
-    return found[[*keys, "mean", "low", "high", "episodes"]]
+    means = groups.value.agg(["mean", "sem", "count"]).assign(episodes=groups.clips.sum().astype(int)).reset_index()
+    freedom = means["count"].to_numpy() - 1
+    half = np.where(freedom > 0, means["sem"].to_numpy(dtype=float) * t.ppf(0.975, np.maximum(freedom, 1)), np.nan)
+    means = means.assign(low=means["mean"] - half, high=means["mean"] + half)
+    return means[[*keys, "mean", "low", "high", "episodes"]]
 
 
 def per_episode(scores: pd.DataFrame, beyond: int = 0, by: Sequence[str] = SUMMARY_BY) -> pd.DataFrame:
@@ -129,8 +129,8 @@ def best(store: Store, metric: str = "psnr", where: str | None = None, beyond: i
     rows = _of_metric(tables.read(store, "scores", where), metric, store)
     require_alike(store, rows)
     models = rows[(rows.run != NO_RUN) & ~rows.system.str.contains("/")]
-    found = summarise(models, beyond=beyond)
-    ranked = found.sort_values("mean", key=_direction(rows, metric), kind="stable")
+    means = summarise(models, beyond=beyond)
+    ranked = means.sort_values("mean", key=_direction(rows, metric), kind="stable")
     return ranked.drop_duplicates("task").sort_values("task").reset_index(drop=True)
 
 
@@ -188,14 +188,14 @@ def require_alike(store: Store, scores: pd.DataFrame) -> None:
 def differing_fields(store: Store, protocols: Sequence[str]) -> list[str]:
     """`field: value (HASH), value (HASH)` of every field that is not the same in all definitions."""
     texts = store.read_many([f"protocols/{protocol}.json" for protocol in protocols])
-    told = {hash_: json.loads(text) for hash_, text in zip(protocols, texts.values(), strict=True) if text}
-    flat = {hash_: dict(_flat(definition)) for hash_, definition in told.items()}
+    described = {hash_: json.loads(text) for hash_, text in zip(protocols, texts.values(), strict=True) if text}
+    flat = {hash_: dict(_flat(definition)) for hash_, definition in described.items()}
     lines = []
     for name in dict.fromkeys(name for fields in flat.values() for name in fields):
         values = {hash_: fields.get(name) for hash_, fields in flat.items()}
         if len({json.dumps(value) for value in values.values()}) > 1:
             lines.append(f"{name}: {', '.join(f'{value} ({hash_})' for hash_, value in values.items())}")
-    unknown_ones = [hash_ for hash_ in protocols if hash_ not in told]
+    unknown_ones = [hash_ for hash_ in protocols if hash_ not in described]
     return lines + [f"{hash_}: its definition is not in the store" for hash_ in unknown_ones]
 
 
@@ -208,19 +208,19 @@ def _flat(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def _of_metric(rows: pd.DataFrame, metric: str, store: Store) -> pd.DataFrame:
-    there = sorted(rows.metric.astype(str).unique()) if len(rows) else []
-    if metric not in there:
-        raise UserError(f"{unknown('metric', metric, there)} (in the scores of {store.uri})")
+    metrics = sorted(rows.metric.astype(str).unique()) if len(rows) else []
+    if metric not in metrics:
+        raise UserError(f"{unknown('metric', metric, metrics)} (in the scores of {store.uri})")
     return rows[rows.metric == metric]
 
 
 def _direction(rows: pd.DataFrame, metric: str) -> Callable[[pd.Series], pd.Series]:
     """What turns values of a metric into an order with the best first."""
     ways: dict[str, Callable[[pd.Series], pd.Series]] = {"higher": lambda x: -x, "lower": lambda x: x, "zero": abs}
-    told = set(rows.better.dropna()) if "better" in rows else set()
-    if len(told) != 1 or not told <= set(ways):
+    directions = set(rows.better.dropna()) if "better" in rows else set()
+    if len(directions) != 1 or not directions <= set(ways):
         raise UserError(f"the scores of {metric} do not say which way is better: evaluate again")
-    return ways[told.pop()]
+    return ways[directions.pop()]
 
 
 def _newest(rows: pd.DataFrame) -> pd.DataFrame:
@@ -232,11 +232,11 @@ def _newest(rows: pd.DataFrame) -> pd.DataFrame:
 def _side(rows: pd.DataFrame, name: str) -> pd.DataFrame:
     """The rows that a name stands for: of a run its model with its memory, or of a system."""
     of_run = rows[(rows.run == name) & (name != NO_RUN) & ~rows.system.str.contains("/")]
-    found = of_run if len(of_run) else rows[rows.system == name]
-    if not len(found):
-        there = {*rows.run[rows.run != NO_RUN].astype(str), *rows.system.astype(str)}
-        raise UserError(unknown("run or system", name, there))
-    runs = sorted(found.run.astype(str).unique())
+    chosen = of_run if len(of_run) else rows[rows.system == name]
+    if not len(chosen):
+        names = {*rows.run[rows.run != NO_RUN].astype(str), *rows.system.astype(str)}
+        raise UserError(unknown("run or system", name, names))
+    runs = sorted(chosen.run.astype(str).unique())
     if len(runs) > 1:
         raise UserError(f"{name} stands for {len(runs)} runs: {', '.join(runs)}; name one of them, or choose by where")
-    return _newest(found)
+    return _newest(chosen)

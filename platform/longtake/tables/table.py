@@ -102,9 +102,9 @@ def read(
     Raises UserError for an unknown table or column, a query that is not allowed, a damaged or lost part.
     """
     schema.keys(table)
-    asked = query.parse(where) if where else None
+    parsed = query.parse(where) if where else None
     wanted = None if join_runs else columns
-    frame, every = look(store, table, part, lambda pieces: _scan(table, pieces, asked, wanted))
+    frame, every = look(store, table, part, lambda pieces: _scan(table, pieces, parsed, wanted))
     if table == "runs":
         frame = _mark_lost(frame)
     if table == "trials":
@@ -113,8 +113,8 @@ def read(
         runs = read(store, "runs").rename(columns=lambda name: name if name == "run" else f"run_{name}")
         frame = frame.merge(runs, on="run", how="left")
         every = [str(name) for name in frame.columns]
-    if where and asked and every:
-        frame = query.select(frame, where, asked, every)
+    if where and parsed and every:
+        frame = query.select(frame, where, parsed, every)
     if columns is not None:
         frame = _select(frame, columns, every)
     return frame.reset_index(drop=True)
@@ -139,9 +139,9 @@ def look(
     missed: list[list[File]] = []
     for _ in range(LOOKS):
         try:
-            found = files(store, table, part)
-            pieces = standing(store, found.there, cache)
-            missed.append(lost(found, pieces) if whole else [])
+            listing = files(store, table, part)
+            pieces = standing(store, listing.present, cache)
+            missed.append(lost(listing, pieces) if whole else [])
             if not missed[-1]:
                 return use(pieces if part is None else [one.narrowed(part) for one in pieces if part in one.parts])
             # A listing is no snapshot: what another writer replaced meanwhile stands at the next look.
@@ -235,11 +235,11 @@ def _scan(
     keys = schema.keys(table)
     unique = len(pieces) == 1 and pieces[0].file.part is None  # a compaction has left one row per key, sorted
     # Which row of a key is the newest is known of all its rows only; all of them agree in the key's columns.
-    asked = set(whole.names) if unique and table not in MARKED else set(keys)
-    condition = pushdown.condition(where, whole, asked) if where else None
+    required = set(whole.names) if unique and table not in MARKED else set(keys)
+    condition = pushdown.condition(where, whole, required) if where else None
     needed = _needed(table, whole, where, columns, unique)
-    found = arrow(pieces, whole, needed, condition)
-    return to_pandas(found if unique else newest(found, keys)), list(whole.names)
+    rows = arrow(pieces, whole, needed, condition)
+    return to_pandas(rows if unique else newest(rows, keys)), list(whole.names)
 
 
 def _needed(

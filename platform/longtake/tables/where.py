@@ -112,8 +112,8 @@ def select(frame: pd.DataFrame, where: str, tree: ast.expr, every: Sequence[str]
         raise UserError(f"where {shown(where)} cannot be answered: {reason[:300]}") from error
     if not _is_condition(mask):
         _refuse(where, "selects no rows, it is no condition")
-    found: pd.DataFrame = frame[mask.fillna(False).astype(bool)]
-    return found
+    selected: pd.DataFrame = frame[mask.fillna(False).astype(bool)]
+    return selected
 
 
 def shown(where: str) -> str:
@@ -135,19 +135,19 @@ def _python(where: str) -> tuple[str, dict[str, str]]:
     """
     columns: dict[str, str] = {}
     pieces, depth = [], 0
-    for found in _LEXEME.finditer(where):
-        if found["column"] is not None:
+    for lexeme in _LEXEME.finditer(where):
+        if lexeme["column"] is not None:
             name = f"column_in_backticks_{len(columns)}"
-            columns[name] = found["column"]
+            columns[name] = lexeme["column"]
             pieces.append(f" {name} ")
-        elif found["text"] is not None:
-            pieces.append(found["text"])
+        elif lexeme["text"] is not None:
+            pieces.append(lexeme["text"])
         else:
-            mark = found["other"]
+            mark = lexeme["other"]
             if mark in "'\"":
-                _refuse(where, f"the text that begins at character {found.start() + 1} has no end")
+                _refuse(where, f"the text that begins at character {lexeme.start() + 1} has no end")
             if not (" " <= mark <= "~" or mark in _PLAIN) or mark in "@#`":
-                _refuse(where, f"{ascii(mark)} at character {found.start() + 1} is not allowed outside a text")
+                _refuse(where, f"{ascii(mark)} at character {lexeme.start() + 1} is not allowed outside a text")
             depth += (mark in "([{") - (mark in ")]}")
             if depth > DEEPEST:
                 _refuse(where, f"more than {DEEPEST} brackets inside each other")
@@ -280,10 +280,10 @@ def _value(node: ast.expr, frame: pd.DataFrame) -> Any:
 
 
 def _condition(node: ast.expr, frame: pd.DataFrame) -> Any:
-    found = _value(node, frame)
-    if not _is_condition(found):
+    value = _value(node, frame)
+    if not _is_condition(value):
         raise TypeError(f"{_text(node)} is no condition")
-    return found
+    return value
 
 
 def _is_condition(value: Any) -> bool:
@@ -293,10 +293,10 @@ def _is_condition(value: Any) -> bool:
 
 
 def _both(node: ast.BoolOp, sides: Sequence[Any]) -> Any:
-    found = sides[0]
+    joined = sides[0]
     for side in sides[1:]:
-        found = found & side if isinstance(node.op, ast.And) else found | side
-    return found
+        joined = joined & side if isinstance(node.op, ast.And) else joined | side
+    return joined
 
 
 def _signed(node: ast.UnaryOp, frame: pd.DataFrame) -> Any:
@@ -308,10 +308,10 @@ def _signed(node: ast.UnaryOp, frame: pd.DataFrame) -> Any:
 
 def _calculated(node: ast.BinOp, frame: pd.DataFrame) -> Any:
     left, right = _number(node.left, frame), _number(node.right, frame)
-    found = _ARITHMETIC[type(node.op)](left, right)
-    if isinstance(found, int) and abs(found) >= 2**63:
+    value = _ARITHMETIC[type(node.op)](left, right)
+    if isinstance(value, int) and abs(value) >= 2**63:
         raise OverflowError(f"{_text(node)} is a whole number of more than 64 bits")
-    return found
+    return value
 
 
 def _number(node: ast.expr, frame: pd.DataFrame) -> Any:
@@ -326,7 +326,7 @@ def _number(node: ast.expr, frame: pd.DataFrame) -> Any:
 
 def _compared(node: ast.Compare, frame: pd.DataFrame) -> Any:
     """`a < b < c` is `a < b and b < c`, as everywhere."""
-    left, found = _value(node.left, frame), None
+    left, result = _value(node.left, frame), None
     for op, comparator in zip(node.ops, node.comparators, strict=True):
         if isinstance(comparator, _LIST):
             if not hasattr(left, "isin"):
@@ -336,8 +336,8 @@ def _compared(node: ast.Compare, frame: pd.DataFrame) -> Any:
         else:
             right = _value(comparator, frame)
             one, left = _COMPARE[type(op)](left, right), right
-        found = one if found is None else found & one
-    return found
+        result = one if result is None else result & one
+    return result
 
 
 def _called(method: ast.Attribute, values: Sequence[Any], frame: pd.DataFrame) -> Any:

@@ -90,15 +90,15 @@ def manifest(store: Store, run: str, step: int) -> dict[str, Any]:
         UserError: an earlier version wrote it.
     """
     where = f"{folder(run, step)}/{MARKER}"
-    told = seals.loaded(store.read_bytes(where), where)
-    if "run" not in told:
+    marker = seals.loaded(store.read_bytes(where), where)
+    if "run" not in marker:
         raise UserError(
             f"{where}: of an earlier version of longtake, whose checkpoints do not say of which run they are; this "
             "version reads none such: train it again, or go on with the version that wrote it"
         )
-    if (told["run"], told["step"]) != (run, step):
-        raise Damaged(f"{where}: of step {told['step']} of run {told['run']}, it was moved here")
-    return told
+    if (marker["run"], marker["step"]) != (run, step):
+        raise Damaged(f"{where}: of step {marker['step']} of run {marker['run']}, it was moved here")
+    return marker
 
 
 def damage(store: Store, run: str, step: int, *, hashed: bool = False, parts: Sequence[str] = ()) -> list[str]:
@@ -113,10 +113,10 @@ def damage(store: Store, run: str, step: int, *, hashed: bool = False, parts: Se
         return list(error.lines)
     problems = seals.faults(where, _sizes(store, run, step), written)
     if hashed and not problems:
-        asked = {name: entry for name, entry in written.items() if _is_part(name, parts)}
+        chosen = {name: entry for name, entry in written.items() if _is_part(name, parts)}
         problems = [
             seals.rot(where, name)
-            for name, entry in asked.items()
+            for name, entry in chosen.items()
             if _sha256(store, f"{where}/{name}", entry.bytes) != entry.sha256
         ]
     return problems
@@ -168,15 +168,15 @@ def opened(store: Store, run: str, step: int, parts: Sequence[str] = ()) -> Iter
     own, where = _local_folder(store, run, step), folder(run, step)
     with contextlib.ExitStack() as stack:
         written = _written(store, run, step)
-        there = _sizes(store, run, step)
+        sizes = _sizes(store, run, step)
         if own is None:
             own = stack.enter_context(_scratch(None))
             wanted = [name for name in (*written, MARKER) if name == MARKER or _is_part(name, parts)]
-            store.download([f"{where}/{name}" for name in wanted if name == MARKER or name in there], where, own)
-        problems = seals.faults(where, there, written)
+            store.download([f"{where}/{name}" for name in wanted if name == MARKER or name in sizes], where, own)
+        problems = seals.faults(where, sizes, written)
         if not problems:
-            asked = ((name, entry) for name, entry in written.items() if _is_part(name, parts))
-            problems = [seals.rot(where, name) for name, entry in asked if seals.sha256(own / name) != entry.sha256]
+            chosen = ((name, entry) for name, entry in written.items() if _is_part(name, parts))
+            problems = [seals.rot(where, name) for name, entry in chosen if seals.sha256(own / name) != entry.sha256]
         _refuse(store, run, step, problems)
         yield own
 
@@ -222,14 +222,14 @@ def seal(store: Store, run: str, step: int, world: int, metrics: dict[str, float
     """
     where = folder(run, step)
     reports = store.starting(f"{where}/{REPORT}")
-    told = [seals.entries_of(seals.loaded(store.read_bytes(name), name)) for name in reports]
-    written = {name: entry for part in told for name, entry in part.items()}
-    there = _sizes(store, run, step)
-    missing = seals.faults(where, {name: size for name, size in there.items() if name in written}, written)
+    parts = [seals.entries_of(seals.loaded(store.read_bytes(name), name)) for name in reports]
+    written = {name: entry for part in parts for name, entry in part.items()}
+    sizes = _sizes(store, run, step)
+    missing = seals.faults(where, {name: size for name, size in sizes.items() if name in written}, written)
     if len(reports) != writers or missing:
         what = "; ".join(missing) or f"{len(reports)} of {writers} ranks' files are there"
         raise UserError(f"the checkpoint of step {step} is not what was written ({what}): does another run {run} too?")
-    store.remove([*reports, *(f"{where}/{name}" for name in there if name not in written)])
+    store.remove([*reports, *(f"{where}/{name}" for name in sizes if name not in written)])
     marker = {"run": run, "step": step, "world": world, "metrics": metrics, "time": time.time(), **seals.told(written)}
     store.write_bytes(f"{where}/{MARKER}", seals.dumped(marker))
     store.write_bytes(_record(run), seals.dumped({"step": step}))
@@ -237,20 +237,20 @@ def seal(store: Store, run: str, step: int, world: int, metrics: dict[str, float
 
 def copy(store: Store, run: str, step: int, to: str) -> None:
     """Give another run a finished checkpoint of this one."""
-    told = manifest(store, run, step)
+    marker = manifest(store, run, step)
     with opened(store, run, step) as source, writing(store, to, step) as folder:
         shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MARKER, f"{REPORT}*"))
-    seal(store, to, step, told["world"], told["metrics"])
+    seal(store, to, step, marker["world"], marker["metrics"])
 
 
 def best(store: Store, run: str, metric: str) -> int | None:
     """The step whose finished checkpoint tells the lowest value of a metric; None where none tells it."""
-    told: dict[int, float] = {}
+    values: dict[int, float] = {}
     for step in complete(store, run):
         with contextlib.suppress(Damaged):  # it tells nothing
-            told[step] = manifest(store, run, step)["metrics"].get(metric, math.nan)
-    there = {step: value for step, value in told.items() if math.isfinite(value)}
-    return min(there, key=lambda step: there[step]) if there else None
+            values[step] = manifest(store, run, step)["metrics"].get(metric, math.nan)
+    finite = {step: value for step, value in values.items() if math.isfinite(value)}
+    return min(finite, key=lambda step: finite[step]) if finite else None
 
 
 def prune(store: Store, run: str, keep: int, metric: str | None = None, upto: int | None = None) -> None:
@@ -290,13 +290,13 @@ def discard_unfinished(store: Store, run: str) -> None:
 
 def _steps(store: Store, run: str) -> dict[int, bool]:
     """Step of each checkpoint folder, and whether it bears the marker."""
-    found: dict[int, bool] = {}
+    sealed_steps: dict[int, bool] = {}
     for path in store.sizes(f"runs/{run}/checkpoints"):
         name, *inner = path.split("/")
         if found_step := _STEP.fullmatch(name):
             step = int(found_step[1])
-            found[step] = found.get(step, False) or inner == [MARKER]
-    return found
+            sealed_steps[step] = sealed_steps.get(step, False) or inner == [MARKER]
+    return sealed_steps
 
 
 def _written(store: Store, run: str, step: int) -> seals.Entries:
@@ -310,8 +310,8 @@ def _written(store: Store, run: str, step: int) -> seals.Entries:
 def _sizes(store: Store, run: str, step: int) -> dict[str, int]:
     """Bytes of each file of a checkpoint, without the marker, and without what ranks told before it was sealed: one
     that was taken over may tell so later, which harms nothing."""
-    there = store.sizes(folder(run, step))
-    return {name: size for name, size in there.items() if name != MARKER and not name.startswith(REPORT)}
+    sizes = store.sizes(folder(run, step))
+    return {name: size for name, size in sizes.items() if name != MARKER and not name.startswith(REPORT)}
 
 
 def _is_part(name: str, parts: Sequence[str]) -> bool:

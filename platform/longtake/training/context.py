@@ -134,13 +134,13 @@ class _StoreContext(ABC):
         """Raise lease.Lost if the run is another driver's by now."""
 
     @abstractmethod
-    def _tell(self, told: Progress) -> None:
+    def _tell(self, report: Progress) -> None:
         """Pass on how far the run is."""
 
     def _is_saved(self, step: int) -> bool:
         """Whether a step has its checkpoint; one that was damaged is written again, in its place."""
-        there = step in checkpoints.complete(self.store, self.run_id)
-        return there and not checkpoints.damage(self.store, self.run_id, step, hashed=True)
+        complete = step in checkpoints.complete(self.store, self.run_id)
+        return complete and not checkpoints.damage(self.store, self.run_id, step, hashed=True)
 
     def _open_newest(self, stack: contextlib.ExitStack) -> Path | None:
         """Every rank compares what it will read; if one finds damage, all take an older checkpoint."""
@@ -149,13 +149,13 @@ class _StoreContext(ABC):
             step = ranks.of_first(self._newest(damaged) if self.rank == 0 else None, self.world)
             if step is None:
                 return None
-            opening, told = contextlib.ExitStack(), ""
+            opening, problem = contextlib.ExitStack(), ""
             try:
                 folder = opening.enter_context(checkpoints.opened(self.store, self.run_id, step))
             except Damaged as error:
-                told = error.lines[0]
-                logger.warning("damaged checkpoint passed over: %s", told)
-            if not any(ranks.of_all(told, self.world)):
+                problem = error.lines[0]
+                logger.warning("damaged checkpoint passed over: %s", problem)
+            if not any(ranks.of_all(problem, self.world)):
                 stack.push(opening)
                 return folder
             opening.close()
@@ -199,11 +199,11 @@ class LocalContext(_StoreContext):
             weakref.finalize(self, self._lease.release)
         self._lease.require()
 
-    def _tell(self, told: Progress) -> None:
+    def _tell(self, report: Progress) -> None:
         if self._lease is not None:
             self._lease.raise_if_lost()
         if self._on_progress is not None:
-            self._on_progress(told)
+            self._on_progress(report)
 
 
 class RayContext(_StoreContext):
@@ -241,9 +241,9 @@ class RayContext(_StoreContext):
         progress.write(self.store, self.run_id, now)
         return now.restarts
 
-    def _tell(self, told: Progress) -> None:
+    def _tell(self, report: Progress) -> None:
         if self._teller is not None:
-            self._teller(replace(told, session=self._session, restarts=self._restarts))
+            self._teller(replace(report, session=self._session, restarts=self._restarts))
 
 
 def _own_device() -> str:

@@ -118,13 +118,13 @@ class StoreChannel:
         answered = -1
         while not over.wait(POLL_S):
             # A store that is away for a moment is asked again.
-            asked = None
+            request = None
             with contextlib.suppress(OSError, UserError):
-                asked = self._get("question")
+                request = self._get("question")
             with contextlib.suppress(OSError):
-                if asked is not None and asked["step"] != answered:
-                    go_on = judge(asked["step"], asked["numbers"])
-                    answered = asked["step"]
+                if request is not None and request["step"] != answered:
+                    go_on = judge(request["step"], request["numbers"])
+                    answered = request["step"]
                     self._put("answer", {"session": self.session, "step": answered, "go_on": go_on})
 
     def _name(self, name: str) -> str:
@@ -136,7 +136,7 @@ class StoreChannel:
     def _get(self, name: str) -> dict[str, Any] | None:
         """What lies there, if it is of this session."""
         try:
-            found: dict[str, Any] = json.loads(self.store.read_bytes(self._name(name)))
+            message: dict[str, Any] = json.loads(self.store.read_bytes(self._name(name)))
         except FileNotFoundError:
             return None
-        return found if found["session"] == self.session else None
+        return message if message["session"] == self.session else None

@@ -136,12 +136,12 @@ class DeepSpeedBackend:
 
     def weights(self) -> dict[str, Tensor]:
         """Whole parameters and buffers by name; every rank calls it."""
-        found = self.model.state_dict()
+        state = self.model.state_dict()
         if self._config.zero == 3 or self._config.precision == "bf16":  # else these are the fp32 ones, and whole
             from deepspeed.utils import safe_get_full_fp32_param
 
-            found |= {name: safe_get_full_fp32_param(p) for name, p in self.model.named_parameters()}
-        return found
+            state |= {name: safe_get_full_fp32_param(p) for name, p in self.model.named_parameters()}
+        return state
 
     def save(self, folder: Path) -> None:
         """Write this rank's part of the optimizer, in the backend's own form."""
@@ -216,7 +216,7 @@ def _universal(folder: Path) -> Iterator[Path]:
 
     with tempfile.TemporaryDirectory(prefix="longtake-") as temporary:
         converted = Path(temporary) / "universal"
-        asked = argparse.Namespace(
+        options = argparse.Namespace(
             input_folder=str(folder),
             output_folder=str(converted),
             num_extract_workers=1,
@@ -226,7 +226,7 @@ def _universal(folder: Path) -> Iterator[Path]:
             inject_missing_state=False,
         )
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            main(asked)
+            main(options)
         yield converted
 
 

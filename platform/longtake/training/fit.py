@@ -58,8 +58,8 @@ def fit(
     """
     with contextlib.nullcontext(held) if held is not None else lease.of_run(store, run_id) as own:
         if workers == 0:
-            told = {"keep": keep, "keep_best": keep_best, "on_progress": on_progress}
-            loop(LocalContext(store, run_id, **told, held=own), payload)  # type: ignore[arg-type]
+            options = {"keep": keep, "keep_best": keep_best, "on_progress": on_progress}
+            loop(LocalContext(store, run_id, **options, held=own), payload)  # type: ignore[arg-type]
             return
         session = uuid.uuid4().hex[:8]
         context = {"keep": keep, "keep_best": keep_best, "session": session, "token": own.token}

@@ -106,10 +106,10 @@ def watcher(store: Store, run: str, session: str, on_progress: Callable[[Progres
 
     def watch() -> None:
         nonlocal last
-        told = read(store, run) if on_progress is not None else None
-        if on_progress is not None and told is not None and told.session == session and told != last:
-            last = told
-            on_progress(told)
+        latest = read(store, run) if on_progress is not None else None
+        if on_progress is not None and latest is not None and latest.session == session and latest != last:
+            last = latest
+            on_progress(latest)
 
     return watch
 

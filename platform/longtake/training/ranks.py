@@ -20,12 +20,12 @@ def of_first(value: Value, world: int) -> Value:
 
 def of_all(value: Value, world: int) -> list[Value]:
     """The value of every rank."""
-    found = [value] * world
+    values = [value] * world
     if world > 1:
         import torch
 
-        torch.distributed.all_gather_object(found, value)
-    return found
+        torch.distributed.all_gather_object(values, value)
+    return values
 
 
 def mean(numbers: dict[str, float], world: int, device: str) -> dict[str, float]:

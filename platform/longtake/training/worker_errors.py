@@ -16,9 +16,9 @@ from longtake.errors import UserError
 class LoopError(Exception):
     """The loop itself failed (no worker was lost): trying again would fail again."""
 
-    def __init__(self, told: str, pickled: bytes | None) -> None:
-        super().__init__(told, pickled)
-        self.told = told
+    def __init__(self, message: str, pickled: bytes | None) -> None:
+        super().__init__(message, pickled)
+        self.told = message
         self.pickled = pickled
 
     @staticmethod

@@ -81,8 +81,8 @@ def distribution(axis: Axis) -> BaseDistribution:
 def label_of(axis: Axis, value: Any) -> tuple[Label] | None:
     """What a table's value stands for on an axis; None if it lies outside. Tables make 3.0 of 3 where some lack it."""
     if axis.choice is not None:
-        found = [label for label in axis.options if label == value or (label is None and value != value)]
-        return (found[0],) if found else None
+        matches = [label for label in axis.options if label == value or (label is None and value != value)]
+        return (matches[0],) if matches else None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     low, high = axis.bounds

@@ -151,10 +151,10 @@ def _read(whole: bytes, where: str) -> _Read:
 
 def _parse(line: bytes, before: bytes, summed: bool) -> tuple[dict[str, Any] | None, bytes, str]:
     """What a line says and its sum, or what is wrong with it; `before` is the sum of the line before."""
-    found = (SUMMED if summed else UNSUMMED).fullmatch(line)
-    if found is None:
+    match = (SUMMED if summed else UNSUMMED).fullmatch(line)
+    if match is None:
         return None, b"", "it is no record"
-    if summed and _sum(found[1], before) != found[2]:
+    if summed and _sum(match[1], before) != match[2]:
         return None, b"", "its checksum does not match: it, or the one before it, is not the line that was written"
     try:
         log = json.loads(line)
@@ -162,7 +162,7 @@ def _parse(line: bytes, before: bytes, summed: bool) -> tuple[dict[str, Any] | N
         return None, b"", "it is no JSON"
     if not isinstance(log.get("op_code"), int):
         return None, b"", "it is no record of Optuna's"
-    return log, found[2] if summed else b"", ""
+    return log, match[2] if summed else b"", ""
 
 
 def _damaged(where: str, line: int, problem: str) -> str:

@@ -34,11 +34,11 @@ class Pruning(Config):
 
 def rungs(pruning: Pruning, steps: int) -> list[int]:
     """Steps below `steps` at which ASHA judges a trial; none with another method."""
-    found, rung = [], pruning.begin(steps)
+    reached, rung = [], pruning.begin(steps)
     while pruning.method == "asha" and rung < steps:
-        found.append(rung)
+        reached.append(rung)
         rung *= pruning.factor
-    return found
+    return reached
 
 
 def expected_steps(pruning: Pruning, steps: int) -> float:

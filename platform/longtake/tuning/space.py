@@ -69,9 +69,9 @@ class Axis(Config):
     @property
     def bounds(self) -> list[float] | list[int]:
         """Lowest and highest value of a range."""
-        found = self.uniform or self.loguniform or self.integer
-        assert found is not None
-        return found
+        limits = self.uniform or self.loguniform or self.integer
+        assert limits is not None
+        return limits
 
     @property
     def options(self) -> dict[Label, Any]:
@@ -119,26 +119,26 @@ Extreme = tuple[str, Label]
 
 def problems(space: Space) -> list[str]:
     """One line per axis whose condition cannot be met, or that another one would overwrite."""
-    found, above = [], list[str]()
+    lines, above = [], list[str]()
     for field, axis in space.items():
         for parent, labels in axis.conditions.items():
             if parent not in above:
-                found.append(f"{field}.when: " + unknown("axis above it", parent, above))
+                lines.append(f"{field}.when: " + unknown("axis above it", parent, above))
             elif space[parent].choice is None:
-                found.append(f"{field}.when: {parent} is a range; a condition is on a choice")
+                lines.append(f"{field}.when: {parent} is a range; a condition is on a choice")
             else:
-                there = space[parent].options
-                wrong = [str(label) for label in labels if label not in there]
-                found += [f"{field}.when: " + unknown(f"value of {parent}", each, map(str, there)) for each in wrong]
-                found += [] if labels else [f"{field}.when: no value of {parent}"]
-        found += [f"{field}: would overwrite {each}; list it first" for each in above if each.startswith(f"{field}.")]
+                options = space[parent].options
+                wrong = [str(label) for label in labels if label not in options]
+                lines += [f"{field}.when: " + unknown(f"value of {parent}", each, map(str, options)) for each in wrong]
+                lines += [] if labels else [f"{field}.when: no value of {parent}"]
+        lines += [f"{field}: would overwrite {each}; list it first" for each in above if each.startswith(f"{field}.")]
         above.append(field)
-    return found
+    return lines
 
 
 def active(space: Space, field: str, labels: Mapping[str, Label]) -> bool:
     """Whether an axis counts at a point of which the axes above it are known."""
-    return all(parent in labels and labels[parent] in there for parent, there in space[field].conditions.items())
+    return all(parent in labels and labels[parent] in allowed for parent, allowed in space[field].conditions.items())
 
 
 def settings(space: Space, labels: Mapping[str, Label]) -> dict[str, Any]:
@@ -164,8 +164,8 @@ def corners(space: Space, most: int = 256) -> Iterator[dict[str, Label]]:
     """
     total = _count(space, lambda axis: len(axis.extremes))
     assert total is not None
-    found = _walk(space, list(space), {}, lambda axis: axis.extremes) if total <= most else _pairwise(space, most)
-    yield from found
+    points = _walk(space, list(space), {}, lambda axis: axis.extremes) if total <= most else _pairwise(space, most)
+    yield from points
     for field, axis in space.items():
         for label in axis.between:
             yield _point(space, {**_needed(space, field), field: label}, lambda labels: labels[0])
@@ -173,7 +173,7 @@ def corners(space: Space, most: int = 256) -> Iterator[dict[str, Label]]:
 
 def _pairwise(space: Space, most: int) -> Iterator[dict[str, Label]]:
     """Points that hold every pair of extremes, and others drawn at random, `most` in all or as many as that takes."""
-    draw, met, made = random.Random(0), set[frozenset[Extreme]](), 0
+    draw, met, count = random.Random(0), set[frozenset[Extreme]](), 0
     extremes = [(field, label) for field, axis in space.items() for label in axis.extremes]
     for pair in itertools.combinations(extremes, 2):
         if pair[0][0] == pair[1][0] or frozenset(pair) in met:
@@ -181,9 +181,9 @@ def _pairwise(space: Space, most: int) -> Iterator[dict[str, Label]]:
         wanted = {name: label for field, _ in pair for name, label in _needed(space, field).items()}
         point = _point(space, {**wanted, **dict(pair)}, draw.choice)
         met |= {frozenset(two) for two in itertools.combinations(point.items(), 2)}
-        made += 1
+        count += 1
         yield point
-    for _ in range(most - made):
+    for _ in range(most - count):
         yield _point(space, {}, draw.choice)
 
 

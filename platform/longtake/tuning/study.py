@@ -96,13 +96,13 @@ class Study:
         self._storage: BaseStorage = replayed(self._journal) if self._journal else InMemoryStorage()
         if database:
             self._storage = optuna_adapters.database(database)
-        there = sweep in optuna.get_all_study_names(self._storage)
-        if there:
+        exists = sweep in optuna.get_all_study_names(self._storage)
+        if exists:
             self._study = optuna.load_study(study_name=sweep, storage=self._storage)
         torn = self._journal is not None and self._journal.is_torn
-        require_all_known(store, sweep, self._trials() if there else [], torn)
+        require_all_known(store, sweep, self._trials() if exists else [], torn)
         with self._saved():
-            if not there:
+            if not exists:
                 self._study = self._begin()
             self._mend()
 
@@ -288,7 +288,7 @@ class Study:
         state: TrialState,
         labels: Mapping[str, Label],
         about: dict[str, Any],
-        told: Mapping[int, float] | None = None,
+        reported: Mapping[int, float] | None = None,
         system: dict[str, Any] | None = None,
         values: Sequence[float] | None = None,
     ) -> None:
@@ -299,7 +299,7 @@ class Study:
                 distributions={field: self._axes[field] for field in labels},
                 user_attrs=about,
                 system_attrs=system,
-                intermediate_values=dict(told or {}),
+                intermediate_values=dict(reported or {}),
                 values=values if state == TrialState.COMPLETE else None,
             )
         )

@@ -23,20 +23,20 @@ class SweepDemand(Demand):
     def problems(self, cpus: float, gpus: float, where: str = "this machine") -> list[str]:
         """One line per missing resource, with the arithmetic and the number of trials that would fit."""
         parts = f"({self.cpus_per_worker:g} CPU for the rank + {self.data_cpus_per_worker:g} for its data tasks)"
-        asked = [
+        demands = [
             (self.cpus_per_worker + self.data_cpus_per_worker, parts, "CPUs", cpus),
             (self.gpus_per_worker, f"{self.gpus_per_worker:g} GPU", "GPUs", gpus),
         ]
-        found = []
-        for each, words, unit, there in asked:
-            if (total := self.at_once * self.workers * each) > there:
-                fits = int(there // (self.workers * each))
+        lines = []
+        for each, words, unit, available in demands:
+            if (total := self.at_once * self.workers * each) > available:
+                fits = int(available // (self.workers * each))
                 advice = f"lower at_once to {fits}" if fits else "lower workers: not even one trial fits"
-                found.append(
+                lines.append(
                     f"{self.at_once} trials at once x {self.workers} workers x {words} = {total:g} {unit}, "
-                    f"{where} has {there:g}: {advice}"
+                    f"{where} has {available:g}: {advice}"
                 )
-        return found
+        return lines
 
     @property
     def least(self) -> Demand:

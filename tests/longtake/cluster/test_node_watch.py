@@ -10,7 +10,7 @@ from longtake.tuning.sweep_demand import SweepDemand
 
 HEAD = Node("h", "10.0.0.1", True, 0, 0)
 ONE, TWO = Node("a", "10.0.0.2", True, 2, 0), Node("b", "10.0.0.3", True, 2, 0)
-GONE = replace(TWO, alive=False, cpus=0, reason=2, told="health check failed")
+GONE = replace(TWO, alive=False, cpus=0, reason=2, message="health check failed")
 TRAINING = Demand(2)
 
 

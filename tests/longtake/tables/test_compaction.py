@@ -336,7 +336,7 @@ def test_names_of_files_are_read_back(store: Store) -> None:
     for one, written in ((file, data), (compacted, more)):
         table_files.write(store, one, written)
     found = table_files.files(store, "steps")
-    assert sorted(found.there) == sorted(found.written) == [file, compacted]
+    assert sorted(found.present) == sorted(found.written) == [file, compacted]
     assert table_files.versions(store, "steps", "run=a/p.1") == [file]
 
 

@@ -21,8 +21,8 @@ def modules() -> dict[str, ModuleType]:
     """The files of all environments, by the environment's name: the file's, with hyphens."""
     from longtake.sources.environment import Environment
 
-    found = registry.modules(sys.modules[__name__], {"ENVIRONMENT": Environment})
-    return {name.replace("_", "-"): module for name, module in found.items()}
+    by_stem = registry.modules(sys.modules[__name__], {"ENVIRONMENT": Environment})
+    return {name.replace("_", "-"): module for name, module in by_stem.items()}
 
 
 def environments() -> dict[str, Environment]:

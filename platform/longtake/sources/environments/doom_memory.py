@@ -95,11 +95,11 @@ def generate(config: DoomMemoryConfig, seed: int) -> Episode:
 def _things(kinds: list[int], bearings: list[float]) -> list[str]:
     """The player in the middle, and the objects around."""
     middle = ROOM / 2
-    found = [doom_maze.thing(1, (middle, middle))]
+    things = [doom_maze.thing(1, (middle, middle))]
     for kind, bearing in zip(kinds, bearings, strict=True):
         spot = (middle + DISTANCE * math.cos(bearing), middle + DISTANCE * math.sin(bearing))
-        found.append(doom_maze.thing(list(OBJECTS.values())[kind], spot))
-    return found
+        things.append(doom_maze.thing(list(OBJECTS.values())[kind], spot))
+    return things
 
 
 def _script(config: DoomMemoryConfig) -> list[int]:

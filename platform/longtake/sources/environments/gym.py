@@ -104,10 +104,12 @@ def _no_way_back(config: GymConfig, space: Any) -> str:
     if not hasattr(space, "n"):
         whole = np.array_equal(space.low, -space.high)
         return "" if whole else f"source.policy: return takes actions back by their sign, but they are {space}"
-    there = list(range(int(space.n)))
-    if config.opposites is None or sorted(config.opposites) != there:
-        told = "missing" if config.opposites is None else str(config.opposites)
-        return f"source.opposites: {told}, but policy return needs one for each of actions 0 to {there[-1]}, each once"
+    classes = list(range(int(space.n)))
+    if config.opposites is None or sorted(config.opposites) != classes:
+        given = "missing" if config.opposites is None else str(config.opposites)
+        return (
+            f"source.opposites: {given}, but policy return needs one for each of actions 0 to {classes[-1]}, each once"
+        )
     return ""
 
 

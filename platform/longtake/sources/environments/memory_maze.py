@@ -163,11 +163,11 @@ def _walk(env: Any, config: MemoryMazeEnvConfig, rng: random.Random, seed: int) 
         rewards.append(float(step.reward or 0))
         if step.last():
             break
-    told = {name: np.stack([observation[name] for observation in seen]) for name in ("image", *LABELS)}
+    arrays = {name: np.stack([observation[name] for observation in seen]) for name in ("image", *LABELS)}
     at, facing = (np.stack([observation[name] for observation in seen]) for name in ("agent_pos", "agent_dir"))
-    labels = {name: told[name].astype(np.uint8 if name == "maze_layout" else np.float32) for name in LABELS}
+    labels = {name: arrays[name].astype(np.uint8 if name == "maze_layout" else np.float32) for name in LABELS}
     labels["reward"] = np.array(rewards, np.float32)
-    return Episode(told["image"], np.stack(actions), as_yaw(at, facing), {"seed": seed, "size": config.size}, labels)
+    return Episode(arrays["image"], np.stack(actions), as_yaw(at, facing), {"seed": seed, "size": config.size}, labels)
 
 
 class _Walker:

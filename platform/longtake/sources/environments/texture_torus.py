@@ -230,9 +230,9 @@ def generate(config: TextureTorusConfig, seed: int, number: int = 0) -> Episode:
     pose = pose.astype(np.float32)
     actions = _actions(path, jumped, config)
     if config.light == "told":
-        told = (_light(world, time) / BRIGHTEST).astype(np.float32)
-        told[0] = 0  # the first action of an episode is the null action
-        actions = np.concatenate([actions, told[:, None]], 1)
+        light = (_light(world, time) / BRIGHTEST).astype(np.float32)
+        light[0] = 0  # the first action of an episode is the null action
+        actions = np.concatenate([actions, light[:, None]], 1)
     cell = path[:, :2] % config.extent // config.pixels
     labels = {"time": time, "place": (cell[:, 1] * config.side + cell[:, 0]).astype(np.int64)}
     labels["movers"] = _in_view(pose, time, world)

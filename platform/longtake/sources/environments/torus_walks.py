@@ -26,12 +26,12 @@ def walk(kind: Walk, steps: int, speed: float, back: int, extent: int, rng: np.r
     it begins.
     """
     begin = np.array([*rng.integers(0, extent, 2), rng.uniform(0, 2 * np.pi)])
-    pieces, jumps, made = [begin[None]], [np.zeros(1, bool)], 1
+    pieces, jumps, length = [begin[None]], [np.zeros(1, bool)], 1
     for piece, jumped in PIECES[kind](begin, speed, back, rng):
         pieces.append(piece)
         jumps.append(np.arange(len(piece)) < jumped)
-        made += len(piece)
-        if made >= steps:
+        length += len(piece)
+        if length >= steps:
             break
     return np.concatenate(pieces)[:steps], np.concatenate(jumps)[:steps]
 
@@ -90,9 +90,9 @@ def _jumps(begin: Path, speed: float, back: int, rng: np.random.Generator) -> Pi
         piece = wander(been[-1], back, speed, rng)
         yield piece, 0
         been = np.concatenate([been, piece])
-        there = been[rng.integers(0, len(been))]
-        yield there[None], 1
-        been = np.concatenate([been, there[None]])
+        goal = been[rng.integers(0, len(been))]
+        yield goal[None], 1
+        been = np.concatenate([been, goal[None]])
 
 
 PIECES: dict[Walk, Callable[[Path, float, int, np.random.Generator], Pieces]] = {

@@ -21,8 +21,8 @@ def modules() -> dict[str, ModuleType]:
     """The files of all formats, by the format's name: the file's, with hyphens."""
     from longtake.sources.formats.base import Format
 
-    found = registry.modules(sys.modules[__name__], {"FORMAT": Format})
-    return {name.replace("_", "-"): module for name, module in found.items()}
+    by_stem = registry.modules(sys.modules[__name__], {"FORMAT": Format})
+    return {name.replace("_", "-"): module for name, module in by_stem.items()}
 
 
 def formats() -> dict[str, Format]:

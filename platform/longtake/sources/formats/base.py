@@ -156,8 +156,8 @@ class Npz(Mapping[str, Array]):
         try:
             return read_npy(self._members[name])
         except ValueError as error:
-            told = "Python objects, expected numbers" if "allow_pickle" in str(error) else str(error)
-            raise Refused(f"array {name!r}: {told}") from error
+            reason = "Python objects, expected numbers" if "allow_pickle" in str(error) else str(error)
+            raise Refused(f"array {name!r}: {reason}") from error
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._members)
@@ -218,8 +218,8 @@ def as_float32(name: str, array: Array) -> Array:
         lossy = lost > LOST * (exact.max(axis=0) - exact.min(axis=0)) if len(array) > 1 else lost < 0
     if np.isfinite(kept).all() and lossy.any():
         column = int(lossy.argmax())
-        told = f"around {array[0, column]:g} float32 moves numbers by {lost[column]:.2g}"
-        raise Refused(f"{name}: column {column}: {told}: subtract an offset first")
+        reason = f"around {array[0, column]:g} float32 moves numbers by {lost[column]:.2g}"
+        raise Refused(f"{name}: column {column}: {reason}: subtract an offset first")
     return kept
 
 

@@ -80,12 +80,13 @@ def _contradictions(items: Sequence[Item], info: Info) -> Iterator[str]:
         if times > 1:
             yield f"meta/episodes: episode {episode} is there {times} times; remove the rows or the file that repeat it"
     lengths = {int(item.where["episode"]): int(item.where["length"]) for item in items}
-    for field, told, found in (
+    for field, claimed, counted in (
         ("total_episodes", info.total_episodes, len(lengths)),
         ("total_frames", info.total_frames, sum(lengths.values())),
     ):
-        if told is not None and told != found:
-            yield f"meta/info.json: {field} is {told}, meta/episodes has {found}: files are missing or of another set"
+        if claimed is not None and claimed != counted:
+            wrong = "files are missing or of another set"
+            yield f"meta/info.json: {field} is {claimed}, meta/episodes has {counted}: {wrong}"
     for item in items:
         begin, end = item.where["rows"]
         if begin is not None and end is not None and end - begin != item.where["length"]:
@@ -93,16 +94,16 @@ def _contradictions(items: Sequence[Item], info: Info) -> Iterator[str]:
 
 
 def _other_rate(info: Info, camera: str) -> Iterator[str]:
-    told = (info.features[camera].info or {}).get("video.fps")
-    if told is not None and told != info.fps:
-        yield f"meta/info.json: fps is {info.fps:g}, the feature {camera} says video.fps {told}"
+    claimed = (info.features[camera].info or {}).get("video.fps")
+    if claimed is not None and claimed != info.fps:
+        yield f"meta/info.json: fps is {info.fps:g}, the feature {camera} says video.fps {claimed}"
 
 
 def _tasks(place: Store, info: Info) -> Iterator[str]:
     if info.total_tasks is None or not place.exists("meta/tasks.parquet"):
         return
-    if (found := len(_rows_of(place, "meta/tasks.parquet"))) != info.total_tasks:
-        yield f"meta/info.json: total_tasks is {info.total_tasks}, meta/tasks.parquet has {found}"
+    if (tasks := len(_rows_of(place, "meta/tasks.parquet"))) != info.total_tasks:
+        yield f"meta/info.json: total_tasks is {info.total_tasks}, meta/tasks.parquet has {tasks}"
 
 
 def _overlaps(items: Sequence[Item]) -> dict[str, str]:
@@ -112,12 +113,12 @@ def _overlaps(items: Sequence[Item]) -> dict[str, str]:
         for item in items
         if "video" in item.where
     )
-    found: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     for (file, _, end, one), (other_file, start, _, other) in itertools.pairwise(spans):
         if file == other_file and start < end - video.NEAR_S:
-            told = f"meta/episodes: {other} begins at {start:g} s of {file}, before {one} ends at {end:g} s"
-            found |= {one: told, other: told}
-    return found
+            reason = f"meta/episodes: {other} begins at {start:g} s of {file}, before {one} ends at {end:g} s"
+            reasons |= {one: reason, other: reason}
+    return reasons
 
 
 class Feature(BaseModel):
@@ -151,8 +152,8 @@ def _info(place: Store) -> Info:
         wrong = [f"{'.'.join(map(str, e['loc'])) or 'JSON'}: {e['msg']}" for e in error.errors()]
         raise UserError(*(f"{place.uri}: meta/info.json is damaged: {line}" for line in wrong)) from None
     if not info.codebase_version.startswith("v3"):
-        told = f"LeRobotDataset {info.codebase_version}; only v3 can be read, convert it with lerobot's own tool"
-        raise UserError(f"{place.uri}: {told}")
+        reason = f"LeRobotDataset {info.codebase_version}; only v3 can be read, convert it with lerobot's own tool"
+        raise UserError(f"{place.uri}: {reason}")
     return info
 
 

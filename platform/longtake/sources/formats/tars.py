@@ -95,13 +95,13 @@ class _Header(tarfile.TarInfo):
 
 def contents(place: Store, tar: str, size: int) -> Contents:
     """What a tar of `size` bytes holds, from its headers."""
-    found = Contents()
+    listed = Contents()
     with place.fs.open(place.path(tar), "rb") as file:
         start = file.read(BLOCK)
         for magic, kind in _COMPRESSED.items():
             if start.startswith(magic):
-                found.damage = f"not a tar but {kind}: unpack it first"
-                return found
+                listed.damage = f"not a tar but {kind}: unpack it first"
+                return listed
         file.seek(0)
         end = 0
         places: dict[str, Member] = {}
@@ -109,27 +109,27 @@ def contents(place: Store, tar: str, size: int) -> Contents:
             with tarfile.open(fileobj=file, mode="r:", tarinfo=_Header) as archive:
                 while (member := archive.next()) is not None:
                     _require_sound(member, archive, end)
-                    _take(found, places, member, archive.offset, size)
+                    _take(listed, places, member, archive.offset, size)
                     end = archive.offset
                     archive.members.clear()  # type: ignore[attr-defined]
         # A damaged header makes tarfile raise whatever reading its numbers raises.
         except (tarfile.TarError, ValueError, OverflowError, IndexError, EOFError, RecursionError) as error:
-            found.damage = f"damaged after byte {end}, what follows is not read: {error}"
-            return found
-        found.damage = _after(file, end, size)
-    return found
+            listed.damage = f"damaged after byte {end}, what follows is not read: {error}"
+            return listed
+        listed.damage = _after(file, end, size)
+    return listed
 
 
 def read(place: Store, tar: str, member: Member) -> bytes:
     """The bytes of a member as they were packed. Raises Refused if the tar is cut off."""
-    found = place.read_range(tar, member.offset, member.stored)
-    if len(found) != member.stored:
-        raise Refused(f"{member.name}: the tar is cut off, {len(found)} of {member.stored} bytes are there")
+    raw = place.read_range(tar, member.offset, member.stored)
+    if len(raw) != member.stored:
+        raise Refused(f"{member.name}: the tar is cut off, {len(raw)} of {member.stored} bytes are there")
     if member.stretches is None:
-        return found
+        return raw
     data, at = bytearray(member.size), 0
     for start, length in member.stretches:
-        data[start : start + length] = found[at : at + length]
+        data[start : start + length] = raw[at : at + length]
         at += length
     return bytes(data)
 
@@ -146,7 +146,7 @@ def _require_sound(member: tarfile.TarInfo, archive: tarfile.TarFile, end: int) 
             raise tarfile.ReadError(f"a global header gives every file the same {name}")
 
 
-def _take(found: Contents, places: dict[str, Member], member: tarfile.TarInfo, after: int, size: int) -> None:
+def _take(listed: Contents, places: dict[str, Member], member: tarfile.TarInfo, after: int, size: int) -> None:
     """Note a member, or why it is not read.
 
     Args:
@@ -174,9 +174,9 @@ def _take(found: Contents, places: dict[str, Member], member: tarfile.TarInfo, a
         why = _KINDS.get(member.type, f"of a type that is not known: {member.type!r}")
     if why:
         places.pop(member.name, None)
-        found.refused[ascii(member.name)[1:-1]] = why
+        listed.refused[ascii(member.name)[1:-1]] = why
     else:
-        found.members.append(places[member.name])
+        listed.members.append(places[member.name])
 
 
 def _leads_out(name: str) -> bool:
@@ -212,8 +212,8 @@ def _sparse_fault(member: Member, packed: int, after: int) -> str:
 
 def _cut_fault(member: Member, size: int) -> str:
     """Why a file is not there whole: to read so many bytes, which are not there, could take all memory."""
-    there = max(size - member.offset, 0)
-    return f"the tar is cut off, {there} of {member.stored} bytes are there" if there < member.stored else ""
+    left = max(size - member.offset, 0)
+    return f"the tar is cut off, {left} of {member.stored} bytes are there" if left < member.stored else ""
 
 
 def _after(file: Any, end: int, size: int) -> str:

@@ -46,10 +46,10 @@ def listing(config: WebDatasetConfig, place: Store) -> Listing:
             refused[tar] = "compressed: unpack it to a .tar first"
         if not tar.endswith(".tar"):
             continue
-        found = tars.contents(place, tar, size)
-        samples, wrong = _samples(found)
-        if found.damage:
-            refused[tar] = found.damage
+        contents = tars.contents(place, tar, size)
+        samples, wrong = _samples(contents)
+        if contents.damage:
+            refused[tar] = contents.damage
         refused |= {f"{tar}/{key}": why for key, why in wrong.items()}
         for key, members in samples.items():
             if any(name in members for name in PICTURES):
@@ -57,18 +57,18 @@ def listing(config: WebDatasetConfig, place: Store) -> Listing:
             else:
                 refused[f"{tar}/{key}"] = f"no pictures: it has {', '.join(members)}, not {' or '.join(PICTURES)}"
     if not items:
-        told = [f"{name}: {why}" for name, why in refused.items()]
-        raise UserError(f"{place.uri}: no episode in any .tar file below it", *told[:20])
+        lines = [f"{name}: {why}" for name, why in refused.items()]
+        raise UserError(f"{place.uri}: no episode in any .tar file below it", *lines[:20])
     return Listing(tuple(items), {config.actions: "as recorded"}, config.pose_names, refused=refused)
 
 
-def _samples(found: tars.Contents) -> tuple[dict[str, dict[str, tars.Member]], dict[str, str]]:
+def _samples(contents: tars.Contents) -> tuple[dict[str, dict[str, tars.Member]], dict[str, str]]:
     """The members of each sample by suffix, and why samples are refused: one that lacks a member is not the same."""
     samples: dict[str, dict[str, tars.Member]] = {}
     wrong = {}
-    for name, why in found.refused.items():
+    for name, why in contents.refused.items():
         wrong[_sample(name)[0]] = f"{name}: {why}"
-    for member in found.members:
+    for member in contents.members:
         key, suffix = _sample(member.name)
         named = samples.setdefault(key, {})
         if suffix in named:
@@ -98,10 +98,10 @@ def read(config: WebDatasetConfig, place: Store, item: Item) -> Episode:
     if "state.npz" not in members:
         raise Refused(f"no state.npz: no actions; there are: {', '.join(members)}")
     arrays = Npz(data("state.npz"))
-    told = json.loads(data("json")) if "json" in members else {}
-    if not isinstance(told, dict):
+    record = json.loads(data("json")) if "json" in members else {}
+    if not isinstance(record, dict):
         raise Refused("json: not a dictionary")
-    meta = {**told, "source": item.key}
+    meta = {**record, "source": item.key}
     pictures = next(name for name in PICTURES if name in members)
     if pictures == "frames.npy":
         return config.episode(read_npy(data(pictures)), arrays, config.lead, meta)
