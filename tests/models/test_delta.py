@@ -270,7 +270,7 @@ def test_half_lives_at_the_start_are_those_asked(mixer: str) -> None:
         ({"mixer": "ssm"}, {"scan": "fla"}, "mixer: ssm, but scan: fla"),
         ({"spatial_block": [3, 1]}, {}, "does not divide the 2 x 2 tokens"),
         ({"options": {"half_lives": [9.0, 3.0]}}, {}, "the shortest comes first"),
-        ({"options": {"pose": True}}, {}, "options.pose: .*key_groups, convolution, pose_keys, half_lives"),
+        ({"options": {"pose": True}}, {}, "options.pose: .*half_lives, key_groups, convolution, pose_keys"),
     ],
 )
 def test_what_does_not_fit_is_refused(layer: dict[str, Any], model: dict[str, Any], message: str) -> None:
