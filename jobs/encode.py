@@ -25,6 +25,7 @@ from longtake.datasets.episode import LABEL, Episode
 from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
 from longtake.jobs.latents import tokenizers
+from longtake.jobs.runs.find import is_path
 from longtake.jobs.shard_tasks import missing_shards, reused
 from longtake.jobs.train.config import DATASET
 from longtake.models.description import PIXELS
@@ -103,7 +104,7 @@ def prepare(config: EncodeConfig, store: Store) -> Job:
         dataset=dataset.name,
         fingerprint=dataset.fingerprint,
         tokenizer=named,
-        step=None if tokenizers.is_path(named) else checkpoints.newest(store, named),
+        step=None if is_path(named) else checkpoints.newest(store, named),
         weights=tokenizer_digest(tokenizer_files(store, named)),
         frame_shape=(height, width, channels),
     )

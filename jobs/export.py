@@ -15,39 +15,21 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from longtake.errors import UserError, unknown
+from longtake.errors import UserError
+from longtake.jobs.runs import find
 from longtake.models import description
 from longtake.models.exported import MODEL, TOKENIZER, WEIGHTS, write_sums
 from longtake.storage.store import Store, open_store
 from longtake.training import checkpoints
 
-KINDS = ("train", "autoencoder")
-"""The runs that have checkpoints."""
-
 
 def main(run: str, out: str, step: int | None, store: str) -> None:
     """The command: write the folder and say what can be done with it."""
     where = open_store(store, check=True)
-    row = find(where, run)
+    row = find.find_run(where, run)
     step = checkpoint_of(where, row["run"], step)
     export(where, row, step, Path(out))
     print(f"{out}: {row['name']}, run {row['run']}, step {step}; train on from it with --set init.run={_as_path(out)}")
-
-
-def find(store: Store, run: str) -> dict[str, Any]:
-    """The row of a training: by its id, or the newest of that name, or of all for `latest`.
-
-    Raises:
-        UserError: there is none.
-    """
-    runs = store.table("runs")
-    if len(runs):
-        runs = runs[runs.kind.isin(KINDS)].sort_values("run")
-    if len(runs):
-        named = runs if run == "latest" else runs[(runs.run == run) | (runs.name == run)]
-        if len(named):
-            return {str(k): v for k, v in named.to_dict("records")[-1].items()}
-    raise UserError(unknown("run", run, ["latest", *map(str, runs.run), *map(str, runs.get("name", []))]))
 
 
 def checkpoint_of(store: Store, run: str, step: int | None) -> int:
@@ -87,4 +69,4 @@ def export(store: Store, row: dict[str, Any], step: int, out: Path) -> None:
 
 def _as_path(out: str) -> str:
     """How a folder is told from a run: by the slash in it."""
-    return out if "/" in out else f"./{out}"
+    return out if find.is_path(out) else f"./{out}"

@@ -109,12 +109,12 @@ def _key(labels: dict[str, Label]) -> str:
 def of_sweep(uri: str, wanted: str) -> Curves:
     """The curves of a finished sweep in a store. Raises UserError for one that is no whole grid, or that still runs."""
     from longtake.config import build
+    from longtake.jobs.runs.find import SWEEPS, find_run
     from longtake.jobs.sweep import command as job
     from longtake.storage import lease
-    from longtake.tables.run_record import select
 
     store = open_store(uri)
-    (name,) = select(store, wanted, kind="sweep")
+    name = str(find_run(store, wanted, SWEEPS)["run"])
     sweep = job.earlier(store, name, [])
     with lease.of_sweep(store, name) as held:
         study = job.open_study(sweep, store, held)

@@ -10,8 +10,8 @@ from longtake.errors import UserError
 from longtake.jobs.evaluate.cells import EvaluatedCheckpoint
 from longtake.jobs.evaluate.check import beyond_training
 from longtake.jobs.evaluate.grid import evaluate, plan_cells
+from longtake.jobs.runs import find
 from longtake.tables import table as tables
-from longtake.tables.run_record import select
 from longtake.training import checkpoints
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def follow(
     """
     from longtake.cluster.launch import launch
 
-    ids, done, failed = select(store, runs), set[tuple[str, int]](), list[str]()
+    ids, done, failed = find.find_ids(store, runs, find.WORLD_MODELS), set[tuple[str, int]](), list[str]()
     with launch():
         while True:
             alive = _alive(store, ids)  # before looking, so that a run's last checkpoint is not missed

@@ -17,9 +17,9 @@ from longtake.jobs.evaluate.check import asked_episodes, protocol_problems, subj
 from longtake.jobs.evaluate.config import EvaluateConfig
 from longtake.jobs.evaluate.external_models import ExternalModel
 from longtake.jobs.latents import pictures
+from longtake.jobs.runs import find
 from longtake.models.exported import MODEL
 from longtake.storage.store import Store
-from longtake.tables.run_record import select
 from longtake.tables.schema import NO_RUN
 from longtake.training import checkpoints
 
@@ -31,12 +31,12 @@ ORACLE = "nearest_pose"
 
 
 def find_subjects(store: Store, runs: str) -> list[EvaluatedCheckpoint]:
-    """The newest checkpoint of each named run: `latest`, `none`, or ids separated by commas.
+    """The newest checkpoint of each named run: `none`, or what `find.find_ids` takes.
 
     Raises:
         UserError: no such run, or one without a checkpoint or whose checkpoint is damaged or has no config.
     """
-    ids = select(store, runs) if runs != "none" else []
+    ids = find.find_ids(store, runs, find.WORLD_MODELS) if runs != "none" else []
     table = store.table("runs").set_index("run")
     found: list[EvaluatedCheckpoint] = []
     problems: list[str] = []

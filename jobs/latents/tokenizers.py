@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from longtake.datasets.dataset import TOKENIZER, tokenizer_digest
-from longtake.errors import UserError, unknown
+from longtake.errors import UserError
+from longtake.jobs.runs.find import AUTOENCODERS, find_run, is_path
 from longtake.jobs.train.config import DATASET
 from longtake.models.description import CONFIG, PIXELS, parse_tokenizer
 from longtake.models.exported import WEIGHTS, require_sums
@@ -27,24 +28,18 @@ if TYPE_CHECKING:
 
 
 def resolve(store: Store, named: str) -> str:
-    """The same tokenizer by its run's id: a name means the newest autoencoder called so that has a checkpoint.
+    """The same tokenizer by its run's id: a name may mean another run tomorrow.
 
     Raises:
         UserError: no such autoencoder, or one without a checkpoint.
     """
     if named in (PIXELS, DATASET) or is_path(named):
         return named
-    runs = store.table("runs")
-    if len(runs):
-        runs = runs[runs.kind == "autoencoder"].sort_values("run")
-    ids, names = [str(run) for run in runs.run], [str(name) for name in runs.get("name", [])]
-    if named not in (*ids, *names):
-        raise UserError(unknown("tokenizer", named, {PIXELS, DATASET, *ids, *names}) + " (or give a folder's path)")
-    meant = [run for run, name in zip(ids, names, strict=True) if named in (run, name)]
-    for run in reversed(meant):
-        if checkpoints.newest(store, run) is not None:
-            return run
-    raise UserError(f"tokenizer: autoencoder {named} (run {meant[-1]}) has no checkpoint, or none that is whole")
+    others = (PIXELS, DATASET, "a folder's path")
+    run = str(find_run(store, named, AUTOENCODERS, what="tokenizer", others=others)["run"])
+    if checkpoints.newest(store, run) is None:
+        raise UserError(f"tokenizer: autoencoder {named} (run {run}) has no checkpoint, or none that is whole")
+    return run
 
 
 @contextmanager
@@ -151,8 +146,3 @@ def _loaded(folder: Path, named: str, device: str) -> Tokenizer:
         return load_tokenizer(folder, device)
     except (ValueError, OSError) as error:
         raise UserError(f"tokenizer: {named}: {error}") from error
-
-
-def is_path(named: str) -> bool:
-    """Whether a folder is meant, and no run: by the slash in it."""
-    return "/" in named

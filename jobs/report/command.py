@@ -344,4 +344,4 @@ def _commands(material: Material) -> list[tuple[str, str]]:
         tasks = ",".join(task.task for task in material.tasks if task.config == config)
         command = f"longtake evaluate {config or 'CONFIG'} --runs {','.join(ids)} --tasks {tasks}{store}"
         found.append((f"score {tasks.replace(',', ' and ')} again", command))
-    return [*found, ("write this page again", f"longtake report {' '.join(material.asked)}{store}")]
+    return [*found, ("write this page again", f"longtake report {' '.join(material.named)}{store}")]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from longtake.config import load
-from longtake.errors import UserError, unknown
+from longtake.errors import UserError
 from longtake.jobs.evaluate.config import CONFIGS, EvaluateConfig
 from longtake.jobs.plots.base import distinct
+from longtake.jobs.runs import find
 from longtake.tables.schema import NO_RUN
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from longtake.models.config import ModelConfig
     from longtake.storage.store import Store
 
-TRAININGS = ("train", "autoencoder")
-"""The kinds of runs that a page is about, beside sweeps."""
 BEST_TRIALS = 3
 """Of a sweep, whose runs the page shows as it shows those that were asked for."""
 TASK_ORDER = ("revisit", "retrieval", "two_walks", "reasoning", "cuts", "rollout", "mirror")
@@ -87,7 +86,8 @@ class Material:
     steps: pd.DataFrame
     sweeps: list[SweepTrials] = field(default_factory=list)
     profiles: list[Profile] = field(default_factory=list)
-    asked: list[str] = field(default_factory=list)
+    named: list[str] = field(default_factory=list)
+    """Ids of the runs and sweeps that the page was asked for."""
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -116,8 +116,9 @@ def gather(store: Store, runs: Sequence[str]) -> Material:
         UserError: an unknown run, or runs that were scored on a task under different protocols only.
     """
     notes: list[str] = []
-    sweeps, asked = open_sweeps(store, runs)
-    found = find_runs(store, asked) if asked or not sweeps else []
+    rows = find.find_runs(store, runs, (*find.TRAININGS, *find.SWEEPS))
+    sweeps, shown = open_sweeps(store, rows)
+    found = find_runs(store, shown) if shown else []
     ids = [run.id for run in found]
     scores = _whole(store.table("scores", where=f"run in {[*ids, NO_RUN]!r}"), notes)
     scores = scores[~scores.task.isin(_uncurved())]
@@ -126,7 +127,7 @@ def gather(store: Store, runs: Sequence[str]) -> Material:
         command = f"longtake evaluate --runs {','.join(ids)} --store {store.uri}"
         notes.append(f"There are no scores to show yet: {command}")
     steps = store.table("steps", where=f"run in {ids!r}")
-    named = list(runs) if sweeps else ids
+    named = [str(row["run"]) for row in rows]
     return Material(store, found, tasks, steps, sweeps, find_profiles(store, found), named, notes)
 
 
@@ -148,20 +149,19 @@ def _whole(scores: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     return scores[scores.partial.isna()]
 
 
-def open_sweeps(store: Store, runs: Sequence[str]) -> tuple[list[SweepTrials], list[str]]:
-    """The sweeps among the asked runs; and what to show of all: in a sweep's place the runs of its best trials."""
-    table = store.table("runs")
-    sweeps = dict(table[["run", "name"]][table.kind == "sweep"].to_numpy().tolist()) if len(table) else {}
-    opened, asked = [], []
-    for run in runs:
-        if run not in sweeps:
-            asked.append(run)
+def open_sweeps(store: Store, rows: Sequence[find.Row]) -> tuple[list[SweepTrials], list[str]]:
+    """The sweeps among the runs; and the ids of what to show of all: in a sweep's place the runs of its best trials."""
+    opened, shown = [], list[str]()
+    for row in rows:
+        run = str(row["run"])
+        if row["kind"] not in find.SWEEPS:
+            shown.append(run)
             continue
         trials = store.table("trials", where=f"sweep == {run!r}")
-        best = _best_trials(trials, set(table.run))
-        opened.append(SweepTrials(run, sweeps[run], trials, len(best)))
-        asked += best
-    return opened, asked
+        best = _best_trials(trials, set(store.table("runs", columns=["run"]).run))
+        opened.append(SweepTrials(run, str(row["name"]), trials, len(best)))
+        shown += best
+    return opened, shown
 
 
 def _best_trials(trials: pd.DataFrame, known: set[str]) -> list[str]:
@@ -190,36 +190,28 @@ def find_profiles(store: Store, runs: Sequence[Run]) -> list[Profile]:
 
 
 def find_runs(store: Store, runs: Sequence[str]) -> list[Run]:
-    """The rows of the asked runs, each once; `latest` is the newest one that trains."""
-    table = store.table("runs")
-    if not len(table):
-        raise UserError(f"runs: there is no run in {store.uri} yet: start with `longtake train CONFIG`")
-    trained = table[table.kind.isin(TRAININGS)]
-    if not len(trained):
-        raise UserError(f"runs: no training in {store.uri} yet: start with `longtake train CONFIG`")
-    newest = str(trained.run.max())
-    ids = list(dict.fromkeys(newest if run == "latest" else run for run in runs)) or [newest]
-    problems = [unknown("run", run, [*trained.run, "latest"]) for run in ids if run not in set(trained.run)]
-    if problems:
-        raise UserError(*problems)
-    return _named(trained, ids)
+    """The trainings that are meant by some names, each once.
+
+    Raises:
+        UserError: a name that is of none.
+    """
+    return _named(find.find_runs(store, runs))
 
 
 def known_runs(store: Store, runs: Iterable[str]) -> list[Run]:
     """Those of these runs that are trainings of this store; others have no name to call them by."""
-    table = store.table("runs", where=f"run in {sorted(runs)!r} and kind in {list(TRAININGS)!r}")
-    return _named(table, [str(run) for run in table.run])
+    table = store.table("runs", where=f"run in {sorted(runs)!r} and kind in {list(find.TRAININGS)!r}")
+    return _named(table.to_dict("records"))
 
 
-def _named(table: pd.DataFrame, ids: Sequence[str]) -> list[Run]:
+def _named(rows: Sequence[Mapping[Any, Any]]) -> list[Run]:
     """The runs of some rows of the table, by name, those of one name told apart."""
-    rows = {str(run): row for run, row in table.set_index("run").to_dict("index").items()}
-    names = [str(rows[run]["name"]) for run in ids]
+    names = [str(row["name"]) for row in rows]
     found = []
-    for run, name in zip(ids, names, strict=True):
-        config = yaml.safe_load(str(rows[run].get("config") or "{}"))
+    for row, name in zip(rows, names, strict=True):
+        run, config = str(row["run"]), yaml.safe_load(str(row.get("config") or "{}"))
         told_apart = f"{name} {run[-4:]}" if names.count(name) > 1 else name
-        found.append(Run(run, told_apart, {str(key): value for key, value in rows[run].items()}, config))
+        found.append(Run(run, told_apart, {str(key): value for key, value in row.items()}, config))
     return found
 
 

@@ -1,15 +1,16 @@
 """`longtake runs`: what was run in a store and how it fares; a run whose driver was killed is `lost`.
 
-With a run's id: everything that is known of that one, down to its config.
+With a run: everything that is known of that one, down to its config.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from longtake.errors import UserError, unknown
+from longtake.errors import UserError
 from longtake.jobs.display.show import check_output, say_empty, show
 from longtake.jobs.results.summary import summary
+from longtake.jobs.runs.find import find_run
 from longtake.storage.store import Store, open_store
 from longtake.tables import table as tables
 
@@ -50,11 +51,10 @@ def overview(runs: pd.DataFrame) -> pd.DataFrame:
 def show_one(store: Store, run: str, format: str | None = None, out: str | None = None) -> None:
     """A run's fields, its last step, its scores and its config; as a row of the table for any other format.
 
-    Raises UserError for an unknown id.
+    Raises UserError for an unknown run.
     """
+    run = str(find_run(store, run, kinds=())["run"])
     found = tables.read(store, "runs", where=f"run == {run!r}")
-    if found.empty:
-        raise UserError(unknown("run", run, map(str, store.table("runs", columns=["run"])["run"])))
     if format not in (None, "table") or out:
         return show(found, format, out)
     show(fields(_with_minutes(found), last_step(store, run)))

@@ -14,12 +14,12 @@ from longtake.config import differences
 from longtake.errors import UserError, unknown
 from longtake.evals.protocol import Protocol
 from longtake.jobs.evaluate.check import protocol_problems
+from longtake.jobs.runs.find import SWEEPS, find_runs
 from longtake.jobs.sweep.config import Sweep, SweepConfig
 from longtake.jobs.train import command as train
 from longtake.jobs.train.config import WorldModelTraining
 from longtake.models.analysis.reach import window_reach
 from longtake.storage.store import Store
-from longtake.tables.run_record import select
 from longtake.training.engine_config import decay_start
 from longtake.tuning import space
 from longtake.tuning.search_config import expected_steps, rungs
@@ -63,10 +63,19 @@ def check(sweep: Sweep, store: Store) -> Sweep:
     if problems:
         raise UserError(*problems)
     if objective.protocol is not None:
-        settled = objective.model_copy(update={"beyond": beyond})
-        sweep = replace(sweep, config=sweep.config.model_copy(update={"objective": settled}))
-    problems = [line for name in sweep.config.warm_start for line in _warm_problems(sweep, store, name)]
-    if problems:
+        resolved = objective.model_copy(update={"beyond": beyond})
+        sweep = replace(sweep, config=sweep.config.model_copy(update={"objective": resolved}))
+    return _with_earlier(sweep, store) if sweep.config.warm_start else sweep
+
+
+def _with_earlier(sweep: Sweep, store: Store) -> Sweep:
+    """The sweep with those that it begins with by their ids: a name may mean another one tomorrow."""
+    try:
+        ids = [str(row["run"]) for row in find_runs(store, sweep.config.warm_start, SWEEPS)]
+    except UserError as error:
+        raise UserError(*(f"warm_start: {line}" for line in error.lines)) from error
+    sweep = replace(sweep, config=sweep.config.model_copy(update={"warm_start": ids}))
+    if problems := [line for name in ids for line in _warm_problems(sweep, store, name)]:
         raise UserError(*problems)
     return sweep
 
@@ -82,10 +91,6 @@ def _measured(sweep: Sweep, store: Store) -> Sweep:
 
 def _warm_problems(sweep: Sweep, store: Store, name: str) -> list[str]:
     """Why the trials of an earlier sweep cannot be learnt from: their objective means something else."""
-    try:
-        select(store, name, kind="sweep")
-    except UserError as error:
-        return [f"warm_start: {line}" for line in error.lines]
     then = [yaml.safe_load(store.read_bytes(f"sweeps/{name}/{file}.yaml")) for file in ("sweep", "train")]
     now = [config.model_dump(mode="json") for config in (sweep.config, sweep.base)]
     found = differences(then[0]["objective"], now[0]["objective"], "objective")

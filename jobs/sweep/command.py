@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING
 from longtake.config import differences, dump, load
 from longtake.datasets.mixture import open_data
 from longtake.errors import UserError
+from longtake.jobs.runs.find import SWEEPS, find_run
 from longtake.jobs.sweep.check import check, describe, notes, short
 from longtake.jobs.sweep.config import CONFIGS, Sweep, SweepConfig, new
 from longtake.jobs.train.config import WorldModelTraining
 from longtake.storage import lease
 from longtake.storage.store import Store, open_store
-from longtake.tables.run_record import RunRecord, select
+from longtake.tables.run_record import RunRecord
 
 if TYPE_CHECKING:
     from longtake.storage.lease import Lease
@@ -66,7 +67,7 @@ def main(
 
 def earlier(store: Store, name: str, overrides: list[str]) -> Sweep:
     """A sweep of the store. Raises UserError for settings that may not change."""
-    (sweep,) = select(store, name, kind="sweep")
+    sweep = str(find_run(store, name, SWEEPS)["run"])
     with _files(store, sweep) as folder:
         then = load(SweepConfig, folder / "sweep.yaml")
         now = load(SweepConfig, folder / "sweep.yaml", overrides)

@@ -16,6 +16,7 @@ from longtake.datasets.mixture import Mixture, open_data
 from longtake.errors import UserError
 from longtake.jobs.latents import tokenizers
 from longtake.jobs.presets import in_words
+from longtake.jobs.runs.find import find_run
 from longtake.jobs.train.check import (
     batch_problems,
     condition_problems,
@@ -31,7 +32,6 @@ from longtake.jobs.train.plan import build_plan
 from longtake.models.config import AutoencoderConfig
 from longtake.storage import lease
 from longtake.storage.store import open_store
-from longtake.tables.run_record import select
 from longtake.training import checkpoints
 
 if TYPE_CHECKING:
@@ -333,9 +333,8 @@ def _compared(store: Store, run: str, config: TrainConfig, dataset: Data) -> tup
     """The row of a run, and a line per difference of its config and data from these."""
     import yaml
 
-    (run,) = select(store, run, kind=config.run_kind)
-    row = store.table("runs", where=f"run == {run!r}").to_dict("records")[0]
+    row = find_run(store, run, (config.run_kind,))
     found = differences(yaml.safe_load(row["config"]), config.model_dump(mode="json"))
     if row["dataset"] != dataset.fingerprint:
         found.append(f"dataset {dataset.name}: its content changed ({row['dataset']} then, {dataset.fingerprint} now)")
-    return {str(k): v for k, v in row.items()}, found
+    return row, found

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from longtake.config import differences
 from longtake.errors import UserError
-from longtake.jobs.export import checkpoint_of, find
+from longtake.jobs.export import checkpoint_of
+from longtake.jobs.runs.find import find_run, is_path
 from longtake.jobs.train.config import AutoencoderTraining, InitConfig, TrainConfig, WorldModelTraining
 from longtake.models import description
 from longtake.models.description import CONFIG
@@ -28,9 +29,9 @@ def resolve(store: Store, init: InitConfig) -> InitConfig:
     Raises:
         UserError: no such run or checkpoint.
     """
-    if init.run is None or _is_path(init.run):
+    if init.run is None or is_path(init.run):
         return init
-    run = find(store, init.run)["run"]
+    run = find_run(store, init.run)["run"]
     return init.model_copy(update={"run": run, "step": checkpoint_of(store, run, init.step)})
 
 
@@ -117,8 +118,8 @@ def _problems_of_language_model(config: TrainConfig, path: str) -> list[str]:
 @contextmanager
 def _opened(store: Store, init: InitConfig) -> Iterator[Path]:
     assert init.run is not None
-    if not _is_path(init.run):
-        run = find(store, init.run)["run"]
+    if not is_path(init.run):
+        run = find_run(store, init.run)["run"]
         with checkpoints.opened(store, run, checkpoint_of(store, run, init.step), (WEIGHTS, CONFIG)) as folder:
             yield folder
         return
@@ -131,7 +132,3 @@ def _opened(store: Store, init: InitConfig) -> Iterator[Path]:
     except ValueError as error:
         raise UserError(str(error)) from error
     yield folder
-
-
-def _is_path(named: str) -> bool:
-    return "/" in named

@@ -44,7 +44,7 @@ def ingest(
 def encode(
     dataset: DatasetName,
     tokenizer: Annotated[
-        str, typer.Option("--tokenizer", metavar="RUN", help="A trained autoencoder's id or name, or a folder's path.")
+        str, typer.Option("--tokenizer", metavar="RUN", help="A trained autoencoder's run, or a folder's path.")
     ],
     name: Annotated[
         str | None, typer.Option("--name", metavar="NAME", help="Of the dataset to make [default: DATASET-latents].")

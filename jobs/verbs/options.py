@@ -6,6 +6,9 @@ from typing import Annotated
 
 import typer
 
+RUN_NAMES = "an id or its beginning, a name (its newest run), latest, or best."
+"""How a run is named wherever one is: jobs/runs/find.py."""
+
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a setting; may be repeated.")
 ]
@@ -52,9 +55,8 @@ Address = Annotated[
     ),
 ]
 DatasetName = Annotated[str, typer.Argument(metavar="DATASET", help="Name of a dataset in the store.")]
-RunIds = Annotated[
-    list[str], typer.Argument(metavar="RUN...", help="Ids of runs, latest, or a sweep; `longtake runs` lists them.")
-]
+RunIds = Annotated[list[str], typer.Argument(metavar="RUN...", help=f"Of runs or a sweep: {RUN_NAMES}")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help=f"A run: {RUN_NAMES}")]
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job's id; `longtake jobs` lists them.")]
 
 STORE = "store"

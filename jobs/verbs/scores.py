@@ -38,7 +38,7 @@ def evaluate(
     set_: Overrides = None,
     store: StoreUri = STORE,
     dry_run: DryRun = False,
-    runs: Annotated[str, typer.Option("--runs", metavar="latest|none|ID,ID", help="Whose checkpoints.")] = "latest",
+    runs: Annotated[str, typer.Option("--runs", metavar="RUN,RUN|none", help="Whose checkpoints.")] = "latest",
     tasks: Annotated[str | None, typer.Option("--tasks", metavar="A,B", help="Only these tasks of the config.")] = None,
     limit: Annotated[
         int | None,

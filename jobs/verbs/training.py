@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from longtake.jobs.verbs.options import STORE, ConfigName, DryRun, Overrides, StoreUri, examples
+from longtake.jobs.verbs.options import STORE, ConfigName, DryRun, Overrides, RunName, StoreUri, examples
 
 app = typer.Typer()
 
@@ -36,7 +36,7 @@ def train(
     train.main(config, set_ or [], store, dry_run, resume, fork)
 
 
-@app.command(epilog=examples("longtake sweep blocks --dry-run", "longtake sweep --resume ID --retry-failed"))
+@app.command(epilog=examples("longtake sweep blocks --dry-run", "longtake sweep --resume latest --retry-failed"))
 def sweep(
     config: Annotated[
         str | None,
@@ -47,7 +47,7 @@ def sweep(
     dry_run: DryRun = False,
     resume: Annotated[
         str | None,
-        typer.Option("--resume", metavar="ID", help="Go on with this sweep; only what has not ended is run."),
+        typer.Option("--resume", metavar="SWEEP", help="Go on with this sweep; only what has not ended is run."),
     ] = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="With --resume: also try again what crashed, from its checkpoints.")
@@ -61,7 +61,7 @@ def sweep(
 
 @app.command(epilog=examples("longtake export latest folder"))
 def export(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's id or name, or latest.")],
+    run: RunName,
     out: Annotated[str, typer.Argument(metavar="FOLDER", help="A new folder.")],
     step: Annotated[int | None, typer.Option("--step", metavar="N", help="Of the checkpoint [default: last].")] = None,
     store: StoreUri = STORE,

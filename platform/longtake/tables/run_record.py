@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from longtake.config import config_hash, dump
-from longtake.errors import UserError, unknown
+from longtake.errors import UserError
 from longtake.provenance import provenance
 from longtake.tables import table as tables
 
@@ -133,23 +133,6 @@ class RunRecord:
         if self._lease is not None:
             self._lease.require()
         tables.append(self._store, "runs", [self._row], part=self.run)
-
-
-def select(store: Store, wanted: str, kind: str = "train") -> list[str]:
-    """Run ids for `latest` (the newest of that kind) or `ID,ID`. Raises UserError, a line per unknown id."""
-    runs = tables.read(store, "runs")
-    if "kind" in runs:
-        runs = runs[runs["kind"] == kind]
-    known = sorted(str(run) for run in runs["run"])
-    if wanted == "latest":
-        if not known:
-            raise UserError(f"no {kind} run in store {store.uri} yet; start one: longtake {kind} CONFIG")
-        return [known[-1]]
-    ids = [name.strip() for name in wanted.split(",") if name.strip()]
-    wrong = [name for name in ids if name not in known]
-    if wrong or not ids:
-        raise UserError(*(unknown(f"{kind} run", name, known) for name in wrong or [wanted]))
-    return list(dict.fromkeys(ids))
 
 
 def _now() -> datetime.datetime:

@@ -279,11 +279,12 @@ def test_a_dry_run_tells_the_time_by_earlier_trials(place: Path) -> None:
 
 def test_earlier_sweeps_must_have_meant_the_same(place: Path) -> None:
     sweep, store = sweep_of(place)
-    assert "unknown sweep run 'old'" in refused(place, "warm_start=[old]")
     with job._record(sweep, store):
         pass
+    assert f"warm_start: unknown run 'old'; there are: {sweep.id}, latest, " in refused(place, "warm_start=[old]")
     job.open_study(sweep, store).ask()
-    sweep_of(place, f"warm_start=[{sweep.id}]")
+    named, _ = sweep_of(place, f"warm_start=[{sweep.id}, {sweep.config.name}, latest]")
+    assert job.check(named, store).config.warm_start == [sweep.id]
     told = refused(place, f"warm_start=[{sweep.id}]", "change={steps: 6}", "against=[carried_bytes]")
     assert "means something else: change.steps: 8 then, 6 now" in told
     assert "against: [] then, ['carried_bytes'] now" in told
@@ -610,5 +611,6 @@ def test_a_sweep_that_runs_is_not_resumed_and_keeps_its_settings(place: Path) ->
     with pytest.raises(UserError, match="sampling.seed: 0 then, 1 now; only trials, at_once and winners may change"):
         job.earlier(store, sweep.id, ["sampling.seed=1"])
     assert job.earlier(store, sweep.id, ["trials=20"]).config.trials == 20
-    with pytest.raises(UserError, match="unknown sweep run"):
+    assert job.earlier(store, "latest", []).id == job.earlier(store, sweep.config.name, []).id == sweep.id
+    with pytest.raises(UserError, match="unknown run 'nothing'"):
         job.earlier(store, "nothing", [])

@@ -150,6 +150,8 @@ def test_export_refuses_what_is_there_and_what_is_not(place: Path, trained: str,
         export.main(trained, str(tmp_path / "out"), 1, store)
     with pytest.raises(UserError, match="unknown run 'nobody'"):
         export.main("nobody", str(tmp_path / "out"), None, store)
+    with pytest.raises(UserError, match=r"unknown run 'tooy' \(did you mean toy\?\)"):
+        train.train(config_of(place), open_store(store), resume="tooy")
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])

@@ -12,7 +12,6 @@ from longtake.config import Config, config_hash
 from longtake.errors import UserError
 from longtake.provenance import new_run_id, provenance
 from longtake.storage.store import Store, open_store
-from longtake.tables import run_record
 from longtake.tables import table as tables
 from longtake.tables.run_record import RunRecord
 
@@ -124,24 +123,6 @@ def test_a_heartbeat_survives_a_store_that_is_away(store: Store, monkeypatch: py
     assert len(calls) >= 2
     record.finish()
     assert row(store)["status"] == "done"
-
-
-def test_runs_are_selected_by_id_or_as_the_latest(store: Store) -> None:
-    for run, kind in (("a1", "train"), ("b2", "train"), ("c3", "collect")):
-        start(store, run, kind).finish()
-    assert run_record.select(store, "latest") == ["b2"]
-    assert run_record.select(store, "b2, a1,b2") == ["b2", "a1"]
-    with pytest.raises(UserError) as caught:
-        run_record.select(store, "a2,zz")
-    assert caught.value.lines == (
-        "unknown train run 'a2' (did you mean b2?); there are: a1, b2",
-        "unknown train run 'zz'; there are: a1, b2",
-    )
-
-
-def test_no_run_at_all_is_told(store: Store) -> None:
-    with pytest.raises(UserError, match="no train run in store"):
-        run_record.select(store, "latest")
 
 
 def test_run_ids_sort_by_time_and_are_unique() -> None:
