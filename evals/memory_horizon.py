@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longtake.evals.bootstrap import TAIL, resampled_means
-from longtake.evals.metrics import IDENTICAL_PSNR, METRICS
+from longtake.evals.metrics.psnr import IDENTICAL_PSNR
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -134,7 +134,7 @@ def _gaps(scores: pd.DataFrame, system: str, metric: str) -> tuple[list[_Gap], T
     found, truth = [], []
     for rival in rivals(system):
         other = wide[rival][distances].to_numpy(np.float64)
-        sign = -1 if METRICS[metric].better == "lower" else 1
+        sign = -1 if metric in LPIPS else 1
         gap = sign * (own - other)
         drawn = resampled_means(gap)
         low, high = np.quantile(drawn, [TAIL, 1 - TAIL], 0)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -12,41 +13,49 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
+    create_model,
     model_serializer,
     model_validator,
 )
 from pydantic_core import PydanticKnownError
 
-from longtake.evals.metrics import METRICS, MetricName
+from longtake.evals.registry import ANY_TASK, METRICS, TASKS
+from longtake.evals.task import Fields
 from longtake.models.config import SamplerConfig
 
 Positive = Annotated[int, Field(ge=1)]
 
 
-def _known(task: str) -> str:
-    from longtake.evals.registry import TASKS
+def _one_of(known: Mapping[str, object]) -> AfterValidator:
+    def check(name: str) -> str:
+        if name not in known:
+            raise PydanticKnownError("literal_error", {"expected": " or ".join(map(repr, known))})
+        return name
 
-    if task not in TASKS:
-        raise PydanticKnownError("literal_error", {"expected": " or ".join(repr(name) for name in TASKS)})
-    return task
+    return AfterValidator(check)
 
 
-TaskName = Annotated[str, AfterValidator(_known)]
+TaskName = Annotated[str, _one_of(TASKS)]
 """A task of `evals/tasks/`."""
-OWN = ("seen_within", "label", "gone", "away")
-"""Fields of the tasks that name them (`Task.fields`); left out of a definition of others, and of its hash."""
+MetricName = Annotated[str, _one_of(METRICS)]
+"""A metric of `evals/metrics/`, or of a task."""
+if TYPE_CHECKING:
+    TaskFields = BaseModel
+else:
+    _own = {task.fields: None for task in TASKS.values() if task.fields is not Fields}
+    TaskFields = create_model("TaskFields", __base__=tuple(sorted(_own, key=lambda own: -len(own.__mro__))) or Fields)
+OWN = tuple(TaskFields.model_fields)
+"""Fields of single tasks (`Task.fields`); left out of a definition of others, and of its hash."""
 WHERE_SAID = ("stride", "limit", "wraps")
 """Fields that are left out where they are None."""
 
 
 def _of(name: str) -> str:
-    from longtake.evals.registry import TASKS
-
-    return ", ".join(sorted(task for task in TASKS if name in TASKS[task].fields))
+    return ", ".join(sorted(task for task in TASKS if name in TASKS[task].fields.model_fields))
 
 
-class Protocol(BaseModel):
-    """What is shown, what is asked, how it is generated and measured.
+class Protocol(TaskFields):
+    """What is shown, what is asked, how it is generated and measured; with the fields of every task.
 
     `version` rises whenever code changes what the same fields mean.
     """
@@ -69,16 +78,7 @@ class Protocol(BaseModel):
     seed: int = 0
     sampler: SamplerConfig = SamplerConfig()
     metrics: Annotated[list[MetricName], Field(min_length=1)] = ["psnr", "ssim"]
-    """What is measured (evals/metrics.py); the nets' take longer than the rest."""
-    seen_within: Annotated[float, Field(gt=0)] = 0.5
-    """Of reasoning and two_walks: how near a context frame's pose must be for a place to count as seen, in cells."""
-    label: str = "warmth"
-    """Of questions: what is asked of a frame, `warmth` or a whole-number label of the dataset."""
-    gone: Positive = 16
-    """Of permanence: frames of the context, its last ones, in which nothing is to be seen."""
-    away: Positive | None = None
-    """Of permanence: frames for which things are recorded as away, where those are more than `gone`: the surplus is
-    left out."""
+    """What is measured (evals/metrics/); the nets' take longer than the rest."""
     stride: Annotated[int, Field(ge=2)] | None = None
     """Source frames from one frame to the next; None: 1. Where an evaluation does not say, the job takes that of the
     training."""
@@ -90,23 +90,17 @@ class Protocol(BaseModel):
     @property
     def frames(self) -> int:
         """Source frames that a clip needs."""
-        from longtake.evals.registry import TASKS
-
         return int(TASKS[self.task].frame_order(self)[0].max()) * (self.stride or 1) + 1
 
     @property
     def spans(self) -> tuple[int, ...]:
         """Source frames of each episode that a clip is made of: of one, or of the walks in a world."""
-        from longtake.evals.registry import TASKS
-
         walks = TASKS[self.task].walks
         return (self.frames,) if walks is None else tuple(frames * (self.stride or 1) for frames in walks(self))
 
     @property
     def stream(self) -> int:
         """Frames shown and generated in all."""
-        from longtake.evals.registry import TASKS
-
         return len(TASKS[self.task].frame_order(self)[0])
 
     @property
@@ -118,20 +112,16 @@ class Protocol(BaseModel):
     @classmethod
     def _own_metrics(cls, given: Any) -> Any:
         """A task that measures in its own way does so unless told otherwise."""
-        from longtake.evals.registry import TASKS
-
         own = TASKS[given["task"]].metrics if isinstance(given, dict) and given.get("task") in TASKS else None
         return {"metrics": list(own), **given} if own else given
 
     @model_validator(mode="after")
     def _belong(self) -> Self:
         """Raises ValueError for fields and metrics of other tasks."""
-        from longtake.evals.registry import TASKS
-
         strange = [name for name in sorted(self.model_fields_set) if name in OWN and not self._says(name)]
         problems = [f"{name}: {self.task} has no such field; it is of {_of(name)}" for name in strange]
         own = TASKS[self.task].metrics
-        allowed = own or tuple(name for name, metric in METRICS.items() if metric.task is None)
+        allowed = own or ANY_TASK
         wrong = [name for name in self.metrics if name not in allowed]
         problems += [f"metrics: {self.task} has no {name}; it has {', '.join(allowed)}" for name in wrong]
         if problems:
@@ -140,14 +130,13 @@ class Protocol(BaseModel):
 
     @model_serializer(mode="wrap")
     def _definition(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The fields that it says, those of its task after those of all."""
         written: dict[str, Any] = plain(self)
-        return {name: value for name, value in written.items() if self._says(name)}
+        return {name: written[name] for name in sorted(written, key=OWN.__contains__) if self._says(name)}
 
     def _says(self, name: str) -> bool:
-        from longtake.evals.registry import TASKS
-
         if name in OWN:
-            return name in TASKS[self.task].fields
+            return name in TASKS[self.task].fields.model_fields
         return name not in WHERE_SAID or getattr(self, name) is not None
 
     @property

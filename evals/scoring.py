@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
-from longtake.evals.metrics import METRICS
+from longtake.evals.metric import FrameMetric, SetMetric
 from longtake.evals.protocol import Protocol
-from longtake.evals.registry import TASKS
+from longtake.evals.registry import METRICS, TASKS
 from longtake.evals.systems import System, generate
-from longtake.evals.task import Clips, EvalClip, Rows
+from longtake.evals.task import Build, Clips, EvalClip, Rows
 from longtake.models.conditions import Conditions
 
 
@@ -21,18 +21,42 @@ def episode_seed(protocol: Protocol, episode: int) -> int:
     return zlib.crc32(f"{protocol.seed}/{episode}".encode())
 
 
-def score(system: System, protocol: Protocol, questions: Sequence[EvalClip], conditions: Conditions) -> Rows:
-    """Show each clip's context to the system, generate the rest, compare it with the truth.
+Keep = Callable[[str, Clips, Clips], None]
+"""Takes, for a metric of sets by its name, the true and the made clips, whole (b, context + horizon, H, W, 3)."""
+
+
+def score(
+    build: Build, protocol: Protocol, questions: Sequence[EvalClip], conditions: Conditions, keep: Keep | None = None
+) -> Rows:
+    """Show each clip's context to a system, let it make the rest, compare that with the truth.
 
     Args:
-        system: fresh; clips run side by side as one batch.
+        build: a fresh system for some of the clips, which run side by side as one batch.
         conditions: of all frames, (b, context + horizon, ...), pose relative to each clip's start.
+        keep: where clips go that a metric of sets compares in the end; of a protocol without one nothing does.
 
     Returns:
         Rows with episode, frame (index among the generated), distance, metric, value, better, and stratum where
         the task tells frames apart.
+
+    Raises:
+        ValueError: a metric of sets, and nothing that keeps clips for it.
     """
-    return compare(protocol, questions, answer(system, protocol, questions, conditions))
+    if (measure := TASKS[protocol.task].measure) is not None:
+        return measure(build, protocol, questions, conditions)
+    made = answer(build(questions), protocol, questions, conditions)
+    for name in protocol.metrics:
+        if isinstance(METRICS[name], SetMetric):
+            if keep is None:
+                raise ValueError(f"{name}: compares sets of clips, and there is nothing that keeps them")
+            keep(name, *_whole(protocol, questions, made))
+    return compare(protocol, questions, made)
+
+
+def _whole(protocol: Protocol, questions: Sequence[EvalClip], made: Clips) -> tuple[Clips, Clips]:
+    """The true clips with their context, and the same context with what was made of it."""
+    truth = np.stack([question.frames for question in questions])
+    return truth, np.concatenate([truth[:, : protocol.context], made], 1)
 
 
 def answer(system: System, protocol: Protocol, questions: Sequence[EvalClip], conditions: Conditions) -> Clips:
@@ -43,25 +67,22 @@ def answer(system: System, protocol: Protocol, questions: Sequence[EvalClip], co
 
 
 def compare(protocol: Protocol, questions: Sequence[EvalClip], made: Clips) -> Rows:
-    """Rows of what was made (b, horizon, H, W, 3), by every metric of single frames: see `score`."""
+    """Rows of what was made (b, horizon, H, W, 3), by every metric of frames: see `score`."""
     truth = np.stack([question.frames[protocol.context :] for question in questions])
     truth, made = TASKS[protocol.task].compared_frames(truth, made)
-    flat = [clips.reshape(-1, *clips.shape[2:]) for clips in (truth, made)]
-    values = {}
-    for name in protocol.metrics:
-        if (measure := METRICS[name].measure) is not None:
-            values[name] = measure(*((truth, made) if METRICS[name].clips else flat)).reshape(made.shape[:2])
+    metrics = {name: METRICS[name] for name in protocol.metrics}
+    values = {name: metric.measure(truth, made) for name, metric in metrics.items() if isinstance(metric, FrameMetric)}
     return [
         {
             "episode": question.episode,
             "frame": protocol.horizon - made.shape[1] + index,
             "distance": int(question.distance[index]),
-            "metric": metric,
+            "metric": name,
             "value": float(found[clip, index]),
-            "better": METRICS[metric].better,
+            "better": metrics[name].better,
             **({} if question.stratum is None else {"stratum": question.stratum[index]}),
         }
         for index in range(made.shape[1])
         for clip, question in enumerate(questions)
-        for metric, found in values.items()
+        for name, found in values.items()
     ]

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from longtake.evals.metrics import Frame, psnr
+from longtake.evals.metric import Frame
+from longtake.evals.metrics.psnr import psnr
 
 Answer = tuple[int, int]
 """A thing and its place."""

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
+    from longtake.evals.metric import Metric
     from longtake.evals.protocol import Protocol
     from longtake.evals.systems import System
     from longtake.models.conditions import Conditions
@@ -56,6 +58,33 @@ def against_truth(truth: Clips, made: Clips) -> tuple[Clips, Clips]:
 Build = Callable[[Sequence[EvalClip]], "System"]
 
 
+class Fields(BaseModel):
+    """Fields of a protocol that only some tasks have; a task that has some names a class of its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    @classmethod
+    def of(cls, protocol: Protocol) -> Self:
+        """Those of a protocol, which is made of the fields of all tasks."""
+        assert isinstance(protocol, cls)
+        return protocol
+
+
+@dataclass(frozen=True)
+class ReportPlace:
+    """What a report shows of a task, beside its table and its curve."""
+
+    rank: int = 9
+    """The lower, the earlier; of equals by name."""
+    film: bool = False
+    """Whether a few of its episodes are shown moving."""
+    strips: bool = False
+    """Whether they are shown as strips of frames too."""
+    distance: str = "Distance counts the frames since the last one shown."
+    since: str = "the frame of the context that showed the same place"
+    """What distance is to, in the sentence below films and strips."""
+
+
 def no_labels(protocol: Protocol) -> tuple[str, ...]:
     """What a task needs of a dataset's labels, where it does not say otherwise: none."""
     return ()
@@ -75,8 +104,8 @@ class Task:
     walks: Callable[[Protocol], tuple[int, ...]] | None = None
     """Frames of each walk, where a clip is made of several in one world, one behind the other, and `frame_order` counts
     through them; None: it lies in one episode."""
-    fields: tuple[str, ...] = ()
-    """Fields of a protocol that are of some tasks only (evals/protocol.py: OWN) and mean something to this one."""
+    fields: type[Fields] = Fields
+    """Fields of a protocol that mean something to this task, and not to all."""
     places: Callable[[Protocol, Pose], tuple[Indices, tuple[str, ...]]] | None = None
     """Distance and stratum of each judged frame, from the pose of all frames shown and asked."""
     compared_frames: Callable[[Clips, Clips], tuple[Clips, Clips]] = against_truth
@@ -87,13 +116,17 @@ class Task:
     """Systems that need no training, of evals/systems.py, that are scored beside a model."""
     labels: Callable[[Protocol], tuple[str, ...]] = no_labels
     """Names of the dataset's whole-number labels that it needs."""
+    label_field: tuple[str, tuple[str, ...]] | None = None
+    """The field in which a protocol chooses the label, where it does, and what else may be said there."""
     why_unusable: Callable[[Protocol, Mapping[str, Indices]], str | None] | None = None
     """Why an episode with these labels (t,) of the frames shown and asked cannot be asked; None where it can."""
     measure: Callable[[Build, Protocol, Sequence[EvalClip], Conditions], Rows] | None = None
     """Rows of a task that measures in its own way; it is given what makes a fresh system for some of its clips."""
-    metrics: tuple[str, ...] | None = None
-    """What such a task measures; None: frames, by any metric of frames."""
+    metrics: Mapping[str, Metric] | None = None
+    """What such a task measures, in the order shown; None: frames, by any metric of evals/metrics/."""
     frames: bool = True
     """Whether frames are asked for: then the ceiling of a model on latents is its tokenizer. Else: what is carried."""
     needs_all_clips: bool = False
     """Whether it needs all clips at once."""
+    report: ReportPlace = ReportPlace()
+    """Its place in a report."""

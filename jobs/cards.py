@@ -88,21 +88,15 @@ def sources() -> list[Card]:
 
 
 def metrics() -> list[Card]:
-    """Every metric, in the order in which they are shown, from the docstring of evals/metrics.py."""
+    """Every metric, in the order in which they are shown: from its file of evals/metrics/, or as its task says."""
     from longtake.evals import metrics
+    from longtake.evals.metric import TaskMetric
+    from longtake.evals.registry import METRICS
 
-    text = inspect.cleandoc(metrics.__doc__ or "")
-    entries = dict(metric_entries(text, set(metrics.METRICS)))
-    return [Card(name, entries.get(name, "")) for name in metrics.METRICS]
-
-
-def metric_entries(text: str, names: set[str]) -> Iterator[tuple[str, str]]:
-    """Of `one, other: what they are; third: what it is` the text of each name, whose lines begin or go on so."""
-    told = re.split(r"(?:^|(?<=; ))((?:\w+, )*\w+): ", text.split("\n\n")[1], flags=re.MULTILINE)[1:]
-    for heads, entry in zip(told[::2], told[1::2], strict=True):
-        for name in heads.split(", "):
-            if name in names:
-                yield name, entry.strip().rstrip(".;") + "."
+    texts = {name: text for name, text, _ in files(metrics)}
+    return [
+        Card(name, metric.card if isinstance(metric, TaskMetric) else texts[name]) for name, metric in METRICS.items()
+    ]
 
 
 def files(package: ModuleType) -> Iterator[tuple[str, str, set[str]]]:

@@ -52,9 +52,14 @@ ORDER = {
         "analysis mamba2_import",
     ),
     "longtake.evals": (
-        "metrics fvd bootstrap linear_probe recall",
+        "metric bootstrap linear_probe recall",
+        "lpips task systems",
+        "metrics",
         "sprite_matching memory_horizon",
-        "protocol task registry systems clip tasks",
+        "tasks",
+        "registry",
+        "protocol",
+        "clip",
         "baselines controls scoring",
     ),
 }

@@ -25,19 +25,28 @@ Shown by: longtake results scores --where "task == 'capacity'" --by system,dista
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from longtake.evals.metrics import METRICS
-from longtake.evals.protocol import Protocol
+from longtake.evals.metric import TaskMetric
 from longtake.evals.recall import bits, identify
-from longtake.evals.systems import go_on
 from longtake.evals.task import Build, Clips, EvalClip, Indices, Pose, Rows, Task
+from longtake.evals.tasks.cost import MEMORY_BYTES
 from longtake.evals.tasks.reasoning import apart
-from longtake.models.conditions import Conditions
 
-MEASURED = ("recall", "bits", "bits_per_byte", "memory_bytes")
+if TYPE_CHECKING:
+    from longtake.evals.protocol import Protocol
+    from longtake.models.conditions import Conditions
+
+METRICS = {
+    "recall": TaskMetric(
+        "Places recalled", "higher", 2, "The share of places that are told apart by what is made of them, from 0 to 1."
+    ),
+    "bits": TaskMetric("Bits remembered", "higher", 1, "What answers tell of which place is where at least, per clip."),
+    "bits_per_byte": TaskMetric("Bits per byte", "higher", 4, "The bits remembered per byte carried."),
+    "memory_bytes": MEMORY_BYTES,
+}
 CELL = 1.0
 """How far apart places are at least, in cells: windows of the torus do not overlap along an axis."""
 TOGETHER = 8  # clips that are shown side by side
@@ -106,6 +115,8 @@ def _shuffled(frames: Indices, protocol: Protocol, question: EvalClip) -> Indice
 
 def _of(conditions: Conditions, clips: Sequence[int]) -> Conditions:
     """Those of some clips."""
+    from longtake.models.conditions import Conditions
+
     assert conditions.pose is not None
     actions = conditions.actions
     return Conditions(pose=conditions.pose[clips], actions=None if actions is None else actions[clips])
@@ -116,6 +127,10 @@ def _answers(
 ) -> tuple[Clips, float]:
     """What a system makes of the frames asked (c, N) after it was shown all that hold them; and the bytes that it
     carries then, per clip; 0 where it does not tell."""
+    import torch
+
+    from longtake.evals.systems import go_on
+
     made, carried = [], 0.0
     for first in range(0, len(questions), TOGETHER):
         some = questions[first : first + TOGETHER]
@@ -131,6 +146,10 @@ def _answers(
 
 def _told(conditions: Conditions, asked: Indices, shown: int) -> Conditions:
     """Conditions of what is shown and then of the frames asked (b, N), to which no action leads."""
+    import torch
+
+    from longtake.models.conditions import Conditions
+
     assert conditions.pose is not None
     order = torch.from_numpy(np.concatenate([np.tile(np.arange(shown), (len(asked), 1)), asked], 1))
     clips = torch.arange(len(asked))[:, None]
@@ -162,7 +181,7 @@ TASK = Task(
     frame_order,
     why_pose="what is asked is a place, and it cannot be told by actions alone",
     measure=measure,
-    metrics=MEASURED,
+    metrics=METRICS,
     frames=False,
     needs_all_clips=True,
 )

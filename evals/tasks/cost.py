@@ -15,18 +15,22 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-import torch
-
-from longtake.evals.protocol import Protocol
+from longtake.evals.metric import TaskMetric
 from longtake.evals.task import Build, EvalClip, Rows, Task
 from longtake.evals.tasks.rollout import frame_order
-from longtake.models.conditions import Conditions
 
 if TYPE_CHECKING:
+    from longtake.evals.protocol import Protocol
     from longtake.evals.systems import System
+    from longtake.models.conditions import Conditions
 
 SHORTEST = 4
-METRICS = ("prefill_ms", "step_ms", "memory_bytes")
+MEMORY_BYTES = TaskMetric("Memory (bytes)", "lower", 0, "What is carried of the frames shown; lower is better.")
+METRICS = {
+    "prefill_ms": TaskMetric("Time per frame shown (ms)", "lower", 2, "Time per frame shown; lower is better."),
+    "step_ms": TaskMetric("Time per frame made (ms)", "lower", 1, "Time per frame made; lower is better."),
+    "memory_bytes": MEMORY_BYTES,
+}
 
 
 def measure(
@@ -44,7 +48,7 @@ def measure(
             found = _timed(build([question]), protocol, question, own, length)
             label = {"episode": question.episode, "frame": length, "distance": length}
             rows += [
-                {**label, "metric": name, "value": found[name], "better": "lower"}
+                {**label, "metric": name, "value": found[name], "better": METRICS[name].better}
                 for name in protocol.metrics
                 if name in found
             ]
@@ -65,6 +69,8 @@ def _timed(
     system: System, protocol: Protocol, question: EvalClip, conditions: Conditions, length: int
 ) -> dict[str, float]:
     """What the last `length` context frames and each frame after them take."""
+    import torch
+
     context, total = protocol.context, protocol.context + protocol.horizon
     length = min(context, max(system.frames_per_step, length))
     frames = torch.from_numpy(question.frames[context - length : context])[None]

@@ -10,10 +10,14 @@ a useful interval: about 24.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from longtake.evals.protocol import Protocol
-from longtake.evals.task import Indices, Task
+from longtake.evals.task import Indices, ReportPlace, Task
+
+if TYPE_CHECKING:
+    from longtake.evals.protocol import Protocol
 
 
 def frame_order(protocol: Protocol) -> tuple[Indices, Indices]:
@@ -32,4 +36,4 @@ def frame_order(protocol: Protocol) -> tuple[Indices, Indices]:
     return np.concatenate([here, there, here[: protocol.horizon]]), np.full(protocol.horizon, protocol.context)
 
 
-TASK = Task(frame_order, why_pose="a cut cannot be told by actions alone")
+TASK = Task(frame_order, why_pose="a cut cannot be told by actions alone", report=ReportPlace(rank=4))

@@ -10,10 +10,14 @@ and direction: those of the metric, sharpness against the way there. Fewest epis
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from longtake.evals.protocol import Protocol
-from longtake.evals.task import Clips, Indices, Task
+from longtake.evals.task import Clips, Indices, ReportPlace, Task
+
+if TYPE_CHECKING:
+    from longtake.evals.protocol import Protocol
 
 
 def frame_order(protocol: Protocol) -> tuple[Indices, Indices]:
@@ -40,4 +44,8 @@ TASK = Task(
     why_pose="a way back cannot be told by actions alone",
     compared_frames=compared_frames,
     compared_with="nothing",
+    report=ReportPlace(
+        rank=6,
+        distance="The model's own path walked back: distance counts the frames since it made the same place itself.",
+    ),
 )

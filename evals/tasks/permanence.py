@@ -18,21 +18,38 @@ each thing at each place; about 100 for an interval of a tenth.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from pydantic import Field
 
-from longtake.evals.metrics import METRICS
-from longtake.evals.protocol import Protocol
+from longtake.evals import task
+from longtake.evals.metric import TaskMetric
 from longtake.evals.sprite_matching import Sprites, find_sprites
-from longtake.evals.systems import generate
 from longtake.evals.task import STRANGER, Build, Clips, EvalClip, Indices, Rows, Task
-from longtake.models.conditions import Conditions
+
+if TYPE_CHECKING:
+    from longtake.evals.protocol import Protocol
+    from longtake.models.conditions import Conditions
 
 LABELS = ("object", "place")
-MEASURED = ("there", "place", "colour", "object_psnr")
+METRICS = {
+    "there": TaskMetric("There again", "higher", 2, "1 for a thing that is there again, else 0."),
+    "place": TaskMetric("In its place", "higher", 2, "1 for a thing that is where it was, else 0."),
+    "colour": TaskMetric("In its colour", "higher", 2, "1 for a thing that has the colour it had, else 0."),
+    "object_psnr": TaskMetric("PSNR of its pixels (dB)", "higher", 2, "PSNR, in dB, of a thing's pixels alone."),
+}
 TOGETHER = 8  # clips that are shown side by side
+
+
+class Fields(task.Fields):
+    """Of a protocol."""
+
+    gone: Annotated[int, Field(ge=1)] = 16
+    """Frames of the context, its last ones, in which nothing is to be seen."""
+    away: Annotated[int, Field(ge=1)] | None = None
+    """Frames for which things are recorded as away, where those are more than `gone`: the surplus is left out."""
 
 
 def frame_order(protocol: Protocol) -> tuple[Indices, Indices]:
@@ -41,7 +58,8 @@ def frame_order(protocol: Protocol) -> tuple[Indices, Indices]:
     Raises:
         ValueError: no frame of a first look, more asked than it has, more gone than away, too few clips.
     """
-    look, gone, away = protocol.context - protocol.gone, protocol.gone, protocol.away or protocol.gone
+    gone = Fields.of(protocol).gone
+    look, away = protocol.context - gone, Fields.of(protocol).away or gone
     if look < 1:
         raise ValueError(f"gone: {gone} leaves nothing to be seen of the {protocol.context} frames of the context")
     if protocol.horizon > look:
@@ -57,7 +75,7 @@ def frame_order(protocol: Protocol) -> tuple[Indices, Indices]:
 
 def why_unusable(protocol: Protocol, labels: Mapping[str, Indices]) -> str | None:
     """Why labels (t,) are not those of a look, a stretch without, and a look again; None where they are."""
-    seen, look = labels["object"] >= 0, protocol.context - protocol.gone
+    seen, look = labels["object"] >= 0, protocol.context - Fields.of(protocol).gone
     if not seen[:look].all():
         return f"nothing is to be seen in frame {int((~seen).argmax())} of its first look ({look} frames)"
     if seen[look : protocol.context].any():
@@ -114,6 +132,10 @@ def _gone(protocol: Protocol, labels: Mapping[str, Indices]) -> Indices:
 
 def _made(build: Build, protocol: Protocol, questions: Sequence[EvalClip], conditions: Conditions) -> Clips:
     """What a system makes of the second look (n, horizon, H, W, 3)."""
+    import torch
+
+    from longtake.evals.systems import generate
+
     made = []
     for first in range(0, len(questions), TOGETHER):
         some = questions[first : first + TOGETHER]
@@ -125,7 +147,7 @@ def _made(build: Build, protocol: Protocol, questions: Sequence[EvalClip], condi
 
 def _read(sprites: Sprites, made: Clips, truth: Clips, empty: Clips, told: Indices) -> dict[str, NDArray[np.float64]]:
     """Values (n, horizon) of each metric."""
-    found = {name: np.zeros(told.shape[:2]) for name in MEASURED}
+    found = {name: np.zeros(told.shape[:2]) for name in METRICS}
     for clip, frame in np.ndindex(*told.shape[:2]):
         thing, place = told[clip, frame].tolist()
         answer = sprites.read(made[clip, frame], empty[clip])
@@ -140,10 +162,10 @@ TASK = Task(
     frame_order,
     why_pose="where one looks again cannot be told by actions alone",
     baselines=("copy_last", "context_mean", "nearest_pose" + STRANGER, "nearest_pose"),
-    fields=("gone", "away"),
+    fields=Fields,
     labels=lambda protocol: LABELS,
     why_unusable=why_unusable,
     measure=measure,
-    metrics=MEASURED,
+    metrics=METRICS,
     needs_all_clips=True,
 )

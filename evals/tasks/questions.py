@@ -14,18 +14,34 @@ is as good as its clips are many, so compare at equal numbers only, and take hun
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
+from longtake.evals import task
 from longtake.evals.linear_probe import FOLDS, Classes, out_of_fold
-from longtake.evals.protocol import Protocol
+from longtake.evals.metric import TaskMetric
 from longtake.evals.task import Build, EvalClip, Indices, Rows, Task
-from longtake.models.conditions import Conditions
+
+if TYPE_CHECKING:
+    from longtake.evals.protocol import Protocol
+    from longtake.models.conditions import Conditions
 
 WARMTH = "warmth"
 METRIC = "accuracy"
+METRICS = {
+    METRIC: TaskMetric(
+        "Accuracy", "higher", 2, "1 for a question about an earlier frame that is answered correctly, else 0."
+    )
+}
 TOGETHER = 8  # clips that are shown side by side
+
+
+class Fields(task.Fields):
+    """Of a protocol."""
+
+    label: str = WARMTH
+    """What is asked of a frame, `warmth` or a whole-number label of the dataset."""
 
 
 def frame_order(protocol: Protocol) -> tuple[Indices, Indices]:
@@ -43,6 +59,8 @@ def frame_order(protocol: Protocol) -> tuple[Indices, Indices]:
 
 def measure(build: Build, protocol: Protocol, questions: Sequence[EvalClip], conditions: Conditions) -> Rows:
     """A row per clip and asked frame: whether its class could be read from what the system carried."""
+    import torch
+
     vectors = []
     for first in range(0, len(questions), TOGETHER):
         some = questions[first : first + TOGETHER]
@@ -64,28 +82,31 @@ def measure(build: Build, protocol: Protocol, questions: Sequence[EvalClip], con
 
 def classes(protocol: Protocol, questions: Sequence[EvalClip]) -> Classes:
     """The right answers (n, horizon), counted from 0."""
-    if protocol.label == WARMTH:
+    label = Fields.of(protocol).label
+    if label == WARMTH:
         asked = np.stack([question.frames[: protocol.horizon] for question in questions]).astype(np.float64)
         warm = (asked[..., 0] - asked[..., 2]).mean((2, 3))
         above: Classes = np.asarray(warm > np.median(warm, 0), np.int64)
         return above
-    known = np.stack([question.labels[protocol.label][: protocol.horizon] for question in questions])
+    known = np.stack([question.labels[label][: protocol.horizon] for question in questions])
     counted: Classes = np.unique(known, return_inverse=True)[1].astype(np.int64).reshape(known.shape)
     return counted
 
 
 def labels(protocol: Protocol) -> tuple[str, ...]:
     """The one that is asked, where it is of the dataset."""
-    return () if protocol.label == WARMTH else (protocol.label,)
+    label = Fields.of(protocol).label
+    return () if label == WARMTH else (label,)
 
 
 TASK = Task(
     frame_order,
     baselines=("chance", "raw_frames"),
-    fields=("label",),
+    fields=Fields,
     labels=labels,
+    label_field=("label", (WARMTH,)),
     measure=measure,
-    metrics=(METRIC,),
+    metrics=METRICS,
     frames=False,
     needs_all_clips=True,
 )

@@ -13,19 +13,32 @@ metric. Fewest episodes for a useful interval: about 24, more where few frames l
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Annotated
+
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from longtake.evals.protocol import Protocol
-from longtake.evals.task import Indices, Pose, Task
+from longtake.evals import task
+from longtake.evals.task import Indices, Pose, ReportPlace, Task
 from longtake.evals.tasks.rollout import frame_order
+
+if TYPE_CHECKING:
+    from longtake.evals.protocol import Protocol
 
 SEEN, UNSEEN = "seen", "unseen"
 
 
+class Fields(task.Fields):
+    """Of a protocol."""
+
+    seen_within: Annotated[float, Field(gt=0)] = 0.5
+    """How near a context frame's pose must be for a place to count as seen, in cells."""
+
+
 def places(protocol: Protocol, pose: Pose) -> tuple[Indices, tuple[str, ...]]:
     """Distance and stratum of each asked frame."""
-    near = apart(pose[protocol.context :], pose[: protocol.context], protocol.wraps) <= protocol.seen_within
+    near = apart(pose[protocol.context :], pose[: protocol.context], protocol.wraps) <= Fields.of(protocol).seen_within
     seen = np.asarray(near.any(1))
     newest = protocol.context - 1 - near[:, ::-1].argmax(1)
     at = np.arange(protocol.context, len(pose))
@@ -47,5 +60,9 @@ def apart(a: Pose, b: Pose, wraps: float | None = None) -> NDArray[np.float64]:
 
 
 TASK = Task(
-    frame_order, why_pose="places seen cannot be told from places not seen", fields=("seen_within",), places=places
+    frame_order,
+    why_pose="places seen cannot be told from places not seen",
+    fields=Fields,
+    places=places,
+    report=ReportPlace(rank=3, distance="Frames of places that the context showed: distance counts the frames since."),
 )

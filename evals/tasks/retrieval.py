@@ -12,10 +12,14 @@ of the metric. Fewest episodes for a useful interval: about 24.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from longtake.evals.protocol import Protocol
-from longtake.evals.task import Clips, Indices, Task
+from longtake.evals.task import Clips, Indices, ReportPlace, Task
+
+if TYPE_CHECKING:
+    from longtake.evals.protocol import Protocol
 
 
 def frame_order(protocol: Protocol) -> tuple[Indices, Indices]:
@@ -40,4 +44,14 @@ def judged(truth: Clips, made: Clips) -> tuple[Clips, Clips]:
     return truth[:, 1:], made[:, 1:]
 
 
-TASK = Task(frame_order, why_pose="a way back cannot be told by actions alone", compared_frames=judged)
+TASK = Task(
+    frame_order,
+    why_pose="a way back cannot be told by actions alone",
+    compared_frames=judged,
+    report=ReportPlace(
+        rank=1,
+        film=True,
+        strips=True,
+        distance="The path is walked back: distance counts the frames since the same place was shown.",
+    ),
+)

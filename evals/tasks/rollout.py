@@ -10,10 +10,14 @@ direction: those of the metric. Fewest episodes for a useful interval: about 24.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from longtake.evals.protocol import Protocol
-from longtake.evals.task import Indices, Task
+from longtake.evals.task import Indices, ReportPlace, Task
+
+if TYPE_CHECKING:
+    from longtake.evals.protocol import Protocol
 
 
 def frame_order(protocol: Protocol) -> tuple[Indices, Indices]:
@@ -21,4 +25,4 @@ def frame_order(protocol: Protocol) -> tuple[Indices, Indices]:
     return np.arange(protocol.context + protocol.horizon), np.arange(protocol.horizon) + 1
 
 
-TASK = Task(frame_order)
+TASK = Task(frame_order, report=ReportPlace(rank=5, film=True, since="the last frame of the context"))

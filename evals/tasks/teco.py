@@ -9,9 +9,13 @@ generated frame j is j + 1, to the last frame shown. Controls are left out, as i
 
 from __future__ import annotations
 
-from longtake.evals.protocol import Protocol
+from typing import TYPE_CHECKING
+
 from longtake.evals.task import Indices, Task
 from longtake.evals.tasks import rollout
+
+if TYPE_CHECKING:
+    from longtake.evals.protocol import Protocol
 
 FRAMES = 300
 

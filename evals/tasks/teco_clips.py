@@ -1,7 +1,7 @@
 """TECO's FVD: of whole 300-frame clips, 36 frames shown; the made clip's first 36 frames are the real ones.
 
-The other half of teco, which see: FVD is a distance between sets of clips (evals/fvd.py), here of 256, and comparable
-at equal numbers of clips only.
+The other half of teco, which see: FVD is a distance between sets of clips (evals/metrics/fvd.py), here of 256, and
+comparable at equal numbers of clips only.
 """
 
 from __future__ import annotations

@@ -18,11 +18,15 @@ direction: those of the metric. Fewest worlds for a useful interval: about 24.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from longtake.evals.protocol import Protocol
-from longtake.evals.task import Indices, Task
-from longtake.evals.tasks.reasoning import places
+from longtake.evals.task import Indices, ReportPlace, Task
+from longtake.evals.tasks.reasoning import Fields, places
+
+if TYPE_CHECKING:
+    from longtake.evals.protocol import Protocol
 
 
 def walks(protocol: Protocol) -> tuple[int, int]:
@@ -40,6 +44,7 @@ TASK = Task(
     frame_order,
     why_pose="places seen cannot be told from places not seen",
     walks=walks,
-    fields=("seen_within",),
+    fields=Fields,
     places=places,
+    report=ReportPlace(rank=2),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,12 @@ from longtake.evals.clip import build_clip
 from longtake.evals.controls import Reconstruction, SwappedContext, WipedMemory
 from longtake.evals.protocol import Protocol
 from longtake.evals.registry import TASKS
-from longtake.evals.scoring import answer, compare, episode_seed
+from longtake.evals.scoring import episode_seed, score
 from longtake.evals.systems import ModelSystem, System
 from longtake.evals.task import STRANGER, EvalClip, Rows
-from longtake.jobs.evaluate import fvd
 from longtake.jobs.evaluate.cells import ScoreCell
 from longtake.jobs.evaluate.check import asked_episodes
+from longtake.jobs.evaluate.set_metrics import keep_features
 from longtake.jobs.latents import pictures
 from longtake.models.checkpoint import load_model, load_model_tokenizer
 from longtake.models.conditions import Conditions
@@ -53,13 +53,8 @@ def no_repeated_warnings() -> Iterator[None]:
 
 
 def _rows(cell: ScoreCell, questions: list[EvalClip]) -> Rows:
-    conditions, measure = conditions_of(questions), TASKS[cell.protocol.task].measure
-    if measure is not None:
-        return measure(lambda some: build_system(cell, some), cell.protocol, questions, conditions)
-    made = answer(build_system(cell, questions), cell.protocol, questions, conditions)
-    if fvd.METRIC in cell.protocol.metrics:
-        fvd.keep_features(open_store(cell.store), cell, questions, made)
-    return compare(cell.protocol, questions, made)
+    keep = partial(keep_features, open_store(cell.store), cell)
+    return score(partial(build_system, cell), cell.protocol, questions, conditions_of(questions), keep)
 
 
 def read_clip(cell: ScoreCell, episode: int) -> EvalClip:

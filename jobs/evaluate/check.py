@@ -10,7 +10,7 @@ import numpy as np
 from longtake.datasets import worlds
 from longtake.datasets.episode import LABEL
 from longtake.errors import unknown
-from longtake.jobs.evaluate import fvd
+from longtake.jobs.evaluate import set_metrics
 from longtake.jobs.latents import pictures
 
 if TYPE_CHECKING:
@@ -72,11 +72,12 @@ def protocol_problems(protocol: Protocol, dataset: Dataset) -> list[str]:
 def _label_problems(protocol: Protocol, dataset: Dataset) -> Iterator[str]:
     """Why the labels that a task needs cannot be had of a dataset."""
     from longtake.evals.registry import TASKS
-    from longtake.evals.tasks.questions import WARMTH
 
     there = {spec.name.removeprefix(LABEL): spec for spec in dataset.manifest.arrays if spec.name.startswith(LABEL)}
-    where, more = ("questions.label", [WARMTH]) if protocol.task == "questions" else (protocol.task, [])
-    for label in TASKS[protocol.task].labels(protocol):
+    task = TASKS[protocol.task]
+    field, more = task.label_field or ("", ())
+    where = f"{protocol.task}.{field}" if field else protocol.task
+    for label in task.labels(protocol):
         if label not in there:
             yield f"{where}: {unknown(f'label of {dataset.name}', label, [*more, *there])}"
         elif there[label].shape or np.dtype(there[label].dtype).kind not in "biu":
@@ -100,7 +101,7 @@ def _unfit(protocol: Protocol, dataset: Dataset, there: pd.DataFrame) -> Iterato
 
 def _metric_problems(protocol: Protocol, size: Sequence[int]) -> Iterator[str]:
     """Why metrics cannot be computed here: weights that are not installed, frames or clips that are too small."""
-    from longtake.evals.metrics import METRICS
+    from longtake.evals.registry import METRICS
     from longtake.models.perceptual.weights import MissingWeights, locate
 
     for name in protocol.metrics:
@@ -112,8 +113,7 @@ def _metric_problems(protocol: Protocol, size: Sequence[int]) -> Iterator[str]:
                 locate(metric.weights)
         except MissingWeights as error:
             yield f"{name}: {error}"
-    if fvd.METRIC in protocol.metrics:
-        yield from fvd.problems(protocol)
+    yield from set_metrics.problems(protocol)
 
 
 def subject_problems(protocol: Protocol, subject: EvaluatedCheckpoint, dataset: Dataset, store: Store) -> Iterator[str]:

@@ -11,11 +11,12 @@ from longtake.errors import UserError
 from longtake.evals.protocol import Protocol
 from longtake.evals.task import STRANGER
 from longtake.grid import Cell, GridReport, run_grid
-from longtake.jobs.evaluate import external_models, fvd
+from longtake.jobs.evaluate import external_models
 from longtake.jobs.evaluate.cells import EvaluatedCheckpoint, ScoreCell, Variant
 from longtake.jobs.evaluate.check import asked_episodes, protocol_problems, subject_problems
 from longtake.jobs.evaluate.config import EvaluateConfig
 from longtake.jobs.evaluate.external_models import ExternalModel
+from longtake.jobs.evaluate.set_metrics import append_distances
 from longtake.jobs.latents import pictures
 from longtake.jobs.runs import find
 from longtake.models.exported import MODEL
@@ -201,6 +202,6 @@ def evaluate(cells: Sequence[Cell], store: Store) -> GridReport:
         report = run_grid(store, "scores", cells, score_cell, on_done=bar)
     for part, reason in report.failed.items():
         print(f"failed: {part}: {reason}")
-    for clips in sorted(set(fvd.append_fvd(store, cells))):
-        print(f"fvd of {clips} clips: comparable with others of {clips} clips only{fvd.rank_told(clips)}")
+    for line in append_distances(store, cells):
+        print(line)
     return report

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from longtake.evals.metrics import IDENTICAL_PSNR, METRICS
+from longtake.evals.metrics.psnr import IDENTICAL_PSNR
+from longtake.evals.registry import METRICS
 from longtake.evals.task import STRANGER
 from longtake.tables.schema import NO_RUN
 

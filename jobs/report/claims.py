@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from longtake.evals.metrics import METRICS
+from longtake.evals.registry import METRICS
 from longtake.evals.task import STRANGER
 from longtake.jobs.plots.base import WIPED, Look, looks
 from longtake.tables.scores import Difference, paired_difference, summarise
@@ -18,14 +18,6 @@ if TYPE_CHECKING:
 SEEN = "seen"
 BASELINES = ("copy_last", "context_mean")
 CALLED = {"copy_last": "copying the last frame", "context_mean": "the mean of the context"}
-EXPLAINED = {
-    "psnr": "PSNR: peak signal-to-noise ratio of the pixels; 3 dB more is half the squared error.",
-    "ssim": "SSIM: structural similarity, 1 for the same frame.",
-    "lpips": "LPIPS: distance of what a trained network sees in two frames, 0 for the same.",
-    "sharpness": "Sharpness: how much more detail than the truth has; below 0 is blurred.",
-    "fvd": "FVD: Fréchet video distance, between all clips made and all true ones.",
-}
-"""By how a metric's name begins."""
 VERBS = {"better": "beats", "worse": "loses to", "undecided": "cannot be told apart from"}
 
 
@@ -181,9 +173,8 @@ def summary(scores: pd.DataFrame, window: int) -> Summary:
         SummaryRow(look, int(counts.get(system, 0)), [column.get(system) for column in columns])
         for system, look in styles.items()
     ]
-    there = scores.metric.unique()
-    explained = [told for name, told in EXPLAINED.items() if any(metric.startswith(name) for metric in there)]
-    return Summary(titles, lines, explained)
+    said = [metric.explained for name, metric in METRICS.items() if (scores.metric == name).any() and metric.explained]
+    return Summary(titles, lines, list(dict.fromkeys(said)))
 
 
 def _column(rows: pd.DataFrame, metric: str, beyond: int, styles: dict[str, Look]) -> dict[str, Cell]:

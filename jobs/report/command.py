@@ -44,9 +44,6 @@ HIDDEN = {
 }  # of a run's columns: shown elsewhere, or of no use
 CALLED = {"worker_s": "seconds of all workers", "frames": "frames trained on", "dataset": "dataset's fingerprint"}
 """Columns of a run whose names do not say what they are."""
-FILMED = ("retrieval", "rollout")
-STRIPPED = "retrieval"
-"""The tasks whose episodes are shown moving, and as strips of frames."""
 FILM_LETTERS = 2_000_000
 """Of a film in the page: with all its plots and strips a page stays below 15 MB."""
 
@@ -116,6 +113,7 @@ def _task(material: Material, task: TaskScores) -> dict[str, Any]:
     from longtake.jobs.plots.base import looks, psnr_curve
     from longtake.jobs.report.claims import SEEN, claims, of_memory, reach, strata, summary, verdict
     from longtake.jobs.report.film import make_film
+    from longtake.jobs.report.gather import report_place
     from longtake.jobs.report.strips import make_strips, show
     from longtake.jobs.results.command import plot_command
 
@@ -127,7 +125,8 @@ def _task(material: Material, task: TaskScores) -> dict[str, Any]:
         height = 300 + width // 8
         return psnr_curve(about, "psnr", material.window, width=width, height=height, labels=labels)
 
-    shown = show(material, task) if task.task in FILMED and has_psnr else None
+    place = report_place(task.task)
+    shown = show(material, task) if place.film and has_psnr else None
     film = make_film(shown, FILM_LETTERS) if shown else None
     if film and film.left_out:
         material.notes.append(f"{task.task}: the film shows less, to keep this page small: without {film.left_out}.")
@@ -138,6 +137,7 @@ def _task(material: Material, task: TaskScores) -> dict[str, Any]:
     beyond = reach(about, material.window)
     return {
         "name": task.task,
+        "place": place,
         "protocol": task.protocol,
         "definition": json.dumps(task.definition.model_dump(mode="json"), indent=1) if task.definition else None,
         "context": task.definition.context if task.definition else None,
@@ -152,7 +152,7 @@ def _task(material: Material, task: TaskScores) -> dict[str, Any]:
         "curve": _sizes(draw, f"{task.task}-curve", f"{task.task}: PSNR against distance") if has_curve else None,
         "command": plot_command("scores", material.store, kept, f"{task.task}.png"),
         "horizon_command": plot_command("scores", material.store, rows, "horizon.png", horizon=True),
-        "strips": make_strips(shown) if shown and task.task == STRIPPED else [],
+        "strips": make_strips(shown) if shown and place.strips else [],
         "film": film,
     }
 

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from longtake.evals.protocol import Protocol
+    from longtake.evals.task import ReportPlace
     from longtake.models.config import ModelConfig
     from longtake.storage.store import Store
 
 BEST_TRIALS = 3
 """Of a sweep, whose runs the page shows as it shows those that were asked for."""
-TASK_ORDER = ("revisit", "retrieval", "two_walks", "reasoning", "cuts", "rollout", "mirror")
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,14 @@ def gather(store: Store, runs: Sequence[str]) -> Material:
     return Material(store, found, tasks, steps, sweeps, find_profiles(store, found), named, notes)
 
 
+def report_place(task: str) -> ReportPlace:
+    """What a page shows of a task; also of one whose file is gone from evals/tasks/, and whose rows are still there."""
+    from longtake.evals.registry import TASKS
+    from longtake.evals.task import ReportPlace
+
+    return TASKS[task].report if task in TASKS else ReportPlace()
+
+
 def _uncurved() -> list[str]:
     """Tasks that measure in their own way, whose rows are no frames: `longtake results scores` shows them."""
     from longtake.evals.registry import TASKS
@@ -223,7 +231,7 @@ def choose_scores(store: Store, scores: pd.DataFrame, runs: Sequence[Run], notes
     """
     chosen, problems = [], []
     there = {str(task) for task in scores.task[scores.run != NO_RUN].unique()}
-    for task in sorted(there, key=lambda name: (TASK_ORDER.index(name) if name in TASK_ORDER else 9, name)):
+    for task in sorted(there, key=lambda name: (report_place(name).rank, name)):
         rows = scores[scores.task == task]
         per_run = {run.id: set(rows.protocol[rows.run == run.id].astype(str)) for run in runs}
         without = [run for run, protocols in per_run.items() if not protocols]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from longtake.evals.metrics import METRICS
+from longtake.evals.registry import METRICS
 from longtake.jobs.results.summary import APART, summary
 from longtake.tables.schema import NO_RUN
 from longtake.tables.scores import SUMMARY_BY

@@ -11,9 +11,9 @@ from urllib.parse import parse_qs, urlsplit
 from pydantic import Field, model_validator
 
 from longtake.config import Config, load, revise
-from longtake.evals.metrics import METRICS, MetricName
-from longtake.evals.protocol import Protocol
-from longtake.jobs.evaluate import fvd
+from longtake.evals.metric import SetMetric
+from longtake.evals.protocol import MetricName, Protocol
+from longtake.evals.registry import METRICS
 from longtake.jobs.train import command as train
 from longtake.jobs.train.config import WorldModelTraining
 from longtake.provenance import new_run_id
@@ -55,8 +55,10 @@ class Objective(Config):
             raise ValueError("better: is of a column; a metric knows which way is good")
         if self.protocol is not None and self.protocol.split != "val":
             raise ValueError("protocol.split: a search may see the val split only: set split: val")
-        if self.protocol is not None and fvd.METRIC in self.protocol.metrics:
-            raise ValueError("protocol.metrics: fvd needs the clips of a whole evaluation; a trial is scored by frames")
+        measured = () if self.protocol is None else self.protocol.metrics
+        if sets := [name for name in measured if isinstance(METRICS[name], SetMetric)]:
+            why = "needs the clips of a whole evaluation; a trial is scored by frames"
+            raise ValueError(f"protocol.metrics: {sets[0]} {why}")
         if self.protocol is not None and METRICS[self.metric].better == "zero":
             raise ValueError(f"metric: {self.metric} is best at 0; a search needs one that is best high or low")
         if self.protocol is not None and self.metric not in self.protocol.metrics:

@@ -65,7 +65,7 @@ def scored(known: int) -> pd.DataFrame:
     rows = [
         {"task": "retrieval", "protocol": "p", "system": name, **row}
         for name, system in systems.items()
-        for row in score(system, RETRIEVAL, made, conditions)
+        for row in score(lambda some, system=system: system, RETRIEVAL, made, conditions)
     ]
     return pd.DataFrame(rows)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from longtake.evals.baselines import ContextMean, CopyLast, NearestPose
 from longtake.evals.clip import build_clip
 from longtake.evals.controls import SwappedContext
-from longtake.evals.metrics import IDENTICAL_PSNR
+from longtake.evals.metrics.psnr import IDENTICAL_PSNR
 from longtake.evals.protocol import Protocol
 from longtake.evals.registry import TASKS
 from longtake.evals.sprite_matching import find_sprites

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from longtake.evals.metrics import METRICS
-from longtake.evals.registry import TASKS
+from longtake.evals.registry import METRICS, TASKS
 from longtake.jobs import cards, cli
 from longtake.jobs.submit import HERE_ONLY
 from longtake.models.mixers import local_mixers, mixers
@@ -53,9 +52,9 @@ def test_every_registered_one_has_a_card(verb: str) -> None:
         ("tasks", "retrieval Spatial retrieval: walk a path, then walk it back; what was seen must be seen again."),
         (
             "metrics",
-            "drift how far the colours have gone from the truth's, grey levels, from 0, lower is better.",
+            "drift How far the colours have gone from the truth's, grey levels, from 0, lower is better.",
         ),
-        ("metrics", "bits what that tells at least, per clip."),
+        ("metrics", "bits What answers tell of which place is where at least, per clip."),
         ("sources", "webdataset WebDataset tars: every sample KEY.* is an episode."),
         ("mixers", "ssm Block-wise SSM (`ssm`): Mamba-2 over spatial tubes."),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -13,8 +14,7 @@ from longtake.config import load
 from longtake.datasets.episode import Episode
 from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
-from longtake.evals.metrics import IDENTICAL_PSNR
-from longtake.evals.registry import TASKS
+from longtake.evals.metrics.psnr import IDENTICAL_PSNR
 from longtake.jobs.evaluate import config as evaluate_config
 from longtake.jobs.evaluate.cell import score_cell
 from longtake.jobs.evaluate.cells import ScoreCell
@@ -22,10 +22,44 @@ from longtake.jobs.evaluate.config import EvaluateConfig
 from longtake.jobs.evaluate.grid import plan_cells
 from longtake.jobs.results.memory_horizons import table
 from longtake.storage.store import Store, open_store
+from tests.jobs.how_to import blocks, run
 
-TEXT = (Path(__file__).parents[3] / "docs" / "adding-a-task.md").read_text()
-TASK, MODEL = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-ASK_TASK, ASK_MODEL = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
+AGAIN, FADE, MODEL = blocks("adding-a-task.md", "python")
+ASK_TASK, ASK_MODEL = blocks("adding-a-task.md", "yaml")
+ASK = """
+import json
+import pandas as pd
+from pydantic import ValidationError
+from longtake.evals.protocol import Protocol
+from longtake.jobs.cli import main
+from longtake.jobs.evaluate.cell import score_cell
+from longtake.jobs.evaluate.config import EvaluateConfig
+from longtake.jobs.evaluate.grid import plan_cells
+from longtake.jobs.report.gather import report_place
+from longtake.storage.store import open_store
+from longtake.config import load
+from tests.evals import test_every_task as contract
+
+for task in ("again", "fade"):
+    contract.test_it_has_the_face(task)
+contract.test_the_truth_is_the_ceiling_and_the_last_frame_the_floor("again")
+
+config = load(EvaluateConfig, "mine.yaml", search=".").model_copy(update={"dataset": "doom-maze", "stranger": False})
+cells = [cell.payload for cell in plan_cells(config, open_store("store"), [])]
+rows = pd.DataFrame([row for cell in cells for row in score_cell(cell)])
+rows.to_json("rows.json", orient="records")
+
+problems = []
+for task, more in ("rollout", {"first": 8}), ("again", {"first": -1}), ("again", {"metrics": ["brightness"]}):
+    try:
+        Protocol.model_validate({"task": task, **more})
+    except ValidationError as error:
+        problems += [str(error)]
+hashes = [Protocol(task="again", first=first).hash for first in (0, 0, 1)]
+told = {"ranks": [report_place(task).rank for task in ("again", "fade")], "problems": problems, "hashes": hashes}
+print(json.dumps(told), flush=True)
+main(["tasks", "again"])
+"""
 
 
 @pytest.fixture
@@ -54,14 +88,24 @@ def scored(asked: list[ScoreCell]) -> pd.DataFrame:
     return pd.DataFrame([row for cell in asked for row in score_cell(cell)])
 
 
-def test_a_task_is_one_file(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: dict[str, object] = {}
-    exec(compile(TASK, "again.py", "exec"), made)
-    monkeypatch.setitem(TASKS, "again", made["TASK"])
-    rows = scored(cells(store, ASK_TASK, dataset="doom-maze", stranger=False))
-    assert set(rows.system) == {"copy_last", "context_mean", "nearest_pose"}
-    assert (rows[rows.system == "nearest_pose"].value == IDENTICAL_PSNR).all() and set(rows.distance) == {32}
-    assert rows.task.unique().tolist() == ["again"]
+@pytest.mark.slow
+def test_a_task_is_one_file(store: Store, tmp_path: Path) -> None:
+    """With fields and metrics of its own, and its place in a report: nothing else is edited."""
+    fade = "\n  - {task: fade, context: 8, horizon: 4, episodes: 48}"
+    Path("mine.yaml").write_text((ASK_TASK.rstrip() + fade).replace("episodes: 48", "episodes: 6"))
+    told, card = run(tmp_path, "longtake.evals.tasks", {"again": AGAIN, "fade": FADE}, ASK).split("\n", 1)
+    rows = pd.read_json(tmp_path / "rows.json")
+    again, fade_rows = rows[(rows.task == "again") & (rows.metric == "psnr")], rows[rows.task == "fade"]
+    assert set(again.system) == {"copy_last", "context_mean", "nearest_pose"} and set(again.distance) == {24}
+    assert (again[again.system == "nearest_pose"].value == IDENTICAL_PSNR).all()
+    assert set(fade_rows.metric) == {"brightness"}
+    assert fade_rows[fade_rows.system == "copy_last"].value.tolist() == pytest.approx([1.0] * 24)
+    found = json.loads(told)
+    assert found["ranks"] == [2, 9] and len(set(found["hashes"])) == 2
+    assert "first: rollout has no such field; it is of again" in found["problems"][0]
+    assert "first\n  Input should be greater than or equal to 0" in found["problems"][1]
+    assert "metrics: again has no brightness; it has psnr" in found["problems"][2]
+    assert card.startswith("Again: cut back into the context")
 
 
 def test_a_foreign_model_is_one_file(store: Store) -> None:

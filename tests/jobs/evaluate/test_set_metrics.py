@@ -1,8 +1,9 @@
-"""FVD of an evaluation: features are kept by cells, the distance is of all of them, and the row says of how many."""
+"""Metrics of sets, FVD: cells keep features, the distance is of all of them, the row says of how many clips."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +11,23 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import longtake.evals.fvd
 from longtake.config import load
 from longtake.datasets.episode import Episode
 from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
-from longtake.evals.metrics import METRICS
+from longtake.evals.metrics.fvd import METRIC as FVD
 from longtake.evals.protocol import Protocol
+from longtake.evals.registry import METRICS
 from longtake.grid import Cell
 from longtake.jobs.evaluate import config as evaluate_config
-from longtake.jobs.evaluate import fvd
 from longtake.jobs.evaluate.cell import score_cell
 from longtake.jobs.evaluate.cells import EvaluatedCheckpoint
 from longtake.jobs.evaluate.config import EvaluateConfig
 from longtake.jobs.evaluate.grid import plan_cells
+from longtake.jobs.evaluate.set_metrics import _caution, append_distances, set_metrics
 from longtake.jobs.results import summary
 from longtake.models.perceptual import weights
+from longtake.models.perceptual.i3d import CLASSES, FEWEST_FRAMES
 from longtake.storage.store import Store, open_store
 from longtake.tables import table as tables
 from longtake.tables.schema import NO_RUN
@@ -54,7 +56,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         places = (2, 3, 4)
         return np.concatenate([frames.mean(places), frames.std(places)], 1).astype(np.float32)
 
-    monkeypatch.setattr(longtake.evals.fvd, "clip_features", features)
+    monkeypatch.setitem(METRICS, "fvd", replace(FVD, features=features))
     return looks
 
 
@@ -79,14 +81,14 @@ def test_the_row_is_the_distance_of_all_clips(store: Store, seen: list[tuple[int
     cells = cells_of(store)
     run(store, cells)
     assert seen.count((2, 9, 24, 24, 3)) == 2 * 3 and seen.count((1, 9, 24, 24, 3)) == 3, "the truth is seen once"
-    assert fvd.append_fvd(store, cells) == [5, 5]
+    few = "fvd of 5 clips: comparable with others of 5 clips only; below 401 the covariances lack full rank"
+    assert append_distances(store, cells) == [few]
     dataset = store.dataset("mazes")
     truth = np.stack([dataset.read(int(e)).frames for e in dataset.episodes("test").episode[:5]])
     last = truth.copy()
     last[:, 4:] = truth[:, 3:4]
-    expected = longtake.evals.fvd.frechet_distance(
-        longtake.evals.fvd.clip_features(truth), longtake.evals.fvd.clip_features(last)
-    )
+    metric = set_metrics(["fvd"])["fvd"]
+    expected = metric.distance(metric.features(truth), metric.features(last))
     row = fvd_rows(store)["copy_last"]
     assert row["value"] == pytest.approx(expected, rel=1e-9) and expected > 0
     assert (row["clips"], row["episode"], row["frame"], row["distance"]) == (5, -1, -1, 0)
@@ -98,7 +100,7 @@ def test_the_row_does_not_depend_on_the_cells(store: Store, seen: list[tuple[int
     for size in (1, 5):
         cells = cells_of(store, ROLLOUT.model_copy(update={"seed": size}), size)
         run(store, cells)
-        fvd.append_fvd(store, cells)
+        append_distances(store, cells)
         rows = store.table("scores", where=f"metric == 'fvd' and seed == {size}")
         values.append(rows.sort_values("system").value.tolist())
     assert values[0] == pytest.approx(values[1], rel=1e-6) and len(values[0]) == 2
@@ -107,20 +109,24 @@ def test_the_row_does_not_depend_on_the_cells(store: Store, seen: list[tuple[int
 def test_a_system_that_lacks_a_cell_has_no_row_yet(store: Store, seen: list[tuple[int, ...]]) -> None:
     cells = cells_of(store)
     run(store, cells[:-1])
-    assert fvd.append_fvd(store, cells) == [5] and len(fvd_rows(store)) == 1
+    assert len(append_distances(store, cells)) == 1 and len(fvd_rows(store)) == 1
     run(store, cells[-1:])
-    assert fvd.append_fvd(store, cells) == [5] and len(fvd_rows(store)) == 2
-    assert fvd.append_fvd(store, cells) == [], "what is there stays"
+    assert len(append_distances(store, cells)) == 1 and len(fvd_rows(store)) == 2
+    assert append_distances(store, cells) == [], "what is there stays"
 
 
 def test_means_of_frames_and_figures_of_sets_stand_side_by_side(store: Store, seen: list[tuple[int, ...]]) -> None:
     cells = cells_of(store)
     run(store, cells)
-    fvd.append_fvd(store, cells)
+    append_distances(store, cells)
     found = summary.summary(store.table("scores")).set_index(["system", "metric"])
     assert found.episodes.to_dict() == {(s, m): 5 for s in ("copy_last", "context_mean") for m in ("psnr", "fvd")}
     assert np.isnan(found.ci95["copy_last", "fvd"]) and found.ci95["copy_last", "psnr"] > 0
-    assert "full rank" in fvd.rank_told(400) and fvd.rank_told(401) == ""
+
+
+def test_fvd_says_what_its_net_needs() -> None:
+    assert (FVD.fewest_frames, FVD.full_rank) == (FEWEST_FRAMES, CLASSES + 1)
+    assert "full rank" in _caution("fvd", 400) and "full rank" not in _caution("fvd", 401)
 
 
 def test_what_cannot_be_measured_is_told_before_the_start(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

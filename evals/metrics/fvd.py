@@ -1,4 +1,4 @@
-"""FVD, Frechet video distance: how far the features of made clips are from those of real ones, as two Gaussians.
+"""Frechet video distance of whole clips: how far features of made ones are from those of real ones, as two Gaussians.
 
 Unterthiner et al., "Towards Accurate Generative Models of Video", 2018. Lower is better, from 0. Features: the logits
 of I3D on clips of frames resized to 224x224 (bilinear, half-pixel centres, no smoothing). A distance between two sets
@@ -14,15 +14,14 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+
+from longtake.evals.metric import Clips, Features, SetMetric
 
 if TYPE_CHECKING:
     from longtake.models.perceptual.i3d import I3d
 
-Features = NDArray[np.float64]
 
-
-def clip_features(frames: NDArray[np.uint8]) -> Features:
+def clip_features(frames: Clips) -> Features:
     """Features (n, F) of clips (n, t, H, W, 3), one after another: a clip at 224x224 is large.
 
     Raises:
@@ -68,3 +67,18 @@ def _net() -> I3d:
     from longtake.models.perceptual.i3d import I3d
 
     return I3d().eval()
+
+
+METRIC = SetMetric(
+    "FVD",
+    "lower",
+    1,
+    clip_features,
+    frechet_distance,
+    folder="features",
+    rank=8,
+    explained="FVD: Fréchet video distance, between all clips made and all true ones.",
+    weights="i3d",
+    fewest_frames=9,  # of I3D, as the next one: a test compares them with the net's own
+    full_rank=401,
+)
