@@ -332,6 +332,15 @@ def test_files_and_functions_fit_one_sitting() -> None:
     assert not long, "\n".join(long)
 
 
+def test_files_of_tests_fit_one_sitting_too() -> None:
+    sizes = {path.relative_to(ROOT): path.read_text().count("\n") for path in sorted((ROOT / "tests").rglob("*.py"))}
+    assert len(sizes) > 100
+    long = [
+        f"{name}: {lines} lines, {LONGEST_FILE} are the limit" for name, lines in sizes.items() if lines > LONGEST_FILE
+    ]
+    assert not long, "\n".join(long)
+
+
 def test_every_module_says_what_it_is() -> None:
     silent = [
         str(path.relative_to(ROOT)) for _, path in modules() if not ast.get_docstring(ast.parse(path.read_text()))

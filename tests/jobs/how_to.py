@@ -18,9 +18,11 @@ def blocks(page: str, language: str) -> list[str]:
 
 def run(folder: Path, package: str, files: dict[str, str], code: str) -> str:
     """What code prints that runs where a package, such as longtake.evals.tasks, has these files too."""
+    added = folder / "added"
+    added.mkdir()
     for name, text in files.items():
-        (folder / f"{name}.py").write_text(text)
-    code = f"import {package}\n{package}.__path__.append({str(folder)!r})\n{code}"
+        (added / f"{name}.py").write_text(text)
+    code = f"import {package}\n{package}.__path__.append({str(added)!r})\n{code}"
     done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ, cwd=folder, capture_output=True, text=True, timeout=240
     )

@@ -22,7 +22,7 @@ from longtake.jobs.train.loss import TrainingLoss
 from longtake.models.config import ModelConfig
 from longtake.storage.store import open_store
 from tests.jobs.diagnose.test_command import CHEAP, changes, facts, horizon
-from tests.jobs.evaluate import test_command
+from tests.jobs.evaluate import toy
 from tests.jobs.train.rings import config_of, held_out, learn, walk
 from tests.models import test_every_mixer
 from tests.models.families import build
@@ -86,10 +86,10 @@ def test_it_trains_and_a_state_that_cannot_be_cut_is_not_cut() -> None:
 
 def test_it_is_evaluated(tmp_path: Path) -> None:
     store = open_store(tmp_path / "store")
-    test_command.write_dataset(store, "mazes", test_command.episodes(), test=0.5)
-    test_command.write_run(store, mixer="ema")
-    config = EvaluateConfig(protocols=[test_command.RETRIEVAL], clips_per_cell=4)
-    cells = [cell.payload for cell in plan_cells(config, store, find_subjects(store, test_command.RUN))]
+    toy.write_dataset(store, "mazes", toy.episodes(), test=0.5)
+    toy.write_run(store, mixer="ema")
+    config = EvaluateConfig(protocols=[toy.RETRIEVAL], clips_per_cell=4)
+    cells = [cell.payload for cell in plan_cells(config, store, find_subjects(store, toy.RUN))]
     rows = [row for cell in cells if cell.system.startswith("block_ssm") for row in score_cell(cell)]
     assert {row["system"] for row in rows} == {"block_ssm", "block_ssm/wiped", "block_ssm/stranger"}
 

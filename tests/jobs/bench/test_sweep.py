@@ -12,7 +12,8 @@ from longtake.errors import UserError
 from longtake.jobs.bench import sweep as bench
 from longtake.jobs.bench.sweep import Curves, Settings
 from longtake.tuning.search_config import Pruning, Sampling
-from tests.longtake.tuning.test_sweep import play, study_of
+from tests.longtake.tuning.played import play
+from tests.longtake.tuning.toy_sweep import study_of
 
 
 def curves(**more: Any) -> Curves:

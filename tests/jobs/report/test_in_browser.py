@@ -13,7 +13,7 @@ from longtake.jobs.report import command as report
 from longtake.jobs.report.gather import find_runs
 from longtake.storage.store import Store
 from tests.jobs.report.browser import Browser, chromium, find_chromium
-from tests.jobs.report.test_command import BLOCK, WINDOW, make_store, write_profile, write_sweep
+from tests.jobs.report.toy_store import BLOCK, WINDOW, make_store, write_profile, write_sweep
 
 pytestmark = pytest.mark.slow
 

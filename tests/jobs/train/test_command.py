@@ -1,243 +1,27 @@
-"""`longtake train` on a toy dataset, in this process: exact resume, temporal blocks, and what is refused up front."""
+"""`longtake train` on a toy dataset, in this process: what a run learns, tells, costs, and what is refused up front."""
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from longtake.config import load
-from longtake.datasets.episode import Episode
-from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
-from longtake.jobs import export
 from longtake.jobs.train import command as train
 from longtake.jobs.train import memory_check
 from longtake.jobs.train import plan as train_plan
-from longtake.jobs.train.config import WorldModelTraining
-from longtake.jobs.train.loop import train_loop
 from longtake.jobs.train.loss import TrainingLoss
 from longtake.jobs.train.world_model import to_batch
 from longtake.models.checkpoint import load_model
 from longtake.models.tokenizer import PIXELS
 from longtake.models.world_model import WorldModel
-from longtake.storage.store import Store, open_store
+from longtake.storage.store import open_store
 from longtake.streaming.clips import load_clips
 from longtake.streaming.loader import rank_slice
 from longtake.training import checkpoints
-from longtake.training.context import LocalContext
 from longtake.training.engine_config import EngineConfig
-from tests.models.test_mamba2_import import language_model, written
-
-TOY = """
-name: toy
-steps: 6
-workers: 0
-checkpoint_every: 2
-data: {dataset: mazes, frames_per_step: 16, curriculum: [{frames: 8}], base_segment: 4}
-model:
-  height: 16
-  width: 16
-  dim: 16
-  heads: 2
-  window: 2
-  d_state: 4
-  headdim: 8
-  layers: [{mixer: ssm, spatial_block: [1, 1]}, {mixer: ssm, spatial_block: [2, 2]}]
-engine: {backend: torch, warmup: 1, lr: 1.0e-2}
-validation: {every: 3, clips: 2}
-"""
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a store, a dataset `mazes`, one without poses, and a config."""
-    folder = tmp_path_factory.mktemp("train")
-    store = open_store(folder / "store")
-    random = np.random.default_rng(0)
-    for name, has_pose in (("mazes", True), ("blind", False)):
-        about = {"fps": 10.0, "action_space": {"turn": "degrees"}, "pose": ["x", "y", "yaw"] if has_pose else None}
-        writer = DatasetWriter(store, name, recipe={}, **about, test=0.2)
-        walks = np.cumsum(random.normal(0, 0.3, (20, 16, 3)), 1).astype(np.float32)
-        frames = np.clip(128 + 60 * walks[:, :, None, None] + np.zeros((20, 16, 16, 16, 3)), 0, 255).astype(np.uint8)
-        actions = random.normal(size=(20, 16, 2)).astype(np.float32)
-        writer.write_shard(
-            0, [Episode(f, a, w if has_pose else None) for f, a, w in zip(frames, actions, walks, strict=True)]
-        )
-        writer.finalize(1)
-    (folder / "toy.yaml").write_text(TOY)
-    return folder
-
-
-def config_of(place: Path, *overrides: str) -> WorldModelTraining:
-    return load(WorldModelTraining, place / "toy.yaml", list(overrides), search=train.CONFIGS)
-
-
-def run(store: Store, name: str, config: WorldModelTraining) -> dict[str, torch.Tensor]:
-    """Train in this process; the final weights."""
-    train_loop(LocalContext(store, name, keep=9), config)
-    with checkpoints.opened(store, name, config.steps) as folder:
-        return load_file(folder / "model.safetensors")
-
-
-def test_a_language_model_gives_the_first_weights(place: Path) -> None:
-    lm = place / "lm"
-    written(lm, language_model(), "safetensors")  # dim 16, d_state 8, headdim 8
-    store, begin = open_store(place / "store"), [f"init.mamba2_lm={lm}", "model.d_state=8", "steps=1"]
-    first = run(store, "filled", config_of(place, *begin, "engine.lr=1e-9", "engine.weight_decay=0"))
-    expected = load_file(lm / "model.safetensors")["backbone.layers.1.mixer.in_proj.weight"]
-    assert (first["layers.1.ssm.in_proj.weight"] - expected).abs().max() < 1e-6
-    (lm / "model.safetensors").unlink()
-    run(store, "filled", config_of(place, *begin, "steps=2"))  # what is resumed needs it no more
-    with pytest.raises(UserError) as caught:
-        train.check(config_of(place, *begin), store)
-    assert f"init.mamba2_lm: {lm}: no checkpoint here" in str(caught.value)
-
-
-@pytest.fixture(scope="module")
-def trained(place: Path) -> str:
-    """A run of two steps."""
-    return train.train(config_of(place, "steps=2", "seed=11"), open_store(place / "store"))
-
-
-def test_an_exported_run_is_read_and_trained_on(place: Path, trained: str, tmp_path: Path) -> None:
-    store, out = open_store(place / "store"), tmp_path / "out"
-    export.main(trained, str(out), None, str(place / "store"))
-    with checkpoints.opened(store, trained, 2) as folder:
-        weights = load_file(folder / "model.safetensors")
-    assert sorted(path.name for path in out.iterdir()) == ["SHA256SUMS", "config.json", "model.safetensors"]
-    assert apart(dict(load_model(out).state_dict()), weights) == 0
-    for named in (trained, str(out)):
-        begin = config_of(place, "steps=1", f"init.run={named}", "engine.lr=1e-9", "engine.weight_decay=0")
-        train.check(begin, store)
-        assert apart(run(store, f"from-{len(named)}", begin), weights) < 1e-6
-    settled = train._settled(config_of(place, "init.run=toy", "seed=11"), store)
-    assert settled.init is not None and settled.init.step is not None
-
-
-@pytest.mark.parametrize(
-    ("overrides", "told"),
-    [
-        (["init.run=toyy"], "init: unknown run 'toyy' (did you mean toy?)"),
-        (["init.run=TRAINED", "init.step=1"], "has no checkpoint of step 1; it has 2"),
-        (["init.run=TRAINED", "model.dim=32"], "init.run: its weights do not fit this model: model.dim: 16 then, 32"),
-        (["init.run=./nowhere"], "init: ./nowhere has no model.safetensors and no config.json"),
-    ],
-)
-def test_weights_that_cannot_begin_a_run_are_refused(
-    place: Path, trained: str, overrides: list[str], told: str
-) -> None:
-    with pytest.raises(UserError) as caught:
-        train.check(config_of(place, *(o.replace("TRAINED", trained) for o in overrides)), open_store(place / "store"))
-    assert told in str(caught.value)
-
-
-def test_weights_have_one_source(place: Path) -> None:
-    with pytest.raises(UserError, match="init: give one of run and mamba2_lm"):
-        config_of(place, "init.run=a", "init.mamba2_lm=b")
-
-
-def test_export_refuses_what_is_there_and_what_is_not(place: Path, trained: str, tmp_path: Path) -> None:
-    store = str(place / "store")
-    with pytest.raises(UserError, match="is there already"):
-        export.main(trained, str(place), None, store)
-    with pytest.raises(UserError, match=f"run {trained} has no checkpoint of step 1; it has 2"):
-        export.main(trained, str(tmp_path / "out"), 1, store)
-    with pytest.raises(UserError, match="unknown run 'nobody'"):
-        export.main("nobody", str(tmp_path / "out"), None, store)
-    with pytest.raises(UserError, match=r"unknown run 'tooy' \(did you mean toy\?\)"):
-        train.train(config_of(place), open_store(store), resume="tooy")
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
-def test_a_damaged_export_is_refused_by_name(place: Path, trained: str, tmp_path: Path, name: str) -> None:
-    out, store = tmp_path / "out", open_store(place / "store")
-    export.main(trained, str(out), None, store.uri)
-    assert subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=out).returncode == 0
-    begin = config_of(place, "steps=1", f"init.run={out}")
-    train.check(begin, store)
-    (out / name).write_bytes((out / name).read_bytes()[:-1] + b" ")
-    with pytest.raises(UserError, match=f"{name}: damaged, its SHA-256 is not that in SHA256SUMS: export it again"):
-        train.check(begin, store)
-    with pytest.raises(ValueError, match=f"{name}: damaged"):
-        load_model(out)
-    (out / "SHA256SUMS").unlink()
-    if name == "model.safetensors":
-        with pytest.raises(UserError, match="exported by an earlier version, without SHA256SUMS: export it again"):
-            train.check(begin, store)
-
-
-def test_a_damaged_checkpoint_is_named_by_all_who_read_it(place: Path, trained: str, tmp_path: Path) -> None:
-    shutil.copytree(place / "store", tmp_path / "store")
-    store, where = open_store(tmp_path / "store"), f"{checkpoints.folder(trained, 2)}/model.safetensors"
-    weights = store.read_bytes(where)
-    Path(store.path(where)).write_bytes(weights[:-64] + bytes(64))
-    longer = config_of(place, "steps=4", "seed=11")
-    for read in (
-        lambda: export.main(trained, str(tmp_path / "out"), None, store.uri),
-        lambda: train.check(config_of(place, f"init.run={trained}"), store),
-        lambda: train.train(longer, store, resume=trained, fork=True),
-    ):
-        with pytest.raises(UserError, match=f"{where}: damaged, its SHA-256"):
-            read()
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_resume_that_finds_nothing_where_there_was_something_stops(place: Path, tmp_path: Path) -> None:
-    store = open_store(tmp_path / "store")
-    shutil.copytree(place / "store/datasets", tmp_path / "store/datasets")
-    config = config_of(place, "steps=4", "seed=11", "checkpoint_every=2")
-    made = run(store, "lost", config.model_copy(update={"steps": 4}))
-    assert made
-    shutil.rmtree(store.path("runs/lost"))
-    with pytest.raises(UserError, match="run lost: it has come to step 4, by the table `steps`"):
-        train._train(config, store, "lost")
-    assert not store.exists("runs/lost/checkpoints")
-
-
-def test_a_fork_goes_on_as_another_run(place: Path, trained: str, capsys: pytest.CaptureFixture[str]) -> None:
-    store, config = open_store(place / "store"), config_of(place, "steps=4", "seed=11")
-    with pytest.raises(UserError, match=r"steps: 2 then, 4 now\n.*--fork"):
-        train.train(config, store, resume=trained)
-    forked = train.train(config, store, resume=trained, fork=True)
-    assert f"forking run {trained} at step 2: steps: 2 then, 4 now" in capsys.readouterr().out
-    row = store.table("runs").set_index("run").loc[forked]
-    assert (row.forked_from, row.status) == (f"{trained}@2", "done")
-    assert list(store.table("steps", where=f"run == '{forked}'").step) == [2, 3]
-    assert checkpoints.complete(store, trained) == [2]
-    for overrides, told in (
-        (["steps=2"], "fork: steps: 2, but run .* has come to step 2"),
-        (["steps=4", "model.dim=32"], "fork: its weights do not fit this model: model.dim: 16 then, 32 now"),
-    ):
-        with pytest.raises(UserError, match=told):
-            train.train(config_of(place, *overrides), store, resume=trained, fork=True)
-
-
-def test_a_run_goes_on_with_other_workers_and_watchers(place: Path) -> None:
-    store = open_store(place / "store")
-    train.start_record(config_of(place, "seed=14", "workers=2"), store, "moved")
-    assert train.train(config_of(place, "seed=14", "watch=[tensorboard]"), store, resume="moved") == "moved"
-    assert store.exists("runs/moved/watch/tensorboard")
-    row = store.table("runs").set_index("run").loc["moved"]
-    assert (row.status, row.sessions) == ("done", 2) and "workers: 0" in row.config
-    with pytest.raises(UserError, match="seed: 14 then, 15 now"):
-        train.train(config_of(place, "seed=15", "workers=2"), store, resume="moved")
-
-
-def test_a_run_killed_before_its_first_checkpoint_begins_again(place: Path) -> None:
-    store, config = open_store(place / "store"), config_of(place, "seed=12")
-    train.start_record(config, store, "killed-early")
-    assert train.train(config, store, reuse=True) == "killed-early"
-    assert store.table("runs").set_index("run").status["killed-early"] == "done"
-
-
-def apart(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
-    return max(float((a[name] - b[name]).abs().max()) for name in a)
+from tests.jobs.train.toy import apart, config_of, run
 
 
 def test_a_mixture_trains_and_tells_what_it_drew(place: Path) -> None:
@@ -258,30 +42,6 @@ def test_a_mixture_trains_and_tells_what_it_drew(place: Path) -> None:
     with pytest.raises(UserError, match="set model.action_dim=4"):
         train.check(config_of(place, "model.conditions=both", "model.action_dim=2", "data.stride=2"), store)
     run(store, "stride", config_of(place, "data.stride=2", "data.random_start=true", "data.frames_per_step=8"))
-
-
-class Killed(Exception):
-    """Stands for a process that dies after a checkpoint."""
-
-
-class DyingContext(LocalContext):
-    def save(self, step: int, *arguments: object, **options: object) -> None:
-        super().save(step, *arguments, **options)  # type: ignore[arg-type]
-        if step == 4:
-            raise Killed
-
-
-def test_a_killed_run_ends_with_the_same_weights_and_rows(place: Path) -> None:
-    store, config = open_store(place / "store"), config_of(place)
-    straight = run(store, "straight", config)
-    with pytest.raises(Killed):
-        train_loop(DyingContext(store, "killed", keep=9), config)
-    assert apart(run(store, "killed", config), straight) == 0
-    steps = store.table("steps").set_index(["run", "step"]).loss
-    assert steps["killed"].to_dict() == steps["straight"].to_dict()
-    assert len(steps["killed"]) == config.steps
-    frames = {name: checkpoints.manifest(store, name, 6)["metrics"]["frames"] for name in ("killed", "straight")}
-    assert frames == {"killed": 96, "straight": 96}
 
 
 @pytest.mark.slow
@@ -457,18 +217,3 @@ def test_what_cannot_run_is_refused_before_it_starts(place: Path, overrides: lis
     with pytest.raises(UserError) as caught:
         train.check(config_of(place, *overrides), open_store(place / "store"))
     assert told in str(caught.value)
-
-
-def test_resuming_another_config_is_refused_by_field(place: Path) -> None:
-    store = open_store(place / "store")
-    name = train.train(config_of(place, "steps=2"), store)
-    with pytest.raises(UserError, match=r"steps: 2 then, 3 now"):
-        train.train(config_of(place, "steps=3"), store, resume=name)
-
-
-def test_a_finished_run_is_reused(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    store, config = open_store(place / "store"), config_of(place, "steps=2", "seed=5")
-    name = train.train(config, store, reuse=True)
-    assert train.train(config, store, reuse=True) == name
-    assert "reused" in capsys.readouterr().out
-    assert store.table("runs").set_index("run").status[name] == "done"

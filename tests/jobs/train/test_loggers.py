@@ -21,7 +21,7 @@ from longtake.jobs.train.config import WorldModelTraining
 from longtake.jobs.train.loop import train_loop
 from longtake.storage.store import Store, open_store
 from longtake.training.context import LocalContext
-from tests.jobs.train.test_command import TOY
+from tests.jobs.train.toy import TOY
 
 
 def config_of(folder: Path, *overrides: str) -> tuple[Store, WorldModelTraining]:

@@ -1,165 +1,27 @@
-"""Jobs on a cluster: what is shipped, what is refused before that, and the same loss at the other end."""
+"""Jobs on a cluster: what never fits is refused, what answers is read, and a log is written once."""
 
 from __future__ import annotations
 
 import http.server
 import json
 import math
-import shutil
 import socket
 import subprocess
 import sys
 import threading
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import requests
-import typer
-from typer.core import TyperGroup
 
 from longtake.cluster import autoscaler, jobs, launch
 from longtake.cluster.demand import Demand
 from longtake.cluster.jobs import Head, Job, _Log
 from longtake.cluster.jobs_client import normal_address, outside_errors
-from longtake.cluster.wheel import build_wheel
-from longtake.config import config_hash, load, shipped
 from longtake.errors import UserError
-from longtake.jobs import cli, collect, submit
-from longtake.jobs.evaluate import command as evaluate
-from longtake.jobs.sweep import command as sweep
-from longtake.jobs.train import command as train
-
-LONGTAKE = cast(TyperGroup, typer.main.get_command(cli.app))
-
-ROOT = Path(__file__).resolve().parents[3]
-
-
-# --- the wheel -------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    root = tmp_path / "checkout"
-    for room in ("platform/longtake", "models", "evals", "jobs"):
-        (root / room).mkdir(parents=True)
-        (root / room / "__init__.py").write_text("")
-    for room in ("models", "evals", "jobs"):
-        (root / "platform" / "longtake" / room).symlink_to(f"../../{room}")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, root)
-    return root
-
-
-def test_the_wheel_requires_nothing_and_holds_the_rooms(tmp_path: Path) -> None:
-    wheel = build_wheel(tmp_path)
-    with zipfile.ZipFile(wheel) as archive:
-        names = archive.namelist()
-        metadata = next(archive.read(name).decode() for name in names if name.endswith("/METADATA"))
-    assert "Requires-Dist" not in metadata
-    assert {
-        "longtake/storage/store.py",
-        "longtake/models/rollout.py",
-        "longtake/evals/tasks/__init__.py",
-        "longtake/jobs/__main__.py",
-    } <= set(names)
-    assert "longtake/jobs/configs/train/tiny.yaml" in names
-    assert {name.partition("/")[0].partition("-")[0] for name in names} == {"longtake"}, "and nothing else"
-
-
-def test_the_name_of_the_wheel_follows_its_content(checkout: Path, tmp_path: Path) -> None:
-    first, again = (build_wheel(tmp_path / folder, checkout) for folder in "ab")
-    assert first.name == again.name and first.read_bytes() == again.read_bytes()
-    (checkout / "models" / "new.py").write_text("x = 1\n")
-    assert build_wheel(tmp_path, checkout).name != first.name
-
-
-def test_a_package_called_platform_is_refused(checkout: Path, tmp_path: Path) -> None:
-    (checkout / "platform" / "__init__.py").touch()
-    with pytest.raises(UserError, match="hides Python's own module") as caught:
-        build_wheel(tmp_path, checkout)
-    assert len(caught.value.lines) == 1
-
-
-def test_an_installed_longtake_cannot_be_shipped(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="submit ships a checkout"):
-        build_wheel(tmp_path, tmp_path)
-
-
-# --- the line --------------------------------------------------------------------------------------------
-
-
-def sent(tmp_path: Path, *line: str, store: str = "s3://b/p") -> tuple[list[str], dict[str, str]]:
-    """The arguments and files that a line becomes."""
-    said = submit.read(LONGTAKE, list(line))
-    files, _ = submit.resolve(said)
-    for name, text in files.items():
-        (tmp_path / name).write_text(text)
-    return submit.remote_arguments(LONGTAKE, said, store, files), files
-
-
-def test_a_config_travels_as_it_was_resolved(tmp_path: Path) -> None:
-    own = tmp_path / "here" / "mine.yaml"
-    own.parent.mkdir()
-    shutil.copy(train.CONFIGS / "tiny.yaml", own.parent / "tiny.yaml")
-    for name in ("demo-block-ssm", "demo"):
-        shutil.copy(train.CONFIGS / f"{name}.yaml", own.parent)
-    for folder in ("families", "sizes"):
-        shutil.copytree(train.CONFIGS.parent / folder, tmp_path / folder)
-    own.write_text("base: tiny.yaml\nname: mine\n")
-    arguments, _ = sent(tmp_path, "train", str(own), "--set", "steps=7", "--store", "x", "--resume", "r 1")
-    assert arguments == ["train", "mine.yaml", "--store", "s3://b/p", "--resume", "r 1"]
-    there = load(train.TrainConfig, tmp_path / "mine.yaml")
-    assert config_hash(there) == config_hash(load(train.TrainConfig, own, ["steps=7"]))
-
-
-@pytest.mark.parametrize(("verb", "module"), [("collect", collect), ("train", train), ("evaluate", evaluate)])
-def test_every_shipped_config_survives_the_journey(verb: str, module: Any, tmp_path: Path) -> None:
-    schema = getattr(module, f"{verb.capitalize()}Config")
-    for name in shipped(module.CONFIGS):
-        if (verb, name) == ("train", "demo"):
-            continue  # the common part of two others, and no training by itself
-        arguments, _ = sent(tmp_path, verb, name)
-        there = load(schema, tmp_path / arguments[1])
-        assert there == load(schema, name, search=module.CONFIGS), name
-
-
-def test_a_config_that_a_sweep_names_by_path_travels_too(tmp_path: Path) -> None:
-    base = tmp_path / "base.yaml"
-    base.write_text(train.CONFIGS.joinpath("maze.yaml").read_text())
-    shutil.copytree(train.CONFIGS.parent / "families", tmp_path.parent / "families", dirs_exist_ok=True)
-    for name in shipped(train.CONFIGS):
-        shutil.copy(train.CONFIGS / f"{name}.yaml", tmp_path)
-    _, files = sent(tmp_path, "sweep", "tiny", "--set", f"train={base}")
-    assert set(files) == {"tiny.yaml", "train-base.yaml"}
-    assert load(sweep.SweepConfig, tmp_path / "tiny.yaml").train == "train-base.yaml"
-    shipped_by_name = load(sweep.SweepConfig, "tiny", search=sweep.CONFIGS).train
-    sent(tmp_path, "sweep", "tiny")
-    assert load(sweep.SweepConfig, tmp_path / "tiny.yaml").train == shipped_by_name
-
-
-def test_verbs_without_a_config_keep_what_was_said(tmp_path: Path) -> None:
-    line = ("results", "scores", "--by", "task", "--where", "metric == 'psnr'")
-    expected = ["results", "scores", "--store", "s3://b/p", "--where", "metric == 'psnr'", "--by", "task"]
-    assert sent(tmp_path, *line) == (expected, {})
-    assert sent(tmp_path, "export", "run", "out", "--step", "0")[0][-2:] == ["--step", "0"]
-
-
-def test_a_wrong_line_is_refused_as_by_the_verb_itself() -> None:
-    with pytest.raises(UserError, match="did you mean train"):
-        submit.read(LONGTAKE, ["trian", "tiny"])
-    with pytest.raises(UserError, match="unknown verb 'logs'"):
-        submit.read(LONGTAKE, ["logs", "x"])
-    with pytest.raises(typer.TyperException, match="--stor"):
-        submit.read(LONGTAKE, ["train", "tiny", "--stor", "x"])
-    with pytest.raises(UserError) as caught:
-        submit.resolve(submit.read(LONGTAKE, ["train", "tiny", "--set", "stepz=3", "--set", "workers=x"]))
-    assert len(caught.value.lines) == 2
-
-
-# --- the head --------------------------------------------------------------------------------------------
+from longtake.jobs import submit
 
 
 class Fake(Head):
@@ -358,9 +220,6 @@ def test_a_job_that_cannot_be_followed_any_more_is_told_with_the_reason(monkeypa
     with pytest.raises(UserError) as caught:
         Distant(a_job(None), UserError("unknown job 'j'")).follow("j", print)
     assert caught.value.lines == ("unknown job 'j'", "job j goes on if the head lives: longtake logs j --follow")
-
-
-# --- inside the job --------------------------------------------------------------------------------------
 
 
 def test_a_driver_names_no_variable_that_its_job_has_named(monkeypatch: pytest.MonkeyPatch) -> None:

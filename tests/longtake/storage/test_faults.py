@@ -20,7 +20,7 @@ from longtake.storage.store import open_store
 from longtake.streaming.loader import local_batches
 from longtake.streaming.plan import Plan
 from tests.fault_proxy import Proxy, proxy
-from tests.longtake.streaming.test_loader import numbered
+from tests.longtake.streaming.numbered import numbered
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 

@@ -15,7 +15,7 @@ import longtake
 from longtake.errors import UserError
 from longtake.storage.store import TEMPORARY, Store, open_store
 from longtake.tables import table as tables
-from tests.longtake.streaming.test_loader import numbered
+from tests.longtake.streaming.numbered import numbered
 
 
 def told(uri: str | Path, *, check: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""The plan is arithmetic: every frame exactly once an epoch, whatever the workers, restarts and stages."""
+"""Batches as they are read: the same in any world and after any restart, and what cannot be read is replaced."""
 
 from __future__ import annotations
 
@@ -12,210 +12,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from longtake.datasets.dataset import CorruptData, Dataset
 from longtake.datasets.episode import Episode
 from longtake.datasets.mixture import Mixture, open_data, whole_weights
-from longtake.datasets.shard import Codec
 from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
 from longtake.storage.store import open_store
 from longtake.streaming.clips import load_clips
 from longtake.streaming.loader import _Loader, batches, fail_if_too_many_replaced, local_batches
-from longtake.streaming.plan import Clip, Plan, rank_slice
-
-
-def plan_of(lengths: list[int], stages: list[tuple[int | None, int]], per_step: int, base: int, **more: Any) -> Plan:
-    return Plan(np.array(lengths), stages, per_step, base, seed=3, **more)
-
-
-def frames_seen(plan: Plan, steps: range, world: int = 1) -> Counter[tuple[int, int]]:
-    seen: Counter[tuple[int, int]] = Counter()
-    for step in steps:
-        for rank in range(world):
-            share = rank_slice(plan.batch(step), rank, world)
-            for episode, start in zip(share.episode.tolist(), share.start.tolist(), strict=True):
-                seen.update((episode, t) for t in range(start, start + share.source))
-    return seen
-
-
-@settings(deadline=None, max_examples=60)
-@given(
-    st.lists(st.integers(8, 70), min_size=1, max_size=8),
-    st.sampled_from([(4, 8, 2), (8, 16, 4), (16, 16, 16), (8, 8, 16)]),
-    st.integers(1, 4),
-    st.sampled_from(["forward", "palindrome", "revisit"]),
-    st.integers(1, 12),
-)
-def test_exactly_once_per_epoch_over_ranks_and_stage_borders(
-    lengths: list[int], clips: tuple[int, int, int], world: int, clip: Clip, border: int
-) -> None:
-    first, last, base = clips
-    fold = 1 if clip == "forward" else 2
-    lengths = [*lengths, 64]
-    per_step = fold * first * last * world
-    plan = plan_of(lengths, [(border, first * fold), (None, last * fold)], per_step, base, clip=clip)
-    epoch = plan.units * plan.unit
-    a_step = per_step // fold
-    # A number of steps that ends on an epoch's border: every usable frame the same number of times.
-    steps = np.lcm(epoch, a_step) // a_step
-    if steps > 400:
-        steps = 400
-    seen = frames_seen(plan, range(steps), world)
-    usable = {(e, t) for e, n in enumerate(lengths) for t in range(n // plan.unit * plan.unit)}
-    assert set(seen) <= usable and sum(seen.values()) == steps * a_step
-    assert max(seen.values()) - min(seen[frame] for frame in usable) <= (0 if (steps * a_step) % epoch == 0 else 1)
-
-
-@settings(deadline=None, max_examples=40)
-@given(st.integers(0, 60), st.integers(1, 8), st.integers(1, 8))
-def test_any_world_cuts_the_same_batch(step: int, world: int, other: int) -> None:
-    plan = plan_of([64, 100, 33], [(10, 8), (None, 16)], 128, 8)
-    whole = plan.batch(step)
-    for workers in (world, other):
-        shares = [rank_slice(whole, rank, workers) for rank in range(workers)]
-        for field in ("episode", "start", "slot"):
-            joined = np.concatenate([getattr(share, field) for share in shares])
-            np.testing.assert_array_equal(joined, getattr(whole, field))
-        sizes = [len(share.slot) for share in shares]
-        assert max(sizes) - min(sizes) <= 1
-
-
-def test_a_step_needs_no_history() -> None:
-    fresh, used = (plan_of([64] * 20, [(None, 16)], 64, 16) for _ in range(2))
-    for step in range(50):
-        used.batch(step)
-    np.testing.assert_array_equal(fresh.batch(49).episode, used.batch(49).episode)
-    np.testing.assert_array_equal(fresh.batch(49).start, used.batch(49).start)
-
-
-@pytest.mark.parametrize("clip", ["revisit", "mixed"])
-def test_orders_need_no_history_and_no_world(clip: Clip) -> None:
-    whole = plan_of([64] * 20, [(3, 16), (None, 32)], 128, 16, clip=clip)
-    fresh = pickle.loads(pickle.dumps(whole))
-    for step in range(6):
-        batch = whole.batch(step)
-        shares = [rank_slice(fresh.batch(step), rank, 3) for rank in range(3)]
-        np.testing.assert_array_equal(np.concatenate([share.order for share in shares]), batch.order)
-    other = Plan(np.array([64] * 20), [(3, 16), (None, 32)], 128, 16, seed=4, clip=clip)
-    assert (other.batch(5).order != batch.order).any()
-
-
-def test_epochs_and_seeds_have_orders_of_their_own() -> None:
-    lengths = np.full(64, 16)
-    one = Plan(lengths, [(None, 16)], 16 * 64, 16, seed=1)
-    other = Plan(lengths, [(None, 16)], 16 * 64, 16, seed=2)
-    assert one.steps_per_epoch == 1
-    orders = {tuple(plan.batch(step).episode) for plan in (one, other) for step in range(3)}
-    assert len(orders) == 6
-
-
-def test_wrong_plans_say_everything_that_is_wrong() -> None:
-    with pytest.raises(UserError) as caught:
-        plan_of([64], [(None, 24)], 100, 16)
-    text = str(caught.value)
-    assert "valid clips: 1, 2, 4, 8, 16, 32" in text and "frames_per_step=100" in text
-    with pytest.raises(UserError, match="even"):
-        plan_of([64], [(None, 15)], 30, 15, clip="palindrome")
-    with pytest.raises(UserError, match="no episode is long enough"):
-        plan_of([10, 12], [(None, 16)], 64, 16)
-    with pytest.raises(UserError, match="last stage"):
-        plan_of([64], [(10, 16)], 64, 16)
-    with pytest.raises(UserError, match="must rise"):
-        plan_of([64], [(10, 16), (5, 16), (None, 16)], 64, 16)
-    with pytest.raises(UserError, match="cannot feed 3 workers"):
-        rank_slice(plan_of([64], [(None, 16)], 32, 16).batch(0), 0, 3)
-
-
-def numbered(
-    store_path: str | Path,
-    episodes: int = 10,
-    length: int = 64,
-    name: str = "numbered",
-    edge: int = 2,
-    codec: Codec = "zstd",
-) -> Dataset:
-    """A dataset whose frames say where they are from: (episode's own number, frame)."""
-    about: dict[str, Any] = {"fps": 1, "action_space": {}, "pose": ["x", "y", "yaw"]}
-    making = DatasetWriter(open_store(store_path), name, recipe={}, chunk=8, codec=codec, **about)
-    for shard in range(2):
-        made = []
-        for number in range(shard * episodes // 2, (shard + 1) * episodes // 2):
-            frames = np.zeros((length, edge, edge, 3), np.uint8)
-            frames[..., 0], frames[..., 1] = number, np.arange(length)[:, None, None]
-            actions = np.arange(1, length + 1, dtype=np.float32)[:, None]
-            made.append(Episode(frames, actions, np.zeros((length, 3), np.float32)))
-        making.write_shard(shard, made)
-    return making.finalize(2)
-
-
-def train_plan(data: Dataset, clip: Clip = "forward") -> Plan:
-    return Plan.of(data, "train", stages=[(6, 16), (None, 32)], frames_per_step=96, base_segment=8, seed=0,
-                   clip=clip)  # fmt: skip
-
-
-def test_clips_hold_the_planned_frames_of_the_split(tmp_path: Path) -> None:
-    data = numbered(tmp_path)
-    plan, train = train_plan(data), set(data.episodes("train")["episode"])
-    for step in (0, 7):
-        batch = plan.batch(step)
-        clips = load_clips(data, batch)
-        assert set(batch.episode.tolist()) <= train
-        np.testing.assert_array_equal(clips.frames[:, :, 0, 0, 0], batch.episode[:, None].repeat(batch.frames, 1))
-        np.testing.assert_array_equal(clips.frames[:, :, 0, 0, 1], batch.start[:, None] + np.arange(batch.frames))
-        assert (clips.actions[:, 0] == 0).all()
-        np.testing.assert_array_equal(clips.actions[:, 1, 0], batch.start + 2)
-        assert clips.weight == 1.0 and clips.slot.tolist() == batch.slot.tolist()
-
-
-def test_discrete_actions_reach_the_model_as_one_hot(tmp_path: Path) -> None:
-    making = DatasetWriter(open_store(tmp_path), "d", recipe={}, fps=1.0, action_space={"a": "any"}, pose=None)
-    actions = np.arange(64, dtype=np.int64) % 4 - 1
-    making.write_shard(0, [Episode(np.full((64, 2, 2, 3), n, np.uint8), actions, meta={"n": n}) for n in range(4)])
-    data = making.finalize(1)
-    batch = load_clips(data, train_plan(data).batch(0))
-    assert batch.actions.dtype == np.float32 and batch.actions.shape[2] == data.action_dim == 3
-    for clip, start in zip(batch.actions, batch.start, strict=True):
-        assert not clip[0].any()
-        there = actions[start : start + len(clip)]
-        np.testing.assert_array_equal(clip[1:].argmax(1)[there[1:] >= 0], there[1:][there[1:] >= 0])
-        np.testing.assert_array_equal(clip[1:].sum(1), there[1:] >= 0)
-
-
-def test_a_palindrome_walks_back_the_way_it_came(tmp_path: Path) -> None:
-    data = numbered(tmp_path)
-    clips = load_clips(data, train_plan(data, "palindrome").batch(7))
-    frames, pose = clips.frames, clips.pose
-    assert frames.shape[:2] == (3, 32) and pose.shape == (3, 32, 4)
-    np.testing.assert_array_equal(frames, frames[:, ::-1])
-    assert (clips.actions[:, 16:] == 0).all()
-
-
-@pytest.mark.parametrize("stride", [1, 2])
-def test_a_revisit_shows_frames_of_its_first_half_with_their_pose_and_what_led_there(
-    tmp_path: Path, stride: int
-) -> None:
-    data = numbered(tmp_path, length=128)
-    plan = Plan.of(data, "train", stages=[(None, 32)], frames_per_step=256, base_segment=8, seed=0,
-                   clip="revisit", stride=stride)  # fmt: skip
-    orders = set()
-    for step in range(4):
-        batch = plan.batch(step)
-        clips = load_clips(data, batch)
-        shown = clips.frames[..., 0, 0, 1].astype(int) - batch.start[:, None]
-        np.testing.assert_array_equal(shown, batch.order * stride)
-        np.testing.assert_array_equal(batch.order[:, :16], np.arange(16)[None].repeat(8, 0))
-        assert batch.order.max() == 15 and batch.order.min() == 0
-        np.testing.assert_array_equal(clips.pose[:, 16:], clips.pose[np.arange(8)[:, None], batch.order[:, 16:]])
-        follows = np.diff(batch.order) == 1
-        led = clips.actions[:, 1:]
-        assert (led[~follows] == 0).all() and (led[follows] > 0).all()
-        newest = led[..., -1][follows]  # the action of a frame led to it; frame t of an episode has action t + 1
-        np.testing.assert_array_equal(newest, (clips.frames[:, 1:, 0, 0, 1][follows]) + 1)
-        orders |= {tuple(order) for order in batch.order.tolist()}
-    assert len(orders) == 32, "each clip has an order of its own"
+from longtake.streaming.plan import Plan, rank_slice
+from tests.longtake.streaming.numbered import numbered, train_plan
 
 
 def test_a_mixture_of_clips_uses_either_half_of_what_it_has(tmp_path: Path) -> None:
@@ -316,20 +123,6 @@ def test_too_many_replaced_clips_end_the_training(tmp_path: Path) -> None:
     assert len(list(fail_if_too_many_replaced(clips.items(), plan, 1, share=1.0))) == 6 and hit > 2
     with pytest.raises(UserError, match=r"clips could not be read and were replaced, more than data.max_replaced=0.05"):
         list(fail_if_too_many_replaced(clips.items(), plan, 1, share=0.05))
-
-
-def test_a_stride_stacks_the_actions_between_its_frames(tmp_path: Path) -> None:
-    data = numbered(tmp_path)
-    plan = Plan.of(data, "train", stages=[(None, 8)], frames_per_step=24, base_segment=8, seed=0, stride=3)
-    batch = plan.batch(1)
-    clips = load_clips(data, batch)
-    assert clips.frames.shape[:2] == (3, 8) and clips.actions.shape == (3, 8, 3)
-    np.testing.assert_array_equal(clips.frames[:, :, 0, 0, 1], batch.start[:, None] + 3 * np.arange(8))
-    for actions, start in zip(clips.actions, batch.start, strict=True):
-        assert not actions[0].any()
-        # Action t of `numbered` is t + 1, and leads into frame t.
-        np.testing.assert_array_equal(actions[1], [start + 2, start + 3, start + 4])
-        np.testing.assert_array_equal(actions[7], start + 2 + 18 + np.arange(3))
 
 
 def test_a_mixture_reads_from_each_by_weight(tmp_path: Path) -> None:

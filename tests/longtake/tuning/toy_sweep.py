@@ -18,6 +18,13 @@ from longtake.tuning.study import Assignment, Study
 STEPS = 8
 SPACE = {"good": Axis(choice=[True, False]), "extra": Axis(uniform=[0.0, 1.0])}
 
+BRANCHES = {
+    "shape": Axis(choice=["flat", "ramp"]),
+    "until": Axis(integer=[1, 9], when={"shape": "ramp"}),
+    "width": Axis(choice=[8, 16]),
+    "nested": Axis(choice={"none": [], "half": [8, 16]}, when={"width": [16]}),
+}
+
 
 @dataclass(frozen=True)
 class Toy:

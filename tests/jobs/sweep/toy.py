@@ -1,0 +1,81 @@
+"""A sweep of a toy training, small enough for tests: its configs, its dataset, and what is refused of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from longtake.config import load
+from longtake.datasets.episode import Episode
+from longtake.datasets.writer import DatasetWriter
+from longtake.errors import UserError
+from longtake.jobs.sweep import check as sweep_check
+from longtake.jobs.sweep.config import CONFIGS, Sweep, SweepConfig, new
+from longtake.storage.store import Store, open_store
+
+ROOT = Path(__file__).parents[3]
+TRAIN = """
+name: toy
+steps: 8
+workers: 1
+checkpoint_every: 2
+data: {dataset: mazes, frames_per_step: 16, curriculum: [{frames: 8}], base_segment: 4}
+model:
+  height: 16
+  width: 16
+  dim: 16
+  heads: 2
+  window: 2
+  d_state: 4
+  headdim: 8
+  layers: [{mixer: ssm, spatial_block: [1, 1]}]
+engine: {backend: torch, warmup: 1, decay: 0.25}
+validation: {every: 2, clips: 2}
+"""
+
+
+SWEEP = """
+name: toys
+train: %s
+space:
+  engine.lr: {choice: {good: 1.0e-2, bad: 1.0e-9}}
+  model.window: {integer: [1, 3]}
+  model.d_state: {choice: [4, 8]}
+trials: 8
+sampling: {startup: 4}
+pruning: {first: 2}
+objective: {column: val_loss}
+"""
+
+
+RETRIEVAL = (
+    "objective={protocol: {task: retrieval, context: 4, horizon: 4, episodes: 2, split: val, "
+    "sampler: {steps: 1}, metrics: [psnr]}}"
+)
+
+
+def write_dataset(store: Store) -> None:
+    draw = np.random.default_rng(0)
+    about = {"fps": 10.0, "action_space": {"turn": "degrees"}, "pose": ["x", "y", "yaw"]}
+    writer = DatasetWriter(store, "mazes", recipe={}, **about, test=0.2)
+    episodes = []
+    for _ in range(40):
+        walk = np.cumsum(draw.normal(0, 0.3, (16, 3)), 0).astype(np.float32)
+        shade = np.clip(128 + 60 * walk[:, None, None, :] + draw.normal(0, 20, (16, 16, 16, 3)), 0, 255)
+        episodes.append(Episode(shade.astype(np.uint8), draw.normal(size=(16, 2)).astype(np.float32), walk))
+    writer.write_shard(0, episodes)
+    writer.finalize(1)
+
+
+def sweep_of(place: Path, *overrides: str) -> tuple[Sweep, Store]:
+    store = open_store(place / "store")
+    config = load(SweepConfig, place / "sweep.yaml", list(overrides), search=CONFIGS)
+    return sweep_check.check(new(config), store), store
+
+
+def refused(place: Path, *overrides: str) -> str:
+    with pytest.raises(UserError) as caught:
+        sweep_of(place, *overrides)
+    return "\n".join(caught.value.lines)
