@@ -12,17 +12,25 @@ import pytest
 import yaml
 
 import longtake.models.mixers
+from longtake.evals.protocol import Protocol
+from longtake.jobs import export
 from longtake.jobs.cli import main as cli
+from longtake.jobs.diagnose import command as diagnose
 from longtake.jobs.evaluate.cell import score_cell
 from longtake.jobs.evaluate.config import EvaluateConfig
 from longtake.jobs.evaluate.grid import find_subjects, plan_cells
 from longtake.jobs.presets import in_words
+from longtake.jobs.train import command as train
 from longtake.jobs.train.check import memory_problems
+from longtake.jobs.train.loop import train_loop
 from longtake.jobs.train.loss import TrainingLoss
+from longtake.models.checkpoint import load_model
 from longtake.models.config import ModelConfig
 from longtake.storage.store import open_store
+from longtake.tables import table as tables
 from tests.jobs.diagnose.test_command import CHEAP, changes, facts, horizon
 from tests.jobs.evaluate import toy
+from tests.jobs.train import toy as training
 from tests.jobs.train.rings import config_of, held_out, learn, walk
 from tests.models import test_every_mixer
 from tests.models.families import build
@@ -92,6 +100,37 @@ def test_it_is_evaluated(tmp_path: Path) -> None:
     cells = [cell.payload for cell in plan_cells(config, store, find_subjects(store, toy.RUN))]
     rows = [row for cell in cells if cell.system.startswith("block_ssm") for row in score_cell(cell)]
     assert {row["system"] for row in rows} == {"block_ssm", "block_ssm/wiped", "block_ssm/stranger"}
+
+
+@pytest.mark.slow
+def test_a_run_of_it_goes_from_verb_to_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Planned, trained, killed and resumed, exported and read, scored, diagnosed: with its options, as what it is."""
+    training.write_place(tmp_path)
+    layers = "model.layers=[{mixer: ema, options: {longest: 8}}, {mixer: ema, spatial_block: frame}]"
+    store, config = open_store(tmp_path / "store"), training.config_of(tmp_path, layers)
+    with pytest.raises(SystemExit):
+        cli(["train", str(tmp_path / "toy.yaml"), "--set", layers, "--store", store.uri, "--dry-run"])
+    assert "2 layers: ema 1x1 + attention 2, ema 2x2 + attention 2" in capsys.readouterr().out
+    straight = training.run(store, "straight", config)
+    with pytest.raises(training.Killed):
+        train_loop(training.DyingContext(store, "killed", keep=9), config)
+    assert training.apart(training.run(store, "killed", config), straight) == 0
+
+    run = train.train(config, store)
+    export.main(run, str(tmp_path / "out"), None, store.uri)
+    model = load_model(tmp_path / "out")
+    assert [layer.mixer_options.longest for layer in model.config.stack] == [8.0, 64.0]  # type: ignore[union-attr]
+    assert training.apart(model.state_dict(), straight) == 0
+
+    asked = EvaluateConfig(protocols=[Protocol(task="retrieval", context=4, horizon=4, episodes=2, metrics=["psnr"])])
+    for cell in plan_cells(asked, store, find_subjects(store, run)):
+        tables.append(store, "scores", score_cell(cell.payload), part=cell.part)
+    systems = store.table("scores", where=f"run == {run!r}").system
+    assert set(systems) == {"toy", "toy/wiped", "toy/stranger"}
+    capsys.readouterr()
+    diagnose.main([run], store.uri)
+    said = capsys.readouterr().out
+    assert "ema 1x1 + attention 2" in said and "d_state" not in said
 
 
 def test_it_is_profiled_with_the_bytes_and_half_lives_that_it_has(capsys: pytest.CaptureFixture[str]) -> None:

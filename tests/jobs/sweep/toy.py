@@ -15,7 +15,7 @@ from longtake.jobs.sweep import check as sweep_check
 from longtake.jobs.sweep.config import CONFIGS, Sweep, SweepConfig, new
 from longtake.storage.store import Store, open_store
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).resolve().parents[3]
 TRAIN = """
 name: toy
 steps: 8

@@ -13,8 +13,7 @@ from longtake.jobs.train import command as train
 from longtake.jobs.train.loop import train_loop
 from longtake.storage.store import open_store
 from longtake.training import checkpoints
-from longtake.training.context import LocalContext
-from tests.jobs.train.toy import apart, config_of, run
+from tests.jobs.train.toy import DyingContext, Killed, apart, config_of, run
 
 
 def test_a_damaged_checkpoint_is_named_by_all_who_read_it(place: Path, trained: str, tmp_path: Path) -> None:
@@ -79,17 +78,6 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(place: Path) -> N
     train.start_record(config, store, "killed-early")
     assert train.train(config, store, reuse=True) == "killed-early"
     assert store.table("runs").set_index("run").status["killed-early"] == "done"
-
-
-class Killed(Exception):
-    """Stands for a process that dies after a checkpoint."""
-
-
-class DyingContext(LocalContext):
-    def save(self, step: int, *arguments: object, **options: object) -> None:
-        super().save(step, *arguments, **options)  # type: ignore[arg-type]
-        if step == 4:
-            raise Killed
 
 
 def test_a_killed_run_ends_with_the_same_weights_and_rows(place: Path) -> None:
