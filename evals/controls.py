@@ -28,8 +28,8 @@ class SwappedContext:
 
     def carried(self) -> Tensor:
         """What the system carries, where it tells."""
-        told: Tensor = self.system.carried()  # type: ignore[attr-defined]
-        return told
+        carried_numbers: Tensor = self.system.carried()  # type: ignore[attr-defined]
+        return carried_numbers
 
     def step(self, conditions: Conditions) -> Tensor:
         """Let the system go on."""
@@ -55,8 +55,8 @@ class WipedMemory:
 
     def step(self, conditions: Conditions) -> Tensor:
         """Let the system go on."""
-        made: Tensor = self.system.step(conditions)
-        return made
+        frames: Tensor = self.system.step(conditions)
+        return frames
 
 
 class Reconstruction:

@@ -27,18 +27,18 @@ def out_of_fold(vectors: Numbers, classes: Classes, folds: int = FOLDS) -> NDArr
     answers = np.empty_like(classes)
     for part in range(folds):
         held = fold == part
-        told = _ridge(vectors[~held], (onehot - usual)[~held].reshape((~held).sum(), -1), vectors[held])
-        answers[held] = (told.reshape(-1, *usual.shape) + usual).argmax(-1)
+        predicted = _ridge(vectors[~held], (onehot - usual)[~held].reshape((~held).sum(), -1), vectors[held])
+        answers[held] = (predicted.reshape(-1, *usual.shape) + usual).argmax(-1)
     return np.asarray(answers == classes)
 
 
-def _ridge(known: Numbers, targets: Numbers, asked: Numbers) -> Numbers:
+def _ridge(known: Numbers, targets: Numbers, queries: Numbers) -> Numbers:
     """Predictions (m, ...) for vectors (m, F) from known ones (n, F) and their targets (n, ...)."""
     mean, spread = known.mean(0), known.std(0)
     live = spread > 1e-9
     if not live.any():
-        return np.zeros((len(asked), targets.shape[1]))
+        return np.zeros((len(queries), targets.shape[1]))
     scale = spread[live] * np.sqrt(live.sum())
-    known, asked = ((x[:, live] - mean[live]) / scale for x in (known, asked))
+    known, queries = ((x[:, live] - mean[live]) / scale for x in (known, queries))
     weights = np.linalg.solve(known @ known.T + PENALTY * np.eye(len(known)), targets)
-    return np.asarray(asked @ known.T @ weights)
+    return np.asarray(queries @ known.T @ weights)

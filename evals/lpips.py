@@ -22,7 +22,7 @@ def lpips_metric(name: NetName, title: str, rank: int, smallest: int) -> FrameMe
     return FrameMetric(title, "lower", 3, measure, rank=rank, explained=explained, weights=name, smallest=smallest)
 
 
-def lpips(name: NetName, truth: Clips, made: Clips) -> Values:
+def lpips(name: NetName, truth: Clips, generated: Clips) -> Values:
     """LPIPS of frames by one net, a batch at a time.
 
     Raises:
@@ -33,13 +33,13 @@ def lpips(name: NetName, truth: Clips, made: Clips) -> Values:
 
     from longtake.models.tokenizer import PIXELS
 
-    found = []
-    frames = [clips.reshape(-1, *clips.shape[2:]) for clips in (truth, made)]
+    distances = []
+    frames = [clips.reshape(-1, *clips.shape[2:]) for clips in (truth, generated)]
     with torch.no_grad():
         for first in range(0, len(frames[0]), BATCH):
             batch = [torch.from_numpy(part[None, first : first + BATCH]) for part in frames]
-            found.append(_net(name)(*(PIXELS.encode(part)[0] for part in batch)).double().numpy())
-    return np.concatenate(found).reshape(made.shape[:2])
+            distances.append(_net(name)(*(PIXELS.encode(part)[0] for part in batch)).double().numpy())
+    return np.concatenate(distances).reshape(generated.shape[:2])
 
 
 @lru_cache

@@ -117,8 +117,8 @@ def _check(scores: pd.DataFrame, system: str) -> None:
         raise ValueError(f"task: a horizon is of {TASK}, these scores are of {', '.join(tasks) or 'nothing'}")
     if len(protocols) > 1:
         raise ValueError(f"protocol: {system} was scored under several: {', '.join(protocols)}")
-    there = set(scores.system[scores.metric == "psnr"])
-    missing = [name for name in (system, *rivals(system)) if name not in there]
+    scored = set(scores.system[scores.metric == "psnr"])
+    missing = [name for name in (system, *rivals(system)) if name not in scored]
     if missing:
         raise ValueError(f"{system}: a horizon needs the PSNR of {', '.join(missing)} too")
 
@@ -131,16 +131,16 @@ def _gaps(scores: pd.DataFrame, system: str, metric: str) -> tuple[list[_Gap], T
         raise ValueError(f"{system}: fewer than two episodes in which it and all its rivals were scored in {metric}")
     distances = sorted({int(distance) for distance in wide[system].columns})
     own = wide[system][distances].to_numpy(np.float64)
-    found, truth = [], []
+    gaps, truth = [], []
     for rival in rivals(system):
         other = wide[rival][distances].to_numpy(np.float64)
         sign = -1 if metric in LPIPS else 1
         gap = sign * (own - other)
         drawn = resampled_means(gap)
         low, high = np.quantile(drawn, [TAIL, 1 - TAIL], 0)
-        found.append(_Gap(gap.mean(0), low, high, drawn))
+        gaps.append(_Gap(gap.mean(0), low, high, drawn))
         truth.append((other >= IDENTICAL_PSNR).all(0) & (rival == NEAR))
-    return found, np.stack(truth), distances, len(wide)
+    return gaps, np.stack(truth), distances, len(wide)
 
 
 def _end(beaten: Truths) -> int:

@@ -116,8 +116,8 @@ class TaskMetric(Metric):
 def each_frame(measure: Callable[[Frame, Frame], float]) -> Callable[[Clips, Clips], Values]:
     """A measure of one frame, of all frames of clips."""
 
-    def of_clips(truth: Clips, made: Clips) -> Values:
-        flat = [clips.reshape(-1, *clips.shape[2:]) for clips in (truth, made)]
-        return np.array([measure(*pair) for pair in zip(*flat, strict=True)]).reshape(made.shape[:2])
+    def measure_clips(truth: Clips, generated: Clips) -> Values:
+        flat = [clips.reshape(-1, *clips.shape[2:]) for clips in (truth, generated)]
+        return np.array([measure(*pair) for pair in zip(*flat, strict=True)]).reshape(generated.shape[:2])
 
-    return of_clips
+    return measure_clips

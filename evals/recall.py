@@ -27,10 +27,10 @@ PRIOR = 1.0
 """How many answers the belief weighs, before any was seen, that a band tells nothing."""
 
 
-def identify(made: Frames, candidates: Frames) -> tuple[NDArray[np.int64], Values]:
+def identify(generated: Frames, candidates: Frames) -> tuple[NDArray[np.int64], Values]:
     """Which candidate (N, H, W, 3) each frame (n, H, W, 3) is nearest to, and the doubt; (n,) both."""
     flat = candidates.reshape(len(candidates), -1).astype(np.float64)
-    errors = np.stack([((frame.reshape(-1) - flat) ** 2).mean(1) for frame in made.astype(np.float64)])
+    errors = np.stack([((frame.reshape(-1) - flat) ** 2).mean(1) for frame in generated.astype(np.float64)])
     best, second = np.partition(errors, 1, axis=1)[:, :2].T
     doubt = np.sqrt(np.divide(best, second, out=np.ones_like(best), where=second > 0))
     return errors.argmin(1), doubt
@@ -42,9 +42,9 @@ def bits(right: NDArray[np.bool_], doubt: Values, places: int) -> Values:
     worth = np.zeros(right.shape)
     for which in range(len(BANDS) + 1):
         inside = band == which
-        wrong, asked = (inside & ~right).sum(1), inside.sum(1)
+        wrong, answers = (inside & ~right).sum(1), inside.sum(1)
         # What the other clips say of this band; the prior is a guess among all places.
-        others = asked.sum() - asked
+        others = answers.sum() - answers
         missed = (wrong.sum() - wrong + PRIOR * (1 - 1 / places)) / (others + PRIOR)
         chance = np.where(right, 1 - missed[:, None], missed[:, None] / (places - 1))
         worth += np.where(inside, np.log2(places * np.where(inside, chance, 1)), 0)

@@ -18,8 +18,8 @@ def _found(package: ModuleType, kind: str) -> dict[str, Any]:
     return {name: getattr(importlib.import_module(f"{package.__name__}.{name}"), kind) for name in sorted(modules)}
 
 
-def _ranked(found: dict[str, Metric]) -> dict[str, Metric]:
-    return dict(sorted(found.items(), key=lambda item: item[1].rank))
+def _ranked(registered: dict[str, Metric]) -> dict[str, Metric]:
+    return dict(sorted(registered.items(), key=lambda item: item[1].rank))
 
 
 TASKS: dict[str, Task] = _found(tasks, "TASK")

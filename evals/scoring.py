@@ -44,45 +44,46 @@ def score(
     """
     if (measure := TASKS[protocol.task].measure) is not None:
         return measure(build, protocol, questions, conditions)
-    made = answer(build(questions), protocol, questions, conditions)
+    generated = answer(build(questions), protocol, questions, conditions)
     for name in protocol.metrics:
         if isinstance(METRICS[name], SetMetric):
             if keep is None:
                 raise ValueError(f"{name}: compares sets of clips, and there is nothing that keeps them")
-            keep(name, *_whole(protocol, questions, made))
-    return compare(protocol, questions, made)
+            keep(name, *_whole(protocol, questions, generated))
+    return compare(protocol, questions, generated)
 
 
-def _whole(protocol: Protocol, questions: Sequence[EvalClip], made: Clips) -> tuple[Clips, Clips]:
+def _whole(protocol: Protocol, questions: Sequence[EvalClip], generated: Clips) -> tuple[Clips, Clips]:
     """The true clips with their context, and the same context with what was made of it."""
     truth = np.stack([question.frames for question in questions])
-    return truth, np.concatenate([truth[:, : protocol.context], made], 1)
+    return truth, np.concatenate([truth[:, : protocol.context], generated], 1)
 
 
 def answer(system: System, protocol: Protocol, questions: Sequence[EvalClip], conditions: Conditions) -> Clips:
     """What a fresh system makes of the questions: (b, horizon, H, W, 3)."""
     frames = torch.from_numpy(np.stack([question.frames for question in questions]))
-    made: Clips = generate(system, frames, conditions, protocol.context, protocol.horizon).numpy()
-    return made
+    generated: Clips = generate(system, frames, conditions, protocol.context, protocol.horizon).numpy()
+    return generated
 
 
-def compare(protocol: Protocol, questions: Sequence[EvalClip], made: Clips) -> Rows:
+def compare(protocol: Protocol, questions: Sequence[EvalClip], generated: Clips) -> Rows:
     """Rows of what was made (b, horizon, H, W, 3), by every metric of frames: see `score`."""
     truth = np.stack([question.frames[protocol.context :] for question in questions])
-    truth, made = TASKS[protocol.task].compared_frames(truth, made)
-    metrics = {name: METRICS[name] for name in protocol.metrics}
-    values = {name: metric.measure(truth, made) for name, metric in metrics.items() if isinstance(metric, FrameMetric)}
+    truth, generated = TASKS[protocol.task].compared_frames(truth, generated)
+    named = {name: METRICS[name] for name in protocol.metrics}
+    metrics = {name: metric for name, metric in named.items() if isinstance(metric, FrameMetric)}
+    values = {name: metric.measure(truth, generated) for name, metric in metrics.items()}
     return [
         {
             "episode": question.episode,
-            "frame": protocol.horizon - made.shape[1] + index,
+            "frame": protocol.horizon - generated.shape[1] + index,
             "distance": int(question.distance[index]),
             "metric": name,
-            "value": float(found[clip, index]),
+            "value": float(measured[clip, index]),
             "better": metrics[name].better,
             **({} if question.stratum is None else {"stratum": question.stratum[index]}),
         }
-        for index in range(made.shape[1])
+        for index in range(generated.shape[1])
         for clip, question in enumerate(questions)
-        for name, found in values.items()
+        for name, measured in values.items()
     ]

@@ -36,9 +36,9 @@ class Sprites:
     masks: Mapping[Answer, Mask]
     colours: Mapping[Answer, NDArray[np.float64]]
 
-    def read(self, made: Frame, empty: Frame) -> Answer | None:
+    def read(self, generated: Frame, empty: Frame) -> Answer | None:
         """What a frame (H, W, 3) shows, where `empty` is the view without anything; None: nothing."""
-        frame = made.astype(np.float64)
+        frame = generated.astype(np.float64)
         bare = ((frame - empty) ** 2).sum(-1)
         nearer = {answer: self._nearer(answer, frame, bare) for answer in self.masks}
         best = max(nearer, key=nearer.__getitem__)
@@ -51,30 +51,30 @@ class Sprites:
         around = ((np.median(frame, 1, keepdims=True) - colours) ** 2).sum(-1)
         return float(min((bare - away)[mask].sum(), (around - away)[mask].sum()))
 
-    def psnr(self, answer: Answer, truth: Frame, made: Frame) -> float:
+    def psnr(self, answer: Answer, truth: Frame, generated: Frame) -> float:
         """PSNR, in dB, over the pixels of a thing alone."""
         mask = self.masks[answer]
-        return psnr(truth[mask], made[mask])
+        return psnr(truth[mask], generated[mask])
 
 
-def find_sprites(truth: NDArray[np.uint8], empty: NDArray[np.uint8], told: NDArray[np.int64]) -> Sprites:
+def find_sprites(truth: NDArray[np.uint8], empty: NDArray[np.uint8], shown: NDArray[np.int64]) -> Sprites:
     """What things look like, from true views (n, m, H, W, 3), views without (n, H, W, 3), and labels (n, m, 2).
 
     Raises:
         ValueError: nothing differs from the view without it, where the labels say there is something.
     """
     pieces: dict[Answer, list[tuple[Mask, Frame]]] = {}
-    for clip, frame in np.ndindex(*told.shape[:2]):
-        thing, place = told[clip, frame].tolist()
+    for clip, frame in np.ndindex(*shown.shape[:2]):
+        thing, place = shown[clip, frame].tolist()
         piece = _piece(truth[clip, frame], empty[clip])
         pieces.setdefault((thing, place), []).append((piece, truth[clip, frame]))
     masks: dict[Answer, Mask] = {}
     colours: dict[Answer, NDArray[np.float64]] = {}
-    for answer, found in sorted(pieces.items()):
-        masks[answer] = np.mean([mask for mask, _ in found], 0) >= 0.5
+    for answer, masks_of_answer in sorted(pieces.items()):
+        masks[answer] = np.mean([mask for mask, _ in masks_of_answer], 0) >= 0.5
         if not masks[answer].any():
             raise ValueError(f"thing {answer[0]} at place {answer[1]}: its view is the view without it")
-        colours[answer] = np.asarray(np.mean([view for _, view in found], 0, dtype=np.float64))
+        colours[answer] = np.asarray(np.mean([view for _, view in masks_of_answer], 0, dtype=np.float64))
     return Sprites(masks, colours)
 
 

@@ -50,9 +50,9 @@ class EvalClip:
     labels: Mapping[str, Indices] = field(default_factory=dict)
 
 
-def against_truth(truth: Clips, made: Clips) -> tuple[Clips, Clips]:
+def against_truth(truth: Clips, generated: Clips) -> tuple[Clips, Clips]:
     """What is compared with what, where a task does not say otherwise: all that was made with the truth."""
-    return truth, made
+    return truth, generated
 
 
 Build = Callable[[Sequence[EvalClip]], "System"]

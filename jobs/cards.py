@@ -28,8 +28,8 @@ class Card:
     @property
     def sentence(self) -> str:
         """The first sentence."""
-        told = " ".join(self.text.split("\n\n")[0].split())
-        return re.split(r"(?<=[.?!])\s", told, maxsplit=1)[0]
+        paragraph = " ".join(self.text.split("\n\n")[0].split())
+        return re.split(r"(?<=[.?!])\s", paragraph, maxsplit=1)[0]
 
 
 def show(what: str, cards: Sequence[Card], name: str | None) -> None:
@@ -66,9 +66,9 @@ def mixers() -> list[Card]:
     from longtake.models import mixers
 
     groups = {"MIXER": "over any distance, a layer's `mixer`", "LOCAL": "over a few frames, a layer's `local`"}
-    found = list(files(mixers))
+    cards = list(files(mixers))
     return [
-        Card(name, text, group) for kind, group in groups.items() for name, text, defined in found if kind in defined
+        Card(name, text, group) for kind, group in groups.items() for name, text, defined in cards if kind in defined
     ]
 
 

@@ -169,10 +169,10 @@ def _writer(config: CollectConfig, store: Store) -> DatasetWriter:
 
 def _recipe(config: CollectConfig) -> dict[str, Any]:
     """What the bytes follow from. Of one walk a world it is what it was before there could be several."""
-    told: dict[str, Any] = json.loads(config.model_dump_json()) | {"shard_episodes": config.shard_episodes}
+    recipe: dict[str, Any] = json.loads(config.model_dump_json()) | {"shard_episodes": config.shard_episodes}
     if config.walks == 1:
-        del told["walks"]
-    return told
+        del recipe["walks"]
+    return recipe
 
 
 def record(config: CollectConfig, number: int) -> Episode:
@@ -181,8 +181,8 @@ def record(config: CollectConfig, number: int) -> Episode:
     seed = config.seed * SEED_STRIDE + world
     if config.walks == 1:
         return generate(config.source, seed)
-    made = generate(config.source, seed, walk)
-    return replace(made, meta={**made.meta, worlds.WORLD: seed, worlds.WALK: walk})
+    recording = generate(config.source, seed, walk)
+    return replace(recording, meta={**recording.meta, worlds.WORLD: seed, worlds.WALK: walk})
 
 
 def make_shard(config: CollectConfig, store_uri: str, shard: int) -> int:

@@ -100,12 +100,12 @@ def run_demo(
     where = f"beyond the {beyond} frames that its windows reach" if beyond else "of all distances"
     print(f"\nMeans {where} ± 95 % interval over episodes:")
     show.show(side_by_side(store, scores[scores.distance > beyond]))
-    asked = scores[scores.task == settings.task]
+    task_scores = scores[scores.task == settings.task]
     twins = [config.name for config in trainings if config.diffusion.null_context == 1]
-    print("\n" + verdicts(asked, [config.name for config in trainings], twins, window))
-    where = f"task == '{settings.task}' and protocol == '{asked.protocol.iloc[0]}' and run in {[*runs, NO_RUN]}"
+    print("\n" + verdicts(task_scores, [config.name for config in trainings], twins, window))
+    where = f"task == '{settings.task}' and protocol == '{task_scores.protocol.iloc[0]}' and run in {[*runs, NO_RUN]}"
     picture = page.with_suffix(".png")
-    results.draw_scores(store, asked, str(picture), where)
+    results.draw_scores(store, task_scores, str(picture), where)
     print(f"\nDone in {(time.monotonic() - began) / 60:.1f} minutes.\n" + what_next(store, page, runs, picture))
 
 

@@ -76,9 +76,9 @@ def main(dataset: str, tokenizer: str, name: str | None, overrides: list[str], s
     if dry_run:
         print(dump(config) + "\n" + describe(job, where))
         return
-    made = run(job, where)
-    asked = f"--set data.dataset={made.name} --set tokenizer=dataset"
-    print(f"dataset {made.name} is ready: longtake train CONFIG {asked} --store {where.uri}")
+    latents = run(job, where)
+    hint = f"--set data.dataset={latents.name} --set tokenizer=dataset"
+    print(f"dataset {latents.name} is ready: longtake train CONFIG {hint} --store {where.uri}")
 
 
 # --- the plan -----------------------------------------------------------------------------------------------
@@ -215,7 +215,7 @@ def _make(job: Job, store: Store, missing: list[int], cpus: int | None) -> None:
         resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
         most = int(resources["GPU"] / gpus) if gpus else int(resources["CPU"])
         rows = ray.data.from_items([{"shard": shard} for shard in missing], override_num_blocks=len(missing))
-        made = rows.map(
+        blocks = rows.map(
             _bound(job, store.uri),
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, min(most, len(missing)))),
             num_cpus=1,
@@ -223,7 +223,7 @@ def _make(job: Job, store: Store, missing: list[int], cpus: int | None) -> None:
         )
         frames, done, of = 0, len(job.shards) - len(missing), len(job.shards)
         show(done, of)
-        for row in made.iter_rows():
+        for row in blocks.iter_rows():
             if row["problem"]:
                 raise UserError(row["problem"])
             frames, done = frames + int(row["frames"]), done + 1

@@ -40,9 +40,9 @@ def checkpoint_of(store: Store, run: str, step: int | None) -> int:
     """
     if step is None:
         return checkpoints.require_newest(store, run)
-    there = checkpoints.complete(store, run)
-    if step not in there:
-        raise UserError(f"run {run} has no checkpoint of step {step}; it has {', '.join(map(str, there)) or 'none'}")
+    steps = checkpoints.complete(store, run)
+    if step not in steps:
+        raise UserError(f"run {run} has no checkpoint of step {step}; it has {', '.join(map(str, steps)) or 'none'}")
     if problems := checkpoints.damage(store, run, step):
         raise UserError(*(f"damaged checkpoint: {line}" for line in problems))
     return step

@@ -90,12 +90,12 @@ def main(kind: str, path: str, name: str, overrides: list[str], store: str, dry_
 def locate(path: str) -> Store:
     """The folder or bucket of a source. Raises UserError, with the nearest name, if there is none."""
     if not path.startswith("s3://"):
-        there = Path(path).expanduser()
-        if there.is_file():
+        folder = Path(path).expanduser()
+        if folder.is_file():
             raise UserError(f"path: {path} is a file; give the folder that it is in")
-        if not there.is_dir():
-            beside = [entry.name for entry in there.parent.iterdir()] if there.parent.is_dir() else []
-            raise UserError(f"path: no folder {path}{nearest(there.name, beside)}")
+        if not folder.is_dir():
+            beside = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
+            raise UserError(f"path: no folder {path}{nearest(folder.name, beside)}")
     place = open_store(path)
     place.require_exists()
     return place
@@ -246,12 +246,12 @@ def _refused_path(writer: DatasetWriter, shard: int) -> str:
 
 def _writer(job: Job, store: Store) -> DatasetWriter:
     config, listing = job.config, job.listing
-    found = json.dumps([[item.key, item.size] for item in listing.items])
+    listed = json.dumps([[item.key, item.size] for item in listing.items])
     recipe = json.loads(config.model_dump_json())
     return DatasetWriter(
         store,
         config.name,
-        recipe={"ingest": recipe, "found": hashlib.sha256(found.encode()).hexdigest()[:16]},
+        recipe={"ingest": recipe, "found": hashlib.sha256(listed.encode()).hexdigest()[:16]},
         fps=job.fps,
         action_space=listing.action_space,
         pose=listing.pose,

@@ -123,14 +123,14 @@ def _carry_named(config: Config, files: dict[str, str]) -> dict[str, Any]:
         files[f"{verb}-{_file(name)}"] = dump(_load(verb, name, []))
         return f"{verb}-{_file(name)}"
 
-    found: dict[str, Any] = {}
+    names: dict[str, Any] = {}
     for verb in ("collect", "train", "evaluate"):
         named = getattr(config, verb, None)
         if isinstance(named, str):
-            found[verb] = carried(verb, named)
+            names[verb] = carried(verb, named)
         elif isinstance(named, tuple):
-            found[verb] = tuple(carried(verb, name) for name in named)
-    return found
+            names[verb] = tuple(carried(verb, name) for name in named)
+    return names
 
 
 def _is_path(name: str) -> bool:

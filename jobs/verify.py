@@ -17,9 +17,9 @@ def main(dataset: str, store: str) -> int:
         print(error)
         return 1
     with bar(f"verify {dataset}") as update:
-        found = list(damage(data, lambda done, total: update(done, total, "shards")))
-    for line in found:
+        problems = list(damage(data, lambda done, total: update(done, total, "shards")))
+    for line in problems:
         print(line)
-    told = f"{data.manifest.episodes} episodes, {data.manifest.frames:,} frames in {data.manifest.shards} shards"
-    print(f"dataset {dataset}: {len(found)} damaged" if found else f"dataset {dataset}: {told}, all as written")
-    return 1 if found else 0
+    size = f"{data.manifest.episodes} episodes, {data.manifest.frames:,} frames in {data.manifest.shards} shards"
+    print(f"dataset {dataset}: {len(problems)} damaged" if problems else f"dataset {dataset}: {size}, all as written")
+    return 1 if problems else 0

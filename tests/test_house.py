@@ -251,7 +251,7 @@ def test_the_words_are_those_of_the_field() -> None:
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("room", ["longtake", "longtake.models"])
+@pytest.mark.parametrize("room", ROOMS)
 def test_variables_are_nouns(room: str) -> None:
     """A name says what a value is: a participle that fits every value says nothing."""
     wrong = [

@@ -11,9 +11,9 @@ import numpy as np
 from longtake.evals.metric import Frame, FrameMetric, each_frame
 
 
-def drift(truth: Frame, made: Frame) -> float:
+def drift(truth: Frame, generated: Frame) -> float:
     """Distance of the colours' means and spreads of a frame (H, W, 3) to the truth's, in grey levels."""
-    apart = [statistic(made, axis=(0, 1)) - statistic(truth, axis=(0, 1)) for statistic in (np.mean, np.std)]
+    apart = [statistic(generated, axis=(0, 1)) - statistic(truth, axis=(0, 1)) for statistic in (np.mean, np.std)]
     return float(np.sqrt(np.mean(np.square(apart).sum(0))))
 
 

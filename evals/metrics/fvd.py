@@ -34,16 +34,16 @@ def clip_features(frames: Clips) -> Features:
     from longtake.models.perceptual.i3d import SIDE
     from longtake.models.tokenizer import PIXELS
 
-    found = []
+    features = []
     with torch.no_grad():
         for clip in frames:
             images = PIXELS.encode(torch.from_numpy(clip)[None])[0]  # t C H W
             images = F.interpolate(images, size=(SIDE, SIDE), mode="bilinear", align_corners=False)
-            found.append(_net()(images.movedim(0, 1)[None])[0].double().numpy())
-    return np.stack(found)
+            features.append(_net()(images.movedim(0, 1)[None])[0].double().numpy())
+    return np.stack(features)
 
 
-def frechet_distance(real: Features, made: Features) -> float:
+def frechet_distance(real: Features, generated: Features) -> float:
     """Distance of the Gaussians fitted to two sets of features (n, F) and (m, F), in float64.
 
     The trace of the root of a product of two covariances is a sum of singular values of the centred features, which
@@ -52,11 +52,11 @@ def frechet_distance(real: Features, made: Features) -> float:
     Raises:
         ValueError: fewer than two clips in a set: there is no covariance.
     """
-    if min(len(real), len(made)) < 2:
-        raise ValueError(f"fvd: {len(real)} real and {len(made)} made clips; at least two of each are needed")
-    real, made = np.asarray(real, np.float64), np.asarray(made, np.float64)
-    apart = real.mean(0) - made.mean(0)
-    a, b = ((x - x.mean(0)) / np.sqrt(len(x) - 1) for x in (real, made))
+    if min(len(real), len(generated)) < 2:
+        raise ValueError(f"fvd: {len(real)} real and {len(generated)} made clips; at least two of each are needed")
+    real, generated = np.asarray(real, np.float64), np.asarray(generated, np.float64)
+    apart = real.mean(0) - generated.mean(0)
+    a, b = ((x - x.mean(0)) / np.sqrt(len(x) - 1) for x in (real, generated))
     shared = np.linalg.svd(a @ b.T, compute_uv=False).sum()
     distance = (apart**2).sum() + (a**2).sum() + (b**2).sum() - 2 * shared
     return float(max(distance, 0.0))

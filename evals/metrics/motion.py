@@ -14,9 +14,9 @@ ROUNDED = 2 / 12
 """Mean squared difference that rounding to whole grey levels makes by itself."""
 
 
-def motion(truth: Clips, made: Clips) -> Values:
+def motion(truth: Clips, generated: Clips) -> Values:
     """Change from frame to frame of clips (b, t, H, W, 3) against the truth's, in dB (b, t)."""
-    return np.asarray(10 * np.log10((_change(made) + ROUNDED) / (_change(truth) + ROUNDED)))
+    return np.asarray(10 * np.log10((_change(generated) + ROUNDED) / (_change(truth) + ROUNDED)))
 
 
 def _change(clips: Clips) -> Values:

@@ -12,13 +12,13 @@ from longtake.evals.metric import Frame, FrameMetric, each_frame
 IDENTICAL_PSNR = 100.0
 
 
-def psnr(truth: Frame, made: Frame) -> float:
+def psnr(truth: Frame, generated: Frame) -> float:
     """PSNR of one frame (H, W, 3), in dB."""
     from skimage.metrics import peak_signal_noise_ratio
 
-    if np.array_equal(truth, made):
+    if np.array_equal(truth, generated):
         return IDENTICAL_PSNR
-    return float(peak_signal_noise_ratio(truth, made, data_range=255))
+    return float(peak_signal_noise_ratio(truth, generated, data_range=255))
 
 
 METRIC = FrameMetric(

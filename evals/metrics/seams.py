@@ -14,15 +14,16 @@ from longtake.evals.metrics.motion import ROUNDED
 BORDER = 8  # pixels from one border of blocks to the next
 
 
-def seams(truth: Frame, made: Frame) -> float:
+def seams(truth: Frame, generated: Frame) -> float:
     """Jumps of a frame (H, W, 3) across the borders of blocks against those elsewhere, and against the truth's, in dB.
 
     Raises:
         ValueError: a frame without borders.
     """
-    if min(made.shape[:2]) <= BORDER:
-        raise ValueError(f"seams: frames are {made.shape[0]}x{made.shape[1]}, without a border every {BORDER} pixels")
-    return _jumps(made) - _jumps(truth)
+    if min(generated.shape[:2]) <= BORDER:
+        height, width = generated.shape[:2]
+        raise ValueError(f"seams: frames are {height}x{width}, without a border every {BORDER} pixels")
+    return _jumps(generated) - _jumps(truth)
 
 
 def _jumps(frame: Frame) -> float:

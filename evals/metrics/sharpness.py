@@ -13,9 +13,9 @@ ROUNDING = 20 / 12
 """Variance of the Laplacian that rounding to whole grey levels makes by itself: 1/12 times its squared weights."""
 
 
-def sharpness(truth: Frame, made: Frame) -> float:
+def sharpness(truth: Frame, generated: Frame) -> float:
     """Sharpness of a frame (H, W, 3) against the truth's, in dB; what rounding makes counts for both."""
-    return float(10 * np.log10((_detail(made) + ROUNDING) / (_detail(truth) + ROUNDING)))
+    return float(10 * np.log10((_detail(generated) + ROUNDING) / (_detail(truth) + ROUNDING)))
 
 
 def _detail(frame: Frame) -> float:

@@ -10,13 +10,13 @@ from longtake.evals.metric import Frame, FrameMetric, each_frame
 WINDOW = 11  # pixels a side of the Gaussian: 3.5 sigma each way
 
 
-def ssim(truth: Frame, made: Frame) -> float:
+def ssim(truth: Frame, generated: Frame) -> float:
     """SSIM of one frame (H, W, 3)."""
     from skimage.metrics import structural_similarity
 
     value = structural_similarity(
         truth,
-        made,
+        generated,
         data_range=255,
         channel_axis=-1,
         gaussian_weights=True,

@@ -62,8 +62,8 @@ def frame_order(protocol: Protocol) -> tuple[Indices, Indices]:
         raise ValueError(f"horizon: {protocol.horizon} places; allowed are 2 to the {protocol.context} of the context")
     if protocol.scored < 2:
         raise ValueError(f"episodes: {protocol.scored}; answers are judged by those of other clips, so two at least")
-    there = np.arange(protocol.context)
-    return np.concatenate([there, there[: protocol.horizon]]), np.zeros(protocol.horizon, np.int64)
+    context = np.arange(protocol.context)
+    return np.concatenate([context, context[: protocol.horizon]]), np.zeros(protocol.horizon, np.int64)
 
 
 def measure(build: Build, protocol: Protocol, questions: Sequence[EvalClip], conditions: Conditions) -> Rows:
@@ -72,16 +72,16 @@ def measure(build: Build, protocol: Protocol, questions: Sequence[EvalClip], con
     Raises:
         ValueError: fewer than two clips show two places.
     """
-    found = [find_places(_poses(protocol, question), protocol) for question in questions]
+    places_of_clips = [find_places(_poses(protocol, question), protocol) for question in questions]
     rows: Rows = []
     for count in numbers(protocol.horizon):
-        clips = [clip for clip, places in enumerate(found) if len(places) >= count]
+        clips = [clip for clip, places in enumerate(places_of_clips) if len(places) >= count]
         if len(clips) < 2:
             break
         some = [questions[clip] for clip in clips]
-        asked = np.stack([_shuffled(found[clip][:count], protocol, questions[clip]) for clip in clips])
-        made, carried = _answers(build, some, _of(conditions, clips), asked)
-        rows += _rows(protocol, some, asked, made, carried)
+        queries = np.stack([_shuffled(places_of_clips[clip][:count], protocol, questions[clip]) for clip in clips])
+        generated, carried = _answers(build, some, _of(conditions, clips), queries)
+        rows += _rows(protocol, some, queries, generated, carried)
     if not rows:
         raise ValueError(f"capacity: fewer than two clips show two places within {protocol.context} frames")
     return rows
@@ -95,11 +95,11 @@ def numbers(most: int) -> list[int]:
 def find_places(pose: Pose, protocol: Protocol) -> Indices:
     """Frames, the earliest ones, that show places at least a cell apart from one another."""
     gaps = apart(pose, pose, protocol.wraps)
-    found = [0]
+    place_frames = [0]
     for frame in range(1, len(pose)):
-        if (gaps[frame, found] >= CELL).all():
-            found.append(frame)
-    return np.array(found)
+        if (gaps[frame, place_frames] >= CELL).all():
+            place_frames.append(frame)
+    return np.array(place_frames)
 
 
 def _poses(protocol: Protocol, question: EvalClip) -> Pose:
@@ -123,7 +123,7 @@ def _of(conditions: Conditions, clips: Sequence[int]) -> Conditions:
 
 
 def _answers(
-    build: Build, questions: Sequence[EvalClip], conditions: Conditions, asked: Indices
+    build: Build, questions: Sequence[EvalClip], conditions: Conditions, queries: Indices
 ) -> tuple[Clips, float]:
     """What a system makes of the frames asked (c, N) after it was shown all that hold them; and the bytes that it
     carries then, per clip; 0 where it does not tell."""
@@ -131,43 +131,45 @@ def _answers(
 
     from longtake.evals.systems import go_on
 
-    made, carried = [], 0.0
+    generated, carried = [], 0.0
     for first in range(0, len(questions), TOGETHER):
         some = questions[first : first + TOGETHER]
         system = build(some)
-        shown = -(-(int(asked.max()) + 1) // system.frames_per_step) * system.frames_per_step
-        told = _told(conditions.clips(first, first + len(some)), asked[first : first + len(some)], shown)
+        shown = -(-(int(queries.max()) + 1) // system.frames_per_step) * system.frames_per_step
+        own = _told(conditions.clips(first, first + len(some)), queries[first : first + len(some)], shown)
         frames = torch.from_numpy(np.stack([question.frames[:shown] for question in some]))
-        system.observe(frames, told.frames(0, shown))
+        system.observe(frames, own.frames(0, shown))
         carried = getattr(system, "nbytes", 0) / len(some)
-        made.append(go_on(system, told, shown, told.length).numpy())
-    return np.concatenate(made), carried
+        generated.append(go_on(system, own, shown, own.length).numpy())
+    return np.concatenate(generated), carried
 
 
-def _told(conditions: Conditions, asked: Indices, shown: int) -> Conditions:
+def _told(conditions: Conditions, queries: Indices, shown: int) -> Conditions:
     """Conditions of what is shown and then of the frames asked (b, N), to which no action leads."""
     import torch
 
     from longtake.models.conditions import Conditions
 
     assert conditions.pose is not None
-    order = torch.from_numpy(np.concatenate([np.tile(np.arange(shown), (len(asked), 1)), asked], 1))
-    clips = torch.arange(len(asked))[:, None]
+    order = torch.from_numpy(np.concatenate([np.tile(np.arange(shown), (len(queries), 1)), queries], 1))
+    clips = torch.arange(len(queries))[:, None]
     actions = None if conditions.actions is None else conditions.actions[clips, order]
     if actions is not None:
         actions[:, shown:] = 0
     return Conditions(pose=conditions.pose[clips, order], actions=actions)
 
 
-def _rows(protocol: Protocol, questions: Sequence[EvalClip], asked: Indices, made: Clips, carried: float) -> Rows:
+def _rows(
+    protocol: Protocol, questions: Sequence[EvalClip], queries: Indices, generated: Clips, carried: float
+) -> Rows:
     """Rows of what was made (c, N, H, W, 3) of the frames asked (c, N)."""
-    count = asked.shape[1]
-    read = [identify(made[clip], question.frames[asked[clip]]) for clip, question in enumerate(questions)]
+    count = queries.shape[1]
+    read = [identify(generated[clip], question.frames[queries[clip]]) for clip, question in enumerate(questions)]
     right, doubt = np.stack([answer == np.arange(count) for answer, _ in read]), np.stack([part for _, part in read])
-    told = bits(right, doubt, count).sum(1)
-    values = {"recall": right.mean(1), "bits": told}
+    information = bits(right, doubt, count).sum(1)
+    values = {"recall": right.mean(1), "bits": information}
     if carried:
-        values |= {"bits_per_byte": told / carried, "memory_bytes": np.full(len(told), carried)}
+        values |= {"bits_per_byte": information / carried, "memory_bytes": np.full(len(information), carried)}
     return [
         {"episode": question.episode, "frame": count, "distance": count}
         | {"metric": name, "value": float(values[name][clip]), "better": METRICS[name].better}

@@ -45,24 +45,24 @@ def measure(
         own = conditions.clips(clip, clip + 1)
         _timed(build([question]), protocol, question, own, SHORTEST)  # what is made or loaded at first use
         for length in lengths(protocol.context, build([question]).frames_per_step):
-            found = _timed(build([question]), protocol, question, own, length)
+            costs = _timed(build([question]), protocol, question, own, length)
             label = {"episode": question.episode, "frame": length, "distance": length}
             rows += [
-                {**label, "metric": name, "value": found[name], "better": METRICS[name].better}
+                {**label, "metric": name, "value": costs[name], "better": METRICS[name].better}
                 for name in protocol.metrics
-                if name in found
+                if name in costs
             ]
     return rows
 
 
 def lengths(context: int, stride: int) -> list[int]:
     """Powers of two up to the context, and the context, as multiples of the stride; ascending."""
-    found = {context}
+    multiples = {context}
     length = SHORTEST
     while length < context:
-        found.add(max(stride, length // stride * stride))
+        multiples.add(max(stride, length // stride * stride))
         length *= 2
-    return sorted(found)
+    return sorted(multiples)
 
 
 def _timed(
@@ -76,12 +76,12 @@ def _timed(
     frames = torch.from_numpy(question.frames[context - length : context])[None]
     began = time.perf_counter()
     system.observe(frames, conditions.frames(context - length, context))
-    found = {"prefill_ms": (time.perf_counter() - began) * 1e3 / length}
+    costs = {"prefill_ms": (time.perf_counter() - began) * 1e3 / length}
     carried = getattr(system, "nbytes", None)
     if carried is not None:
-        found["memory_bytes"] = float(carried)
-    made = _steps(system, conditions, range(context, total, system.frames_per_step), total)
-    return {**found, "step_ms": statistics.median(made)}
+        costs["memory_bytes"] = float(carried)
+    step_times = _steps(system, conditions, range(context, total, system.frames_per_step), total)
+    return {**costs, "step_ms": statistics.median(step_times)}
 
 
 def _steps(system: System, conditions: Conditions, starts: range, total: int) -> Iterator[float]:

@@ -32,8 +32,8 @@ def frame_order(protocol: Protocol) -> tuple[Indices, Indices]:
     if protocol.horizon > half:
         raise ValueError(f"horizon: {protocol.horizon} is more than the {half} frames before the cut")
     here = np.arange(half)
-    there = here + protocol.context
-    return np.concatenate([here, there, here[: protocol.horizon]]), np.full(protocol.horizon, protocol.context)
+    elsewhere = here + protocol.context
+    return np.concatenate([here, elsewhere, here[: protocol.horizon]]), np.full(protocol.horizon, protocol.context)
 
 
 TASK = Task(frame_order, why_pose="a cut cannot be told by actions alone", report=ReportPlace(rank=4))

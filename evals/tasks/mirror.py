@@ -29,14 +29,14 @@ def frame_order(protocol: Protocol) -> tuple[Indices, Indices]:
     half, odd = divmod(protocol.horizon, 2)
     if odd:
         raise ValueError(f"horizon: {protocol.horizon} is odd; there and back takes as many each: {2 * half + 2}, say")
-    there = np.arange(protocol.context + half)
-    return np.concatenate([there, there[::-1][:half]]), 2 * np.arange(half) + 1
+    way = np.arange(protocol.context + half)
+    return np.concatenate([way, way[::-1][:half]]), 2 * np.arange(half) + 1
 
 
-def compared_frames(truth: Clips, made: Clips) -> tuple[Clips, Clips]:
+def compared_frames(truth: Clips, generated: Clips) -> tuple[Clips, Clips]:
     """The way there, last frame first, and the way back."""
-    half = made.shape[1] // 2
-    return made[:, :half][:, ::-1], made[:, half:]
+    half = generated.shape[1] // 2
+    return generated[:, :half][:, ::-1], generated[:, half:]
 
 
 TASK = Task(

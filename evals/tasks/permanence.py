@@ -80,11 +80,11 @@ def why_unusable(protocol: Protocol, labels: Mapping[str, Indices]) -> str | Non
         return f"nothing is to be seen in frame {int((~seen).argmax())} of its first look ({look} frames)"
     if seen[look : protocol.context].any():
         return f"something is to be seen in frame {look + int(seen[look:].argmax())}, where all is to be gone"
-    for asked, (thing, place) in enumerate(_told(protocol, labels)):
-        if not seen[protocol.context + asked]:
-            return f"nothing is to be seen in frame {protocol.context + asked} of the second look"
+    for frame, (thing, place) in enumerate(_told(protocol, labels)):
+        if not seen[protocol.context + frame]:
+            return f"nothing is to be seen in frame {protocol.context + frame} of the second look"
         if not ((labels["object"][:look] == thing) & (labels["place"][:look] == place)).any():
-            return f"what is to be seen in frame {protocol.context + asked} was not shown before"
+            return f"what is to be seen in frame {protocol.context + frame} was not shown before"
     return None
 
 
@@ -98,13 +98,13 @@ def measure(build: Build, protocol: Protocol, questions: Sequence[EvalClip], con
         if why := why_unusable(protocol, question.labels):
             raise ValueError(f"permanence: episode {question.episode} cannot be asked: {why}")
     truth, empty = (np.stack(frames) for frames in zip(*(_views(protocol, q) for q in questions), strict=True))
-    told = np.stack([_told(protocol, question.labels) for question in questions])
-    sprites, made = find_sprites(truth, empty, told), _made(build, protocol, questions, conditions)
-    found = _read(sprites, made, truth, empty, told)
+    answers = np.stack([_told(protocol, question.labels) for question in questions])
+    sprites, generated = find_sprites(truth, empty, answers), _made(build, protocol, questions, conditions)
+    values = _read(sprites, generated, truth, empty, answers)
     gone = [_gone(protocol, question.labels) for question in questions]
     return [
         {"episode": question.episode, "frame": frame, "distance": int(gone[clip][frame])}
-        | {"metric": name, "value": float(found[name][clip, frame]), "better": METRICS[name].better}
+        | {"metric": name, "value": float(values[name][clip, frame]), "better": METRICS[name].better}
         for clip, question in enumerate(questions)
         for frame in range(protocol.horizon)
         for name in protocol.metrics
@@ -124,10 +124,10 @@ def _told(protocol: Protocol, labels: Mapping[str, Indices]) -> Indices:
 def _gone(protocol: Protocol, labels: Mapping[str, Indices]) -> Indices:
     """For how many frames the thing of each asked frame had been gone when one looked at it again."""
     things, shown = labels["object"], labels["object"][: protocol.context]
-    asked = things[protocol.context :]
-    last = {thing: int(np.flatnonzero(shown == thing)[-1]) for thing in set(asked.tolist())}
-    again = {thing: protocol.context + int((asked == thing).argmax()) for thing in last}
-    return np.array([again[thing] - last[thing] - 1 for thing in asked.tolist()])
+    queries = things[protocol.context :]
+    last = {thing: int(np.flatnonzero(shown == thing)[-1]) for thing in set(queries.tolist())}
+    again = {thing: protocol.context + int((queries == thing).argmax()) for thing in last}
+    return np.array([again[thing] - last[thing] - 1 for thing in queries.tolist()])
 
 
 def _made(build: Build, protocol: Protocol, questions: Sequence[EvalClip], conditions: Conditions) -> Clips:
@@ -136,26 +136,28 @@ def _made(build: Build, protocol: Protocol, questions: Sequence[EvalClip], condi
 
     from longtake.evals.systems import generate
 
-    made = []
+    generated = []
     for first in range(0, len(questions), TOGETHER):
         some = questions[first : first + TOGETHER]
         frames = torch.from_numpy(np.stack([question.frames for question in some]))
         own = conditions.clips(first, first + len(some))
-        made.append(generate(build(some), frames, own, protocol.context, protocol.horizon).numpy())
-    return np.concatenate(made)
+        generated.append(generate(build(some), frames, own, protocol.context, protocol.horizon).numpy())
+    return np.concatenate(generated)
 
 
-def _read(sprites: Sprites, made: Clips, truth: Clips, empty: Clips, told: Indices) -> dict[str, NDArray[np.float64]]:
+def _read(
+    sprites: Sprites, generated: Clips, truth: Clips, empty: Clips, answers: Indices
+) -> dict[str, NDArray[np.float64]]:
     """Values (n, horizon) of each metric."""
-    found = {name: np.zeros(told.shape[:2]) for name in METRICS}
-    for clip, frame in np.ndindex(*told.shape[:2]):
-        thing, place = told[clip, frame].tolist()
-        answer = sprites.read(made[clip, frame], empty[clip])
-        found["there"][clip, frame] = answer is not None
-        found["colour"][clip, frame] = answer is not None and answer[0] == thing
-        found["place"][clip, frame] = answer is not None and answer[1] == place
-        found["object_psnr"][clip, frame] = sprites.psnr((thing, place), truth[clip, frame], made[clip, frame])
-    return found
+    values = {name: np.zeros(answers.shape[:2]) for name in METRICS}
+    for clip, frame in np.ndindex(*answers.shape[:2]):
+        thing, place = answers[clip, frame].tolist()
+        answer = sprites.read(generated[clip, frame], empty[clip])
+        values["there"][clip, frame] = answer is not None
+        values["colour"][clip, frame] = answer is not None and answer[0] == thing
+        values["place"][clip, frame] = answer is not None and answer[1] == place
+        values["object_psnr"][clip, frame] = sprites.psnr((thing, place), truth[clip, frame], generated[clip, frame])
+    return values
 
 
 TASK = Task(

@@ -84,8 +84,8 @@ def classes(protocol: Protocol, questions: Sequence[EvalClip]) -> Classes:
     """The right answers (n, horizon), counted from 0."""
     label = Fields.of(protocol).label
     if label == WARMTH:
-        asked = np.stack([question.frames[: protocol.horizon] for question in questions]).astype(np.float64)
-        warm = (asked[..., 0] - asked[..., 2]).mean((2, 3))
+        frames = np.stack([question.frames[: protocol.horizon] for question in questions]).astype(np.float64)
+        warm = (frames[..., 0] - frames[..., 2]).mean((2, 3))
         above: Classes = np.asarray(warm > np.median(warm, 0), np.int64)
         return above
     known = np.stack([question.labels[label][: protocol.horizon] for question in questions])

@@ -34,14 +34,14 @@ def frame_order(protocol: Protocol) -> tuple[Indices, Indices]:
         raise ValueError(
             f"horizon: {protocol.horizon} is more than the {protocol.context} context frames that can be walked back"
         )
-    there = np.arange(protocol.context)
-    back = there[::-1][: protocol.horizon]
-    return np.concatenate([there, back]), 2 * np.arange(1, protocol.horizon) + 1
+    way = np.arange(protocol.context)
+    back = way[::-1][: protocol.horizon]
+    return np.concatenate([way, back]), 2 * np.arange(1, protocol.horizon) + 1
 
 
-def judged(truth: Clips, made: Clips) -> tuple[Clips, Clips]:
+def judged(truth: Clips, generated: Clips) -> tuple[Clips, Clips]:
     """All frames but the first, which is the last one shown."""
-    return truth[:, 1:], made[:, 1:]
+    return truth[:, 1:], generated[:, 1:]
 
 
 TASK = Task(

@@ -33,8 +33,8 @@ def order(protocol: Protocol, episode: int) -> tuple[Indices, Indices]:
             f"horizon: {horizon} is more than the {context - 1} context frames that can be asked: all but the last one"
         )
     rng = np.random.default_rng(zlib.crc32(f"revisit/{protocol.seed}/{episode}".encode()))
-    asked = rng.permutation(context - 1)[:horizon]
-    return np.concatenate([np.arange(context), asked]), np.arange(context, context + horizon) - asked
+    queries = rng.permutation(context - 1)[:horizon]
+    return np.concatenate([np.arange(context), queries]), np.arange(context, context + horizon) - queries
 
 
 def frame_order(protocol: Protocol) -> tuple[Indices, Indices]:

@@ -36,8 +36,8 @@ def walks(protocol: Protocol) -> tuple[int, int]:
 
 def frame_order(protocol: Protocol) -> tuple[Indices, Indices]:
     """The one walk, a gap, the other; the distance is to the last frame shown, where `places` knows no better."""
-    shown, asked = np.arange(protocol.context), np.arange(protocol.horizon)
-    return np.concatenate([shown, protocol.context + 1 + asked]), asked + 1
+    shown, queries = np.arange(protocol.context), np.arange(protocol.horizon)
+    return np.concatenate([shown, protocol.context + 1 + queries]), queries + 1
 
 
 TASK = Task(

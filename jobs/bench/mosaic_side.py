@@ -92,9 +92,9 @@ class Side:
         loader = StreamingDataLoader(
             dataset, batch_size=self.clips, num_workers=WORKERS, persistent_workers=True, drop_last=False
         )
-        found = timed(loader)
+        timing = timed(loader)
         self.batches = itertools.chain.from_iterable(itertools.repeat(loader))
-        return found
+        return timing
 
     def fresh(self) -> Any:
         """The dataset, nothing of it unpacked: from a folder in place, from S3 through an empty cache."""

@@ -109,10 +109,10 @@ def end_session(leader: int) -> None:
 
 def _members(session: int) -> list[int]:
     """Living processes of a session."""
-    found = []
+    members = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             state, _, _, owner = folder.joinpath("stat").read_text().rpartition(")")[2].split()[:4]
             if int(owner) == session and state != "Z":
-                found.append(int(folder.name))
-    return found
+                members.append(int(folder.name))
+    return members

@@ -55,12 +55,12 @@ def run(settings: Settings) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         store = open_store(folder)
         written(store, settings)
-        found = []
+        rows = []
         for _ in range(settings.rounds):
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                found.append(pool.submit(look, store.uri, "plan", settings.clip, settings.clips).result())
+                rows.append(pool.submit(look, store.uri, "plan", settings.clip, settings.clips).result())
     case = f"{settings.episodes:,} episodes of {settings.frames} frames"
-    return [Row(case, n, statistics.median(one[n] for one in found), unit, len(found)) for n, unit in UNITS.items()]
+    return [Row(case, n, statistics.median(one[n] for one in rows), unit, len(rows)) for n, unit in UNITS.items()]
 
 
 def written(store: Store, settings: Settings) -> None:
@@ -109,11 +109,11 @@ def _rows(first: int, settings: Settings, specs: list[ArraySpec]) -> pa.Table:
 
 
 def _crc(path: Path) -> int:
-    found = 0
+    checksum = 0
     with path.open("rb") as file:
         while piece := file.read(2**24):
-            found = zlib.crc32(piece, found)
-    return found
+            checksum = zlib.crc32(piece, checksum)
+    return checksum
 
 
 def _manifest(settings: Settings, specs: list[ArraySpec], crc: int) -> Manifest:

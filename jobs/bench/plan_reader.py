@@ -20,11 +20,11 @@ def look(uri: str, name: str, clip: int, clips: int) -> dict[str, float]:
     plan = Plan.of(
         data, "train", stages=[(None, clip)], frames_per_step=clip * clips, base_segment=clip, seed=0, random_start=True
     )
-    made = time.perf_counter()
+    constructed = time.perf_counter()
     last = int(plan.steps_per_epoch) - 1
     steps = [int(plan.steps_per_epoch * epoch) + round(last * place) for epoch in EPOCHS for place in PLACES]
     slowest = max(_seconds(plan, step) for step in steps)
-    return {"open": opened - began, "plan": made - opened, "step": slowest, "memory": _peak_bytes() / 1e6}
+    return {"open": opened - began, "plan": constructed - opened, "step": slowest, "memory": _peak_bytes() / 1e6}
 
 
 def _seconds(plan: Plan, step: int) -> float:

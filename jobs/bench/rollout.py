@@ -96,15 +96,15 @@ def _one_frame(model: WorldModel, memory: Memory, settings: Settings) -> Callabl
 
 def alternate(calls: Sequence[Callable[[], object]], pairs: int) -> list[tuple[float, float]]:
     """CPU seconds of two calls, pair by pair, the order swapped each time; a first pair does not count."""
-    found = []
+    timings = []
     for number in range(pairs + 1):
         seconds = [0.0, 0.0]
         for which in (0, 1) if number % 2 else (1, 0):
             began = time.process_time()
             calls[which]()
             seconds[which] = time.process_time() - began
-        found.append((seconds[0], seconds[1]))
-    return found[1:]
+        timings.append((seconds[0], seconds[1]))
+    return timings[1:]
 
 
 def upper_bound(ratios: list[float]) -> float:
@@ -138,11 +138,11 @@ def _passes(
     constant = statistics.median(late for _, late in times)
     start, end = (statistics.median(pair[index] for pair in full_times) for index in (0, 1))
     slope = max(0.0, (end - start) / (late - early))
-    found = {
+    passes = {
         "operations": crossing(lambda n: ours.frame_flops(n, sampler), lambda n: full.frame_flops(n, sampler)),
         "bytes": crossing(lambda n: ours.carried(n)["total"], lambda n: full.carried(n)["total"]),
         "time": crossing(lambda n: constant, lambda n: start + slope * (n - early)),
     }
-    for what, frame in found.items():
+    for what, frame in passes.items():
         if frame is not None:
             yield Row(f"{settings.size} {FULL} passes {OURS}", what, frame, "frames", 1)

@@ -43,15 +43,15 @@ class Start:
 
 def run(settings: Settings) -> list[Row]:
     """Start everything `rounds` times."""
-    found: dict[str, list[Start]] = {name: [] for name in CONTEXTS}
+    per_name: dict[str, list[Start]] = {name: [] for name in CONTEXTS}
     with tempfile.TemporaryDirectory(prefix="longtake-") as folder:
         store = open_store(folder)
         written(store, "doom-maze-tiny", edge=32, frames=96)
         for _ in range(settings.rounds):
             for name, workers in CONTEXTS.items():
-                found[name].append(started(store, workers))
+                per_name[name].append(started(store, workers))
     rows = []
-    for name, starts in found.items():
+    for name, starts in per_name.items():
         case = f"tiny, {name}"
         rows += [
             Row(case, "first step", statistics.median(one.first_step for one in starts), "s", settings.rounds),

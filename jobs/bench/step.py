@@ -88,9 +88,11 @@ def _generating(model: WorldModel, settings: Settings, case: str) -> Iterator[Ro
     with _precision(settings, device):
         shown = torch.zeros(1, context, model.config.channels, model.config.height, model.config.width)
         memory = prefill(model, shown, _told(model, 1, context))
-        generators, told = [torch.Generator()], _told(model, 1, together)
+        generators, conditions = [torch.Generator()], _told(model, 1, together)
         seconds = _timed(
-            lambda: rollout(model, told, together, memory, settings.sampler, generators), settings.steps + 2, device
+            lambda: rollout(model, conditions, together, memory, settings.sampler, generators),
+            settings.steps + 2,
+            device,
         )[2:]
     yield Row(f"{case} frame {context}", "generated", 1e3 * statistics.median(seconds) / together, "ms", len(seconds))
 

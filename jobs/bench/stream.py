@@ -150,12 +150,12 @@ def written(store: Store, settings: Settings) -> Dataset:
     )
     per_shard, shape = 8, (settings.frames, settings.edge, settings.edge, 3)
     for first in range(0, settings.episodes, per_shard):
-        made = []
+        episodes = []
         for number in range(first, min(first + per_shard, settings.episodes)):
             random = np.random.default_rng(number)
             walk = np.cumsum(random.normal(size=(settings.frames, 3)), 0).astype(np.float32)
-            made.append(Episode(_pictures(shape, random, settings.codec == "video"), walk[:, :2].copy(), walk))
-        making.write_shard(first // per_shard, made)
+            episodes.append(Episode(_pictures(shape, random, settings.codec == "video"), walk[:, :2].copy(), walk))
+        making.write_shard(first // per_shard, episodes)
     return making.finalize(-(-settings.episodes // per_shard))
 
 
@@ -166,10 +166,10 @@ def _pictures(shape: tuple[int, ...], random: np.random.Generator, still: bool) 
     noise = random.integers(0, 8, (edge, 4 * edge, 3), dtype=np.uint8)
     shifts = np.cumsum(random.integers(-3, 4, frames)) % (3 * edge)
     wide = wide + noise
-    found = np.stack([wide[:, shift : shift + edge] for shift in shifts])
+    pictures = np.stack([wide[:, shift : shift + edge] for shift in shifts])
     if not still:
-        found[:, edge // 2 :] += random.integers(0, 8, found[:, edge // 2 :].shape, dtype=np.uint8)
-    return found
+        pictures[:, edge // 2 :] += random.integers(0, 8, pictures[:, edge // 2 :].shape, dtype=np.uint8)
+    return pictures
 
 
 def plan_of(data: Dataset, settings: Settings, random_start: bool = False) -> Plan:
@@ -250,9 +250,9 @@ def _speed(case: str, data: Dataset, plan: Plan, settings: Settings) -> Iterator
         rates: dict[str, list[float]] = {name: [] for name in turns}
         for number in range(settings.rounds + 1):
             for name, rate in turns.items():
-                found = rate()
+                speed = rate()
                 if number:
-                    rates[name].append(found)
+                    rates[name].append(speed)
     for name, found_in_rounds in rates.items():
         yield Row(f"{case}: {name}", "clips", statistics.median(found_in_rounds), "1/s", settings.rounds)
     for name, mine in rivals.items():
@@ -279,10 +279,10 @@ class _Platform:
     def running(self) -> float:
         """Clips a second, once it runs."""
         skip, stream = _ready(self._data, self._plan), self._from(self._step, ENDLESS)
-        found = _rate((batch.frames for _, batch in stream), skip, self._settings)
+        speed = _rate((batch.frames for _, batch in stream), skip, self._settings)
         stream.close()
         self._step += skip + self._settings.steps
-        return found
+        return speed
 
     def epoch(self) -> float:
         """Clips a second over one epoch, the start of its pipeline included; from an empty cache, if it has one."""

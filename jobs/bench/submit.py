@@ -82,20 +82,20 @@ def first_step(command: Sequence[str], environment: Mapping[str, str], store: St
 
     Raises UserError with what it printed if it fails or takes too long.
     """
-    before, began, found = set(_told(store)), time.monotonic(), None
+    before, began, first = set(_told(store)), time.monotonic(), None
     with tempfile.TemporaryFile("w+") as out:
         process = subprocess.Popen(command, env=dict(environment), stdout=out, stderr=subprocess.STDOUT)
         try:
             while process.poll() is None and time.monotonic() - began < LIMIT_S:
-                if found is None and set(_told(store)) - before:
-                    found = time.monotonic() - began
+                if first is None and set(_told(store)) - before:
+                    first = time.monotonic() - began
                 time.sleep(POLL_S)
         finally:
             process.kill()
-        if process.wait() or found is None:
+        if process.wait() or first is None:
             out.seek(0)
             raise UserError(f"{' '.join(command)}: exit code {process.returncode}: {out.read()[-3000:]}")
-    return found
+    return first
 
 
 def _told(store: Store) -> Iterator[str]:
@@ -106,9 +106,9 @@ def _told(store: Store) -> Iterator[str]:
 
 
 def _rows(seconds: Mapping[str, Sequence[float]]) -> Iterator[Row]:
-    over = [there - here for there, here in zip(seconds[SUBMITTED], seconds[HERE], strict=True)]
+    over = [remote - here for remote, here in zip(seconds[SUBMITTED], seconds[HERE], strict=True)]
     rounds = len(over) - 1
-    for name, found in seconds.items():
-        yield Row(name, "first step", statistics.median(found[1:]), "s", rounds)
+    for name, times in seconds.items():
+        yield Row(name, "first step", statistics.median(times[1:]), "s", rounds)
     yield Row(f"{SUBMITTED} over {HERE}", "overhead", statistics.median(over[1:]), "s", rounds)
     yield Row(f"{SUBMITTED} over {HERE}, code is new", "overhead", over[0], "s", 1)

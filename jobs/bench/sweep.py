@@ -91,8 +91,8 @@ class Curves(Config):
 
         if size(self.space) is None:
             raise ValueError("space: a range has no end of points; only grids can be replayed")
-        there = {_key(curve.labels) for curve in self.trials if max(curve.values) == self.steps}
-        missing = [point for point in points(self.space) if _key(point) not in there]
+        trained = {_key(curve.labels) for curve in self.trials if max(curve.values) == self.steps}
+        missing = [point for point in points(self.space) if _key(point) not in trained]
         if missing:
             raise ValueError(f"trials: {len(missing)} points were not trained to step {self.steps}: {missing[0]}, ...")
         return self
@@ -118,7 +118,7 @@ def of_sweep(uri: str, wanted: str) -> Curves:
     sweep = job.earlier(store, name, [])
     with lease.of_sweep(store, name) as held:
         study = job.open_study(sweep, store, held)
-    told: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "name": sweep.config.name,
         "space": {field: axis.model_dump(mode="json") for field, axis in sweep.config.space.items()},
         "steps": sweep.base.steps,
@@ -130,7 +130,7 @@ def of_sweep(uri: str, wanted: str) -> Curves:
     trials = [
         {"labels": {f: row[f] for f in axes if row[f] is not None}, "values": curve} for row, curve in rows if curve
     ]
-    return build(Curves, told | {"trials": trials})
+    return build(Curves, settings | {"trials": trials})
 
 
 def read(settings: Settings) -> list[Curves]:
@@ -210,20 +210,20 @@ def _method(
     )
 
 
-def _after(found: Iterator[Reached], cost: int) -> float:
+def _after(progress: Iterator[Reached], cost: int) -> float:
     """The best that a search has when it has paid so much."""
     best = math.nan
-    for reached in found:
+    for reached in progress:
         if reached.frames > cost:
             return best
         best = reached.best
     return best  # all points cost less
 
 
-def _chase(found: Iterator[Reached], target: float, sign: int, cost: int, patience: float) -> tuple[float, float]:
+def _chase(progress: Iterator[Reached], target: float, sign: int, cost: int, patience: float) -> tuple[float, float]:
     """Frames paid until a done trial was as good as the target, and the best at `cost`."""
     paid, best = math.inf, math.nan
-    for reached in found:
+    for reached in progress:
         if reached.frames <= cost:
             best = reached.best
         if sign * reached.best >= target and paid == math.inf:
@@ -234,17 +234,17 @@ def _chase(found: Iterator[Reached], target: float, sign: int, cost: int, patien
 
 
 def _share_rows(shares: dict[str, list[float]]) -> Iterator[Row]:
-    for name, found in shares.items():
-        draws = np.random.default_rng(0).choice(found, (RESAMPLES, len(found)))
+    for name, values in shares.items():
+        draws = np.random.default_rng(0).choice(values, (RESAMPLES, len(values)))
         medians = np.quantile(draws, 0.5, axis=1, method="higher")  # no mean of two where one is infinite
         low, high = np.quantile(medians, [0.025, 0.975], method="higher")
-        middle = float(np.quantile(found, 0.5, method="higher"))
-        yield Row(name, "share of random's frames", middle, "times", len(found))
-        yield Row(name, "share, lower bound", float(low), "times", len(found))
-        yield Row(name, "share, upper bound", float(high), "times", len(found))
-        yield Row(name, "never got there", sum(map(math.isinf, found)) / len(found), "share", len(found))
+        middle = float(np.quantile(values, 0.5, method="higher"))
+        yield Row(name, "share of random's frames", middle, "times", len(values))
+        yield Row(name, "share, lower bound", float(low), "times", len(values))
+        yield Row(name, "share, upper bound", float(high), "times", len(values))
+        yield Row(name, "never got there", sum(map(math.isinf, values)) / len(values), "share", len(values))
 
 
 def _equal_rows(equal: dict[str, list[float]]) -> Iterator[Row]:
-    for name, found in equal.items():
-        yield Row(name, "best at equal cost", float(np.median(found)), "objective", len(found))
+    for name, values in equal.items():
+        yield Row(name, "best at equal cost", float(np.median(values)), "objective", len(values))

@@ -63,9 +63,9 @@ class Settings(Config):
 def run(settings: Settings) -> list[Row]:
     """Measure everything, each in a store of its own."""
     with _place(settings.place) as place:
-        found = _reads(open_store(f"{place}/reads"), settings) if settings.rows else []
-        found += _writers(open_store(f"{place}/writers"), settings) if settings.writers else []
-        return found + (_kills(open_store(f"{place}/kills"), settings) if settings.kills else [])
+        rows = _reads(open_store(f"{place}/reads"), settings) if settings.rows else []
+        rows += _writers(open_store(f"{place}/writers"), settings) if settings.writers else []
+        return rows + (_kills(open_store(f"{place}/kills"), settings) if settings.kills else [])
 
 
 @contextmanager
@@ -107,13 +107,13 @@ def scores(rows: int, parts: int) -> Iterator[pd.DataFrame]:
 def _reads(store: Store, settings: Settings) -> list[Row]:
     name = f"{_kind(store)}, {settings.rows} rows"
     seconds, _ = _timed(lambda: _append(store, settings), 1)
-    found = [Row(f"{name} into {settings.parts} parts", "append", seconds, "s", 1)]
-    found += _read(store, f"{name} in {settings.parts} parts", settings.rounds)
+    rows = [Row(f"{name} into {settings.parts} parts", "append", seconds, "s", 1)]
+    rows += _read(store, f"{name} in {settings.parts} parts", settings.rounds)
     seconds, done = _timed(lambda: compact(store, "scores"), 1)
     assert done.rows == settings.rows, f"{done.rows} rows after compaction"
-    found.append(Row(f"{name} from {settings.parts} parts", "compact", seconds, "s", 1))
-    found += _read(store, f"{name} compacted", settings.rounds)
-    return [*found, _read_by_pandas(store, f"{name} compacted", settings.rounds)]
+    rows.append(Row(f"{name} from {settings.parts} parts", "compact", seconds, "s", 1))
+    rows += _read(store, f"{name} compacted", settings.rounds)
+    return [*rows, _read_by_pandas(store, f"{name} compacted", settings.rounds)]
 
 
 def _kind(store: Store) -> str:
@@ -151,21 +151,21 @@ def _timed(work: Callable[[], Any], rounds: int) -> tuple[float, Any]:
     seconds = []
     for _ in range(rounds):
         began = time.perf_counter()
-        found = work()
+        result = work()
         seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds), found
+    return statistics.median(seconds), result
 
 
 def _writers(store: Store, settings: Settings) -> list[Row]:
     """Writers append; the reader looks, and compacts after every third look."""
     rows, count = settings.writer_rows, settings.writers
     with tempfile.TemporaryDirectory() as folder:
-        told = Path(folder) / "told"
+        record = Path(folder) / "told"
         began = time.perf_counter()
-        started = [_start(store, f"w{number}", settings.writer_parts, rows, told) for number in range(count)]
+        started = [_start(store, f"w{number}", settings.writer_parts, rows, record) for number in range(count)]
         looks, lost, double, failed = 0, 0, 0, 0
         while any(process.is_alive() for process in started):
-            known = _lines(told)
+            known = _lines(record)
             looks += 1
             try:
                 sizes = _sizes(store)
@@ -192,17 +192,17 @@ def _kills(store: Store, settings: Settings) -> list[Row]:
     rows, draw = settings.writer_rows, random.Random(0)
     lost = half = midway = failed = 0
     with tempfile.TemporaryDirectory() as folder:
-        told = Path(folder) / "told"
+        record = Path(folder) / "told"
         for turn in range(settings.kills):
-            before = len(_lines(told))
-            process = _start(store, f"k{turn}", 10**6, rows, told)
-            while len(_lines(told)) == before and process.is_alive():
+            before = len(_lines(record))
+            process = _start(store, f"k{turn}", 10**6, rows, record)
+            while len(_lines(record)) == before and process.is_alive():
                 time.sleep(0.002)
             time.sleep(draw.uniform(0, KILL_WITHIN_S))
             process.kill()
             process.join()
-            known = _lines(told)
-            midway += told.read_text().splitlines()[-1].startswith(BEGUN)
+            known = _lines(record)
+            midway += record.read_text().splitlines()[-1].startswith(BEGUN)
             try:
                 sizes = _sizes(store)
             except Exception:  # whatever a reader can meet is what is counted
@@ -220,15 +220,17 @@ def _counts(case: str, counts: dict[str, int], repetitions: int) -> list[Row]:
     return [Row(case, name, float(count), "", repetitions) for name, count in counts.items()]
 
 
-def _start(store: Store, name: str, parts: int, rows: int, told: Path) -> BaseProcess:
-    process = multiprocessing.get_context("spawn").Process(target=write, args=(store.uri, name, parts, rows, str(told)))
+def _start(store: Store, name: str, parts: int, rows: int, record: Path) -> BaseProcess:
+    process = multiprocessing.get_context("spawn").Process(
+        target=write, args=(store.uri, name, parts, rows, str(record))
+    )
     process.start()
     return process
 
 
-def _lines(told: Path) -> set[str]:
+def _lines(record: Path) -> set[str]:
     """The parts that were acknowledged."""
-    lines = told.read_text().split() if told.exists() else []
+    lines = record.read_text().split() if record.exists() else []
     return {line for line in lines if not line.startswith(BEGUN)}
 
 

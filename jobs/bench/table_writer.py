@@ -10,13 +10,13 @@ from longtake.tables import table as tables
 BEGUN = "begun:"
 
 
-def write(uri: str, name: str, parts: int, rows: int, told: str) -> None:
-    """Append `parts` parts of `rows` rows to `steps`; the file `told` says which were begun and which acknowledged."""
+def write(uri: str, name: str, parts: int, rows: int, record: str) -> None:
+    """Append `parts` parts of `rows` rows to `steps`; the file `record` says which were begun, which acknowledged."""
     store = open_store(uri)
-    handle = os.open(told, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    handle = os.open(record, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     for number in range(parts):
         part = f"{name}-{number}"
-        made = [{"run": part, "step": step, "loss": 0.5} for step in range(rows)]
+        rows_of_part = [{"run": part, "step": step, "loss": 0.5} for step in range(rows)]
         os.write(handle, f"{BEGUN}{part}\n".encode())
-        tables.append(store, "steps", made, part)
+        tables.append(store, "steps", rows_of_part, part)
         os.write(handle, f"{part}\n".encode())

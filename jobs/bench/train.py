@@ -80,15 +80,15 @@ def run(settings: Settings) -> list[Row]:
     """Train and compare."""
     with tempfile.TemporaryDirectory(prefix="longtake-") as folder:
         store = open_store(folder)
-        found = measured(store, training(store, settings), settings)
-    case, count = f"{settings.size} {settings.frames} frames", len(found.ours)
-    sides = {OURS: found.ours, BARE: found.bare}
+        measurement = measured(store, training(store, settings), settings)
+    case, count = f"{settings.size} {settings.frames} frames", len(measurement.ours)
+    sides = {OURS: measurement.ours, BARE: measurement.bare}
     steps = [
         Row(f"{case}: {name}", "step", statistics.median(wall for wall, _ in seconds), "s", count)
         for name, seconds in sides.items()
     ]
     over = f"{case}: {OURS} over {BARE}"
-    ratios = {"ratio": found.ratio(WALL), "CPU ratio": found.ratio(CPU)}
+    ratios = {"ratio": measurement.ratio(WALL), "CPU ratio": measurement.ratio(CPU)}
     return steps + [Row(over, name, value, "times", count) for name, value in ratios.items()]
 
 
@@ -120,12 +120,12 @@ def written(store: Store, name: str, *, edge: int, frames: int, episodes: int = 
     """Walks past noise: `episodes` of `frames` frames each."""
     making = DatasetWriter(store, name, recipe={}, fps=10.0, action_space={"a": "any"}, pose=["x", "y", "yaw"])
     random = np.random.default_rng(0)
-    made = []
+    clips = []
     for _ in range(episodes):
         walk = np.cumsum(random.normal(0, 0.3, (frames, 3)), 0).astype(np.float32)
         pictures = random.integers(0, 256, (frames, edge, edge, 3), dtype=np.uint8)
-        made.append(Episode(pictures, walk[:, :2].copy(), walk))
-    making.write_shard(0, made)
+        clips.append(Episode(pictures, walk[:, :2].copy(), walk))
+    making.write_shard(0, clips)
     return making.finalize(1)
 
 

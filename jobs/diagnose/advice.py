@@ -132,8 +132,8 @@ def _with_small_blocks(model: ModelConfig) -> ModelConfig:
         layer.model_copy(update={"spatial_block": [1, 1]}) if number < (len(model.stack) + 1) // 2 else layer
         for number, layer in enumerate(model.stack)
     ]
-    told = model.model_dump() | {"layers": [layer.model_dump() for layer in layers], "depth": None}
-    return ModelConfig.model_validate(told)
+    settings = model.model_dump() | {"layers": [layer.model_dump() for layer in layers], "depth": None}
+    return ModelConfig.model_validate(settings)
 
 
 def _seams(facts: Facts) -> Iterator[Advice]:

@@ -19,9 +19,9 @@ def main(runs: Sequence[str], store: str) -> None:
 
     place = open_store(store)
     place.require_exists()
-    found = gather(place, runs)
-    show(side_by_side(found))
-    for facts in found:
+    diagnosed = gather(place, runs)
+    show(side_by_side(diagnosed))
+    for facts in diagnosed:
         print(f"\n{facts.name} ({facts.run})")
         for line in [*facts.told(), *(advice.line() for advice in advise(facts)), *facts.missing(place.uri)]:
             print(f"  {line}")

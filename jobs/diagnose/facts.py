@@ -105,8 +105,8 @@ class Facts:
     def state(self, statistic: str) -> dict[str, pd.Series[float]]:
         """Per layer, a statistic of its state at every validation that noted it."""
         start = f"{STATE}{statistic}."
-        found = {str(c).removeprefix(start): self.steps[c].dropna() for c in self.steps if str(c).startswith(start)}
-        return {layer: values for layer, values in found.items() if len(values)}
+        series = {str(c).removeprefix(start): self.steps[c].dropna() for c in self.steps if str(c).startswith(start)}
+        return {layer: values for layer, values in series.items() if len(values)}
 
 
 def megabytes(size: float) -> str:
@@ -160,13 +160,14 @@ def _facts(run: Run, scores: pd.DataFrame, steps: pd.DataFrame, bench: pd.DataFr
 def _horizon(own: pd.DataFrame) -> Horizon | None:
     """By the newest protocol of retrieval under which the run and all its rivals were scored."""
     rows = own[own.task == TASK] if len(own) else own
-    made = rows[rows.run != NO_RUN] if len(rows) else rows
-    for protocol in reversed(list(dict.fromkeys(made.sort_values("event_time").protocol)) if len(made) else []):
+    of_models = rows[rows.run != NO_RUN] if len(rows) else rows
+    protocols = list(dict.fromkeys(of_models.sort_values("event_time").protocol)) if len(of_models) else []
+    for protocol in reversed(protocols):
         try:
-            (found,) = memory_horizons.horizons(rows[rows.protocol == protocol])
+            (horizon,) = memory_horizons.horizons(rows[rows.protocol == protocol])
         except ValueError:
             continue  # a rival was not scored: `missing` tells what to type
-        return found
+        return horizon
     return None
 
 
@@ -194,12 +195,12 @@ def _mean(own: pd.DataFrame, task: str, metric: str) -> float | None:
     return float(rows.value.mean()) if len(rows) else None
 
 
-def side_by_side(found: Sequence[Facts]) -> pd.DataFrame:
+def side_by_side(runs: Sequence[Facts]) -> pd.DataFrame:
     """A line per run: its memory horizon, and beside it what remembering costs."""
     import pandas as pd
 
     lines = []
-    for facts in found:
+    for facts in runs:
         horizon, carried = facts.horizon, facts.costs.carried(facts.asked)
         full = facts.full.carried(facts.asked)["total"] if facts.full else None
         lines.append(

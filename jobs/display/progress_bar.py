@@ -69,8 +69,8 @@ def training_bar(label: str, steps: int, quiet: bool = False) -> Iterator[Callab
         return
     with bar(f"train {label}", "starting the workers") as update:
 
-        def show(told: Progress) -> None:
-            numbers = told.numbers
+        def show(progress: Progress) -> None:
+            numbers = progress.numbers
             words = (
                 [f"loss {numbers['loss']:.4f}", f"{numbers['frames_per_s']:.0f} frames/s"] if "loss" in numbers else []
             )
@@ -78,9 +78,9 @@ def training_bar(label: str, steps: int, quiet: bool = False) -> Iterator[Callab
                 words.append(f"waits for data {numbers['data_wait']:.0%}")
             if "state_drift" in numbers:
                 words.append(f"memory drifts {numbers['state_drift']:+.0%}")
-            if told.restarts:
-                words.append(f"workers replaced {told.restarts}x")
-            update(told.step, steps, "  ".join(words))
+            if progress.restarts:
+                words.append(f"workers replaced {progress.restarts}x")
+            update(progress.step, steps, "  ".join(words))
 
         yield show
 

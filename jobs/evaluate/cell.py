@@ -60,15 +60,15 @@ def _rows(cell: ScoreCell, questions: list[EvalClip]) -> Rows:
 def read_clip(cell: ScoreCell, episode: int) -> EvalClip:
     """The clip of one episode, or of the walks of its world."""
     protocol, first = cell.protocol, cell.protocol.start
-    dataset, asked = open_store(cell.store).dataset(cell.dataset), TASKS[protocol.task].labels(protocol)
+    dataset, label_names = open_store(cell.store).dataset(cell.dataset), TASKS[protocol.task].labels(protocol)
     pieces = [
-        dataset.read(walk, first, first + frames, labels=bool(asked))
+        dataset.read(walk, first, first + frames, labels=bool(label_names))
         for walk, frames in zip(_walks(protocol, dataset, episode), protocol.spans, strict=True)
     ]
     frames = pictures.shown(dataset, np.concatenate([piece.frames for piece in pieces]))
     poses = [piece.pose for piece in pieces if piece.pose is not None]
     actions = dataset.action_vectors(np.concatenate([piece.actions for piece in pieces]))
-    labels = {name: np.concatenate([piece.labels[name] for piece in pieces]) for name in asked}
+    labels = {name: np.concatenate([piece.labels[name] for piece in pieces]) for name in label_names}
     return build_clip(protocol, episode, frames, np.concatenate(poses) if poses else None, actions, labels)
 
 
@@ -76,9 +76,9 @@ def _walks(protocol: Protocol, dataset: Dataset, episode: int) -> list[int]:
     """The episodes that the clip of an episode lies in."""
     if len(protocol.spans) == 1:
         return [episode]
-    there = asked_episodes(protocol, dataset)
-    found: list[int] = there.walks[there.episode == episode].iloc[0]
-    return found
+    episodes = asked_episodes(protocol, dataset)
+    walks: list[int] = episodes.walks[episodes.episode == episode].iloc[0]
+    return walks
 
 
 def conditions_of(questions: list[EvalClip]) -> Conditions:
@@ -97,8 +97,8 @@ def build_system(cell: ScoreCell, questions: Sequence[EvalClip]) -> System:
     if cell.run == NO_RUN:
         system = {**BASELINES, **PROBED}[cell.system.removesuffix(STRANGER)]()
     elif cell.make is not None:
-        made = cell.make(seeds)
-        system = WipedMemory(made) if cell.variant == "wiped" else made
+        external = cell.make(seeds)
+        system = WipedMemory(external) if cell.variant == "wiped" else external
     else:
         model, tokenizer = read_model(cell.store, cell.run, cell.step)
         if cell.variant == "reconstruction":

@@ -69,8 +69,8 @@ class EvaluatedCheckpoint:
 
 
 def _cost(store: Store, run: str, step: int) -> tuple[tuple[str, float], ...]:
-    told = checkpoints.manifest(store, run, step)["metrics"]
-    return tuple((f"train_{name}", told[name]) for name in ("frames", "worker_s", "bytes_read") if name in told)
+    costs = checkpoints.manifest(store, run, step)["metrics"]
+    return tuple((f"train_{name}", costs[name]) for name in ("frames", "worker_s", "bytes_read") if name in costs)
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,8 @@ def asked_episodes(protocol: Protocol, dataset: Dataset) -> pd.DataFrame:
     """
     if len(protocol.spans) > 1:
         return worlds.walks(dataset, protocol.split, len(protocol.spans))
-    there = dataset.episodes(protocol.split)
-    return there.assign(walks=there.episode.map(lambda episode: [episode]))
+    episodes = dataset.episodes(protocol.split)
+    return episodes.assign(walks=episodes.episode.map(lambda episode: [episode]))
 
 
 def protocol_problems(protocol: Protocol, dataset: Dataset) -> list[str]:
@@ -46,16 +46,16 @@ def protocol_problems(protocol: Protocol, dataset: Dataset) -> list[str]:
         return [*problems, f"{protocol.task}.{error}"]
     lacking = list(_label_problems(protocol, dataset))
     problems += lacking
-    there = asked_episodes(protocol, dataset)
-    if len(there) < protocol.scored:
+    episodes = asked_episodes(protocol, dataset)
+    if len(episodes) < protocol.scored:
         walks = len(protocol.spans)
         of = f" worlds with {walks} walks" if walks > 1 else ""
-        of += f" (collect them with --set walks={walks})" if of and there.empty else ""
+        of += f" (collect them with --set walks={walks})" if of and episodes.empty else ""
         problems.append(
             f"{protocol.task}.episodes: {protocol.scored} asked for, "
-            f"but split {protocol.split} of {dataset.name} has {len(there)}{of}"
+            f"but split {protocol.split} of {dataset.name} has {len(episodes)}{of}"
         )
-    short = there.head(protocol.scored)
+    short = episodes.head(protocol.scored)
     short = short[short.length < need]
     if len(short):
         problems.append(
@@ -64,7 +64,7 @@ def protocol_problems(protocol: Protocol, dataset: Dataset) -> list[str]:
             f"the shortest, episode {short.sort_values('length').episode.iloc[0]}, has {short.length.min()}"
         )
     elif not lacking:
-        problems += _unfit(protocol, dataset, there)
+        problems += _unusable(protocol, dataset, episodes)
     metrics = _metric_problems(protocol, pictures.frame_shape(dataset)[:2])
     return problems + [f"{protocol.task}.metrics: {problem}" for problem in metrics]
 
@@ -73,30 +73,30 @@ def _label_problems(protocol: Protocol, dataset: Dataset) -> Iterator[str]:
     """Why the labels that a task needs cannot be had of a dataset."""
     from longtake.evals.registry import TASKS
 
-    there = {spec.name.removeprefix(LABEL): spec for spec in dataset.manifest.arrays if spec.name.startswith(LABEL)}
+    specs = {spec.name.removeprefix(LABEL): spec for spec in dataset.manifest.arrays if spec.name.startswith(LABEL)}
     task = TASKS[protocol.task]
     field, more = task.label_field or ("", ())
     where = f"{protocol.task}.{field}" if field else protocol.task
     for label in task.labels(protocol):
-        if label not in there:
-            yield f"{where}: {unknown(f'label of {dataset.name}', label, [*more, *there])}"
-        elif there[label].shape or np.dtype(there[label].dtype).kind not in "biu":
+        if label not in specs:
+            yield f"{where}: {unknown(f'label of {dataset.name}', label, [*more, *specs])}"
+        elif specs[label].shape or np.dtype(specs[label].dtype).kind not in "biu":
             yield f"{where}: {label} of {dataset.name} is no whole number per frame"
 
 
-def _unfit(protocol: Protocol, dataset: Dataset, there: pd.DataFrame) -> Iterator[str]:
+def _unusable(protocol: Protocol, dataset: Dataset, episodes: pd.DataFrame) -> Iterator[str]:
     """Why the first episode, by its labels, cannot be asked; the others are looked at when they are scored."""
     from longtake.evals.registry import TASKS
 
     task, first = TASKS[protocol.task], protocol.start
-    if task.why_unusable is None or there.empty:
+    if task.why_unusable is None or episodes.empty:
         return
-    episode = int(there.episode.iloc[0])
+    episode = int(episodes.episode.iloc[0])
     piece = dataset.read(episode, first, first + protocol.frames, labels=True)
     at = task.frame_order(protocol)[0] * (protocol.stride or 1)
-    told = task.why_unusable(protocol, {name: piece.labels[name][at] for name in task.labels(protocol)})
-    if told:
-        yield f"{protocol.task}: episode {episode} of {dataset.name} cannot be asked: {told}"
+    reason = task.why_unusable(protocol, {name: piece.labels[name][at] for name in task.labels(protocol)})
+    if reason:
+        yield f"{protocol.task}: episode {episode} of {dataset.name} cannot be asked: {reason}"
 
 
 def _metric_problems(protocol: Protocol, size: Sequence[int]) -> Iterator[str]:
@@ -146,22 +146,22 @@ def trained_on(subject: EvaluatedCheckpoint, dataset: Dataset, store: Store, pro
     """
     if subject.dataset == dataset.name or not store.exists(f"datasets/{subject.dataset}/manifest.json"):
         return []
-    own, there = store.dataset(subject.dataset).index, dataset.index
+    own, index = store.dataset(subject.dataset).index, dataset.index
     learned = set(own.source_digest[own.split == "train"])
     episodes = asked_episodes(protocol, dataset).head(protocol.scored).walks.explode()
-    asked = there[there.episode.isin(episodes)]
-    return [int(episode) for episode in asked.episode[asked.source_digest.isin(learned)]]
+    scored = index[index.episode.isin(episodes)]
+    return [int(episode) for episode in scored.episode[scored.source_digest.isin(learned)]]
 
 
 def beyond_training(protocols: Sequence[Protocol], subjects: Sequence[EvaluatedCheckpoint]) -> str | None:
     """One line on every model that is asked for streams longer than the clips it was trained on."""
-    told = [
+    lines = [
         f"{subject.name} (run {subject.run}) was trained on clips of {subject.trained_frames} frames, "
         f"{protocol.task} asks for streams of {protocol.stream}"
         for subject in {subject.run: subject for subject in subjects}.values()
         for protocol in protocols
         if subject.trained_frames is not None and protocol.stream > subject.trained_frames
     ]
-    if not told:
+    if not lines:
         return None
-    return f"BEYOND TRAINING: {'; '.join(told)}. Such scores are extrapolation; their rows say so (beyond_training)."
+    return f"BEYOND TRAINING: {'; '.join(lines)}. Such scores are extrapolation; their rows say so (beyond_training)."

@@ -47,12 +47,12 @@ def _only_tasks(config: EvaluateConfig, tasks: str | None) -> EvaluateConfig:
     """The config with the protocols of the named tasks."""
     if tasks is None:
         return config
-    there = {protocol.task for protocol in config.protocols}
-    asked = [task.strip() for task in tasks.split(",")]
-    wrong = [unknown("task", task, there) for task in asked if task not in there]
+    known = {protocol.task for protocol in config.protocols}
+    names = [task.strip() for task in tasks.split(",")]
+    wrong = [unknown("task", task, known) for task in names if task not in known]
     if wrong:
         raise UserError(*wrong)
-    return config.model_copy(update={"protocols": [p for p in config.protocols if p.task in asked]})
+    return config.model_copy(update={"protocols": [p for p in config.protocols if p.task in names]})
 
 
 def limited(config: EvaluateConfig, limit: int | None) -> EvaluateConfig:

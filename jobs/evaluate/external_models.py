@@ -44,18 +44,18 @@ def read(systems: Mapping[str, str]) -> list[ExternalModel]:
     """Load what an evaluation names. Raises UserError, a line per name, file or maker that is none."""
     from longtake.evals.baselines import BASELINES
 
-    found, problems = [], []
+    models, problems = [], []
     for name, where in systems.items():
         if not NAME.fullmatch(name) or name in BASELINES:
             problems.append(f"systems.{name}: a name has letters, digits and . _ -, and is not {', '.join(BASELINES)}")
             continue
         try:
-            found.append(_load(name, where))
+            models.append(_load(name, where))
         except UserError as error:
             problems += error.lines
     if problems:
         raise UserError(*problems)
-    return found
+    return models
 
 
 def travel(makers: Iterable[Maker | None]) -> None:
@@ -74,8 +74,8 @@ def _load(name: str, where: str) -> ExternalModel:
         raise UserError(f"systems.{name}: {where!r} is not FILE.py:MAKER of a file that is there")
     module = _module(name, path)
     if not callable(getattr(module, maker, None)):
-        there = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise UserError(f"systems.{name}: {unknown(f'maker in {file}', maker, there)}")
+        makers = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise UserError(f"systems.{name}: {unknown(f'maker in {file}', maker, makers)}")
     make: Maker = getattr(module, maker)
     missing = [part for part in FACE if isinstance(make, type) and not hasattr(make, part)]
     if missing:

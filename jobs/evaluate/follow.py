@@ -44,8 +44,8 @@ def follow(
             alive = _alive(store, ids)  # before looking, so that a run's last checkpoint is not missed
             new = [(run, step) for run in ids for step in checkpoints.complete(store, run) if (run, step) not in done]
             for run, step in new:
-                told = run in {before for before, _ in done}
-                failed += _score(settings, store, run, step, work, told)
+                warned = run in {before for before, _ in done}
+                failed += _score(settings, store, run, step, work, warned)
                 done.add((run, step))
             if not new and not alive:
                 return failed
@@ -53,13 +53,13 @@ def follow(
                 time.sleep(poll_s)
 
 
-def _score(settings: EvaluateConfig, store: Store, run: str, step: int, work: Evaluate, told: bool) -> list[str]:
-    """Score one checkpoint; the parts that failed while it was there. `told`: the run was warned of already."""
+def _score(settings: EvaluateConfig, store: Store, run: str, step: int, work: Evaluate, warned: bool) -> list[str]:
+    """Score one checkpoint; the parts that failed while it was there. `warned`: the run was warned of already."""
     row = tables.read(store, "runs", where=f"run == {run!r}").iloc[0]
     try:
         subject = EvaluatedCheckpoint.read(store, run, str(row["name"]), step, str(row["dataset_name"]))
         loud = beyond_training(settings.protocols, [subject])
-        if loud and not told:
+        if loud and not warned:
             print(loud)
         report = work(plan_cells(settings, store, [subject]), store)
     except UserError:

@@ -39,13 +39,13 @@ def find_subjects(store: Store, runs: str) -> list[EvaluatedCheckpoint]:
     """
     ids = find.find_ids(store, runs, find.WORLD_MODELS) if runs != "none" else []
     table = store.table("runs").set_index("run")
-    found: list[EvaluatedCheckpoint] = []
+    subjects: list[EvaluatedCheckpoint] = []
     problems: list[str] = []
     for run in ids:
         try:
             step = checkpoints.require_newest(store, run)
             checkpoints.require_whole(store, run, step, MODEL)
-            found.append(
+            subjects.append(
                 EvaluatedCheckpoint.read(
                     store, run, str(table.loc[run, "name"]), step, str(table.loc[run, "dataset_name"])
                 )
@@ -54,7 +54,7 @@ def find_subjects(store: Store, runs: str) -> list[EvaluatedCheckpoint]:
             problems += error.lines
     if problems:
         raise UserError(*problems)
-    return found
+    return subjects
 
 
 def plan_cells(config: EvaluateConfig, store: Store, subjects: Sequence[EvaluatedCheckpoint]) -> list[Cell]:
@@ -66,22 +66,22 @@ def plan_cells(config: EvaluateConfig, store: Store, subjects: Sequence[Evaluate
     problems: list[str] = []
     cells: list[Cell] = []
     others = external_models.read(config.systems)
-    asked = {subject.run: config.dataset or pictures.true_of(store, subject.dataset) for subject in subjects}
-    names = [config.dataset] if config.dataset else list(dict.fromkeys(asked.values()))
+    dataset_of = {subject.run: config.dataset or pictures.true_of(store, subject.dataset) for subject in subjects}
+    names = [config.dataset] if config.dataset else list(dict.fromkeys(dataset_of.values()))
     if not names:
         raise UserError("dataset: name one; there is no run whose dataset could be taken")
     for name in names:
         dataset = store.dataset(name)
-        own = [subject for subject in subjects if asked[subject.run] == name]
+        own = [subject for subject in subjects if dataset_of[subject.run] == name]
         for short in config.seeded():
             for protocol, its in _full(short, dataset, own):
-                found = protocol_problems(protocol, dataset)
-                found += [line for subject in its for line in subject_problems(protocol, subject, dataset, store)]
+                lines = protocol_problems(protocol, dataset)
+                lines += [line for subject in its for line in subject_problems(protocol, subject, dataset, store)]
                 if config.stranger and protocol.scored < 2:
-                    told = "a stranger's context needs 2 at least, or set stranger: false"
-                    found.append(f"{protocol.task}.episodes: {told}")
-                problems += found
-                if not found:
+                    hint = "a stranger's context needs 2 at least, or set stranger: false"
+                    lines.append(f"{protocol.task}.episodes: {hint}")
+                problems += lines
+                if not lines:
                     cells += _protocol_cells(config, store, protocol, dataset, its, others)
     if problems:
         raise UserError(*problems)
@@ -116,7 +116,7 @@ def _protocol_cells(
     for subject in subjects:
         systems += _systems(subject, config, protocol)
     for other in others:
-        systems += _foreign(other, config, protocol)
+        systems += _external(other, config, protocol)
     trained = {subject.run: subject.trained_frames for subject in subjects}
     costs = {(subject.run, subject.step): subject.cost for subject in subjects}
     makers = {(other.name, other.run): other.make for other in others}
@@ -126,12 +126,12 @@ def _protocol_cells(
         make = makers.get((system.partition("/")[0], run))
         for episodes, after in shares:
             strangers = after if variant == "stranger" else ()
-            asked = ScoreCell(store.uri, dataset.name, protocol, system, run, step, variant, episodes, strangers)
-            cell = replace(asked, make=make, trained_frames=trained.get(run), cost=costs.get((run, step), ()))
+            plain = ScoreCell(store.uri, dataset.name, protocol, system, run, step, variant, episodes, strangers)
+            cell = replace(plain, make=make, trained_frames=trained.get(run), cost=costs.get((run, step), ()))
             yield Cell(cell.name(cell.share), cell)
 
 
-def _foreign(other: ExternalModel, config: EvaluateConfig, protocol: Protocol) -> Iterator[Scored]:
+def _external(other: ExternalModel, config: EvaluateConfig, protocol: Protocol) -> Iterator[Scored]:
     """What is scored of a model that is not ours; its memory can be wiped where it has `forget`."""
     from longtake.evals.registry import TASKS
 

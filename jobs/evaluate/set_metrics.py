@@ -37,19 +37,19 @@ def problems(protocol: Protocol) -> Iterator[str]:
     length = protocol.context + protocol.horizon
     for name, metric in set_metrics(protocol.metrics).items():
         if length < metric.fewest_frames:
-            told = f"{name}: clips of {length} frames (context {protocol.context}, horizon {protocol.horizon})"
-            yield f"{told}, at least {metric.fewest_frames} are needed"
+            clips = f"{name}: clips of {length} frames (context {protocol.context}, horizon {protocol.horizon})"
+            yield f"{clips}, at least {metric.fewest_frames} are needed"
         if protocol.scored < metric.fewest_clips:
             few = f"{name}: episodes is {protocol.scored}, at least {metric.fewest_clips} are needed"
             yield f"{few}, and hundreds for a useful figure"
 
 
-def keep_features(store: Store, cell: ScoreCell, name: str, truth: Clips, made: Clips) -> None:
+def keep_features(store: Store, cell: ScoreCell, name: str, truth: Clips, generated: Clips) -> None:
     """Write the features of a cell's clips, and those of the truth where no other system's cell has done so."""
     metric = set_metrics([name])[name]
     if not store.exists(_truth(metric, cell)):
         _write(store, _truth(metric, cell), metric.features(truth))
-    _write(store, _made(metric, cell), metric.features(made))
+    _write(store, _made(metric, cell), metric.features(generated))
 
 
 def append_distances(store: Store, cells: Sequence[Cell]) -> list[str]:
@@ -57,14 +57,14 @@ def append_distances(store: Store, cells: Sequence[Cell]) -> list[str]:
 
     What it says of the number of clips belongs to the value: unlike numbers are not comparable.
     """
-    there = set(tables.parts(store, "scores"))
+    parts = set(tables.parts(store, "scores"))
     systems: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
         for name in set_metrics(cell.payload.protocol.metrics):
             systems.setdefault((name, cell.payload.name(name)), []).append(cell)
     added = set[tuple[str, int]]()
     for (name, part), own in systems.items():
-        if part not in there and there.issuperset(cell.part for cell in own):
+        if part not in parts and parts.issuperset(cell.part for cell in own):
             row = _row(store, name, [cell.payload for cell in own])
             tables.append(store, "scores", [row], part=part)
             added.add((name, row["clips"]))
@@ -80,9 +80,11 @@ def _caution(name: str, clips: int) -> str:
 
 def _row(store: Store, name: str, cells: Sequence[ScoreCell]) -> dict[str, Any]:
     metric = set_metrics([name])[name]
-    real, made = (np.concatenate([_read(store, where(metric, cell)) for cell in cells]) for where in (_truth, _made))
-    place = {"episode": -1, "frame": -1, "distance": 0, "clips": len(made)}
-    value = {"metric": name, "value": metric.distance(real, made), "better": metric.better}
+    real, generated = (
+        np.concatenate([_read(store, where(metric, cell)) for cell in cells]) for where in (_truth, _made)
+    )
+    place = {"episode": -1, "frame": -1, "distance": 0, "clips": len(generated)}
+    value = {"metric": name, "value": metric.distance(real, generated), "better": metric.better}
     return {**cells[0].label, **place, **value}
 
 
@@ -101,5 +103,5 @@ def _write(store: Store, name: str, features: NDArray[np.float64]) -> None:
 
 
 def _read(store: Store, name: str) -> NDArray[np.float64]:
-    found: NDArray[np.float64] = np.load(io.BytesIO(store.read_bytes(name)), allow_pickle=False)
-    return found
+    features: NDArray[np.float64] = np.load(io.BytesIO(store.read_bytes(name)), allow_pickle=False)
+    return features

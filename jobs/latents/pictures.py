@@ -47,10 +47,10 @@ def true_of(store: Store, name: str) -> str:
     latents = store.dataset(name).manifest.latents
     if latents is None:
         return name
-    there = store.exists(f"datasets/{latents.dataset}/manifest.json")
-    if not there or store.dataset(latents.dataset).fingerprint != latents.fingerprint:
+    kept = store.exists(f"datasets/{latents.dataset}/manifest.json")
+    if not kept or store.dataset(latents.dataset).fingerprint != latents.fingerprint:
         raise UserError(
-            f"dataset {name} holds latents of {latents.dataset}, which is {'another now' if there else 'not here'}: "
+            f"dataset {name} holds latents of {latents.dataset}, which is {'another now' if kept else 'not here'}: "
             f"bring it back, or ask for --set dataset={name} to compare with decoded frames"
         )
     return latents.dataset

@@ -81,8 +81,8 @@ def distinct(scores: pd.DataFrame) -> pd.DataFrame:
     rows = scores.assign(system=scores.system.astype(str), run=scores.run.astype(str))
     newest = rows.groupby(["run", "system", "task"]).checkpoint.transform("max")
     rows = rows[rows.checkpoint == newest].copy()
-    made = rows[rows.run != NO_RUN].drop_duplicates(["run", "system"])
-    counts = made.system.value_counts()
+    of_runs = rows[rows.run != NO_RUN].drop_duplicates(["run", "system"])
+    counts = of_runs.system.value_counts()
     clash = rows.system.isin(counts[counts > 1].index)
     rows.loc[clash, "system"] = [_with_run(*pair) for pair in zip(rows.system[clash], rows.run[clash], strict=True)]
     return rows
@@ -97,25 +97,25 @@ def _with_run(system: str, run: str) -> str:
 def looks(scores: pd.DataFrame) -> dict[str, Look]:
     """The look of each system: models by name, each before its controls and ceiling, then floors, then oracle."""
     ours = scores.run == NO_RUN
-    made = scores.system[~ours].astype(str).unique()
-    models = sorted({name.partition("/")[0] for name in made})
+    own = scores.system[~ours].astype(str).unique()
+    models = sorted({name.partition("/")[0] for name in own})
     colors = model_colors(models)
-    found = []
+    systems = []
     for model in models:
-        if model in made:
-            found.append(Look(model, model, "model", colors[model], "solid"))
-        if model + WIPED in made:
-            found.append(Look(model + WIPED, f"{model}, wiped", "wiped", colors[model], "dashed"))
-        if model + STRANGER in made:
+        if model in own:
+            systems.append(Look(model, model, "model", colors[model], "solid"))
+        if model + WIPED in own:
+            systems.append(Look(model + WIPED, f"{model}, wiped", "wiped", colors[model], "dashed"))
+        if model + STRANGER in own:
             look = Look(model + STRANGER, f"{model}, stranger's context", "stranger", colors[model], "dashdot")
-            found.append(look)
-        if model + CEILING in made:
-            found.append(Look(model + CEILING, f"{model}, tokenizer alone", "ceiling", colors[model], "dotted"))
+            systems.append(look)
+        if model + CEILING in own:
+            systems.append(Look(model + CEILING, f"{model}, tokenizer alone", "ceiling", colors[model], "dotted"))
     floors = scores.system[ours].astype(str).unique()
     for floor in sorted(floors, key=lambda name: (name == ORACLE, name)):
         kind: Literal["oracle", "floor"] = "oracle" if floor == ORACLE else "floor"
-        found.append(Look(floor, SYSTEM_NAMES.get(floor, floor), kind, FLOOR_INK, "dotted"))
-    return {look.system: look for look in found}
+        systems.append(Look(floor, SYSTEM_NAMES.get(floor, floor), kind, FLOOR_INK, "dotted"))
+    return {look.system: look for look in systems}
 
 
 def model_colors(models: list[str]) -> dict[str, str]:
@@ -172,9 +172,9 @@ def curve(scores: pd.DataFrame) -> pd.DataFrame:
 
     per_episode = scores.groupby(["system", "distance", "episode"], observed=True).value.mean()
     groups = per_episode.groupby(["system", "distance"], observed=True)
-    found = groups.agg(["mean", "sem", "count"]).reset_index().rename(columns={"count": "episodes"})
-    half = (found["sem"] * t.ppf(0.975, (found.episodes - 1).clip(lower=1))).fillna(0.0)
-    return found.assign(low=found["mean"] - half, high=found["mean"] + half)
+    means = groups.agg(["mean", "sem", "count"]).reset_index().rename(columns={"count": "episodes"})
+    half = (means["sem"] * t.ppf(0.975, (means.episodes - 1).clip(lower=1))).fillna(0.0)
+    return means.assign(low=means["mean"] - half, high=means["mean"] + half)
 
 
 def _without_wild_bands(points: pd.DataFrame) -> pd.DataFrame:

@@ -39,8 +39,8 @@ def costs_curve(bench: pd.DataFrame, *, width: int = 1100, height: int = 260, la
     rows = bench[bench.name == PROFILE]
     if rows.run.nunique() != 1:
         raise ValueError(f"profile: rows of {rows.run.nunique()} of them, and a plot is of one")
-    found = {metric: _lines(rows[rows.metric == metric]) for metric in COSTS}
-    shown = {metric: lines for metric, lines in found.items() if lines}
+    drawn = {metric: _lines(rows[rows.metric == metric]) for metric in COSTS}
+    shown = {metric: lines for metric, lines in drawn.items() if lines}
     columns = 1 if width < NARROW_PX else 2
     lines_of_panels = -(-len(shown) // columns)
     with styled():
@@ -60,17 +60,17 @@ def costs_curve(bench: pd.DataFrame, *, width: int = 1100, height: int = 260, la
 def profiled(bench: pd.DataFrame) -> list[str]:
     """The models that a profile tells of, in the order of its rows."""
     cases = (CASE.fullmatch(str(case)) for case in bench.case)
-    return list(dict.fromkeys(found[1] for found in cases if found))
+    return list(dict.fromkeys(match[1] for match in cases if match))
 
 
 def _lines(rows: pd.DataFrame) -> Lines:
     """Model → frames → value."""
-    found: Lines = {}
+    lines: Lines = {}
     for case, value in zip(rows.case, rows.value, strict=True):
-        told = CASE.fullmatch(str(case))
-        if told and value > 0:
-            found.setdefault(told[1], {})[int(told[2])] = float(value)
-    return {name: dict(sorted(points.items())) for name, points in found.items()}
+        match = CASE.fullmatch(str(case))
+        if match and value > 0:
+            lines.setdefault(match[1], {})[int(match[2])] = float(value)
+    return {name: dict(sorted(points.items())) for name, points in lines.items()}
 
 
 def _draw(axes: Axes, lines: Lines) -> dict[str, float]:

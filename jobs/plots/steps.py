@@ -50,7 +50,7 @@ def training_curve(
     """
     rows = _of_runs(steps, runs)
     colors = model_colors(list(runs.values()))
-    found = {run: Look(run, name, "model", colors[name], "solid") for run, name in runs.items()}
+    looks = {run: Look(run, name, "model", colors[name], "solid") for run, name in runs.items()}
     narrow = width < NARROW_PX
     if labels:
         height = room_for(len(runs), height)
@@ -59,7 +59,7 @@ def training_curve(
         ends = {}
         for number, (column, title) in enumerate(LOSSES.items(), 1):
             axes = figure.add_subplot(*((2, 1) if narrow else (1, 2)), number, title=title, xlabel="step")
-            ends[axes] = _losses(axes, rows, column, found)
+            ends[axes] = _losses(axes, rows, column, looks)
             axes.set_xlim(0, max(1, rows.step.max()))
             whole_ticks(axes)
             axes.margins(y=0.08)
@@ -113,11 +113,11 @@ def state_layers(rows: pd.DataFrame) -> list[str]:
 
 def layer_looks(layers: list[str]) -> dict[str, Look]:
     """The look of each layer: `layers.3.ssm` is called layer 3."""
-    found = {}
+    looks = {}
     for number, layer in enumerate(layers):
         name = " ".join(["layer", *(part for part in layer.split(".") if part not in ("layers", "ssm"))])
-        found[layer] = Look(layer, name, "floor", SERIES[number % len(SERIES)], "solid")
-    return found
+        looks[layer] = Look(layer, name, "floor", SERIES[number % len(SERIES)], "solid")
+    return looks
 
 
 def _in_order(layer: str) -> list[tuple[bool, int, str]]:
@@ -139,8 +139,8 @@ def _losses(axes: Axes, rows: pd.DataFrame, column: str, runs: Mapping[str, Look
 
 def _state(axes: Axes, rows: pd.DataFrame, prefix: str) -> list[End]:
     """Draw one statistic of every layer; returns where the lines end."""
-    found = layer_looks(state_layers(rows)).items()
-    return [end for layer, look in found for end in _line(axes, rows, f"{prefix}.{layer}", look)]
+    layers = layer_looks(state_layers(rows)).items()
+    return [end for layer, look in layers for end in _line(axes, rows, f"{prefix}.{layer}", look)]
 
 
 def _line(axes: Axes, rows: pd.DataFrame, column: str, look: Look) -> list[End]:
@@ -175,8 +175,8 @@ def _binned(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     """The curve of one column as means over at most `BINS` stretches of steps."""
     if column not in rows:
         return rows.iloc[:0]
-    there = rows[["step", column]].dropna().sort_values("step")
-    if len(there) <= BINS:
-        return there
-    place = np.arange(len(there)) * BINS // len(there)
-    return there.groupby(place).mean()
+    values = rows[["step", column]].dropna().sort_values("step")
+    if len(values) <= BINS:
+        return values
+    place = np.arange(len(values)) * BINS // len(values)
+    return values.groupby(place).mean()

@@ -104,8 +104,8 @@ def importances(trials: pd.DataFrame) -> dict[str, float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         judge = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=BEST_SHARE)
-        found: dict[str, float] = optuna.importance.get_param_importances(study, evaluator=judge)
-    return found
+        shares: dict[str, float] = optuna.importance.get_param_importances(study, evaluator=judge)
+    return shares
 
 
 def _distribution(values: pd.Series[Any]) -> Any:
@@ -133,8 +133,8 @@ def _spans_decades(values: pd.Series[Any]) -> bool:
 
 def _better(trials: pd.DataFrame) -> str | None:
     """Which way is good; None where the rows do not tell."""
-    told = {str(word) for word in trials["better"].dropna()} if "better" in trials else set()
-    return told.pop() if len(told) == 1 else None
+    words = {str(word) for word in trials["better"].dropna()} if "better" in trials else set()
+    return words.pop() if len(words) == 1 else None
 
 
 def _panels(trials: pd.DataFrame, draw: Draw, width: int, height: int, costs: Sequence[str] = ("",)) -> Figure:
@@ -210,12 +210,12 @@ def _places(axes: Axes, number: int, values: pd.Series[Any]) -> np.ndarray[Any, 
         names = sorted({str(value) for value in labels})
         step = 1 / max(1, len(names) - 1)
         ticks = {name: i * step for i, name in enumerate(names)}
-        found = values.map(lambda value: ticks.get(str(value), np.nan)).to_numpy(float)
+        heights = values.map(lambda value: ticks.get(str(value), np.nan)).to_numpy(float)
     else:
         raw = values.to_numpy(float)
         scaled = np.log10(raw) if _spans_decades(labels) else raw
         low, high = np.nanmin(scaled), np.nanmax(scaled)
-        found = (scaled - low) / max(high - low, 1e-12)
+        heights = (scaled - low) / max(high - low, 1e-12)
         ticks = {f"{np.nanmin(raw):.3g}": 0.0, f"{np.nanmax(raw):.3g}": 1.0}
     for text, place in ticks.items():
         aside, up, across, stands = PLACES.get(place, (5, 3, "left", "bottom"))
@@ -224,7 +224,7 @@ def _places(axes: Axes, number: int, values: pd.Series[Any]) -> np.ndarray[Any, 
             color="#56606c", annotation_clip=False, zorder=5,
             bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.85},
         )  # fmt: skip
-    return np.asarray(found, float)
+    return np.asarray(heights, float)
 
 
 def _short(name: str, narrow: bool) -> str:
@@ -234,10 +234,10 @@ def _short(name: str, narrow: bool) -> str:
 
 
 def _importances(axes: Axes, rows: pd.DataFrame, narrow: bool) -> None:
-    found = sorted(importances(rows).items(), key=lambda pair: pair[1])
-    bars = axes.barh([_short(name, narrow).replace("\n", ".") for name, _ in found], [v for _, v in found],
+    shares = sorted(importances(rows).items(), key=lambda pair: pair[1])
+    bars = axes.barh([_short(name, narrow).replace("\n", ".") for name, _ in shares], [v for _, v in shares],
                      height=0.55, color=SERIES[0])  # fmt: skip
-    axes.bar_label(bars, [f"{share:.0%}" for _, share in found], padding=6, color="#56606c")
+    axes.bar_label(bars, [f"{share:.0%}" for _, share in shares], padding=6, color="#56606c")
     axes.set_xlim(0, 1.1)
     axes.set_xticks([])
     axes.grid(visible=False)

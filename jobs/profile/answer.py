@@ -19,13 +19,13 @@ FADED = 3.32
 """Half-lives after which a tenth is left."""
 
 
-def models_table(found: Findings) -> pd.DataFrame:
+def models_table(findings: Findings) -> pd.DataFrame:
     """One row per model: what it is, and what it carries after the longest of the lengths."""
     import pandas as pd
 
-    longest = max(found.config.frames)
+    longest = max(findings.config.frames)
     rows = []
-    for name, costs in found.costs.items():
+    for name, costs in findings.costs.items():
         carried = costs.carried(longest)
         rows.append(
             {
@@ -40,30 +40,30 @@ def models_table(found: Findings) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def lengths_table(found: Findings) -> pd.DataFrame:
+def lengths_table(findings: Findings) -> pd.DataFrame:
     """One row per model and length: counted, and measured where it was."""
     import pandas as pd
 
     rows = []
-    for name, costs in found.costs.items():
-        for frames in sorted({*found.config.frames, *(f for n, _, f in found.measured if n == name)}):
+    for name, costs in findings.costs.items():
+        for frames in sorted({*findings.config.frames, *(f for n, _, f in findings.measured if n == name)}):
             row = {
                 "model": name,
                 "frames": frames,
                 "step GFLOP": f"{costs.training_flops(frames) / 1e9:.3g}",
-                "frame GFLOP": f"{costs.frame_flops(frames, found.config.sampler) / 1e9:.3g}",
+                "frame GFLOP": f"{costs.frame_flops(frames, findings.config.sampler) / 1e9:.3g}",
                 "carried MB": f"{costs.carried(frames)['total'] / 1e6:.3g}",
             }
-            rows.append(row | _measured(found, name, frames))
+            rows.append(row | _measured(findings, name, frames))
     return pd.DataFrame(rows).fillna("")
 
 
-def _measured(found: Findings, name: str, frames: int) -> dict[str, str]:
+def _measured(findings: Findings, name: str, frames: int) -> dict[str, str]:
     """The measured columns of a row, or the reason where there is nothing."""
     columns = {}
     kinds: tuple[tuple[What, str, str], ...] = (("train", "step", "s"), ("frame", "frame", "ms"))
     for what, label, unit in kinds:
-        cell = found.measured.get((name, what, frames))
+        cell = findings.measured.get((name, what, frames))
         if cell is None:
             continue
         if cell.seconds is None or cell.peak_bytes is None:
@@ -74,21 +74,21 @@ def _measured(found: Findings, name: str, frames: int) -> dict[str, str]:
     return columns
 
 
-def answer(found: Findings) -> list[str]:
+def answer(findings: Findings) -> list[str]:
     """The findings as sentences."""
-    model = found.costs[found.own]
+    model = findings.costs[findings.own]
     return [
-        f"{found.own}: {model.parameters:,} parameters, {in_words(model.config)}",
-        *_remembers(found),
-        *_attention(found),
-        *_fits(found),
-        *_warnings(found),
-        *found.left_out,
+        f"{findings.own}: {model.parameters:,} parameters, {in_words(model.config)}",
+        *_remembers(findings),
+        *_attention(findings),
+        *_fits(findings),
+        *_warnings(findings),
+        *findings.left_out,
     ]
 
 
-def _remembers(found: Findings) -> Iterator[str]:
-    horizon, config = found.horizon, found.costs[found.own].config
+def _remembers(findings: Findings) -> Iterator[str]:
+    horizon, config = findings.horizon, findings.costs[findings.own].config
     if not horizon.forgets:
         yield "It attends to every frame, so it forgets nothing."
         return
@@ -106,54 +106,56 @@ def _remembers(found: Findings) -> Iterator[str]:
     yield f"Its windows reach back {horizon.window} frames, layer upon layer; beyond that only states remember."
 
 
-def _attention(found: Findings) -> Iterator[str]:
-    ours = next((name for name in (found.own, "block_ssm") if name != FULL and name in found.costs), None)
-    if ours is None or FULL not in found.costs:
+def _attention(findings: Findings) -> Iterator[str]:
+    ours = next((name for name in (findings.own, "block_ssm") if name != FULL and name in findings.costs), None)
+    if ours is None or FULL not in findings.costs:
         return
-    longest, sampler = max(found.config.frames), found.config.sampler
-    one, other = found.costs[ours], found.costs[FULL]
+    longest, sampler = max(findings.config.frames), findings.config.sampler
+    one, other = findings.costs[ours], findings.costs[FULL]
     flops = other.frame_flops(longest, sampler) / one.frame_flops(longest, sampler)
     carried = other.carried(longest)["total"] / max(1, one.carried(longest)["total"])
     yield (
         f"Attention to every frame ({FULL}, as many parameters) forgets nothing. After {longest} frames one more frame "
-        f"costs it {flops:.3g} times the operations of {ours}{_time_ratio(found, ours, longest)}, and it carries "
+        f"costs it {flops:.3g} times the operations of {ours}{_time_ratio(findings, ours, longest)}, and it carries "
         f"{carried:.3g} times the bytes."
     )
-    crossed = found.crossings(ours, FULL)
+    crossed = findings.crossings(ours, FULL)
     when = {what: "never" if frame is None else f"at frame {frame:,}" for what, frame in crossed.items()}
     yield f"Its cost per frame passes that of {ours} {when['cost']}, its bytes {when['bytes']}."
 
 
-def _time_ratio(found: Findings, ours: str, frames: int) -> str:
-    one, other = (found.series(name, "frame").get(frames) for name in (ours, FULL))
+def _time_ratio(findings: Findings, ours: str, frames: int) -> str:
+    one, other = (findings.series(name, "frame").get(frames) for name in (ours, FULL))
     if one is None or other is None or not one.seconds or other.seconds is None:
         return ""
     return f" ({other.seconds / one.seconds:.3g} times the time, measured)"
 
 
-def _fits(found: Findings) -> Iterator[str]:
-    if not found.memory:
+def _fits(findings: Findings) -> Iterator[str]:
+    if not findings.memory:
         return
-    told = [text for name in found.costs if (text := _ceiling(found, name))]
-    if told:
+    ceilings = [text for name in findings.costs if (text := _ceiling(findings, name))]
+    if ceilings:
         yield (
-            f"With {found.memory / 2**30:.1f} GiB, a training step on one clip (fp32, AdamW, nothing recomputed) fits "
-            "up to this many frames, worked out from the lengths measured: " + ", ".join(told) + "."
+            f"With {findings.memory / 2**30:.1f} GiB, a training step on one clip (fp32, AdamW, nothing recomputed) "
+            "fits up to this many frames, worked out from the lengths measured: " + ", ".join(ceilings) + "."
         )
 
 
-def _ceiling(found: Findings, name: str) -> str:
-    frames = found.ceiling(name)
+def _ceiling(findings: Findings, name: str) -> str:
+    frames = findings.ceiling(name)
     if frames is None:
         return ""
-    ran = max(found.series(name, "train"))
-    failed = [f for (n, w, f), m in found.measured.items() if (n, w) == (name, "train") and "does not fit" in m.reason]
+    ran = max(findings.series(name, "train"))
+    failed = [
+        f for (n, w, f), m in findings.measured.items() if (n, w) == (name, "train") and "does not fit" in m.reason
+    ]
     seen = f"{ran:,} ran" + (f", {min(failed):,} did not" if failed else "")
     return f"{name} {frames:,} ({seen})"
 
 
-def _warnings(found: Findings) -> Iterator[str]:
-    for name, costs in found.costs.items():
+def _warnings(findings: Findings) -> Iterator[str]:
+    for name, costs in findings.costs.items():
         state = costs.carried(1)["state"]
         if state > HUGE:
             yield (

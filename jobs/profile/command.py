@@ -45,10 +45,10 @@ def main(
     where = open_store(store)
     if not dry_run:
         where.require_writable()
-    found = profile(settings, measured=not dry_run)
-    _print(found)
+    findings = profile(settings, measured=not dry_run)
+    _print(findings)
     if not dry_run:
-        _keep(where, settings, found, out or f"profile-{settings.name}.png")
+        _keep(where, settings, findings, out or f"profile-{settings.name}.png")
 
 
 def read_model(config: str, overrides: Sequence[str]) -> ModelConfig:
@@ -107,51 +107,51 @@ def profile(config: ProfileConfig, *, measured: bool) -> Findings:
             update(number, total, f"counting {name}")
             costs[name] = Costs(model)
             costs[name].training_flops(1)
-        found = Findings(own, config, costs, fresh_horizon(config.model), left_out)
+        findings = Findings(own, config, costs, fresh_horizon(config.model), left_out)
         if measured:
-            for number, text in enumerate(_measure(found), len(models)):
+            for number, text in enumerate(_measure(findings), len(models)):
                 update(number, total, text)
         update(total, total)
-    return found
+    return findings
 
 
-def _measure(found: Findings) -> Iterator[str]:
+def _measure(findings: Findings) -> Iterator[str]:
     """Fill in what is measured, telling what comes next."""
     from longtake.jobs.profile.costs import Key
     from longtake.jobs.profile.meter import Cell, Meter
 
-    config, limits = found.config, found.config.limits
+    config, limits = findings.config, findings.config.limits
     meter = Meter(limits.seconds, int(limits.memory_gib * 2**30) if limits.memory_gib else None)
-    found.memory = meter.memory
+    findings.memory = meter.memory
 
     def measure(key: Key, *, memory: bool = True) -> None:
         name, what, frames = key
-        cell = Cell(what, found.costs[name].config, frames)
-        found.measured[key] = found.foreseen(*key, memory=memory) or meter(cell)
+        cell = Cell(what, findings.costs[name].config, frames)
+        findings.measured[key] = findings.foreseen(*key, memory=memory) or meter(cell)
 
-    for name in found.costs:
+    for name in findings.costs:
         for frames in sorted(config.frames):
             yield f"{name}, {frames} frames"
             measure((name, "train", frames))
             measure((name, "frame", frames))
-    for name in found.costs if limits.ceiling else ():
-        for frames in found.around_ceiling(name):
+    for name in findings.costs if limits.ceiling else ():
+        for frames in findings.around_ceiling(name):
             yield f"{name}, {frames:,} frames: does it fit?"
             measure((name, "train", frames), memory=False)
 
 
-def _print(found: Findings) -> None:
+def _print(findings: Findings) -> None:
     from longtake.jobs.display.show import show
     from longtake.jobs.profile.answer import answer, lengths_table, models_table
 
-    show(models_table(found))
+    show(models_table(findings))
     print()
-    show(lengths_table(found))
+    show(lengths_table(findings))
     print()
-    print("\n".join(answer(found)))
+    print("\n".join(answer(findings)))
 
 
-def _keep(store: Store, config: ProfileConfig, found: Findings, picture: str) -> None:
+def _keep(store: Store, config: ProfileConfig, findings: Findings, picture: str) -> None:
     """A run with its rows in `bench`, and the picture."""
     import pandas as pd
 
@@ -163,7 +163,7 @@ def _keep(store: Store, config: ProfileConfig, found: Findings, picture: str) ->
     from longtake.tables.run_record import RunRecord
 
     with RunRecord.start(store, new_run_id(), kind="profile", name=config.name, config=config) as record:
-        rows = [{"run": record.run, "name": "profile", **row} for row in found.rows()]
+        rows = [{"run": record.run, "name": "profile", **row} for row in findings.rows()]
         tables.append(store, "bench", rows, part=record.run)
     figure = costs_curve(pd.DataFrame(rows))
     write_under(figure, plot_command("bench", store, f"run == '{record.run}'", picture))

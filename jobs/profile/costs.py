@@ -37,8 +37,10 @@ class Findings:
 
     def series(self, name: str, what: What) -> dict[int, Measured]:
         """What was measured of a model, by frames, where there are numbers."""
-        found = {f: m for (n, w, f), m in self.measured.items() if (n, w) == (name, what) and m.seconds is not None}
-        return dict(sorted(found.items()))
+        measurements = {
+            f: m for (n, w, f), m in self.measured.items() if (n, w) == (name, what) and m.seconds is not None
+        }
+        return dict(sorted(measurements.items()))
 
     def foreseen(self, name: str, what: What, frames: int, *, memory: bool = True) -> Measured | None:
         """Why this length need not be tried: shorter ones tell that it would take too long, or not fit."""
@@ -61,7 +63,7 @@ class Findings:
 
     def fit(self, name: str) -> tuple[float, float] | None:
         """Peak bytes of a training step as (at no frames, per frame); None from less than two lengths."""
-        points = {frames: found.peak_bytes for frames, found in self.series(name, "train").items()}
+        points = {frames: one.peak_bytes for frames, one in self.series(name, "train").items()}
         if len(points) < 2:
             return None
         import numpy as np
@@ -76,8 +78,8 @@ class Findings:
 
     def around_ceiling(self, name: str) -> list[int]:
         """Lengths that tell whether the ceiling is where it should be."""
-        found = self.ceiling(name)
-        return [] if not found else [int(share * found) for share in NEAR]
+        ceiling = self.ceiling(name)
+        return [] if not ceiling else [int(share * ceiling) for share in NEAR]
 
     def crossings(self, ours: str, theirs: str) -> dict[str, int | None]:
         """The first frame from which on `theirs` costs more than `ours`: in operations and in bytes carried."""
@@ -106,11 +108,11 @@ class Findings:
                 yield _row(case, "frame operations", costs.frame_flops(frames, self.config.sampler) / 1e9, "GFLOP", 1)
                 for part, size in costs.carried(frames).items():
                     yield _row(case, f"carried {part}", size / 1e6, "MB", 1)
-        for (name, what, frames), found in self.measured.items():
-            if found.seconds is not None and found.peak_bytes is not None:
+        for (name, what, frames), measurement in self.measured.items():
+            if measurement.seconds is not None and measurement.peak_bytes is not None:
                 case, call = f"{name}, {frames} frames", "step" if what == "train" else "frame"
-                yield _row(case, f"{call} time", found.seconds, "s", found.repetitions)
-                yield _row(case, f"{call} memory", found.peak_bytes / 1e6, "MB", 1)
+                yield _row(case, f"{call} time", measurement.seconds, "s", measurement.repetitions)
+                yield _row(case, f"{call} memory", measurement.peak_bytes / 1e6, "MB", 1)
 
 
 def _row(case: str, metric: str, value: float, unit: str, repetitions: int) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def claims(scores: pd.DataFrame, window: int) -> list[Claim]:
     if best is None:
         return []
     models = [look.system for look in styles.values() if look.kind == "model" and look.system != best]
-    made = []
+    found_claims = []
     for other in (best + WIPED, best + STRANGER, *models, *BASELINES):
         if other not in styles:
             continue
@@ -67,19 +67,19 @@ def claims(scores: pd.DataFrame, window: int) -> list[Claim]:
             gap = paired_difference(scores, best, other, beyond=beyond)
         except ValueError:
             continue
-        made.append(_claim(best, other, gap))
-    return made
+        found_claims.append(_claim(best, other, gap))
+    return found_claims
 
 
-def verdict(found: Sequence[Claim], task: str, beyond: int) -> str:
+def verdict(comparisons: Sequence[Claim], task: str, beyond: int) -> str:
     """All claims of a task in one sentence."""
     where = f", at distances beyond the {beyond} frames that windows reach," if beyond else ""
     said = []
     for kind, verb in VERBS.items():
-        others = [claim.other for claim in found if claim.verdict == kind]
+        others = [claim.other for claim in comparisons if claim.verdict == kind]
         if others:
             said.append(f"{verb} {_join(others)}")
-    return f"On {task}{where} {found[0].system} {_join(said, ', and ')}."
+    return f"On {task}{where} {comparisons[0].system} {_join(said, ', and ')}."
 
 
 def _claim(system: str, other: str, gap: Difference) -> Claim:
@@ -105,8 +105,8 @@ def best_model(scores: pd.DataFrame, beyond: int) -> str | None:
 
 def ranked_models(scores: pd.DataFrame, beyond: int) -> list[str]:
     """The models by their mean PSNR beyond a distance, the best first."""
-    found = summarise(scores[scores.metric == "psnr"], beyond=beyond)
-    means = dict(zip(found.system, found["mean"], strict=True))
+    means_of = summarise(scores[scores.metric == "psnr"], beyond=beyond)
+    means = dict(zip(means_of.system, means_of["mean"], strict=True))
     models = [system for system, look in looks(scores).items() if look.kind == "model" and system in means]
     return sorted(models, key=means.__getitem__, reverse=True)
 
@@ -179,9 +179,9 @@ def summary(scores: pd.DataFrame, window: int) -> Summary:
 
 def _column(rows: pd.DataFrame, metric: str, beyond: int, styles: dict[str, Look]) -> dict[str, Cell]:
     """A metric of every system that has it; the best of several models is marked."""
-    found = summarise(rows, beyond=beyond)
-    means = dict(zip(found.system, found["mean"], strict=True))
-    halves = dict(zip(found.system, found["high"] - found["mean"], strict=True))
+    summaries = summarise(rows, beyond=beyond)
+    means = dict(zip(summaries.system, summaries["mean"], strict=True))
+    halves = dict(zip(summaries.system, summaries["high"] - summaries["mean"], strict=True))
     models = [system for system in means if styles[system].kind == "model"]
     best = max(models, key=lambda system: METRICS[metric].goodness(means[system])) if len(models) > 1 else None
     digits = METRICS[metric].digits

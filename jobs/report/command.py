@@ -133,7 +133,7 @@ def _task(material: Material, task: TaskScores) -> dict[str, Any]:
     rows = f"protocol == '{task.protocol}' and run in {[*(run.id for run in material.runs), NO_RUN]}"
     rows += " and partial.isna()" if "partial" in task.scores else ""
     kept = f"{rows} and stratum == '{SEEN}'" if SEEN in strata(task.scores) else rows
-    found = claims(about, material.window)
+    comparisons = claims(about, material.window)
     beyond = reach(about, material.window)
     return {
         "name": task.task,
@@ -142,8 +142,8 @@ def _task(material: Material, task: TaskScores) -> dict[str, Any]:
         "definition": json.dumps(task.definition.model_dump(mode="json"), indent=1) if task.definition else None,
         "context": task.definition.context if task.definition else None,
         "horizon": task.definition.horizon if task.definition else int(task.scores.frame.max()) + 1,
-        "claims": found,
-        "verdict": verdict(found, task.task, beyond) if found else None,
+        "claims": comparisons,
+        "verdict": verdict(comparisons, task.task, beyond) if comparisons else None,
         "beyond": beyond,
         "strata": len(about) < len(task.scores),
         "horizons": _horizons(material, task),
@@ -165,7 +165,7 @@ def _horizons(material: Material, task: TaskScores) -> list[tuple[str, str]]:
     if task.task != TASK:
         return []
     try:
-        return [(found.system, sentence(found)) for found in horizons(task.scores)]
+        return [(horizon.system, sentence(horizon)) for horizon in horizons(task.scores)]
     except ValueError as error:
         material.notes.append(f"{task.task}: no memory horizon, since {error}.")
         return []
@@ -199,8 +199,8 @@ def _sweep(material: Material, sweep: SweepTrials) -> dict[str, Any]:
         command = plot_command("trials", material.store, f"sweep == '{sweep.id}'", f"{kind}.png", kind)
         plots.append({"kind": kind, "curve": curve, "command": command})
     states = sweep.trials.state.value_counts().to_dict() if len(sweep.trials) else {}
-    told = ", ".join(f"{count} {state}" for state, count in states.items()) or "no trial yet"
-    return {"id": sweep.id, "name": sweep.name, "told": told, "shown": sweep.shown, "plots": plots}
+    counts = ", ".join(f"{count} {state}" for state, count in states.items()) or "no trial yet"
+    return {"id": sweep.id, "name": sweep.name, "told": counts, "shown": sweep.shown, "plots": plots}
 
 
 def _trials_figure(draw: Callable[..., Figure], trials: pd.DataFrame, width: int, labels: bool) -> Figure:
@@ -312,36 +312,38 @@ def _plain(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
     if isinstance(value, str) and value.startswith("{"):
-        return ", ".join(f"{name} {told}" for name, told in json.loads(value).items())
+        return ", ".join(f"{name} {number}" for name, number in json.loads(value).items())
     return str(value)
 
 
 def _datasets(material: Material) -> list[dict[str, str]]:
     """The datasets that were scored: name, fingerprint, recipe."""
-    found = []
+    cards = []
     for name in sorted({str(name) for task in material.tasks for name in task.scores.dataset.unique()}):
         if material.store.exists(f"datasets/{name}/manifest.json"):
             manifest = material.store.dataset(name).manifest
             recipe = json.dumps(manifest.recipe, indent=1)
-            told = f"{manifest.episodes} episodes, {manifest.frames:,} frames"
-            found.append({"name": name, "fingerprint": manifest.fingerprint, "size": told, "recipe": recipe})
-    return found
+            size = f"{manifest.episodes} episodes, {manifest.frames:,} frames"
+            cards.append({"name": name, "fingerprint": manifest.fingerprint, "size": size, "recipe": recipe})
+    return cards
 
 
 def _commands(material: Material) -> list[tuple[str, str]]:
     """What would do the same again: (what for, command)."""
     store = f" --store {material.store.uri}"
     ids = [run.id for run in material.runs]
-    found = []
+    commands = []
     profiled = {name for profile in material.profiles for name in profile.runs}
     for run in material.runs:
         file = f"{run.row['name']}.yaml"
         why = f"train {run.name} again, with its config (below) saved as {file}"
-        found.append((why, f"longtake train {file}{store}"))
+        commands.append((why, f"longtake train {file}{store}"))
         if run.name not in profiled and run.row["kind"] == "train":
-            found.append((f"show on this page what {run.name} costs against frames", f"longtake profile {file}{store}"))
+            commands.append(
+                (f"show on this page what {run.name} costs against frames", f"longtake profile {file}{store}")
+            )
     for config in dict.fromkeys(task.config for task in material.tasks):
         tasks = ",".join(task.task for task in material.tasks if task.config == config)
         command = f"longtake evaluate {config or 'CONFIG'} --runs {','.join(ids)} --tasks {tasks}{store}"
-        found.append((f"score {tasks.replace(',', ' and ')} again", command))
-    return [*found, ("write this page again", f"longtake report {' '.join(material.named)}{store}")]
+        commands.append((f"score {tasks.replace(',', ' and ')} again", command))
+    return [*commands, ("write this page again", f"longtake report {' '.join(material.named)}{store}")]

@@ -62,13 +62,13 @@ def make_film(shown: Shown, limit: int = 2**62) -> Film:
 def _film(shown: Shown, models: Sequence[str], most: int) -> Film:
     """With these models, and at most so many frames of time."""
     protocol = shown.protocol
-    made = [one for one in shown.made if model_of(one.look) in (None, *models)]
+    rows = [one for one in shown.generated if model_of(one.look) in (None, *models)]
     times = even(protocol.context + protocol.horizon, most)
-    pictures = (_picture(_tiles(shown, made, t), t < protocol.context) for t in times)
+    pictures = (_picture(_tiles(shown, rows, t), t < protocol.context) for t in times)
     fps = float(min(FASTEST, max(SLOWEST, shown.fps)))
     file = io.BytesIO()
     video.write(file, pictures, fps)
-    height, width = _picture(_tiles(shown, made, 0), is_context=True).shape[:2]
+    height, width = _picture(_tiles(shown, rows, 0), is_context=True).shape[:2]
     without = ", ".join(shown.models[len(models) :])
     every = f"all but {len(times)} of {protocol.context + protocol.horizon} frames" if most < MOST else ""
     return Film(
@@ -78,18 +78,18 @@ def _film(shown: Shown, models: Sequence[str], most: int) -> Film:
         fps=fps,
         moments=[_moment(shown, t) for t in times],
         context=sum(t < protocol.context for t in times),
-        rows=[Row("truth", "ink", None), *(Row(called(one.look), one.look.ink, None) for one in made)],
+        rows=[Row("truth", "ink", None), *(Row(called(one.look), one.look.ink, None) for one in rows)],
         columns=[f"{note} (episode {episode})" for episode, note in shown.episodes.items()],
         left_out=" and ".join(filter(None, (without, every))),
     )
 
 
-def _tiles(shown: Shown, made: Sequence[Generated], t: int) -> Image:
+def _tiles(shown: Shown, generated: Sequence[Generated], t: int) -> Image:
     """The frames of one moment (row, clip, H, W, 3), the truth first; small ones enlarged."""
     context = shown.protocol.context
     truth = shown.truth[:, t]
     rows = [truth]
-    for one in made:
+    for one in generated:
         if t >= context:
             rows.append(one.frames[:, t - context])
         else:
@@ -118,8 +118,8 @@ def _moment(shown: Shown, t: int) -> str:
     context = shown.protocol.context
     if t < context:
         return f"context, frame {t + 1} of {context}"
-    told = [shown.distances(episode) for episode in shown.episodes]
-    distances = sorted({int(distance[t - context]) for distance in told if t - context in distance.index})
+    per_episode = [shown.distances(episode) for episode in shown.episodes]
+    distances = sorted({int(distance[t - context]) for distance in per_episode if t - context in distance.index})
     if not distances:
         return "generated, not judged"
     far = f"{distances[0]} to {distances[-1]}" if len(distances) > 1 else f"{distances[0]}"

@@ -118,17 +118,17 @@ def gather(store: Store, runs: Sequence[str]) -> Material:
     notes: list[str] = []
     rows = find.find_runs(store, runs, (*find.TRAININGS, *find.SWEEPS))
     sweeps, shown = open_sweeps(store, rows)
-    found = find_runs(store, shown) if shown else []
-    ids = [run.id for run in found]
+    trainings = find_runs(store, shown) if shown else []
+    ids = [run.id for run in trainings]
     scores = _whole(store.table("scores", where=f"run in {[*ids, NO_RUN]!r}"), notes)
     scores = scores[~scores.task.isin(_uncurved())]
-    tasks = choose_scores(store, scores, found, notes) if len(scores) else []
+    tasks = choose_scores(store, scores, trainings, notes) if len(scores) else []
     if not tasks and not sweeps:
         command = f"longtake evaluate --runs {','.join(ids)} --store {store.uri}"
         notes.append(f"There are no scores to show yet: {command}")
     steps = store.table("steps", where=f"run in {ids!r}")
     named = [str(row["run"]) for row in rows]
-    return Material(store, found, tasks, steps, sweeps, find_profiles(store, found), named, notes)
+    return Material(store, trainings, tasks, steps, sweeps, find_profiles(store, trainings), named, notes)
 
 
 def report_place(task: str) -> ReportPlace:
@@ -187,14 +187,14 @@ def find_profiles(store: Store, runs: Sequence[Run]) -> list[Profile]:
     if not len(bench):
         return []
     table = store.table("runs", where=f"kind == 'profile' and run in {sorted(set(bench.run))!r}")
-    found: dict[str, list[str]] = {}
+    names_of: dict[str, list[str]] = {}
     for run in runs:
         for row in table.sort_values("run", ascending=False).itertuples():
             if yaml.safe_load(str(row.config)).get("model") == run.config.get("model"):
-                found.setdefault(str(row.run), []).append(run.name)
+                names_of.setdefault(str(row.run), []).append(run.name)
                 break
-    rows = store.table("bench", where=f"run in {list(found)!r}") if found else None
-    return [] if rows is None else [Profile(run, names, rows[rows.run == run]) for run, names in found.items()]
+    rows = store.table("bench", where=f"run in {list(names_of)!r}") if names_of else None
+    return [] if rows is None else [Profile(run, names, rows[rows.run == run]) for run, names in names_of.items()]
 
 
 def find_runs(store: Store, runs: Sequence[str]) -> list[Run]:
@@ -215,12 +215,12 @@ def known_runs(store: Store, runs: Iterable[str]) -> list[Run]:
 def _named(rows: Sequence[Mapping[Any, Any]]) -> list[Run]:
     """The runs of some rows of the table, by name, those of one name told apart."""
     names = [str(row["name"]) for row in rows]
-    found = []
+    named = []
     for row, name in zip(rows, names, strict=True):
         run, config = str(row["run"]), yaml.safe_load(str(row.get("config") or "{}"))
         told_apart = f"{name} {run[-4:]}" if names.count(name) > 1 else name
-        found.append(Run(run, told_apart, {str(key): value for key, value in row.items()}, config))
-    return found
+        named.append(Run(run, told_apart, {str(key): value for key, value in row.items()}, config))
+    return named
 
 
 def choose_scores(store: Store, scores: pd.DataFrame, runs: Sequence[Run], notes: list[str]) -> list[TaskScores]:
@@ -230,8 +230,8 @@ def choose_scores(store: Store, scores: pd.DataFrame, runs: Sequence[Run], notes
         UserError: runs were scored on a task, but share no protocol.
     """
     chosen, problems = [], []
-    there = {str(task) for task in scores.task[scores.run != NO_RUN].unique()}
-    for task in sorted(there, key=lambda name: (report_place(name).rank, name)):
+    scored = {str(task) for task in scores.task[scores.run != NO_RUN].unique()}
+    for task in sorted(scored, key=lambda name: (report_place(name).rank, name)):
         rows = scores[scores.task == task]
         per_run = {run.id: set(rows.protocol[rows.run == run.id].astype(str)) for run in runs}
         without = [run for run, protocols in per_run.items() if not protocols]
@@ -240,9 +240,9 @@ def choose_scores(store: Store, scores: pd.DataFrame, runs: Sequence[Run], notes
             continue
         shared = set.intersection(*per_run.values())
         if not shared:
-            told = "; ".join(f"{run} under {', '.join(sorted(hashes))}" for run, hashes in per_run.items())
+            hashes_of = "; ".join(f"{run} under {', '.join(sorted(hashes))}" for run, hashes in per_run.items())
             problems.append(
-                f"{task}: the runs share no protocol, so their scores cannot be compared ({told}): "
+                f"{task}: the runs share no protocol, so their scores cannot be compared ({hashes_of}): "
                 f"longtake evaluate --runs {','.join(per_run)} --tasks {task}"
             )
             continue
@@ -268,9 +268,9 @@ def _task_scores(store: Store, task: str, protocol: str, rows: pd.DataFrame, not
 
 def _newest(rows: pd.DataFrame) -> str:
     """The protocol of the newest row of a run."""
-    made = rows[rows.run != NO_RUN]
-    order = "event_time" if "event_time" in made.columns else "protocol"
-    return str(made.sort_values(order).protocol.iloc[-1])
+    of_runs = rows[rows.run != NO_RUN]
+    order = "event_time" if "event_time" in of_runs.columns else "protocol"
+    return str(of_runs.sort_values(order).protocol.iloc[-1])
 
 
 def find_protocol(store: Store, protocol: str, datasets: Iterable[str]) -> tuple[Protocol | None, str | None]:
@@ -281,13 +281,15 @@ def find_protocol(store: Store, protocol: str, datasets: Iterable[str]) -> tuple
     from longtake.evals.protocol import Protocol
 
     kept = f"protocols/{protocol}.json"
-    found = Protocol.model_validate_json(store.read_bytes(kept)) if store.exists(kept) else None
-    there = [name for name in datasets if store.exists(f"datasets/{name}/manifest.json")]
-    prints = {found.dataset} if found else {str(store.dataset(name).fingerprint) for name in there}
+    definition = Protocol.model_validate_json(store.read_bytes(kept)) if store.exists(kept) else None
+    known = [name for name in datasets if store.exists(f"datasets/{name}/manifest.json")]
+    prints = {definition.dataset} if definition else {str(store.dataset(name).fingerprint) for name in known}
     for config in sorted(CONFIGS.glob("*.yaml")):
         for short in load(EvaluateConfig, config.stem, search=CONFIGS).protocols:
             for fingerprint in prints:
-                full = short.model_copy(update={"dataset": fingerprint, "stride": found.stride if found else None})
+                full = short.model_copy(
+                    update={"dataset": fingerprint, "stride": definition.stride if definition else None}
+                )
                 if full.hash == protocol:
                     return full, config.stem
-    return found, None
+    return definition, None

@@ -84,7 +84,7 @@ class Shown:
     protocol: Protocol
     episodes: dict[int, str]
     truth: Image
-    made: list[Generated]
+    generated: list[Generated]
     fps: float
     models: list[str]
 
@@ -116,8 +116,8 @@ def show(material: Material, task: TaskScores) -> Shown | None:
         return None
     with one_thread():
         truth = _truth(cells[0][1])
-        made = [Generated(look, generate(cell)) for look, cell in cells]
-    return Shown(task, protocol, chosen, truth, made, dataset.manifest.fps, models)
+        generated = [Generated(look, generate(cell)) for look, cell in cells]
+    return Shown(task, protocol, chosen, truth, generated, dataset.manifest.fps, models)
 
 
 def make_strips(shown: Shown) -> list[Strip]:
@@ -131,10 +131,10 @@ def pick_episodes(scores: pd.DataFrame, window: int) -> dict[int, str]:
     best = best_model(scores, beyond)
     rows = scores[(scores.metric == "psnr") & (scores.distance > beyond) & (scores.system == best)]
     ranked = rows.groupby("episode").value.mean().sort_values(kind="stable")
-    found: dict[int, str] = {}
+    reasons: dict[int, str] = {}
     for note, quantile in QUANTILES.items():
-        found.setdefault(int(ranked.index[round(quantile * (len(ranked) - 1))]), note)
-    return found
+        reasons.setdefault(int(ranked.index[round(quantile * (len(ranked) - 1))]), note)
+    return reasons
 
 
 def pick_models(material: Material, task: TaskScores) -> list[str]:
@@ -220,15 +220,15 @@ def _strip(shown: Shown, clip: int, episode: int) -> Strip:
     protocol, truth = shown.protocol, shrunk(shown.truth[clip])
     given = even(protocol.context, SHOWN_CONTEXT)
     distances = shown.distances(episode)
-    asked = [int(distances.index[j]) for j in even(len(distances), SHOWN_MADE)]
+    columns = [int(distances.index[j]) for j in even(len(distances), SHOWN_MADE)]
     context = [truth[t] for t in given]
-    grid: list[list[Image | None]] = [[*context, *(truth[protocol.context + j] for j in asked)]]
+    grid: list[list[Image | None]] = [[*context, *(truth[protocol.context + j] for j in columns)]]
     rows = [Row("truth", "ink", None)]
     scores = shown.task.scores
     means = scores[(scores.episode == episode) & (scores.metric == "psnr")].groupby("system").value.mean()
-    for one in shown.made:
-        told: Sequence[Image | None] = [None] * len(context) if one.look.kind == "wiped" else context
-        grid.append([*told, *shrunk(one.frames[clip, asked])])
+    for one in shown.generated:
+        context_row: Sequence[Image | None] = [None] * len(context) if one.look.kind == "wiped" else context
+        grid.append([*context_row, *shrunk(one.frames[clip, columns])])
         rows.append(Row(called(one.look), one.look.ink, float(means[one.look.system])))
     image = mosaic(grid, len(context))
     height, width = truth.shape[1:3]
@@ -240,9 +240,9 @@ def _strip(shown: Shown, clip: int, episode: int) -> Strip:
         width=image.shape[1] * scale,
         height=image.shape[0] * scale,
         context=[f"{t - protocol.context}".replace("-", "\N{MINUS SIGN}") for t in given],
-        distances=[int(distances[j]) for j in asked],
+        distances=[int(distances[j]) for j in columns],
         context_width=(len(context) * (width + gap_px(width)) - gap_px(width)) * scale,
-        made_width=(len(asked) * (width + gap_px(width)) - gap_px(width)) * scale,
+        made_width=(len(columns) * (width + gap_px(width)) - gap_px(width)) * scale,
         rows=rows,
     )
 

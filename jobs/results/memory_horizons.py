@@ -45,10 +45,10 @@ def table(scores: pd.DataFrame) -> pd.DataFrame:
     for protocol, group in rows.groupby("protocol", observed=True):
         here = distinct(group)
         about = here[here.run != NO_RUN].drop_duplicates("system").set_index("system")
-        for found in _told(group):
-            run, step = about.loc[found.system, "run"], about.loc[found.system, "checkpoint"]
-            ends = (found.frames, found.low, found.high, found.reach, found.lost_to or "none", found.episodes)
-            lines.append((found.system, run, step, protocol, *ends))
+        for line in _told(group):
+            run, step = about.loc[line.system, "run"], about.loc[line.system, "checkpoint"]
+            ends = (line.frames, line.low, line.high, line.reach, line.lost_to or "none", line.episodes)
+            lines.append((line.system, run, step, protocol, *ends))
     return pd.DataFrame(lines, columns=list(COLUMNS))
 
 
@@ -59,15 +59,15 @@ def _told(scores: pd.DataFrame) -> list[Horizon]:
         raise UserError(f"{error}: longtake evaluate scores them all") from error
 
 
-def sentence(found: Horizon) -> str:
+def sentence(horizon: Horizon) -> str:
     """What a reader may quote."""
-    rival = CALLED.get(found.lost_to or "", "itself with its memory wiped")
-    facts = f"({found.reach} measured, 95 % interval {found.low} to {found.high}, n = {found.episodes})"
-    if found.lost_to is None:
-        return f"remembers for all of the {found.reach} frames {facts}"
-    if found.frames == 0:
+    rival = CALLED.get(horizon.lost_to or "", "itself with its memory wiped")
+    facts = f"({horizon.reach} measured, 95 % interval {horizon.low} to {horizon.high}, n = {horizon.episodes})"
+    if horizon.lost_to is None:
+        return f"remembers for all of the {horizon.reach} frames {facts}"
+    if horizon.frames == 0:
         return f"shows no memory: {rival} is as good from the start {facts}"
-    return f"remembers for {found.frames} frames, then {rival} is as good {facts}"
+    return f"remembers for {horizon.frames} frames, then {rival} is as good {facts}"
 
 
 def horizon_curve(scores: pd.DataFrame, *, width: int = 920, height: int = PANEL_PX) -> Figure:
@@ -76,12 +76,12 @@ def horizon_curve(scores: pd.DataFrame, *, width: int = 920, height: int = PANEL
     Raises:
         ValueError: scores of several protocols, or rivals that are missing.
     """
-    found = horizons(scores)
+    systems = horizons(scores)
     styles = looks(distinct(scores[scores.task == TASK]))
     with styled():
-        figure = new_figure(width, height * len(found))
-        for number, horizon in enumerate(found, 1):
-            axes = figure.add_subplot(len(found), 1, number)
+        figure = new_figure(width, height * len(systems))
+        for number, horizon in enumerate(systems, 1):
+            axes = figure.add_subplot(len(systems), 1, number)
             _panel(axes, horizon, styles[horizon.system].color)
     return figure
 
@@ -95,6 +95,6 @@ def _panel(axes: Axes, horizon: Horizon, color: str) -> None:
     axes.set_xlim(0, horizon.reach)
     axes.set_xlabel("distance (frames)")
     whole_ticks(axes)
-    told = f"{horizon.frames} frames [{horizon.low}, {horizon.high}]"
+    caption = f"{horizon.frames} frames [{horizon.low}, {horizon.high}]"
     axes.set_title(f"{horizon.system}: PSNR (dB) above the best of copy last, context mean and itself wiped")
-    axes.set_title(f"horizon {told}", loc="right", color="#56606c")
+    axes.set_title(f"horizon {caption}", loc="right", color="#56606c")

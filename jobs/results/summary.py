@@ -29,18 +29,18 @@ def summary(scores: pd.DataFrame, by: Sequence[str] = SUMMARY_BY) -> pd.DataFram
     from longtake.evals.bootstrap import bootstrap_interval
     from longtake.tables.scores import per_episode, summarise
 
-    told = [name for name in APART if name in scores and scores[name].notna().any()]
-    keys = list(dict.fromkeys([*by, *told, "metric", "protocol"]))
+    apart = [name for name in APART if name in scores and scores[name].notna().any()]
+    keys = list(dict.fromkeys([*by, *apart, "metric", "protocol"]))
     if scores.empty:
         return scores.reindex(columns=[*keys, *SPREAD])
     _require(scores, keys)
-    by = [*by, *told]
-    found = summarise(scores, by=by)
+    by = [*by, *apart]
+    means = summarise(scores, by=by)
     values = per_episode(scores, by=by).value.groupby(level=keys, dropna=False)
     ends = [bootstrap_interval(group.to_numpy(dtype=float)) for _, group in values]
     lows, highs = zip(*ends, strict=True)
-    half = found.high - found["mean"]
-    return found.assign(se=values.sem().to_numpy(), ci95=half, low=lows, high=highs)[[*keys, *SPREAD]]
+    half = means.high - means["mean"]
+    return means.assign(se=values.sem().to_numpy(), ci95=half, low=lows, high=highs)[[*keys, *SPREAD]]
 
 
 def means(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
@@ -57,7 +57,7 @@ _ELSEWHERE = {"model": "there is no column 'model': models, their controls and f
 
 
 def _require(frame: pd.DataFrame, names: Sequence[str]) -> None:
-    there = [str(name) for name in frame.columns]
-    missing = [_ELSEWHERE.get(name) or unknown("column", name, there) for name in names if name not in there]
+    columns = [str(name) for name in frame.columns]
+    missing = [_ELSEWHERE.get(name) or unknown("column", name, columns) for name in names if name not in columns]
     if missing and len(frame):
         raise UserError(*missing)

@@ -21,16 +21,16 @@ def side_by_side(store: Store, scores: pd.DataFrame, by: Sequence[str] = SUMMARY
 
     Beside `by`: a column per metric, episodes, protocol, and `frames`, trained on by the run, where there is one.
     """
-    found = summary(scores, by)
-    keys = [*by, *(name for name in APART if name in found), "protocol"]
-    metrics = [name for name in METRICS if (found.metric == name).any()]
-    found = found.assign(told=[_told(*line) for line in found[["metric", "mean", "ci95"]].itertuples(index=False)])
-    groups = found.set_index([*keys, "metric"]).told.unstack("metric")[metrics]
-    counts = found.groupby(keys, dropna=False, observed=True).episodes.max()
+    means = summary(scores, by)
+    keys = [*by, *(name for name in APART if name in means), "protocol"]
+    metrics = [name for name in METRICS if (means.metric == name).any()]
+    means = means.assign(told=[_told(*line) for line in means[["metric", "mean", "ci95"]].itertuples(index=False)])
+    groups = means.set_index([*keys, "metric"]).told.unstack("metric")[metrics]
+    counts = means.groupby(keys, dropna=False, observed=True).episodes.max()
     lines = groups.assign(episodes=counts).reset_index().rename_axis(columns=None)
     if "run" in by:
         lines = lines.merge(_trained(store, lines.run), on="run", how="left")
-    return _best_first(lines, found, keys, metrics[0])[[*by, *metrics, *(c for c in lines if c not in (*by, *metrics))]]
+    return _best_first(lines, means, keys, metrics[0])[[*by, *metrics, *(c for c in lines if c not in (*by, *metrics))]]
 
 
 def _told(metric: str, mean: float, half: float) -> str:
@@ -42,13 +42,13 @@ def _told(metric: str, mean: float, half: float) -> str:
 
 def _trained(store: Store, runs: pd.Series[str]) -> pd.DataFrame:
     """The frames that each run was trained on."""
-    there = store.table("runs", where=f"run in {sorted(set(runs) - {NO_RUN})!r}")
-    return there.reindex(columns=["run", "frames"]).astype({"frames": "Int64"})
+    trainings = store.table("runs", where=f"run in {sorted(set(runs) - {NO_RUN})!r}")
+    return trainings.reindex(columns=["run", "frames"]).astype({"frames": "Int64"})
 
 
-def _best_first(lines: pd.DataFrame, found: pd.DataFrame, keys: Sequence[str], metric: str) -> pd.DataFrame:
+def _best_first(lines: pd.DataFrame, means: pd.DataFrame, keys: Sequence[str], metric: str) -> pd.DataFrame:
     """Task by task, by the first metric."""
-    goodness = found[found.metric == metric].set_index(list(keys))["mean"].map(METRICS[metric].goodness)
+    goodness = means[means.metric == metric].set_index(list(keys))["mean"].map(METRICS[metric].goodness)
     ordered = lines.join(goodness.rename("goodness"), on=list(keys)).sort_values("goodness", ascending=False)
     if "task" in keys:
         ordered = ordered.sort_values("task", kind="stable")

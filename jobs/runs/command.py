@@ -54,26 +54,26 @@ def show_one(store: Store, run: str, format: str | None = None, out: str | None 
     Raises UserError for an unknown run.
     """
     run = str(find_run(store, run, kinds=())["run"])
-    found = tables.read(store, "runs", where=f"run == {run!r}")
+    rows = tables.read(store, "runs", where=f"run == {run!r}")
     if format not in (None, "table") or out:
-        return show(found, format, out)
-    show(fields(_with_minutes(found), last_step(store, run)))
+        return show(rows, format, out)
+    show(fields(_with_minutes(rows), last_step(store, run)))
     scores = store.table("scores", where=f"run == {run!r}")
     if len(scores):
         print("\nscores")
         show(summary(scores, ["task", "system", "checkpoint"]))
-    if "config" in found:
-        print(f"\nconfig\n{found['config'].iloc[0]}", end="")
+    if "config" in rows:
+        print(f"\nconfig\n{rows['config'].iloc[0]}", end="")
 
 
-def fields(found: pd.DataFrame, step: dict[str, object]) -> pd.DataFrame:
+def fields(rows: pd.DataFrame, step: dict[str, object]) -> pd.DataFrame:
     """One line per field of a run that has a value, those of the overview first."""
     import pandas as pd
 
-    row = found.iloc[0]
+    row = rows.iloc[0]
     names = [*(name for name in COLUMNS if name in row.index), *(name for name in row.index if name not in COLUMNS)]
-    told = {name: row[name] for name in names if name not in LONG and not pd.isna(row[name]) and row[name] != ""}
-    return pd.DataFrame([{"field": name, "value": value} for name, value in {**told, **step}.items()], dtype=object)
+    known = {name: row[name] for name in names if name not in LONG and not pd.isna(row[name]) and row[name] != ""}
+    return pd.DataFrame([{"field": name, "value": value} for name, value in {**known, **step}.items()], dtype=object)
 
 
 def last_step(store: Store, run: str) -> dict[str, object]:

@@ -55,7 +55,7 @@ def find_runs(
     mine = table[table.kind.isin(kinds)] if kinds and len(table) else table
     if mine.empty and not others:
         raise UserError(f"no {' or '.join(kinds) or what} run in store {store.uri} yet; {_how_to_start(kinds)}")
-    found: dict[str, Row] = {}
+    rows: dict[str, Row] = {}
     problems: list[str] = []
     for name in wanted:
         try:
@@ -66,10 +66,10 @@ def find_runs(
         if row is None:
             problems.append(unknown(what, name, {*others, *_names(mine, kinds)}))
         else:
-            found.setdefault(str(row["run"]), row)
+            rows.setdefault(str(row["run"]), row)
     if problems:
         raise UserError(*problems)
-    return list(found.values())
+    return list(rows.values())
 
 
 def find_run(
@@ -128,8 +128,8 @@ def _best(store: Store, ids: Sequence[str]) -> str:
     except UserError as error:
         raise UserError(*(f"{BEST}: {line}" for line in error.lines)) from error
     if per_task.run.nunique() != 1:
-        told = "; ".join(f"of {row.task} it is {row.run}" for row in per_task.itertuples())
-        raise UserError(f"{BEST}: tasks name unlike runs: {told}: name one of them")
+        runs = "; ".join(f"of {row.task} it is {row.run}" for row in per_task.itertuples())
+        raise UserError(f"{BEST}: tasks name unlike runs: {runs}: name one of them")
     return str(per_task.run.iloc[0])
 
 

@@ -42,7 +42,7 @@ def check(sweep: Sweep, store: Store) -> Sweep:
     if problems:
         raise UserError(*problems)
     sweep = _measured(sweep, store)
-    found: dict[str, str] = {}
+    problem_at: dict[str, str] = {}
     reach, unmeasured = 0, list[str]()
     for labels in corners(sweep.config.space):
         try:
@@ -53,9 +53,9 @@ def check(sweep: Sweep, store: Store) -> Sweep:
         except UserError as error:
             at = ", ".join(f"{field}={label}" for field, label in labels.items())
             for line in error.lines:
-                found.setdefault(line, at)
+                problem_at.setdefault(line, at)
     problems = _search_problems(sweep.config) + unmeasured
-    problems += [f"space: {line} (for one at {at})" for line, at in found.items()]
+    problems += [f"space: {line} (for one at {at})" for line, at in problem_at.items()]
     objective = sweep.config.objective
     beyond = reach if objective.beyond is None else objective.beyond
     if objective.protocol is not None and not problems:
@@ -84,8 +84,8 @@ def _measured(sweep: Sweep, store: Store) -> Sweep:
     """The sweep with an objective, also where its config gives none."""
     objective, data = sweep.config.objective, sweep.base.data
     if objective.protocol is None and objective.column is None:
-        there = len(store.dataset(data.first).episodes("val"))
-        objective = objective.cheap(max(stage.frames for stage in data.curriculum), there)
+        episodes = len(store.dataset(data.first).episodes("val"))
+        objective = objective.cheap(max(stage.frames for stage in data.curriculum), episodes)
     return replace(sweep, config=sweep.config.model_copy(update={"objective": objective}))
 
 
@@ -93,28 +93,28 @@ def _warm_problems(sweep: Sweep, store: Store, name: str) -> list[str]:
     """Why the trials of an earlier sweep cannot be learnt from: their objective means something else."""
     then = [yaml.safe_load(store.read_bytes(f"sweeps/{name}/{file}.yaml")) for file in ("sweep", "train")]
     now = [config.model_dump(mode="json") for config in (sweep.config, sweep.base)]
-    found = differences(then[0]["objective"], now[0]["objective"], "objective")
-    found += differences(then[0]["against"], now[0]["against"], "against")
+    changed = differences(then[0]["objective"], now[0]["objective"], "objective")
+    changed += differences(then[0]["against"], now[0]["against"], "against")
     for field in ("steps", "data", "validation"):
-        found += differences(then[1][field], now[1][field], f"change.{field}")
-    return [f"warm_start: the objective of sweep {name} means something else: {line}" for line in found]
+        changed += differences(then[1][field], now[1][field], f"change.{field}")
+    return [f"warm_start: the objective of sweep {name} means something else: {line}" for line in changed]
 
 
 def _search_problems(config: SweepConfig) -> list[str]:
-    found, count = [], size(config.space)
+    lines, count = [], size(config.space)
     if config.sampling.method == "grid":
         ranges = [field for field, axis in config.space.items() if axis.count is None]
-        found += [f"sampling.method: a grid has no place for the range {field}; make it a choice" for field in ranges]
+        lines += [f"sampling.method: a grid has no place for the range {field}; make it a choice" for field in ranges]
     if count is not None and count < config.trials:
-        found.append(
+        lines.append(
             f"trials: {config.trials}, but the space has {count} points, and none is tried twice: set trials={count} "
             "or lower"
         )
     if config.sampling.method == "nsga2" and not config.against:
-        found.append("sampling.method: nsga2 is for several objectives: name costs in `against`, or take tpe")
+        lines.append("sampling.method: nsga2 is for several objectives: name costs in `against`, or take tpe")
     if config.winners is not None and config.test_protocol is None:
-        found.append(f"winners.protocol: is required, for {config.objective.name} is no score of the test split")
-    return found
+        lines.append(f"winners.protocol: is required, for {config.objective.name} is no score of the test split")
+    return lines
 
 
 def _objective_problems(config: SweepConfig, trial: WorldModelTraining, store: Store) -> list[str]:
@@ -170,12 +170,12 @@ def notes(sweep: Sweep) -> list[str]:
     And one where trials are judged early while their learning rates fall.
     """
     every = [sweep.trial(labels) for labels in corners(sweep.config.space)]
-    found = _rung_notes(sweep, every)
+    lines = _rung_notes(sweep, every)
     for field in sweep.config.space:
         for fields, idle, why in IDLE:
             if field in fields and all(map(idle, every)):
-                found.append(f"space: {field} cannot change the results: {why}")
-    return found
+                lines.append(f"space: {field} cannot change the results: {why}")
+    return lines
 
 
 def _rung_notes(sweep: Sweep, every: Sequence[WorldModelTraining]) -> list[str]:
@@ -274,15 +274,17 @@ def _matrix(config: SweepConfig) -> list[str]:
     count = size(config.space)
     if count is None or count > MOST_SHOWN:
         return [f"points     {'infinitely many' if count is None else count}"]
-    told = [", ".join(f"{field}={short(label)}" for field, label in point.items()) for point in points(config.space)]
-    return [f"points     {count}", *(f"  {line}" for line in told)]
+    lines = [", ".join(f"{field}={short(label)}" for field, label in point.items()) for point in points(config.space)]
+    return [f"points     {count}", *(f"  {line}" for line in lines)]
 
 
 def _winners(config: SweepConfig) -> list[str]:
     if config.winners is None:
         return []
-    asked = config.winners
-    return [f"winners    the best {asked.top} trained again with {asked.seeds} other seeds each, scored on test once"]
+    winners = config.winners
+    return [
+        f"winners    the best {winners.top} trained again with {winners.seeds} other seeds each, scored on test once"
+    ]
 
 
 def _cost(sweep: Sweep, store: Store) -> str:
@@ -291,13 +293,13 @@ def _cost(sweep: Sweep, store: Store) -> str:
     share = expected_steps(config.pruning, base.steps) / base.steps
     again = config.winners.top * config.winners.seeds if config.winners else 0
     frames = (config.trials * share + again) * base.steps * base.data.frames_per_step
-    told = f"about {frames:,.0f} frames ({share:.0%} of the most for trials"
-    told += f", {again} winners' trainings)" if again else ")"
+    estimate = f"about {frames:,.0f} frames ({share:.0%} of the most for trials"
+    estimate += f", {again} winners' trainings)" if again else ")"
     rate = _frames_per_second(sweep, store)
     if rate is None:
-        return f"{told}; no sweep of {config.name} in this store yet to tell the time by"
+        return f"{estimate}; no sweep of {config.name} in this store yet to tell the time by"
     rate_words = f"{rate:.0f} frames/s a trial, as in earlier sweeps of {config.name}"
-    return f"{told}; about {_duration(frames / rate / config.at_once)} at {rate_words}"
+    return f"{estimate}; about {_duration(frames / rate / config.at_once)} at {rate_words}"
 
 
 def _frames_per_second(sweep: Sweep, store: Store) -> float | None:

@@ -172,15 +172,15 @@ def open_study(sweep: Sweep, store: Store, held: Lease | None = None) -> Study:
 
 def _teller(config: SweepConfig, study: Study) -> Callable[[Study], None]:
     """Prints a line as each trial ends, from now on."""
-    told = {row["trial"] for row in study.rows() if row["state"] in STATES}
+    ended = {row["trial"] for row in study.rows() if row["state"] in STATES}
     if len(study):
-        print(f"of {len(study)} trials that have begun, {len(told)} have ended; the others go on", flush=True)
+        print(f"of {len(study)} trials that have begun, {len(ended)} have ended; the others go on", flush=True)
 
     def tell(study: Study) -> None:
         for row in study.rows():
-            if row["state"] not in STATES or row["trial"] in told:
+            if row["state"] not in STATES or row["trial"] in ended:
                 continue
-            told.add(row["trial"])
+            ended.add(row["trial"])
             point = ", ".join(f"{field}={short(row[field])}" for field in config.space if row[field] is not None)
             print(
                 f"trial {row['trial']:>3}  {row['state']:<7} step {row['step']:>6}  {row['objective']:.4f}  "

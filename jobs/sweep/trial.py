@@ -146,8 +146,8 @@ def measure(context: Context, config: WorldModelTraining, objective: Objective, 
         value = score_checkpoint(context, config, objective, objective.protocol, step)
     else:
         assert objective.column is not None
-        told = numbers.get(objective.column)
-        value = _recorded(context, objective.column, step) if told is None else told
+        number = numbers.get(objective.column)
+        value = _recorded(context, objective.column, step) if number is None else number
     return {"objective": value, "frames": frames}
 
 
@@ -158,9 +158,9 @@ def score_checkpoint(
     threads = torch.get_num_threads()
     read = EvaluatedCheckpoint.read(context.store, context.run_id, config.name, step, config.data.first)
     subject = replace(read, latents=False)  # no ceilings: the same for all trials
-    asked = EvaluateConfig(protocols=[protocol], wiped=False, stranger=False)
+    evaluation = EvaluateConfig(protocols=[protocol], wiped=False, stranger=False)
     values: list[float] = []
-    for cell in plan_cells(asked, context.store, [subject]):
+    for cell in plan_cells(evaluation, context.store, [subject]):
         if cell.payload.run != context.run_id:
             continue  # the floors are the same for all trials
         rows = score_cell(cell.payload)

@@ -62,8 +62,8 @@ def score(sweep: Sweep, store: Store, runs: list[str]) -> Protocol:
         step = checkpoints.newest(store, run)
         assert step is not None
         subjects.append(EvaluatedCheckpoint.read(store, run, sweep.config.name, step, dataset))
-    asked = EvaluateConfig(protocols=[sweep.config.test_protocol], wiped=False, stranger=False)
-    cells = plan_cells(asked, store, subjects)
+    evaluation = EvaluateConfig(protocols=[sweep.config.test_protocol], wiped=False, stranger=False)
+    cells = plan_cells(evaluation, store, subjects)
     if evaluate(cells, store).failed:
         raise UserError(f"sweep {sweep.id}: its winners could not be scored: longtake sweep --resume {sweep.id}")
     protocol: Protocol = cells[0].payload.protocol
@@ -74,8 +74,8 @@ def _reached(sweep: Sweep, store: Store, runs: list[str], protocol: Protocol) ->
     """The mean over seeds of the mean beyond the window, and how far the seeds lie apart."""
     objective = sweep.config.objective
     metric = objective.metric if objective.metric in protocol.metrics else protocol.metrics[0]
-    asked = f"protocol == {protocol.hash!r} and metric == {metric!r} and system == {sweep.config.name!r}"
-    rows = store.table("scores", where=asked)
+    query = f"protocol == {protocol.hash!r} and metric == {metric!r} and system == {sweep.config.name!r}"
+    rows = store.table("scores", where=query)
     far = rows[rows["run"].isin(runs) & (rows["distance"] > (objective.beyond or 0))]
     means = far.groupby("run")["value"].mean()
     return (
