@@ -117,7 +117,9 @@ class SweepConfig(Config):
     pruning: Pruning = Pruning()
     objective: Objective = Objective()
     against: list[Cost] = Field([], description="costs to weigh the objective against: the search is for a front")
-    warm_start: list[str] = Field([], description="ids of earlier sweeps of the same objective to learn from")
+    warm_start: list[str] = Field(
+        [], description="earlier sweeps of the same objective to learn from, each as a run is named"
+    )
     winners: Winners | None = None
     database: str | None = Field(
         None,

@@ -30,6 +30,7 @@ from longtake.storage.store import open_store
 from longtake.tables import table as tables
 from tests.jobs.diagnose.test_command import CHEAP, changes, facts, horizon
 from tests.jobs.evaluate import toy
+from tests.jobs.toy_data import write_dataset
 from tests.jobs.train import toy as training
 from tests.jobs.train.rings import config_of, held_out, learn, walk
 from tests.models import test_every_mixer
@@ -94,7 +95,7 @@ def test_it_trains_and_a_state_that_cannot_be_cut_is_not_cut() -> None:
 
 def test_it_is_evaluated(tmp_path: Path) -> None:
     store = open_store(tmp_path / "store")
-    toy.write_dataset(store, "mazes", toy.episodes(), test=0.5)
+    write_dataset(store, "mazes", toy.episodes(), test=0.5)
     toy.write_run(store, mixer="ema")
     config = EvaluateConfig(protocols=[toy.RETRIEVAL], clips_per_cell=4)
     cells = [cell.payload for cell in plan_cells(config, store, find_subjects(store, toy.RUN))]

@@ -16,7 +16,6 @@ from longtake.config import load
 from longtake.datasets.dataset import Dataset
 from longtake.datasets.episode import Episode
 from longtake.datasets.mixture import open_data
-from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
 from longtake.evals.protocol import Protocol
 from longtake.jobs import encode, inspect, verify
@@ -33,6 +32,7 @@ from longtake.models.config import AutoencoderConfig, SamplerConfig
 from longtake.models.tokenizer import AutoencoderTokenizer
 from longtake.storage.store import Store, open_store
 from longtake.training import checkpoints
+from tests.jobs.toy_data import write_dataset
 from tests.jobs.train.test_latents import AUTOENCODER, WORLD, Place
 
 EPISODES, LENGTH = 20, 16
@@ -61,16 +61,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     folder = tmp_path_factory.mktemp("encode")
     store = open_store(folder / "store")
     random = np.random.default_rng(0)
-    about = {"fps": 10.0, "action_space": {"turn": "degrees"}, "pose": ["x", "y", "yaw"]}
-    writer = DatasetWriter(store, "mazes", recipe={}, **about, test=0.2)  # type: ignore[arg-type]
     walks = np.cumsum(random.normal(0, 0.3, (EPISODES, LENGTH, 3)), 1).astype(np.float32)
     frames = random.integers(0, 256, (EPISODES, LENGTH, 16, 16, 3), dtype=np.uint8)
     actions = random.normal(size=(EPISODES, LENGTH, 2)).astype(np.float32)
     rooms = {"room": np.arange(LENGTH)}
-    writer.write_shard(
-        0, [Episode(f, a, w, {"seed": 3}, rooms) for f, a, w in zip(frames, actions, walks, strict=True)]
-    )
-    writer.finalize(1)
+    episodes = [Episode(f, a, w, {"seed": 3}, rooms) for f, a, w in zip(frames, actions, walks, strict=True)]
+    write_dataset(store, "mazes", episodes, test=0.2)
     (folder / "squeeze.yaml").write_text(AUTOENCODER)
     (folder / "inner.yaml").write_text(WORLD)
     config = load(

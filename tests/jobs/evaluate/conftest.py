@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from longtake.storage.store import Store, open_store
-from tests.jobs.evaluate.toy import episodes, write_dataset, write_run
+from tests.jobs.evaluate.toy import episodes, write_run
+from tests.jobs.toy_data import write_dataset
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from longtake.datasets.episode import Episode
-from longtake.datasets.writer import DatasetWriter
 from longtake.storage.store import open_store
 from tests.jobs.how_to import blocks, run
+from tests.jobs.toy_data import noise, write_dataset
 
 MAE, PALETTE = blocks("adding-a-metric.md", "python")
 (ASK_METRICS,) = blocks("adding-a-metric.md", "yaml")
@@ -54,11 +52,7 @@ main(["metrics", "mae"])
 @pytest.mark.slow
 def test_a_metric_is_one_file(tmp_path: Path) -> None:
     """It is asked, kept, shown in its place, searched by, and listed: nothing else is edited."""
-    store, draw = open_store(tmp_path / "store"), np.random.default_rng(0)
-    writer = DatasetWriter(store, "mazes", recipe={}, fps=10.0, action_space={"turn": "degrees"}, pose=None, test=0.5)
-    frames = draw.integers(0, 256, (14, 9, 16, 16, 3), dtype=np.uint8)
-    writer.write_shard(0, [Episode(clip, np.zeros((9, 2), np.float32), None) for clip in frames])
-    writer.finalize(1)
+    write_dataset(open_store(tmp_path / "store"), "mazes", noise(14, 9, 16), pose=False, test=0.5)
     (tmp_path / "mine.yaml").write_text(ASK_METRICS.replace("episodes: 48", "episodes: 5"))
     told, card = run(tmp_path, "longtake.evals.metrics", {"mae": MAE, "palette": PALETTE}, ASK).split("\n", 1)
     found = json.loads(told)

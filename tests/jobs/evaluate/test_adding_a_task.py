@@ -12,7 +12,6 @@ import pytest
 
 from longtake.config import load
 from longtake.datasets.episode import Episode
-from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
 from longtake.evals.metrics.psnr import IDENTICAL_PSNR
 from longtake.jobs.evaluate import config as evaluate_config
@@ -23,6 +22,7 @@ from longtake.jobs.evaluate.grid import plan_cells
 from longtake.jobs.results.memory_horizons import table
 from longtake.storage.store import Store, open_store
 from tests.jobs.how_to import blocks, run
+from tests.jobs.toy_data import write_dataset
 
 AGAIN, FADE, MODEL = blocks("adding-a-task.md", "python")
 ASK_TASK, ASK_MODEL = blocks("adding-a-task.md", "yaml")
@@ -69,12 +69,10 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     monkeypatch.setattr(evaluate_config, "CONFIGS", tmp_path)
     (tmp_path / "freeze.py").write_text(MODEL)
     store, draw = open_store(tmp_path / "store"), np.random.default_rng(0)
-    about = {"recipe": {}, "fps": 10.0, "action_space": {"turn": "degrees"}, "pose": ["x", "y", "yaw"]}
-    writer = DatasetWriter(store, "doom-maze", **about, test=0.5)
     walk = np.stack([np.arange(32.0), np.zeros(32), np.zeros(32)], 1).astype(np.float32)
     frames = draw.integers(0, 256, (12, 32, 16, 16, 3), dtype=np.uint8)
-    writer.write_shard(0, [Episode(clip, np.zeros((32, 2), np.float32), walk) for clip in frames])
-    writer.finalize(1)
+    episodes = [Episode(clip, np.zeros((32, 2), np.float32), walk) for clip in frames]
+    write_dataset(store, "doom-maze", episodes, test=0.5)
     return store
 
 

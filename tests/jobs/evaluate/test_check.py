@@ -20,18 +20,8 @@ from longtake.jobs.evaluate.grid import find_subjects
 from longtake.models.config import SamplerConfig
 from longtake.storage.store import Store, open_store
 from longtake.training import checkpoints
-from tests.jobs.evaluate.toy import (
-    LENGTH,
-    REASONING,
-    RETRIEVAL,
-    RUN,
-    STEP,
-    episodes,
-    plan,
-    refused,
-    write_dataset,
-    write_run,
-)
+from tests.jobs.evaluate.toy import LENGTH, REASONING, RETRIEVAL, RUN, STEP, episodes, plan, refused, write_run
+from tests.jobs.toy_data import write_dataset
 
 
 def test_what_a_model_cannot_be_asked_is_told_before_the_start(store: Store) -> None:

@@ -20,7 +20,8 @@ import pytest
 import longtake
 from longtake.storage.store import open_store
 from longtake.tables import table as tables
-from tests.jobs.evaluate.toy import RUN, episodes, write_dataset, write_run
+from tests.jobs.evaluate.toy import RUN, episodes, write_run
+from tests.jobs.toy_data import write_dataset
 
 ROOT = Path(__file__).parents[3]
 KILLS = int(os.environ.get("LONGTAKE_KILLS", "2"))

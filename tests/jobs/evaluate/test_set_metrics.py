@@ -12,8 +12,6 @@ import pytest
 from numpy.typing import NDArray
 
 from longtake.config import load
-from longtake.datasets.episode import Episode
-from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
 from longtake.evals.metrics.fvd import METRIC as FVD
 from longtake.evals.protocol import Protocol
@@ -31,6 +29,7 @@ from longtake.models.perceptual.i3d import CLASSES, FEWEST_FRAMES
 from longtake.storage.store import Store, open_store
 from longtake.tables import table as tables
 from longtake.tables.schema import NO_RUN
+from tests.jobs.toy_data import noise, write_dataset
 
 ROLLOUT = Protocol(task="rollout", context=4, horizon=5, episodes=5, metrics=["psnr", "fvd"])
 
@@ -38,11 +37,8 @@ ROLLOUT = Protocol(task="rollout", context=4, horizon=5, episodes=5, metrics=["p
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     """With a dataset of seven held-out episodes of 9 frames of 24x24."""
-    store, draw = open_store(tmp_path), np.random.default_rng(0)
-    writer = DatasetWriter(store, "mazes", recipe={}, fps=10.0, action_space={"turn": "degrees"}, pose=None, test=0.5)
-    frames = draw.integers(0, 256, (14, 9, 24, 24, 3), dtype=np.uint8)
-    writer.write_shard(0, [Episode(clip, np.zeros((9, 2), np.float32), None) for clip in frames])
-    writer.finalize(1)
+    store = open_store(tmp_path)
+    write_dataset(store, "mazes", noise(14, 9, 24), pose=False, test=0.5)
     return store
 
 

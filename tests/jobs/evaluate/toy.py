@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import save_file
 
 from longtake.datasets.episode import Episode
-from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
 from longtake.evals.protocol import Protocol
 from longtake.jobs.evaluate.cells import EvaluatedCheckpoint, ScoreCell
@@ -32,13 +31,6 @@ RETRIEVAL = Protocol(task="retrieval", context=4, horizon=4, episodes=4, sampler
 
 
 REASONING = RETRIEVAL.model_copy(update={"task": "reasoning", "horizon": 6})
-
-
-def write_dataset(store: Store, name: str, episodes: list[Episode], pose: bool = True, **about: float) -> None:
-    names = ["x", "y", "yaw"] if pose else None
-    writer = DatasetWriter(store, name, recipe={}, fps=10.0, action_space={"turn": "degrees"}, pose=names, **about)
-    writer.write_shard(0, episodes)
-    writer.finalize(1)
 
 
 def episodes(count: int = 12, pose: bool = True) -> list[Episode]:

@@ -10,8 +10,6 @@ import pandas as pd
 import torch
 from safetensors.torch import save_file
 
-from longtake.datasets.episode import Episode
-from longtake.datasets.writer import DatasetWriter
 from longtake.evals.protocol import Protocol
 from longtake.jobs.evaluate.cell import score_cell
 from longtake.jobs.evaluate.cells import ScoreCell
@@ -21,6 +19,7 @@ from longtake.storage.store import Store, open_store
 from longtake.tables import table as tables
 from longtake.tables.schema import NO_RUN
 from longtake.training import checkpoints
+from tests.jobs.toy_data import shaded_walks, write_dataset
 
 BLOCK, WINDOW = "20261121-041233-k3f9", "20261121-042233-m2p7"
 
@@ -39,25 +38,6 @@ def small_model(mixer: str) -> ModelConfig:
     return ModelConfig.model_validate_json(
         json.dumps({"height": 16, "width": 16, "dim": 32, "window": 2, "d_state": 8, "headdim": 16, "layers": layers})
     )
-
-
-def write_dataset(store: Store) -> str:
-    """Forty short episodes of drifting colours; returns the fingerprint."""
-    random = np.random.default_rng(0)
-    about = {
-        "recipe": {"cells": 4},
-        "fps": 10.0,
-        "action_space": {"turn": "degrees"},
-        "pose": ["x", "y", "yaw"],
-    }
-    writer = DatasetWriter(store, "mazes", **about, test=0.2)
-    episodes = []
-    for _ in range(40):
-        walk = np.cumsum(random.normal(0, 0.3, (12, 3)), 0).astype(np.float32)
-        shade = np.clip(128 + 60 * walk[:, None, None, :] + random.normal(0, 20, (12, 16, 16, 3)), 0, 255)
-        episodes.append(Episode(shade.astype(np.uint8), random.normal(size=(12, 2)).astype(np.float32), walk))
-    writer.write_shard(0, episodes)
-    return writer.finalize(1).fingerprint
 
 
 def write_run(store: Store, run: str, config: ModelConfig) -> None:
@@ -153,7 +133,7 @@ def write_profile(store: Store, run: str) -> str:
 def make_store(folder: Path) -> Store:
     """A store after two trainings and an evaluation."""
     made = open_store(folder)
-    fingerprint = write_dataset(made)
+    fingerprint = write_dataset(made, "mazes", shaded_walks(12), recipe={"cells": 4}, test=0.2)
     write_run(made, BLOCK, small_model("ssm"))
     write_run(made, WINDOW, small_model("none"))
     for task in ("retrieval", "rollout"):

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from longtake.config import load
-from longtake.datasets.episode import Episode
-from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
 from longtake.jobs.sweep import check as sweep_check
 from longtake.jobs.sweep.config import CONFIGS, Sweep, SweepConfig, new
@@ -54,19 +51,6 @@ RETRIEVAL = (
     "objective={protocol: {task: retrieval, context: 4, horizon: 4, episodes: 2, split: val, "
     "sampler: {steps: 1}, metrics: [psnr]}}"
 )
-
-
-def write_dataset(store: Store) -> None:
-    draw = np.random.default_rng(0)
-    about = {"fps": 10.0, "action_space": {"turn": "degrees"}, "pose": ["x", "y", "yaw"]}
-    writer = DatasetWriter(store, "mazes", recipe={}, **about, test=0.2)
-    episodes = []
-    for _ in range(40):
-        walk = np.cumsum(draw.normal(0, 0.3, (16, 3)), 0).astype(np.float32)
-        shade = np.clip(128 + 60 * walk[:, None, None, :] + draw.normal(0, 20, (16, 16, 16, 3)), 0, 255)
-        episodes.append(Episode(shade.astype(np.uint8), draw.normal(size=(16, 2)).astype(np.float32), walk))
-    writer.write_shard(0, episodes)
-    writer.finalize(1)
 
 
 def sweep_of(place: Path, *overrides: str) -> tuple[Sweep, Store]:

@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 
 from longtake.config import load
 from longtake.datasets.episode import Episode
-from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
 from longtake.evals.protocol import Protocol
 from longtake.jobs.evaluate.cell import score_cell
@@ -26,6 +25,7 @@ from longtake.models.config import SamplerConfig
 from longtake.storage.store import Store, open_store
 from longtake.training import checkpoints
 from longtake.training.context import LocalContext
+from tests.jobs.toy_data import write_dataset
 
 AUTOENCODER = """
 name: squeeze
@@ -71,14 +71,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     folder = tmp_path_factory.mktemp("latents")
     store = open_store(folder / "store")
     random = np.random.default_rng(0)
-    about = {"fps": 10.0, "action_space": {"turn": "degrees"}, "pose": ["x", "y", "yaw"]}
-    writer = DatasetWriter(store, "mazes", recipe={}, **about, test=0.2)  # type: ignore[arg-type]
     walks = np.cumsum(random.normal(0, 0.3, (20, 16, 3)), 1).astype(np.float32)
     colors = 128 + 60 * walks[:, :, None, None] + 30 * np.linspace(-1, 1, 16)[None, None, :, None, None]
     frames = np.clip(colors + np.zeros((20, 16, 16, 16, 3)), 0, 255).astype(np.uint8)
     actions = random.normal(size=(20, 16, 2)).astype(np.float32)
-    writer.write_shard(0, [Episode(f, a, w) for f, a, w in zip(frames, actions, walks, strict=True)])
-    writer.finalize(1)
+    episodes = [Episode(f, a, w) for f, a, w in zip(frames, actions, walks, strict=True)]
+    write_dataset(store, "mazes", episodes, test=0.2)
     (folder / "squeeze.yaml").write_text(AUTOENCODER)
     (folder / "inner.yaml").write_text(WORLD)
     config = load(TrainConfig, folder / "squeeze.yaml", search=train.CONFIGS)

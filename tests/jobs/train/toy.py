@@ -10,13 +10,13 @@ from safetensors.torch import load_file
 
 from longtake.config import load
 from longtake.datasets.episode import Episode
-from longtake.datasets.writer import DatasetWriter
 from longtake.jobs.train import command as train
 from longtake.jobs.train.config import WorldModelTraining
 from longtake.jobs.train.loop import train_loop
 from longtake.storage.store import Store, open_store
 from longtake.training import checkpoints
 from longtake.training.context import LocalContext
+from tests.jobs.toy_data import write_dataset
 
 TOY = """
 name: toy
@@ -54,15 +54,11 @@ def write_place(folder: Path) -> None:
     store = open_store(folder / "store")
     random = np.random.default_rng(0)
     for name, has_pose in (("mazes", True), ("blind", False)):
-        about = {"fps": 10.0, "action_space": {"turn": "degrees"}, "pose": ["x", "y", "yaw"] if has_pose else None}
-        writer = DatasetWriter(store, name, recipe={}, **about, test=0.2)
         walks = np.cumsum(random.normal(0, 0.3, (20, 16, 3)), 1).astype(np.float32)
         frames = np.clip(128 + 60 * walks[:, :, None, None] + np.zeros((20, 16, 16, 16, 3)), 0, 255).astype(np.uint8)
         actions = random.normal(size=(20, 16, 2)).astype(np.float32)
-        writer.write_shard(
-            0, [Episode(f, a, w if has_pose else None) for f, a, w in zip(frames, actions, walks, strict=True)]
-        )
-        writer.finalize(1)
+        episodes = [Episode(f, a, w if has_pose else None) for f, a, w in zip(frames, actions, walks, strict=True)]
+        write_dataset(store, name, episodes, pose=has_pose, test=0.2)
     (folder / "toy.yaml").write_text(TOY)
 
 
