@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ LAST = 100
 """The rank of a metric that does not say where it stands."""
 
 
-class Metric(Protocol):
+class Metric:
     """The face: what tables, pages, searches and checks know of any metric."""
 
     title: str

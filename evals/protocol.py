@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -17,27 +17,18 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
-from pydantic_core import PydanticKnownError
 
 from longtake.evals.registry import ANY_TASK, METRICS, TASKS
 from longtake.evals.task import Fields
 from longtake.models.config import SamplerConfig
+from longtake.registry import known_name
 
 Positive = Annotated[int, Field(ge=1)]
 
 
-def _one_of(known: Mapping[str, object]) -> AfterValidator:
-    def check(name: str) -> str:
-        if name not in known:
-            raise PydanticKnownError("literal_error", {"expected": " or ".join(map(repr, known))})
-        return name
-
-    return AfterValidator(check)
-
-
-TaskName = Annotated[str, _one_of(TASKS)]
+TaskName = Annotated[str, AfterValidator(partial(known_name, names=TASKS))]
 """A task of `evals/tasks/`."""
-MetricName = Annotated[str, _one_of(METRICS)]
+MetricName = Annotated[str, AfterValidator(partial(known_name, names=METRICS))]
 """A metric of `evals/metrics/`, or of a task."""
 if TYPE_CHECKING:
     TaskFields = BaseModel

@@ -78,10 +78,10 @@ def loss_of(
         places = [slot * length + frame for slot in clips.slot.tolist() for frame in range(length)]
         draws = [torch.randn(channels, height, width, generator=seeded(config.seed, step, place)) for place in places]
         noise = torch.stack(draws).to(device)
-    made, mean, log_variance = engine(frames, noise)
+    reconstruction, mean, log_variance = engine(frames, noise)
     weights = config.loss
     return reconstruction_loss(
-        frames, made, mean, log_variance, squared=weights.squared, kl=weights.kl, distance=distance
+        frames, reconstruction, mean, log_variance, squared=weights.squared, kl=weights.kl, distance=distance
     )
 
 
@@ -103,8 +103,8 @@ def make_validation(
     tokenizer = AutoencoderTokenizer(model)
 
     def validate() -> dict[str, float]:
-        made = tokenizer.decode(tokenizer.encode(frames))
-        gap = (made.float() - frames.float()) / 127.5
+        reconstruction = tokenizer.decode(tokenizer.encode(frames))
+        gap = (reconstruction.float() - frames.float()) / 127.5
         psnr = -10 * (gap / 2).square().mean((2, 3, 4)).log10()
         return context.mean(val_psnr=psnr.clamp(max=IDENTICAL_PSNR).mean().item(), val_loss=gap.abs().mean().item())
 

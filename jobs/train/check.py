@@ -35,13 +35,13 @@ def shape_problems(config: TrainConfig, dataset: Data, store: Store) -> list[str
                 return list(error.lines)
         if (clip := config.model.clip) is not None and clip < LATENT_REACH:
             problems.append(f"model.clip: {clip:g} would cut {what}, of unit variance: set model.clip=null (no bound)")
-    for field, here, there in (
+    for field, here, needed in (
         ("height", model.height, height),
         ("width", model.width, width),
         ("channels", model.channels, channels),
     ):
-        if here != there:
-            problems.append(f"model.{field}: {here}, but {what} have {there}: set model.{field}={there}")
+        if here != needed:
+            problems.append(f"model.{field}: {here}, but {what} have {needed}: set model.{field}={needed}")
     return problems
 
 
@@ -121,12 +121,12 @@ def memory_problems(config: WorldModelTraining) -> list[str]:
     if memory.nested and model.d_state not in memory.nested:
         problems.append(f"memory.nested: {memory.nested} leaves out the whole state: add model.d_state {model.d_state}")
     scans = [kind for layer in model.stack if (kind := layer.scan_class)]
-    asked = {"carry_width": memory.carry_width, "nested": memory.nested, "regularise": memory.regularise}
+    settings = {"carry_width": memory.carry_width, "nested": memory.nested, "regularise": memory.regularise}
     if not scans:
-        problems += [f"memory.{field}: {value}, but no layer scans" for field, value in asked.items() if value]
+        problems += [f"memory.{field}: {value}, but no layer scans" for field, value in settings.items() if value]
     elif not any(kind.nests for kind in scans):
-        cut = [field for field in ("carry_width", "nested") if asked[field]]
-        problems += [f"memory.{f}: {asked[f]}, but no layer's state can be cut to fewer dimensions" for f in cut]
+        cut = [field for field in ("carry_width", "nested") if settings[field]]
+        problems += [f"memory.{f}: {settings[f]}, but no layer's state can be cut to fewer dimensions" for f in cut]
     if not model.causal:
         more: dict[str, object] = {
             "temporal_block": block,
@@ -180,18 +180,18 @@ def batch_problems(config: TrainConfig) -> list[str]:
     """Batches that cannot be shared evenly."""
     workers = max(1, config.workers)
     counts = range(min(config.min_workers or workers, workers), workers + 1)
-    problems, ranks, told = _elastic_problems(config), math.lcm(*counts), " or ".join(map(str, counts))
+    problems, ranks, numbers = _elastic_problems(config), math.lcm(*counts), " or ".join(map(str, counts))
     for number, stage in enumerate(config.data.curriculum):
         clips, left = divmod(config.data.frames_per_step, stage.frames)
         if left or clips % ranks or not clips:
             good = stage.frames * ranks * max(1, round(config.data.frames_per_step / stage.frames / ranks))
             problems.append(
                 f"data.frames_per_step: {config.data.frames_per_step} frames are not the same whole number of clips "
-                f"of {stage.frames} frames (curriculum.{number}) for each of {told} workers: "
+                f"of {stage.frames} frames (curriculum.{number}) for each of {numbers} workers: "
                 f"the nearest that fits is {good}"
             )
     if config.validation.clips % ranks:
-        problems.append(f"validation.clips: {config.validation.clips} cannot be shared evenly by {told} workers")
+        problems.append(f"validation.clips: {config.validation.clips} cannot be shared evenly by {numbers} workers")
     return problems
 
 

@@ -302,11 +302,11 @@ def _same(store: Store, config: TrainConfig, dataset: Data) -> dict[str, Any] | 
 
 def _named(store: Store, run: str, config: TrainConfig, dataset: Data) -> dict[str, Any]:
     """The row of a run to go on with, if its config and data are these; where and how it is run may be another."""
-    row, found = _compared(store, run, config, dataset)
-    found = [line for line in found if line.split(":")[0].split(".")[0] not in RESUME_MAY_CHANGE]
-    if found:
-        told = (f"resume: run {row['run']} was started otherwise: {line}" for line in found)
-        raise UserError(*told, "resume: add --fork to go on as a new run with what is set now")
+    row, changed = _compared(store, run, config, dataset)
+    changed = [line for line in changed if line.split(":")[0].split(".")[0] not in RESUME_MAY_CHANGE]
+    if changed:
+        lines = (f"resume: run {row['run']} was started otherwise: {line}" for line in changed)
+        raise UserError(*lines, "resume: add --fork to go on as a new run with what is set now")
     return row
 
 
@@ -314,18 +314,18 @@ def _forked(store: Store, run: str, config: TrainConfig, dataset: Data) -> str:
     """RUN@STEP of the checkpoint that a new run goes on from; tells what the new run changes."""
     from longtake.jobs.train import init_weights  # which needs torch
 
-    row, found = _compared(store, run, config, dataset)
+    row, changed = _compared(store, run, config, dataset)
     run = str(row["run"])
     with lease.of_run(store, run):  # of one that goes on, what is the newest now may be deleted in a moment
         step = checkpoints.require_newest(store, run)
-    problems = [f"{line}: its checkpoint carries its own" for line in found if line.startswith("tokenizer:")]
+    problems = [f"{line}: its checkpoint carries its own" for line in changed if line.startswith("tokenizer:")]
     if config.steps <= step:
         problems.append(f"steps: {config.steps}, but run {run} has come to step {step}: set steps to more")
     with checkpoints.opened(store, run, step) as folder:
         problems += init_weights.shape_mismatches(config, folder)
     if problems:
         raise UserError(*(f"fork: {line}" for line in problems))
-    print(f"forking run {run} at step {step}: " + ("; ".join(found) or "nothing is changed"), flush=True)
+    print(f"forking run {run} at step {step}: " + ("; ".join(changed) or "nothing is changed"), flush=True)
     return f"{run}@{step}"
 
 
@@ -334,7 +334,9 @@ def _compared(store: Store, run: str, config: TrainConfig, dataset: Data) -> tup
     import yaml
 
     row = find_run(store, run, (config.run_kind,))
-    found = differences(yaml.safe_load(row["config"]), config.model_dump(mode="json"))
+    changed = differences(yaml.safe_load(row["config"]), config.model_dump(mode="json"))
     if row["dataset"] != dataset.fingerprint:
-        found.append(f"dataset {dataset.name}: its content changed ({row['dataset']} then, {dataset.fingerprint} now)")
-    return row, found
+        changed.append(
+            f"dataset {dataset.name}: its content changed ({row['dataset']} then, {dataset.fingerprint} now)"
+        )
+    return row, changed

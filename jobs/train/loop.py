@@ -116,10 +116,10 @@ def stream(context: Context, config: TrainConfig, dataset: Data, start: int) -> 
     where = (context.rank, context.world, start, config.steps)
     if config.workers:
         # Elastic workers hold the CPUs of their data tasks themselves: how many fit is then a sum.
-        found = batches(dataset, plan, *where, cpus=0.0 if config.min_workers else 0.5)
+        clips = batches(dataset, plan, *where, cpus=0.0 if config.min_workers else 0.5)
     else:
-        found = local_batches(dataset, plan, *where)
-    return fail_if_too_many_replaced(found, plan, context.world, config.data.max_replaced)
+        clips = local_batches(dataset, plan, *where)
+    return fail_if_too_many_replaced(clips, plan, context.world, config.data.max_replaced)
 
 
 def prefetch_first(source: Iterator[Item]) -> Iterator[Item]:

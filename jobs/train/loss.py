@@ -127,9 +127,9 @@ class TrainingLoss:
                 raise UserError(f"step {step}: the loss is {part.item()}; {_first_bad(self.model)}")
             yield part
             memory = memory.detach() if memory is not None else None
-        asked = config.memory.coherence
-        if asked is not None and step % asked.every == 0:
-            yield asked.weight * self.coherence_loss(noised, step)
+        coherence = config.memory.coherence
+        if coherence is not None and step % coherence.every == 0:
+            yield coherence.weight * self.coherence_loss(noised, step)
 
     def sample_noise(self, batch: Batch, step: int) -> Noised:
         """Noise levels, noise, weights and dropped conditions of the rank's clips."""
@@ -188,15 +188,15 @@ class TrainingLoss:
         asked for the frames after them, all at noise level 1 where only memory and conditions help. Gradients flow
         through the reading of the context and of its own frames.
         """
-        asked, batch = self.config.memory.coherence, noised.batch
-        assert asked is not None
+        coherence, batch = self.config.memory.coherence, noised.batch
+        assert coherence is not None
         context = batch.frames.shape[1] // 2
-        free = context + asked.free_frames
+        free = context + coherence.free_frames
         generators = [seeded(self.config.seed, step, slot, 2) for slot in batch.slot]
-        sampler = SamplerConfig(steps=asked.sampler_steps)
+        sampler = SamplerConfig(steps=coherence.sampler_steps)
         seen, ahead = batch.between(0, context), batch.between(context, free)
         memory = prefill(self.model, seen.frames, seen.conditions)
-        own, _ = rollout(self.model, ahead.conditions, asked.free_frames, memory, sampler, generators)
+        own, _ = rollout(self.model, ahead.conditions, coherence.free_frames, memory, sampler, generators)
         shown = torch.cat([seen.frames, own, batch.frames[:, free:]], 1)
         level = torch.zeros_like(noised.level)
         level[:, free:] = 1.0

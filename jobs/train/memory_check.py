@@ -44,11 +44,11 @@ def require_memory(config: TrainConfig) -> None:
     parameters = sum(parameter.numel() for parameter in meta_model(config).parameters())
     workers = max(1, config.workers)
     if config.gpus_per_worker or (config.workers == 0 and _card_bytes()):
-        there, sharers, where = _card_bytes(), max(1, round(1 / (config.gpus_per_worker or 1))), "a card"
+        available, sharers, where = _card_bytes(), max(1, round(1 / (config.gpus_per_worker or 1))), "a card"
     else:
-        there, sharers, where = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), workers, "this machine"
-    problem = too_large(parameters, config.engine, workers, sharers, there, where, heaviest(config, workers))
-    if there and problem:  # no card here: `launch` tells
+        available, sharers, where = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), workers, "this machine"
+    problem = too_large(parameters, config.engine, workers, sharers, available, where, heaviest(config, workers))
+    if available and problem:  # no card here: `launch` tells
         raise UserError(problem)
 
 
@@ -59,30 +59,30 @@ def heaviest(config: TrainConfig, workers: int) -> Clips:
     from longtake.models.analysis.cost import footprint
 
     one, share = footprint(config.model, config.recompute), SHARE[config.engine.precision]
-    found = []
+    stages = []
     for stage in config.data.curriculum:
         stretch = (config.temporal_block or stage.frames) * (config.bptt_blocks or stage.frames)
         frames = min(stage.frames, stretch)
         count = -(-config.data.frames_per_step // (stage.frames * workers))
-        found.append(Clips(count, frames, share * one.kept(frames) + one.carried))
-    return max(found, key=lambda clips: clips.bytes)
+        stages.append(Clips(count, frames, share * one.kept(frames) + one.carried))
+    return max(stages, key=lambda clips: clips.bytes)
 
 
 def too_large(
-    parameters: int, engine: EngineConfig, workers: int, sharers: int, there: int, where: str, clips: Clips
+    parameters: int, engine: EngineConfig, workers: int, sharers: int, available: int, where: str, clips: Clips
 ) -> str:
-    """Why `sharers` of the `workers` do not fit `there` bytes that they share; empty if they may."""
+    """Why `sharers` of the `workers` do not fit `available` bytes that they share; empty if they may."""
     parts = per_parameter(engine, workers)
     if engine.offload and where == "a card":
         del parts["optimizer"]
     need = sharers * (parameters * sum(parts.values()) + clips.bytes)
-    if need <= there:
+    if need <= available:
         return ""
-    told = " + ".join(f"{size:.3g} {name}" for name, size in parts.items())
+    bytes_in_words = " + ".join(f"{size:.3g} {name}" for name, size in parts.items())
     return (
-        f"memory: {sharers} of {workers} workers x ({parameters / 1e6:.1f} M parameters x ({told}) bytes + "
+        f"memory: {sharers} of {workers} workers x ({parameters / 1e6:.1f} M parameters x ({bytes_in_words}) bytes + "
         f"{clips.count} clips x {clips.each / 1e6:.4g} MB for {clips.frames} frames) = {need / GIB:.1f} GiB at the "
-        f"least, {where} has {there / GIB:.1f} GiB: " + _advice(need - sharers * clips.bytes > there)
+        f"least, {where} has {available / GIB:.1f} GiB: " + _advice(need - sharers * clips.bytes > available)
     )
 
 

@@ -45,9 +45,9 @@ def make_drawing(
     @torch.no_grad()
     def save_samples(step: int) -> None:
         memory = prefill(model, seen.frames, seen.conditions)
-        made, _ = rollout(model, ahead.conditions, made_frames, memory, config.sampler, [seeded(0, 0, 0)])
+        generated, _ = rollout(model, ahead.conditions, made_frames, memory, config.sampler, [seeded(0, 0, 0)])
         if context.rank == 0:
-            rows = [tokenizer.decode(frames)[0].cpu().numpy() for frames in (ahead.frames, made)]
+            rows = [tokenizer.decode(frames)[0].cpu().numpy() for frames in (ahead.frames, generated)]
             context.store.write_bytes(f"runs/{context.run_id}/samples/step-{step:06d}.png", picture(rows))
 
     return save_samples

@@ -85,8 +85,8 @@ class StepLog:
 
 def _spent(context: Context, start: int) -> dict[str, float]:
     """What the steps before `start` have cost, as their checkpoint says."""
-    told = checkpoints.manifest(context.store, context.run_id, start)["metrics"] if start else {}
-    return {name: float(told.get(name, 0)) for name in COSTS}
+    costs = checkpoints.manifest(context.store, context.run_id, start)["metrics"] if start else {}
+    return {name: float(costs.get(name, 0)) for name in COSTS}
 
 
 def _loggers(context: Context, config: TrainConfig) -> MetricLoggers:

@@ -23,8 +23,8 @@ def modules() -> dict[str, ModuleType]:
     """The files of all loggers, by the logger's name: the file's, with hyphens."""
     from longtake.jobs.train.loggers.base import MetricLogger
 
-    found = registry.modules(sys.modules[__name__], {"LOGGER": MetricLogger})
-    return {name.replace("_", "-"): module for name, module in found.items()}
+    by_name = registry.modules(sys.modules[__name__], {"LOGGER": MetricLogger})
+    return {name.replace("_", "-"): module for name, module in by_name.items()}
 
 
 def loggers() -> dict[str, type[MetricLogger]]:
