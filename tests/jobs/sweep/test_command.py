@@ -26,7 +26,8 @@ from longtake.jobs.train import command as train
 from longtake.storage import lease
 from longtake.storage.store import open_store
 from longtake.training import progress_file
-from tests.jobs.sweep.toy import RETRIEVAL, ROOT, sweep_of, write_dataset
+from tests.jobs.sweep.toy import RETRIEVAL, ROOT, sweep_of
+from tests.jobs.toy_data import shaded_walks, write_dataset
 
 
 def environment() -> dict[str, str]:
@@ -57,7 +58,7 @@ def trials(place: Path) -> pd.DataFrame:
 @pytest.mark.timeout(500)
 def test_two_sweeps_of_one_seed_have_one_winner(place: Path, bucket: str) -> None:
     """At concurrency 1, on a folder and on S3: the same trials, states, best config; three of eight are pruned."""
-    write_dataset(open_store(bucket))
+    write_dataset(open_store(bucket), "mazes", shaded_walks(16), test=0.2)
     tables, best = [], []
     for uri in (str(place / "store"), bucket):
         assert "best: trial" in sweep_to_the_end(uri, str(place / "sweep.yaml"))
