@@ -46,6 +46,15 @@ def families() -> list[str]:
     return shipped(FAMILIES)
 
 
+def layers_of(family: str) -> list[LayerConfig]:
+    """The list of layers of a shipped family.
+
+    Raises:
+        UserError: no such family.
+    """
+    return load(FamilyConfig, family, search=FAMILIES).model.layers
+
+
 def in_family(model: ModelConfig, family: str) -> ModelConfig:
     """The model with the layers of a shipped family, as many as before.
 
@@ -53,8 +62,8 @@ def in_family(model: ModelConfig, family: str) -> ModelConfig:
         UserError: no such family.
         ValueError: a layer of the family does not fit the model's frames.
     """
-    layers = load(FamilyConfig, family, search=FAMILIES).model.layers
-    settings = model.model_dump() | {"layers": [layer.model_dump() for layer in layers], "depth": len(model.stack)}
+    layers = [layer.model_dump() for layer in layers_of(family)]
+    settings = model.model_dump() | {"layers": layers, "depth": len(model.stack)}
     return ModelConfig.model_validate(settings)
 
 

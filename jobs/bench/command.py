@@ -31,6 +31,7 @@ CONFIGS = Path(__file__).parents[1] / "configs" / "bench"
 BENCHMARKS = {
     "scan": "longtake.jobs.bench.scan",
     "delta": "longtake.jobs.bench.delta",
+    "recall": "longtake.jobs.bench.recall",
     "stream": "longtake.jobs.bench.stream",
     "plan": "longtake.jobs.bench.plan",
     "nested": "longtake.jobs.bench.nested",

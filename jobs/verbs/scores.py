@@ -123,3 +123,19 @@ def diagnose(run: RunIds, store: StoreUri = STORE) -> None:
     from longtake.jobs.diagnose import command as diagnose
 
     diagnose.main(run, store)
+
+
+@app.command(epilog=examples("longtake reproduce retrieval --dry-run", "longtake reproduce ablation --scale small"))
+def reproduce(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="retrieval, reasoning or ablation, or a YAML path.")],
+    scale: Annotated[
+        str, typer.Option("--scale", metavar="SCALE", help="micro: two cores; small and paper: GPUs.")
+    ] = "micro",
+    set_: Overrides = None,
+    store: StoreUri = STORE,
+    dry_run: DryRun = False,
+) -> None:
+    """Make a table of the paper, from data to page."""
+    from longtake.jobs.reproduce import command as reproduce
+
+    reproduce.main(name, scale, set_ or [], store, dry_run)

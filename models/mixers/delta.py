@@ -12,7 +12,7 @@ heads that share keys, n state width, r rows of blocks that share a state width,
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 import torch
 import torch.nn.functional as F
@@ -28,15 +28,10 @@ from longtake.models.scan.delta_rule import Backend, delta_rule
 
 
 class Options(fading.Options):
-    """Settings of its own."""
+    """Those of every scan that fades, and how many keys there are."""
 
     key_groups: Annotated[int, Field(ge=1)] | None = None
     """Groups of heads that share keys and queries; every head has its own when not given."""
-    convolution: Literal["all", "values", "none"] = "all"
-    """What the short convolution over the last `d_conv` tokens sees. With `values` or `none` a key is of its token
-    alone, so that a place has the same key whatever was seen before it."""
-    pose_keys: bool = False
-    """Whether the frame's conditions are added to keys and queries, by the same weights."""
 
 
 class BlockDelta(fading.FadingScan):

@@ -6,7 +6,7 @@ Letters: h heads, p head width, n state width.
 from __future__ import annotations
 
 import math
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -22,6 +22,11 @@ class Options(base.Options):
 
     half_lives: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2)] | None = None
     """Frames of the shortest and the longest half-life at the start; as Mamba-2 draws them when not given."""
+    convolution: Literal["all", "values", "none"] = "all"
+    """What the short convolution over the last `d_conv` tokens sees. With `values` or `none` a key is of its token
+    alone, so that a place has the same key whatever was seen before it."""
+    pose_keys: bool = False
+    """Whether the frame's conditions are added to keys and queries, by the same weights."""
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:

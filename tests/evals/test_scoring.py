@@ -369,3 +369,12 @@ def test_cuts_lead_away_and_back_to_where_the_path_began() -> None:
     for change, told in (({"context": 7}, "context: 7 is odd"), ({"horizon": 4}, "more than the 3 frames before")):
         with pytest.raises(ValueError, match=told):
             assert protocol.model_copy(update=change).frames
+
+
+def test_published_rows_of_teco_stand_under_their_own_world() -> None:
+    from longtake.evals.tasks import teco
+
+    card = str(teco.__doc__)
+    minecraft, dmlab = card.split("Minecraft: ")[1].split("DMLab: ")
+    assert all(row in minecraft for row in ("TECO 0.381 / 15.4", "FAR-M-Long 0.448 / 16.9", "SCD-M 0.524 / 19.3"))
+    assert "FAR-B-Long 0.687 / 22.3" in dmlab and not any(name in dmlab for name in ("FAR-M", "SCD-M", "0.381"))

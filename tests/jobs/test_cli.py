@@ -72,6 +72,8 @@ def verb(monkeypatch: pytest.MonkeyPatch) -> Any:
         ("compact", "compact", ([], "store")),
         ("report", "report A B --out r.html", (["A", "B"], "store", "r.html")),
         ("demo", "demo", ("demo", [], "store", False)),
+        ("reproduce", "reproduce retrieval", ("retrieval", "micro", [], "store", False)),
+        ("reproduce", "reproduce x --scale small --dry-run", ("x", "small", [], "store", True)),
     ],
 )
 def test_each_verb_is_handed_what_was_typed(verb: Any, name: str, line: str, received: tuple[Any, ...]) -> None:

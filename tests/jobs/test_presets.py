@@ -16,7 +16,8 @@ from longtake.models.analysis.parameter_matching import TOLERANCE, count_paramet
 from longtake.models.config import ModelConfig
 
 MILLIONS = {"tiny": (0.1, 0.05), "small": (5, 0.05), "base": (30, 0.05), "lm130": (219, 0.01), "paper": (194, 0.01)}
-FAMILY_NAMES = ["block_delta", "block_ssm", "blocks_1", "causal_full", "causal_window", "mamba", "mamba_local"]
+FAMILY_NAMES = ["block_delta", "block_ssm", "block_ssm_pose", "blocks_1", "causal_full", "causal_window"]
+FAMILY_NAMES += ["mamba", "mamba_local"]
 
 
 def blocks(model: ModelConfig) -> list[int]:
@@ -64,7 +65,7 @@ def test_every_family_is_matched_in_parameters(family: str, name: str) -> None:
     matched = match_parameters(in_family(target, family), target)
     assert count_parameters(matched) == pytest.approx(count_parameters(target), rel=TOLERANCE)
     # In the smallest, the keys that the delta rule's heads have each for themselves are a large share.
-    assert 0.4 <= matched.feed_forward / target.feed_forward <= 2
+    assert 0.4 <= matched.feed_forward / target.feed_forward <= 2.5
 
 
 def test_a_model_that_cannot_be_matched_is_told_the_nearest() -> None:

@@ -211,16 +211,21 @@ OPTIONS: list[dict[str, Any]] = [
 ]
 
 
-def config_of(options: dict[str, Any], **changes: Any) -> ModelConfig:
+def config_of(options: dict[str, Any], mixer: str = "delta", **changes: Any) -> ModelConfig:
     blocks = [[1, 1], [2, 1]]
-    layers = [LayerConfig(mixer="delta", local="none", spatial_block=block, options=options) for block in blocks]
+    layers = [LayerConfig(mixer=mixer, local="none", spatial_block=block, options=options) for block in blocks]
     return ModelConfig(**{**SIZES, "layers": layers, **changes})
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
+CASES = [("delta", options) for options in OPTIONS] + [("ssm", options) for options in OPTIONS[1:]]
+
+
+@pytest.mark.parametrize(("mixer", "options"), CASES, ids=str)
 @pytest.mark.parametrize("width", [None, 4])
-def test_every_option_is_exact_in_pieces_causal_and_can_be_cut(options: dict[str, Any], width: int | None) -> None:
-    model = build(config_of(options))
+def test_every_option_is_exact_in_pieces_causal_and_can_be_cut(
+    mixer: str, options: dict[str, Any], width: int | None
+) -> None:
+    model = build(config_of(options, mixer))
     x, level, conditions = inputs(9)
     memory = start = model.empty_memory(2, width)
     with torch.no_grad():
@@ -270,7 +275,7 @@ def test_half_lives_at_the_start_are_those_asked(mixer: str) -> None:
         ({"mixer": "ssm"}, {"scan": "fla"}, "mixer: ssm, but scan: fla"),
         ({"spatial_block": [3, 1]}, {}, "does not divide the 2 x 2 tokens"),
         ({"options": {"half_lives": [9.0, 3.0]}}, {}, "the shortest comes first"),
-        ({"options": {"pose": True}}, {}, "options.pose: .*half_lives, key_groups, convolution, pose_keys"),
+        ({"options": {"pose": True}}, {}, "options.pose: .*half_lives, convolution, pose_keys, key_groups"),
     ],
 )
 def test_what_does_not_fit_is_refused(layer: dict[str, Any], model: dict[str, Any], message: str) -> None:

@@ -63,6 +63,7 @@ def test_the_dry_run_tells_settings_and_cards_and_touches_nothing(
         (["scam", "rollouts"], ["unknown benchmark 'scam' (did you mean scan?)", "unknown benchmark 'rollouts'"]),
         (["scan", "--set", "scan.rounds=0", "--set", "scan.shape=1"], ["scan.rounds", "did you mean"]),
         (["scan", "--set", "rounds=2"], ["rounds"]),
+        (["recall", "--set", "recall.only=[block_sm, mambo]"], ["'block_sm' (did you mean block_ssm?)", "'mambo'"]),
     ],
 )
 def test_what_is_wrong_is_told_before_anything_is_measured(
@@ -142,3 +143,12 @@ def test_an_index_of_the_plans_benchmark_is_one_that_datasets_are_read_by(tmp_pa
     assert set(index.split) == {"train", "val", "test"} and {len(sizes) for sizes in index.frames_size} == {4}
     found = look(store.uri, "plan", small.clip, small.clips)
     assert set(found) == set(plan.UNITS) and min(found.values()) > 0
+
+
+@pytest.mark.slow
+def test_keys_of_pose_alone_recall_planted_places_and_a_window_does_not(tmp_path: Path) -> None:
+    recalls, forgets = "delta (convolution none, pose_keys)", "causal_window"
+    only = f"recall.only=[causal_window, '{recalls}']"
+    assert run("recall", "--set", "recall.steps=80", "--set", only, "--store", str(tmp_path)) == 0
+    value = open_store(tmp_path).table("bench").set_index("case").value
+    assert value[recalls] < 0.4 and value[forgets] > 0.7
