@@ -15,7 +15,10 @@ import pytest
 
 from longtake import registry
 from longtake.errors import UserError
+from longtake.jobs import cards
 from longtake.jobs.train import loggers
+from longtake.models.config import LayerConfig
+from longtake.models.mixers import local_mixers, mixers
 from longtake.sources import environments, formats
 from longtake.sources.formats.base import Format
 from tests.jobs.train import test_every_logger
@@ -124,6 +127,31 @@ def test_a_package_of_ones_own_registers_them(package: Path) -> None:
     assert wrong.stderr.startswith('error: watch.0: got "jsn-lines", allowed: json-lines, mlflow, ')
 
 
+def test_a_package_registers_a_mixer(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (text,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "adding-a-mixer.md").read_text(), re.DOTALL)
+    (package / "dots" / "ema.py").write_text(text)
+    register(package, "[longtake.models.mixers]\nema = dots.ema\n")
+    monkeypatch.syspath_prepend(package)
+    for registered in (mixers, local_mixers):
+        registered.cache_clear()
+    try:
+        layer = LayerConfig(mixer="ema", options={"longest": 32})
+        assert layer.scan_class is not None and layer.scan_class.__module__ == "dots.ema"
+        assert "ema" not in local_mixers()
+        (card,) = [card for card in cards.mixers() if card.name == "ema"]
+        assert card.sentence.startswith("Exponential average (`ema`): every channel keeps a running average")
+    finally:
+        for registered in (mixers, local_mixers):
+            registered.cache_clear()
+        forget(monkeypatch)
+
+
+def forget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take what was imported of the package out again."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "dots"]:
+        monkeypatch.delitem(sys.modules, name)
+
+
 @pytest.mark.parametrize(
     ("point", "told"),
     [
@@ -142,5 +170,4 @@ def test_a_registration_that_is_none_is_told(
         registry.modules(formats, {"FORMAT": Format})
     start = f"package dots, entry point {point.split(' ')[0]} of longtake.sources.formats: "
     assert str(caught.value) == start + told
-    for name in [name for name in sys.modules if name.partition(".")[0] == "dots"]:
-        monkeypatch.delitem(sys.modules, name)
+    forget(monkeypatch)
