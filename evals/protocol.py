@@ -51,32 +51,39 @@ class Protocol(TaskFields):
     `version` rises whenever code changes what the same fields mean.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
     task: TaskName
+    """What is asked; `longtake tasks` lists them."""
     version: Literal[3] = 3
+    """Rises when code changes what the same fields mean."""
     context: Positive = 32
-    """Frames given."""
+    """Frames given. [frames]"""
     horizon: Positive = 32
-    """Frames generated; at most `context` for retrieval, which walks the context back, one less for revisit."""
+    """Frames generated; at most `context` for retrieval, which walks the context back, one less for revisit.
+    [frames]"""
     episodes: Positive = 48
-    """Clips scored, one per episode: the first ones of the split in the order of the dataset's index."""
+    """Clips scored, one per episode: the first ones of the split in the order of the dataset's index. [clips]"""
     start: Annotated[int, Field(ge=0)] = 0
-    """First frame of a clip in its episode."""
+    """First frame of a clip in its episode. [frames]"""
     split: Literal["val", "test"] = "test"
+    """Episodes of which part of the dataset; a search may see val alone."""
     dataset: str = ""
     """Fingerprint of the dataset; set by the job."""
     seed: int = 0
+    """Of the sampler's noise [number]"""
     sampler: SamplerConfig = SamplerConfig()
+    """How frames are generated."""
     metrics: Annotated[list[MetricName], Field(min_length=1)] = ["psnr", "ssim"]
     """What is measured (evals/metrics/); the nets' take longer than the rest."""
     stride: Annotated[int, Field(ge=2)] | None = None
     """Source frames from one frame to the next; None: 1. Where an evaluation does not say, the job takes that of the
-    training."""
+    training. [frames]"""
     wraps: Annotated[float, Field(gt=0)] | None = None
-    """Cells after which places repeat, both ways, in worlds that go round; set by the job."""
+    """Cells after which places repeat, both ways, in worlds that go round; set by the job. [cells]"""
     limit: Positive | None = None
-    """Only so many of the episodes are scored: a look, not a result, and comparable with none of other limits."""
+    """Only so many of the episodes are scored: a look, not a result, and comparable with none of other limits.
+    [clips]"""
 
     @property
     def frames(self) -> int:

@@ -61,7 +61,7 @@ Build = Callable[[Sequence[EvalClip]], "System"]
 class Fields(BaseModel):
     """Fields of a protocol that only some tasks have; a task that has some names a class of its own."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
     @classmethod
     def of(cls, protocol: Protocol) -> Self:

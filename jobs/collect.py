@@ -46,17 +46,20 @@ class CollectConfig(Config):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="of the dataset")
     episodes: int = Field(ge=1)
+    """How many are recorded [count]"""
     walks: int = Field(
-        default=1, ge=1, le=16, description="episodes that are walks in the same world; divides episodes"
+        default=1, ge=1, le=16, description="episodes that are walks in the same world; divides episodes [count]"
     )
     seed: int = Field(default=0, ge=0)
-    shard_mb: float = Field(default=128, gt=0, description="size of a shard, about; smaller where that leaves few")
-    chunk: int = Field(default=32, ge=1, description="frames per chunk: the least that a clip reads")
+    """Of the worlds and walks: each episode has one of its own that follows from it [number]"""
+    shard_mb: float = Field(default=128, gt=0, description="size of a shard, about; smaller where that leaves few [MB]")
+    chunk: int = Field(default=32, ge=1, description="frames per chunk: the least that a clip reads [frames]")
     codec: Codec = Field(default="zstd", description="of the frames: zstd or zlib without loss, video for large ones")
-    crf: int = Field(default=video.CRF, ge=0, le=51, description="quality of a video; lower is better")
-    val: float = Field(default=0.1, gt=0, lt=1, description="share of the episodes; at least one")
-    test: float = Field(default=0.1, gt=0, lt=1, description="share of the episodes; at least one")
+    crf: int = Field(default=video.CRF, ge=0, le=51, description="quality of a video; lower is better [CRF]")
+    val: float = Field(default=0.1, gt=0, lt=1, description="share of the episodes; at least one [share]")
+    test: float = Field(default=0.1, gt=0, lt=1, description="share of the episodes; at least one [share]")
     source: Source = DoomMazeConfig()
+    """The environment that is played, and its settings."""
 
     @model_validator(mode="after")
     def _whole_worlds(self) -> Self:
@@ -97,13 +100,13 @@ class CollectConfig(Config):
         return -(-self.episodes // self.shard_episodes)
 
 
-def main(config: str, overrides: list[str], store: str, dry_run: bool = False) -> None:
+def main(config: str, overrides: list[str], store: str, dry_run: bool = False, brief: bool = False) -> None:
     """The command: check, then record; with `dry_run` print the plan and touch nothing."""
     settings = load(CollectConfig, config, overrides, search=CONFIGS)
     where = open_store(store)
     check(settings, where)
     if dry_run:
-        print(dump(settings) + "\n" + describe(settings, where))
+        print(dump(settings, brief) + "\n" + describe(settings, where))
         return
     dataset = run(settings, where)
     print(f"dataset {dataset.name} is ready: longtake inspect {dataset.name} --store {where.uri}")

@@ -41,13 +41,16 @@ class DemoConfig(Config):
     """Names of the configs that the stages run; the first training has a memory, the others are its contrasts."""
 
     collect: str
+    """The config of the dataset to record."""
     train: Annotated[list[str], Field(min_length=2)]
+    """Those of the trainings: the first has a memory, the others are its contrasts."""
     evaluate: str
+    """That of the evaluation."""
     task: str = Field("revisit", description="the task whose differences are printed at the end, and drawn")
     all_distances: bool = Field(
         False, description="means of all distances, as papers print them, not of those beyond the windows' reach"
     )
-    minutes: int = Field(14, description="what it takes on two cores, about")
+    minutes: int = Field(14, description="what it takes on two cores, about [minutes]")
 
 
 def main(config: str, overrides: list[str], store: str, dry_run: bool) -> None:

@@ -47,9 +47,9 @@ class EncodeConfig(Config):
     tokenizer: str = Field(description="an autoencoder's run id or name, or a folder's path")
     dtype: Literal["float32", "float16"] = Field("float32", description="of the latents; float16 is half the size")
     codec: Literal["zstd", "zlib"] = Field("zstd", description="of the latents, without loss")
-    chunk: int = Field(default=32, ge=1, description="frames per chunk: the least that a clip reads")
-    shard_mb: float = Field(default=64, gt=0, description="size of a shard, about")
-    gpus_per_actor: float = Field(default=0, ge=0, description="0 encodes on CPUs, one to an actor")
+    chunk: int = Field(default=32, ge=1, description="frames per chunk: the least that a clip reads [frames]")
+    shard_mb: float = Field(default=64, gt=0, description="size of a shard, about [MB]")
+    gpus_per_actor: float = Field(default=0, ge=0, description="0 encodes on CPUs, one to an actor [GPUs]")
 
 
 @dataclass(frozen=True)

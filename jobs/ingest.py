@@ -46,15 +46,19 @@ class IngestConfig(Config):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="of the dataset")
     path: str = Field(description="where the files are")
     source: Source
+    """The format of the files, and its settings."""
     framing: Framing = Framing()
-    fps: float | None = Field(default=None, gt=0, description="frames per second, where the files do not say")
-    action_classes: int | None = Field(default=None, ge=1, description="of discrete actions, if not all occur")
+    """What is kept of the pictures."""
+    fps: float | None = Field(
+        default=None, gt=0, description="frames per second, where the files do not say [frames/s]"
+    )
+    action_classes: int | None = Field(default=None, ge=1, description="of discrete actions, if not all occur [count]")
     codec: Codec = Field(default="zstd", description="of the frames: zstd or zlib without loss, video for large ones")
-    crf: int = Field(default=video.CRF, ge=0, le=51, description="quality of a video; lower is better")
-    shard_mb: float = Field(default=128, gt=0, description="size of a shard, about")
-    chunk: int = Field(default=32, ge=1, description="frames per chunk: the least that a clip reads")
-    val: float = Field(default=0.1, gt=0, lt=1, description="share of the episodes; at least one")
-    test: float = Field(default=0.1, gt=0, lt=1, description="share of the episodes; at least one")
+    crf: int = Field(default=video.CRF, ge=0, le=51, description="quality of a video; lower is better [CRF]")
+    shard_mb: float = Field(default=128, gt=0, description="size of a shard, about [MB]")
+    chunk: int = Field(default=32, ge=1, description="frames per chunk: the least that a clip reads [frames]")
+    val: float = Field(default=0.1, gt=0, lt=1, description="share of the episodes; at least one [share]")
+    test: float = Field(default=0.1, gt=0, lt=1, description="share of the episodes; at least one [share]")
 
 
 @dataclass(frozen=True)

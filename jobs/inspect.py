@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from longtake.storage.store import open_store
 if TYPE_CHECKING:
     from longtake.datasets.dataset import Dataset, Latents, Manifest
     from longtake.datasets.shard import ArraySpec
+    from longtake.storage.store import Store
 
 EPISODES, COLUMNS = 8, 12  # of the contact sheet
 TILE_PX = 64
@@ -22,17 +24,31 @@ MOVING, MOVING_FRAMES, MOVING_PX = 4, 256, 256  # episodes side by side, at most
 
 
 def main(dataset: str, store: str, sheet: str | None = None, preview: str | None = None) -> None:
-    """Print the manifest and write the contact sheet (default: DATASET.png in the working folder)."""
+    """Print the manifest and write the contact sheet, into the store unless it is wanted elsewhere."""
     from rich.console import Console
 
-    data = open_store(store).dataset(dataset)
+    place = open_store(store)
+    data = place.dataset(dataset)
     Console().print(table(data.manifest))
-    path = Path(sheet or f"{dataset}.png")
-    contact_sheet(data, path)
-    print(f"contact sheet: {path}")
+    print(f"contact sheet: {_write_sheet(data, place, sheet)}")
     if preview is not None:
         moving_pictures(data, Path(preview))
         print(f"moving pictures: {preview}")
+
+
+def _write_sheet(dataset: Dataset, store: Store, path: str | None) -> str:
+    """Write the contact sheet to a file, or to the store's reports; where it lies."""
+    import matplotlib.image
+
+    data = io.BytesIO()
+    matplotlib.image.imsave(data, contact_sheet(dataset), format="png")
+    if path is None:
+        name = f"reports/{dataset.name}.png"
+        store.write_bytes(name, data.getvalue())
+        return f"{store.uri}/{name}"
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_bytes(data.getvalue())
+    return path
 
 
 def table(manifest: Manifest) -> Any:
@@ -76,14 +92,10 @@ def _flat(value: dict[str, Any], path: str = "") -> list[tuple[str, Any]]:
     return pairs
 
 
-def contact_sheet(dataset: Dataset, path: Path) -> None:
+def contact_sheet(dataset: Dataset) -> NDArray[np.uint8]:
     """A row per episode: frames at even distances, and the walk seen from above where there is a pose."""
-    import matplotlib.image
-
     chosen = dataset.episodes()["episode"].head(EPISODES)
-    rows = [_row(dataset, int(number)) for number in chosen]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    matplotlib.image.imsave(path, np.concatenate(rows))
+    return np.concatenate([_row(dataset, int(number)) for number in chosen])
 
 
 def moving_pictures(dataset: Dataset, path: Path) -> None:

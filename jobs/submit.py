@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from longtake.cluster.demand import Demand
     from longtake.cluster.jobs import Head, Job
 
-HERE_ONLY = ("submit", "jobs", "logs", "stop", "cluster", "tasks", "metrics", "sources", "mixers")
+HERE_ONLY = (
+    *("submit", "jobs", "logs", "stop", "cluster", "doctor"),
+    *("tasks", "metrics", "sources", "mixers", "explain", "configs"),
+)
 """Commands that are about clusters or list what this code holds, and not for a cluster."""
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -17,23 +18,33 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
 
 class LayerConfig(_Frozen):
     """One layer: a mixer over all of time, a local mixer (both optional), then a feed-forward net."""
+
+    synonyms: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        "mixer": {
+            **dict.fromkeys(("mamba", "mamba2", "mamba-2", "s4", "ssd"), "ssm"),
+            **dict.fromkeys(("deltanet", "gated_delta", "gated_deltanet"), "delta"),
+            **dict.fromkeys(("transformer", "full", "softmax"), "attention"),
+        },
+        "local": {"conv": "convolution", "window": "attention", "attn": "attention"},
+    }
+    """What others call a mixer: told in an error, never taken."""
 
     mixer: str = "ssm"
     """What carries information over any distance in time, a file of models/mixers/: block-wise scans that add
     (ssm) or overwrite (delta), attention to every frame so far (attention), none."""
     spatial_block: Annotated[list[Positive], Field(min_length=2, max_length=2)] | Literal["frame"] = [1, 1]
     """(b_h, b_w) tokens of the tube that one scan sees; `frame`: all of them. Small: memory lasts longer. Large: frames
-    hang together."""
+    hang together. [tokens]"""
     local: str = "attention"
     """What mixes the tokens of a frame and of its last few neighbours, a file of models/mixers/: attention, convolution
     (depth-wise 3 x 3, the cheap one), none."""
     window: Positive | None = None
-    """Frames the local mixer sees, the current one included; the model's `window` when not given."""
+    """Frames the local mixer sees, the current one included; the model's `window` when not given. [frames]"""
     options: dict[str, Any] = Field(default_factory=dict, exclude_if=lambda options: not options)
     """Settings of the mixer's own, which its file lists."""
 
@@ -101,39 +112,53 @@ class ModelConfig(_Frozen):
     """
 
     kind: Literal["world_model"] = "world_model"
+    """A world model, or an autoencoder of frames."""
     height: Positive = 32
+    """Of the frames, or of their latents [pixels]"""
     width: Positive = 32
+    """Of the frames, or of their latents [pixels]"""
     channels: Positive = 3
+    """Of the frames (3 of pictures), or of their latents [count]"""
     patch: Positive = 8
-    """Pixels per token side."""
+    """Pixels per token side. [pixels]"""
     dim: Positive = 128
+    """Width of the net: numbers of a token [count]"""
     condition_dim: Positive | None = None
-    """Width of the conditioning vector; `dim` when not given."""
+    """Width of the conditioning vector; `dim` when not given. [count]"""
     heads: Positive = 4
-    """Heads of the attention, local and full."""
+    """Heads of the attention, local and full. [count]"""
     window: Positive = 6
+    """Frames that the local mixer of a layer sees, the current one included: what lies beyond is memory's alone
+    [frames]"""
     window_future: Annotated[int, Field(ge=0)] = 0
-    """Later frames that the local mixer sees too; for models that are not causal."""
+    """Later frames that the local mixer sees too; for models that are not causal. [frames]"""
     chunk: Positive | None = None
     """With a number, local attention takes the paper's form: frames see all of their own chunk of so many frames and of
-    the chunk before (`window` is not used), and frames are generated a chunk at a time."""
+    the chunk before (`window` is not used), and frames are generated a chunk at a time. [frames]"""
     causal: bool = True
     """False: scans run both ways, attention sees later frames; such a model fills in frames and carries no memory."""
     share_local: bool = False
     """One local mixer whose weights serve every layer."""
     d_state: Positive = 64
+    """Numbers of a scan's state per channel (of ssm) or the width of its keys (of delta): how much a layer can remember
+    [count]"""
     headdim: Positive = 32
+    """Channels of a head of the scans [count]"""
     expand: Positive = 2
+    """Channels of the scans over `dim` [times]"""
     d_conv: Annotated[int, Field(ge=2)] = 4
+    """Tokens that the short convolution of the scans sees [tokens]"""
     scan: Literal["auto", "torch", "mamba", "fla"] = "auto"
     """Who computes the scan; auto: on CUDA the kernels of mamba-ssm (mixer ssm) and flash-linear-attention (mixer
     delta), on a CPU our chunked forms."""
     feed_forward: Annotated[float, Field(gt=0)] = 4.0
-    """Hidden width of the feed-forward net over `dim`."""
+    """Hidden width of the feed-forward net over `dim`. [times]"""
     conditions: Literal["pose", "actions", "both"] = "pose"
+    """What the model is told of each frame: the pose relative to the clip's start, the actions, or both."""
     actions: Literal["continuous", "discrete"] = "continuous"
+    """Numbers as recorded, or one of so many choices, which comes one-hot."""
     action_dim: Positive = 2
-    """Numbers of an action: for discrete ones how many there are (they come one-hot)."""
+    """Numbers of an action: for discrete ones how many there are (they come one-hot). [count]"""
     condition_input: Literal["norms", "norms_and_tokens"] = "norms"
     """Where conditions enter: the adaptive norms (the paper), or the tokens too (recall by pose is learned sooner)."""
     prediction: Literal["v", "x0"] = "v"
@@ -143,10 +168,12 @@ class ModelConfig(_Frozen):
     the grid every family is told by the place codes too."""
     clip: Annotated[float, Field(gt=0)] | None = 1.0
     """Largest magnitude of a clean value, which the sampler keeps to: 1 for pixels; none for latents, of unit variance
-    and without bound."""
+    and without bound. [standard units]"""
     depth: Positive | None = None
-    """Number of layers, over which the list `layers` is stretched or thinned; as many as it has when not given."""
+    """Number of layers, over which the list `layers` is stretched or thinned; as many as it has when not given.
+    [count]"""
     layers: Annotated[list[LayerConfig], Field(min_length=1)]
+    """The layers from first to last: this list is the whole family of a model."""
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -223,31 +250,33 @@ class DiffusionConfig(_Frozen):
     """How frames are noised in training (diffusion forcing: one noise level per frame)."""
 
     clean_prefix: Fraction = 0.5
-    """Share of clips whose first part is kept clean, with the loss on the rest only (long-context training)."""
+    """Share of clips whose first part is kept clean, with the loss on the rest only (long-context training). [share]"""
     clean_prefix_range: Annotated[list[Fraction], Field(min_length=2, max_length=2)] = [0.5, 0.9]
-    """The clean part of such a clip is drawn from this range, as a share of its length."""
+    """The clean part of such a clip is drawn from this range, as a share of its length. [share]"""
     pure_noise: Fraction = 0.0
-    """Share of the noised frames put at the pure-noise end, where only memory and conditions can help."""
+    """Share of the noised frames put at the pure-noise end, where only memory and conditions can help. [share]"""
     null_context: Fraction = 0.0
     """Share of clips that begin where others' clean part ends: a stream with nothing before it, asked all the same. A
-    model with 1.0 is never shown a context, in evaluations neither: the twin that memory is measured against."""
+    model with 1.0 is never shown a context, in evaluations neither: the twin that memory is measured against.
+    [share]"""
     weighting: Literal["uniform", "sigmoid"] = "uniform"
     """Weight of the loss by noise level; sigmoid: of the log signal-to-noise ratio (Kingma and Gao, 2023)."""
     sigmoid_bias: float = -1.0
+    """Of weighting sigmoid: where, in log signal-to-noise ratio, the weight has fallen to half [log ratio]"""
     drop_conditions: Fraction = 0.0
-    """Share of clips that are told nothing, so that the sampler can use guidance (Ho and Salimans, 2022)."""
+    """Share of clips that are told nothing, so that the sampler can use guidance (Ho and Salimans, 2022). [share]"""
 
 
 class SamplerConfig(_Frozen):
     """How a frame is generated."""
 
     steps: Positive = 4
-    """Denoising calls per frame (DDIM)."""
+    """Denoising calls per frame (DDIM). [calls]"""
     context_noise: Fraction = 0.0
-    """Noise level at which a finished frame enters the memory; above 0 damps the drift of long rollouts."""
+    """Noise level at which a finished frame enters the memory; above 0 damps the drift of long rollouts. [share]"""
     guidance: Annotated[float, Field(ge=1.0)] = 1.0
     """Scale of classifier-free guidance; 1: none. Above 1 a frame costs twice the calls, and the model must have been
-    trained with `drop_conditions`."""
+    trained with `drop_conditions`. [times]"""
 
 
 GROUPS = 8
@@ -258,16 +287,21 @@ class AutoencoderConfig(_Frozen):
     """A small convolutional autoencoder of single frames: a world model can live on its latents."""
 
     kind: Literal["autoencoder"] = "autoencoder"
+    """A world model, or an autoencoder of frames."""
     height: Positive = 64
+    """Of the frames [pixels]"""
     width: Positive = 64
+    """Of the frames [pixels]"""
     channels: Positive = 3
+    """Of the frames [count]"""
     latent_channels: Positive = 4
+    """Of the latents [count]"""
     downsample: Literal[2, 4, 8] = 8
-    """Pixels per latent, a side."""
+    """Pixels per latent, a side. [pixels]"""
     widths: Annotated[list[Positive], Field(min_length=1)] = [32, 64, 128]
-    """Channels after each halving of the sides, from the frame inwards."""
+    """Channels after each halving of the sides, from the frame inwards. [count]"""
     blocks: Positive = 1
-    """Residual blocks per width, on the way in and on the way out."""
+    """Residual blocks per width, on the way in and on the way out. [count]"""
 
     @property
     def latent(self) -> tuple[int, int, int]:

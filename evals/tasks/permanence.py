@@ -47,9 +47,10 @@ class Fields(task.Fields):
     """Of a protocol."""
 
     gone: Annotated[int, Field(ge=1)] = 16
-    """Frames of the context, its last ones, in which nothing is to be seen."""
+    """Frames of the context, its last ones, in which nothing is to be seen. [frames]"""
     away: Annotated[int, Field(ge=1)] | None = None
-    """Frames for which things are recorded as away, where those are more than `gone`: the surplus is left out."""
+    """Frames for which things are recorded as away, where those are more than `gone`: the surplus is left out.
+    [frames]"""
 
 
 def frame_order(protocol: Protocol) -> tuple[Indices, Indices]:

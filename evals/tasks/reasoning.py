@@ -33,7 +33,7 @@ class Fields(task.Fields):
     """Of a protocol."""
 
     seen_within: Annotated[float, Field(gt=0)] = 0.5
-    """How near a context frame's pose must be for a place to count as seen, in cells."""
+    """How near a context frame's pose must be for a place to count as seen. [cells]"""
 
 
 def places(protocol: Protocol, pose: Pose) -> tuple[Indices, tuple[str, ...]]:

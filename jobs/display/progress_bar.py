@@ -77,7 +77,7 @@ def training_bar(label: str, steps: int, quiet: bool = False) -> Iterator[Callab
             if "data_wait" in numbers:
                 words.append(f"waits for data {numbers['data_wait']:.0%}")
             if "state_drift" in numbers:
-                words.append(f"memory drifts {numbers['state_drift']:+.0%}")
+                words.append(f"state spreads {numbers['state_drift']:+.0%} by a clip's end")
             if progress.restarts:
                 words.append(f"workers replaced {progress.restarts}x")
             update(progress.step, steps, "  ".join(words))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from longtake.tables.run_record import COLOURS
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -19,7 +21,7 @@ def _cell(value: Any) -> str:
         return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
     if isinstance(value, pd.Timestamp):
         return value.strftime("%Y-%m-%d %H:%M:%S")
-    return str(value).strip().split("\n")[0]
+    return COLOURS.sub("", str(value)).strip().split("\n")[0]
 
 
 def _cells(frame: pd.DataFrame) -> list[list[str]]:
@@ -71,6 +73,16 @@ FORMATS: dict[str, Callable[[pd.DataFrame], bytes]] = {
     "json": _json,
     "parquet": _parquet,
 }
+
+
+def size(bytes_: int) -> str:
+    """Bytes for people: `4.4 GB`."""
+    value, unit = float(bytes_), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
 
 
 NARROWEST = 10

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from longtake.config import dump, load
 from longtake.jobs.evaluate.check import beyond_training
 from longtake.jobs.evaluate.config import CONFIGS, EvaluateConfig, _only_tasks, limited
-from longtake.jobs.evaluate.grid import evaluate, find_subjects, plan_cells
+from longtake.jobs.evaluate.grid import evaluate, fewer_episodes, find_subjects, plan_cells
 from longtake.storage.store import open_store
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def main(
     tasks: str | None,
     limit: int | None = None,
     follow: bool = False,
+    brief: bool = False,
 ) -> None:
     """The command: check, print the grid, score what is missing."""
     where = open_store(store)
@@ -37,11 +38,13 @@ def main(
         raise SystemExit(1 if beside.follow(settings, where, runs) else 0)
     subjects = find_subjects(where, runs)
     cells = plan_cells(settings, where, subjects)
+    for line in fewer_episodes(settings, cells):
+        print(f"note: {line}")
     loud = beyond_training(settings.protocols, subjects)
     if loud:
         print(loud)
     if dry_run:
-        print(dump(settings))
+        print(dump(settings, brief))
         print("\n".join(f"checkpoint  {s.name} {s.run} step {s.step} on {s.dataset}" for s in subjects))
         print(f"cells       {len(cells)}")
         return

@@ -28,12 +28,13 @@ class EvaluateConfig(Config):
         None, description="the dataset that the run was trained on when not given; of latents, the one with the pixels"
     )
     protocols: Annotated[list[Protocol], Field(min_length=1)]
+    """What is asked, each with its lengths and metrics."""
     wiped: bool = Field(True, description="also score each model with its memory wiped before generation")
     stranger: bool = Field(True, description="also score each model when it is shown another clip's context")
     systems: dict[str, str] = Field({}, description="models that are not ours: name to FILE.py:MAKER")
-    clips_per_cell: Positive = Field(8, description="clips that run side by side in one cell")
+    clips_per_cell: Positive = Field(8, description="clips that run side by side in one cell [clips]")
     seeds: list[Annotated[int, Field(ge=0)]] = Field(
-        [], description="every protocol is scored with each of these seeds, in place of its own"
+        [], description="every protocol is scored with each of these seeds, in place of its own [number]"
     )
 
     def seeded(self) -> list[Protocol]:

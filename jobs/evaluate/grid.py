@@ -99,7 +99,28 @@ def _full(
     for stride in [short.stride] if short.stride else sorted({subject.stride for subject in subjects} or {1}):
         its = [subject for subject in subjects if short.stride or subject.stride == stride]
         more = {"dataset": dataset.fingerprint, "stride": stride if stride > 1 else None, "wraps": around}
-        yield short.model_copy(update=more), its
+        yield _at_most(short.model_copy(update=more), dataset), its
+
+
+def _at_most(protocol: Protocol, dataset: Dataset) -> Protocol:
+    """The protocol with all episodes of a split, where it asks for more: another one, whose scores stand apart."""
+    try:
+        episodes = len(asked_episodes(protocol, dataset))
+    except ValueError:  # of lengths that do not fit, which are told with the other problems
+        return protocol
+    return protocol.model_copy(update={"episodes": episodes}) if 0 < episodes < protocol.scored else protocol
+
+
+def fewer_episodes(config: EvaluateConfig, cells: Sequence[Cell]) -> Iterator[str]:
+    """A line for each task that is asked of fewer episodes than the evaluation says."""
+    wanted = {(protocol.task, protocol.episodes) for protocol in config.protocols}
+    protocols = {(cell.payload.protocol.hash, cell.payload.dataset): cell.payload.protocol for cell in cells}
+    for (_, name), protocol in protocols.items():
+        if (protocol.task, protocol.episodes) not in wanted:
+            yield (
+                f"{protocol.task}: split {protocol.split} of {name} has {protocol.episodes} episodes, fewer than asked "
+                f"for: all of them are taken, under a protocol of its own ({protocol.hash})"
+            )
 
 
 def _protocol_cells(

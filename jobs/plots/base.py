@@ -7,8 +7,9 @@ size of figure.
 
 from __future__ import annotations
 
+import io
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from longtake.storage.store import Store
 
 STYLE = Path(__file__).parent / "longtake.mplstyle"
 ORACLE = "nearest_pose"
@@ -48,7 +51,8 @@ SYSTEM_NAMES = {
     ORACLE + STRANGER: "a stranger's view (chance)",
 }
 OFF_SCALE = {"psnr": 6.0, "ssim": 0.15}
-"""An oracle further than this above everything else is named, not drawn: it would flatten the rest."""
+"""An oracle further than this above everything else is named, not drawn: it would flatten the rest. So are the points
+of a floor that are twice as far outside of all models."""
 CODE_PX, CODE_LINE_PX = 7, 17  # a letter and a line of the command under a plot
 FEWEST = 5  # episodes below which an interval is not drawn
 LINE_PX = 16  # between two names
@@ -186,13 +190,13 @@ def _without_wild_bands(points: pd.DataFrame) -> pd.DataFrame:
 def _curves(axes: Axes, scores: pd.DataFrame, metric: str, window: int | None) -> list[End]:
     """Draw one panel; returns where its lines end."""
     points, styles = _without_wild_bands(curve(scores)), looks(scores)
-    shown, far = _off_scale(points, metric)
+    outside = _far_floors(points, styles, metric)
+    shown, far = _off_scale(points[~outside], metric)
     low, high = float(shown.low.min()), float(shown.high.max())
     room = 0.06 * max(high - low, 0.01)
     axes.set_ylim(low - room, high + room)
     axes.set_xlim(0, shown.distance.max())
-    few = (shown.episodes < FEWEST).any()
-    axes.set_xlabel("distance (frames)" + (f"; no band where fewer than {FEWEST} episodes have it" if few else ""))
+    axes.set_xlabel(_said_below(shown, sorted({styles[name].name for name in points.system[outside]})))
     whole_ticks(axes)
     if window and window < shown.distance.max():
         _mark_window(axes, window)
@@ -206,6 +210,30 @@ def _curves(axes: Axes, scores: pd.DataFrame, metric: str, window: int | None) -
         value = f"{far:.0f} dB" if metric == "psnr" else f"{far:.2f}"
         axes.set_title(f"oracle: {value}, off the scale", loc="right", color=FLOOR_INK)
     return ends
+
+
+def _far_floors(points: pd.DataFrame, styles: Mapping[str, Look], metric: str) -> pd.Series[bool]:
+    """Which points of floors lie far outside of all models and controls.
+
+    One episode that stands still makes a copied frame perfect, and its mean would squash everything else.
+    """
+    floor = points.system.map(lambda name: styles[name].kind in ("floor", "oracle"))
+    others = points["mean"][~floor]
+    if not len(others) or metric not in OFF_SCALE:
+        return floor & False
+    room = 2 * OFF_SCALE[metric]
+    return floor & (points.system != ORACLE) & ~points["mean"].between(others.min() - room, others.max() + room)
+
+
+def _said_below(points: pd.DataFrame, outside: Sequence[str]) -> str:
+    """Of how many episodes the means are, why bands are missing, and what is not to be seen."""
+    least, most = int(points.episodes.min()), int(points.episodes.max())
+    words = [f"distance (frames), n = {least}" + (f" to {most}" if most > least else "") + " episodes"]
+    if least < FEWEST:
+        words.append(f"no band where fewer than {FEWEST} episodes have it")
+    if outside:
+        words.append(f"{' and '.join(outside)}: in part off the scale")
+    return "; ".join(words)
 
 
 def whole_ticks(axes: Axes) -> None:
@@ -328,6 +356,14 @@ def broken(command: str, letters: int) -> str:
     """A command on lines of at most so many letters, each but the last ended by a backslash, as a shell has it."""
     lines = textwrap.wrap(command, letters - 2, break_long_words=False, break_on_hyphens=False)
     return " \\\n".join(lines)
+
+
+def save_in_store(figure: Figure, store: Store, name: str) -> str:
+    """Write a figure as PNG to `reports/NAME` of a store, a folder or a bucket; returns where it lies."""
+    with styled():
+        figure.savefig(data := io.BytesIO(), format="png", dpi=144, facecolor="white")
+    store.write_bytes(f"reports/{name}", data.getvalue())
+    return f"{store.uri}/reports/{name}"
 
 
 def save(figure: Figure, path: str | Path) -> Path:

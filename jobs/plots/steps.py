@@ -149,7 +149,7 @@ def _line(axes: Axes, rows: pd.DataFrame, column: str, look: Look) -> list[End]:
     if not len(line):
         return []
     marker = "o" if len(line) < MARKED else ""
-    axes.plot(line.step, line[column], color=look.color, linewidth=1.8, marker=marker, markersize=4)
+    axes.plot(line.step, line[column], color=look.color, linewidth=1.8, marker=marker, markersize=4, clip_on=not marker)
     return [(float(line[column].iloc[-1]), look)]
 
 

@@ -180,8 +180,9 @@ def _space(axes: Axes, rows: pd.DataFrame, narrow: bool) -> None:
     if not names:
         raise ValueError("space: no setting differs between the trials")
     better = _better(rows)
-    rank = rows.objective.rank(ascending=better != "higher", method="first")
-    strong = (rows.state == "done") & (rank <= max(1, BEST_SHARE * len(rows)))
+    # Done ones alone are ranked: they are at one step, where a pruned one may look better early than any does late.
+    rank = rows.objective.where(rows.state == "done").rank(ascending=better != "higher", method="first")
+    strong = rank <= max(1, BEST_SHARE * len(rows))
     columns = [*names, "objective"]
     places = np.stack([_places(axes, number, rows[name]) for number, name in enumerate(columns)], axis=1)
     across = np.arange(len(columns))

@@ -6,6 +6,7 @@ at each length, time and peak memory measured on this machine, and how long a cl
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,8 +48,23 @@ def main(
         where.require_writable()
     findings = profile(settings, measured=not dry_run)
     _print(findings)
+    if not dry_run and (note := busy()):
+        print(f"note: {note}")
     if not dry_run:
-        _keep(where, settings, findings, out or f"profile-{settings.name}.png")
+        _keep(where, settings, findings, out)
+
+
+def busy() -> str:
+    """What to say where others use this machine, by the processes that wanted to run in the last minute."""
+    from longtake.cluster.launch import machine_cpus
+
+    load, cpus = os.getloadavg()[0], machine_cpus()
+    if load <= cpus + 1:  # what measures is one of them
+        return ""
+    return (
+        f"this machine was busy ({load:.1f} processes wanted its {cpus} CPUs): times are longer than on a quiet one; "
+        "profile again then, memory and shares stay"
+    )
 
 
 def read_model(config: str, overrides: Sequence[str]) -> ModelConfig:
@@ -151,11 +167,11 @@ def _print(findings: Findings) -> None:
     print("\n".join(answer(findings)))
 
 
-def _keep(store: Store, config: ProfileConfig, findings: Findings, picture: str) -> None:
+def _keep(store: Store, config: ProfileConfig, findings: Findings, out: str | None) -> None:
     """A run with its rows in `bench`, and the picture."""
     import pandas as pd
 
-    from longtake.jobs.plots.base import save, write_under
+    from longtake.jobs.plots.base import save, save_in_store, write_under
     from longtake.jobs.plots.bench import costs_curve
     from longtake.jobs.results.command import plot_command
     from longtake.provenance import new_run_id
@@ -166,8 +182,9 @@ def _keep(store: Store, config: ProfileConfig, findings: Findings, picture: str)
         rows = [{"run": record.run, "name": "profile", **row} for row in findings.rows()]
         tables.append(store, "bench", rows, part=record.run)
     figure = costs_curve(pd.DataFrame(rows))
-    write_under(figure, plot_command("bench", store, f"run == '{record.run}'", picture))
-    print(f"picture: {save(figure, picture)}")
+    name = f"profile-{config.name}.png"
+    write_under(figure, plot_command("bench", store, f"run == '{record.run}'", out or name))
+    print(f"picture: {save(figure, out) if out else save_in_store(figure, store, name)}")
     print(f"kept: longtake results bench --where \"run == '{record.run}'\" --store {store.uri}")
 
 

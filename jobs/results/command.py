@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from longtake.errors import UserError, unknown
 from longtake.jobs.display.show import check_output, say_empty, show
-from longtake.jobs.results.summary import _require, means, summary
+from longtake.jobs.results.config_columns import with_settings
+from longtake.jobs.results.summary import _require, at_multiples, means, summary
 from longtake.storage.store import Store, open_store
 from longtake.tables import schema
 from longtake.tables.scores import SUMMARY_BY, require_alike
@@ -23,6 +25,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     Plot = Callable[[pd.DataFrame, Store], Figure]
+
+
+EXPLAINED = (
+    "mean: over episodes, of each one's mean over frames. se: its standard error. ci95: half of the 95 % interval "
+    "(Student's t). low, high: the 95 % bootstrap interval. Lines of unlike protocol or dataset are not comparable."
+)
 
 
 def main(
@@ -39,6 +47,8 @@ def main(
     draw: str | None = None,
     horizon: bool = False,
     wide: bool = False,
+    every: int | None = None,
+    sums: str | None = None,
 ) -> None:
     """The command: read, condense, order, show; with `plot` also draw the rows, by the plot that `draw` names."""
     check_output(format, out)
@@ -54,9 +64,17 @@ def main(
         raise UserError(f"--draw: {unknown(f'plot of {table}', draw, PLOTS.get(table, {}))}")
     if by and columns:
         raise UserError("--by and --columns exclude each other: --by makes its own columns")
+    if every and table != "steps":
+        raise UserError("--every N is of steps")
+    if sums and (not by or table == "scores"):
+        raise UserError("--sum stands beside the means of --by, of other tables than scores")
     place = open_store(store)
     place.require_exists()
     rows = place.table(table, where=where)
+    if every:
+        rows = at_multiples(rows, every)
+    rows = with_settings(place, rows, [*_names(by), *_names(columns)])
+    rows = schema.with_columns(table, rows, [*_names(by), *_names(columns)])
     if rows.empty:
         say_empty(table, place, where)
     elif plot:
@@ -68,8 +86,10 @@ def main(
     if wide:
         frame = _wide(place, rows, _names(by))
     else:
-        frame = _horizons(rows) if horizon else condense(table, rows, _names(by), _names(columns))
+        frame = _horizons(rows) if horizon else condense(table, rows, _names(by), _names(columns), _names(sums))
     show(order(frame, _names(sort)), format, out)
+    if table == "scores" and format is None and not (out or columns or horizon or rows.empty) and sys.stdout.isatty():
+        print(EXPLAINED)
 
 
 def _horizons(rows: pd.DataFrame) -> pd.DataFrame:
@@ -84,7 +104,9 @@ def _wide(store: Store, rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     return rows if rows.empty else side_by_side(store, rows, by or SUMMARY_BY)
 
 
-def condense(table: str, rows: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
+def condense(
+    table: str, rows: pd.DataFrame, by: Sequence[str], columns: Sequence[str], sums: Sequence[str] = ()
+) -> pd.DataFrame:
     """The rows with the asked columns, or means by `by`; of scores the summary unless columns are asked.
 
     Raises UserError, one line per column that is not there.
@@ -95,7 +117,7 @@ def condense(table: str, rows: pd.DataFrame, by: Sequence[str], columns: Sequenc
         return rows.reindex(columns=names)
     if table == "scores":
         return summary(rows, by or SUMMARY_BY)
-    return means(rows, by) if by else rows
+    return means(rows, by, sums) if by else rows
 
 
 def picture(plot: Plot, rows: pd.DataFrame, store: Store, path: str, command: str) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from longtake.errors import UserError
-from longtake.evals.memory_horizon import MARGIN_DB, TASK, Horizon, memory_horizon
-from longtake.jobs.plots.base import distinct, looks, new_figure, styled, whole_ticks
+from longtake.evals.memory_horizon import MARGIN_DB, TASK, WIPED, Horizon, memory_horizon
+from longtake.jobs.plots.base import FEWEST, OFF_SCALE, distinct, looks, new_figure, styled, whole_ticks
 from longtake.jobs.report.claims import CALLED
 from longtake.tables.schema import NO_RUN
 
@@ -26,8 +27,16 @@ def horizons(scores: pd.DataFrame) -> list[Horizon]:
         ValueError: see `memory_horizon`.
     """
     rows = distinct(scores[scores.task == TASK])
+    systems = set(rows.system)
     models = [look.system for look in looks(rows).values() if look.kind == "model"]
-    return [memory_horizon(rows, model) for model in models]
+    return [memory_horizon(rows, model) for model in models if model + WIPED in systems]
+
+
+def without_control(scores: pd.DataFrame) -> list[str]:
+    """Models that were never scored with their memory wiped, such as one of others without `forget`."""
+    rows = distinct(scores[scores.task == TASK])
+    models = [look.system for look in looks(rows).values() if look.kind == "model"]
+    return [model for model in models if model + WIPED not in set(rows.system)]
 
 
 def table(scores: pd.DataFrame) -> pd.DataFrame:
@@ -44,11 +53,17 @@ def table(scores: pd.DataFrame) -> pd.DataFrame:
     lines = []
     for protocol, group in rows.groupby("protocol", observed=True):
         here = distinct(group)
+        for model in without_control(group):
+            print(f"note: {model} has no horizon: it was never scored with its memory wiped", file=sys.stderr)
         about = here[here.run != NO_RUN].drop_duplicates("system").set_index("system")
         for line in _told(group):
             run, step = about.loc[line.system, "run"], about.loc[line.system, "checkpoint"]
             ends = (line.frames, line.low, line.high, line.reach, line.lost_to or "none", line.episodes)
             lines.append((line.system, run, step, protocol, *ends))
+    if not lines:
+        raise UserError(
+            f"a horizon needs the PSNR of {without_control(rows)[0]}/wiped too: longtake evaluate scores both"
+        )
     return pd.DataFrame(lines, columns=list(COLUMNS))
 
 
@@ -77,6 +92,8 @@ def horizon_curve(scores: pd.DataFrame, *, width: int = 920, height: int = PANEL
         ValueError: scores of several protocols, or rivals that are missing.
     """
     systems = horizons(scores)
+    if not systems:
+        raise ValueError(f"horizon: none of {', '.join(without_control(scores))} was scored with its memory wiped")
     styles = looks(distinct(scores[scores.task == TASK]))
     with styled():
         figure = new_figure(width, height * len(systems))
@@ -87,13 +104,21 @@ def horizon_curve(scores: pd.DataFrame, *, width: int = 920, height: int = PANEL
 
 
 def _panel(axes: Axes, horizon: Horizon, color: str) -> None:
-    axes.fill_between(horizon.distances, horizon.lead_low, horizon.lead_high, color=color, alpha=0.18, linewidth=0)
+    if horizon.episodes >= FEWEST:
+        axes.fill_between(horizon.distances, horizon.lead_low, horizon.lead_high, color=color, alpha=0.18, linewidth=0)
+        # A rival that stands still is perfect: its band reaches to 100 dB, and would squash the line.
+        room = 2 * OFF_SCALE["psnr"]
+        axes.set_ylim(
+            max(horizon.lead_low.min(), horizon.lead.min() - room),
+            min(horizon.lead_high.max(), horizon.lead.max() + room),
+        )
     axes.plot(horizon.distances, horizon.lead, color=color, linewidth=2.4)
     axes.axhline(MARGIN_DB, color="#56606c", linewidth=1)
     axes.axvspan(horizon.low, horizon.high, color="#e4e7eb", alpha=0.7, linewidth=0, zorder=0)
     axes.axvline(horizon.frames, color="#56606c", linewidth=1.6)
     axes.set_xlim(0, horizon.reach)
-    axes.set_xlabel("distance (frames)")
+    few = f"; no band of fewer than {FEWEST}" if horizon.episodes < FEWEST else ""
+    axes.set_xlabel(f"distance (frames), n = {horizon.episodes} episodes{few}")
     whole_ticks(axes)
     caption = f"{horizon.frames} frames [{horizon.low}, {horizon.high}]"
     axes.set_title(f"{horizon.system}: PSNR (dB) above the best of copy last, context mean and itself wiped")

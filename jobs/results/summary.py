@@ -30,6 +30,8 @@ def summary(scores: pd.DataFrame, by: Sequence[str] = SUMMARY_BY) -> pd.DataFram
     from longtake.tables.scores import per_episode, summarise
 
     apart = [name for name in APART if name in scores and scores[name].notna().any()]
+    if "dataset" in scores and scores.dataset.nunique() > 1 and "dataset" not in by:
+        apart = ["dataset", *apart]
     keys = list(dict.fromkeys([*by, *apart, "metric", "protocol"]))
     if scores.empty:
         return scores.reindex(columns=[*keys, *SPREAD])
@@ -43,14 +45,28 @@ def summary(scores: pd.DataFrame, by: Sequence[str] = SUMMARY_BY) -> pd.DataFram
     return means.assign(se=values.sem().to_numpy(), ci95=half, low=lows, high=highs)[[*keys, *SPREAD]]
 
 
-def means(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Means of the numeric columns by `by`, and how many rows each is of."""
+def means(rows: pd.DataFrame, by: Sequence[str], sums: Sequence[str] = ()) -> pd.DataFrame:
+    """Means of the numeric columns by `by`, how many rows each is of, and `sum_NAME` of the columns `sums`."""
     if rows.empty:
         return rows.reindex(columns=[*by, "rows"])
     _require(rows, by)
     groups = rows.groupby(list(by), dropna=False)
     numeric = [name for name in rows.select_dtypes("number").columns if name not in by]
-    return groups[numeric].mean().join(groups.size().rename("rows")).reset_index()
+    averages = groups[numeric].mean().join(groups.size().rename("rows"))
+    _require(rows, sums)
+    return averages.join(groups[list(sums)].sum().add_prefix("sum_")).reset_index() if sums else averages.reset_index()
+
+
+def at_multiples(steps: pd.DataFrame, every: int) -> pd.DataFrame:
+    """The rows of `steps` whose step is a multiple of `every`, with what was last measured held-out by then."""
+    import pandas as pd
+
+    if steps.empty:
+        return steps
+    ordered = steps.sort_values(["run", "step"], kind="stable")
+    held_out = [name for name in ordered if str(name).startswith(("val_", "state_"))]
+    filled = ordered.groupby("run")[held_out].ffill() if held_out else pd.DataFrame(index=ordered.index)
+    return ordered.assign(**{str(name): filled[name] for name in held_out})[ordered.step % every == 0]
 
 
 _ELSEWHERE = {"model": "there is no column 'model': models, their controls and floors stand in the column system"}

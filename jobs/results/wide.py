@@ -22,7 +22,7 @@ def side_by_side(store: Store, scores: pd.DataFrame, by: Sequence[str] = SUMMARY
     Beside `by`: a column per metric, episodes, protocol, and `frames`, trained on by the run, where there is one.
     """
     means = summary(scores, by)
-    keys = [*by, *(name for name in APART if name in means), "protocol"]
+    keys = [*by, *(name for name in ("dataset", *APART) if name in means and name not in by), "protocol"]
     metrics = [name for name in METRICS if (means.metric == name).any()]
     means = means.assign(told=[_told(*line) for line in means[["metric", "mean", "ci95"]].itertuples(index=False)])
     groups = means.set_index([*keys, "metric"]).told.unstack("metric")[metrics]

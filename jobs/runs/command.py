@@ -18,24 +18,34 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = ("run", "kind", "name", "status", "started", "minutes", "sessions", "reason")
+SAID = ("tags", "note")
+"""Shown where some run has them."""
 LONG = ("config", "versions", "pid", "event_time")
 """Not in the list of a run's fields: the config is printed below it, the others are for programs."""
 
 
 def main(
-    store: str, run: str | None = None, *, where: str | None = None, format: str | None = None, out: str | None = None
+    store: str,
+    run: str | None = None,
+    *,
+    where: str | None = None,
+    tag: str | None = None,
+    format: str | None = None,
+    out: str | None = None,
 ) -> None:
     """The command."""
     check_output(format, out)
     place = open_store(store)
     place.require_exists()
     if run is not None:
-        if where:
-            raise UserError("--where chooses among runs: leave out the run's id, or --where")
+        if where or tag:
+            raise UserError("--where and --tag choose among runs: leave out the run, or those")
         return show_one(place, run, format, out)
     runs = place.table("runs", where=where)
+    if tag is not None:
+        runs = runs[[tag in str(tags).split() for tags in runs["tags"]]] if "tags" in runs else runs[:0]
     if runs.empty:
-        say_empty("runs", place, where)
+        say_empty("runs", place, where or (f"tag {tag}" if tag else None))
     show(overview(runs), format, out)
 
 
@@ -45,7 +55,8 @@ def overview(runs: pd.DataFrame) -> pd.DataFrame:
 
     if runs.empty:
         return pd.DataFrame(columns=list(COLUMNS))
-    return _with_minutes(runs).reindex(columns=list(COLUMNS)).sort_values("run")
+    said = [name for name in SAID if name in runs and (runs[name].fillna("") != "").any()]
+    return _with_minutes(runs).reindex(columns=[*COLUMNS, *said]).sort_values("run")
 
 
 def show_one(store: Store, run: str, format: str | None = None, out: str | None = None) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from longtake.errors import UserError, unknown
 from longtake.tables import scores
+from longtake.tables.run_notes import REMOVED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,7 +53,7 @@ def find_runs(
     table = store.table("runs")
     if len(table):
         table = table.sort_values("run")
-    mine = table[table.kind.isin(kinds)] if kinds and len(table) else table
+    mine = table[table.kind.isin(kinds) & (table.status != REMOVED)] if kinds and len(table) else table
     if mine.empty and not others:
         raise UserError(f"no {' or '.join(kinds) or what} run in store {store.uri} yet; {_how_to_start(kinds)}")
     rows: dict[str, Row] = {}
@@ -108,6 +109,8 @@ def _meant(store: Store, name: str, mine: pd.DataFrame, table: pd.DataFrame, kin
     if len(begins) > 1:
         raise UserError(f"run {name!r} is the beginning of {len(begins)} ids: {', '.join(begins.run)}; name one")
     if begins.empty and len(other := table[table.run.astype(str) == name]):
+        if other.status.iloc[0] == REMOVED:
+            raise UserError(f"run {name}: {other.reason.iloc[0]}; its rows are in the tables still")
         raise UserError(f"run {name} is of kind {other.kind.iloc[0]}; what is taken here is {' or '.join(kinds)}")
     return _row(begins) if len(begins) else None
 

@@ -45,6 +45,7 @@ def main(
     dry_run: bool,
     resume: str | None = None,
     retry_failed: bool = False,
+    brief: bool = False,
 ) -> None:
     """The command: check, then sweep; with `dry_run` print the space and the arithmetic, and touch nothing."""
     where = open_store(store)
@@ -58,7 +59,7 @@ def main(
         sweep = earlier(where, resume, overrides)
     sweep = check(sweep, where)
     if dry_run:
-        print(dump(sweep.config) + "\n" + describe(sweep, where))
+        print(dump(sweep.config, brief) + "\n" + describe(sweep, where))
         return
     for line in notes(sweep):
         print(f"note: {line}", flush=True)

@@ -39,8 +39,11 @@ class Objective(Config):
 
     protocol: Protocol | None = Field(None, description="a cheap one, on the val split")
     metric: MetricName = "psnr"
+    """What of the protocol is measured."""
     beyond: int | None = Field(
-        None, ge=0, description="only frames at larger distances; what windows of the space reach when not given"
+        None,
+        ge=0,
+        description="only frames at larger distances; what windows of the space reach when not given [frames]",
     )
     column: str | None = Field(None, description="of the table steps, such as val_loss or state_std.layers.0.ssm")
     better: Literal["higher", "lower"] | None = Field(
@@ -93,8 +96,8 @@ class Objective(Config):
 class Winners(Config):
     """The best trials, trained again from other seeds than the search saw, and scored on the test split: once."""
 
-    top: Positive = Field(1, description="how many of the best trials")
-    seeds: Positive = Field(3, description="trainings of each")
+    top: Positive = Field(1, description="how many of the best trials [trials]")
+    seeds: Positive = Field(3, description="trainings of each [count]")
     protocol: Protocol | None = Field(None, description="on the test split; the objective's own when not given")
 
     @model_validator(mode="after")
@@ -108,19 +111,26 @@ class SweepConfig(Config):
     """One sweep, whole."""
 
     name: str = Field("sweep", pattern=r"^[a-zA-Z0-9_.-]+$")
+    """How tables call it; trials are NAME-000, NAME-001, ."""
     train: str = Field("tiny", description="the training that the trials vary: a shipped config or a YAML path")
     change: dict[str, Any] = Field({}, description="settings of that training that differ in all trials")
     space: Annotated[dict[str, Axis], Field(min_length=1)] = Field(description="axes by dotted field")
     trials: Positive
+    """How many points of the space are tried [count]"""
     at_once: Positive = 1
+    """Trials that run side by side [count]"""
     sampling: Sampling = Sampling()
+    """What is tried next."""
     pruning: Pruning = Pruning()
+    """What is stopped early."""
     objective: Objective = Objective()
+    """What is better."""
     against: list[Cost] = Field([], description="costs to weigh the objective against: the search is for a front")
     warm_start: list[str] = Field(
         [], description="earlier sweeps of the same objective to learn from, each as a run is named"
     )
     winners: Winners | None = None
+    """The best trials trained again, from other seeds; none: that is left out."""
     database: str | None = Field(
         None,
         description="Optuna's URL of where the study is kept (no password: that belongs in the environment); the "

@@ -11,12 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from longtake.config import config_hash, differences, dump, load
+from longtake.config import config_hash, dump, load
 from longtake.datasets.mixture import Mixture, open_data
 from longtake.errors import UserError
 from longtake.jobs.latents import tokenizers
 from longtake.jobs.presets import in_words
-from longtake.jobs.runs.find import find_run
 from longtake.jobs.train.check import (
     batch_problems,
     condition_problems,
@@ -29,6 +28,14 @@ from longtake.jobs.train.check import (
 )
 from longtake.jobs.train.config import AutoencoderTraining, TrainConfig, WorldModelTraining
 from longtake.jobs.train.plan import build_plan
+from longtake.jobs.train.resume import (
+    describe_resume,
+    fork_of,
+    named_run,
+    require_nothing_lost,
+    same_training,
+    stored_config,
+)
 from longtake.models.config import AutoencoderConfig
 from longtake.storage import lease
 from longtake.storage.store import open_store
@@ -42,23 +49,32 @@ if TYPE_CHECKING:
     from longtake.streaming.plan import Plan
     from longtake.tables.run_record import RunRecord
 
-RESUME_MAY_CHANGE = ("workers", "min_workers", "gpus_per_worker", "max_failures", "keep", "watch")
-"""Settings that change where and how a training is run, and not what is learnt: a resumed run may have others."""
-
 CONFIGS = Path(__file__).parents[1] / "configs" / "train"
 
 
 def main(
-    config: str, overrides: list[str], store: str, dry_run: bool, resume: str | None = None, fork: bool = False
+    config: str | None,
+    overrides: list[str],
+    store: str,
+    dry_run: bool,
+    resume: str | None = None,
+    fork: bool = False,
+    brief: bool = False,
 ) -> None:
     """The command: check, then train; with `dry_run` print the plan and touch nothing."""
     if fork and resume is None:
         raise UserError("--fork: of which run? name it with --resume RUN")
     where = open_store(store)
-    settings = load(TrainConfig, config, overrides, search=CONFIGS)
+    if config is not None:
+        settings = load(TrainConfig, config, overrides, search=CONFIGS)
+    elif resume is not None:
+        settings = stored_config(where, resume, overrides)
+    else:
+        raise UserError("Missing argument 'CONFIG': a YAML path, or one that `longtake configs` lists")
     check(settings, where)
     if dry_run:
-        print(dump(settings) + "\n" + describe(settings, where))
+        going_on = describe_resume(settings, where, resume, fork) if resume else ""
+        print(dump(settings, brief) + "\n" + describe(settings, where) + going_on)
         return
     where.require_writable()
     run = train(settings, where, resume=resume, fork=fork)
@@ -83,14 +99,13 @@ def check(config: TrainConfig, store: Store) -> None:
     problems += [*init_problems(config, store), *watch_problems(config)]
     if isinstance(config, WorldModelTraining):
         problems += [*condition_problems(config, dataset), *memory_problems(config)]
-    if not problems:
-        try:
-            build_plan(config, dataset, "train")
-            build_plan(config, dataset, "val")
-        except UserError as error:
-            problems += error.lines
     if problems:
         raise UserError(*problems)
+    build_plan(config, dataset, "train")
+    try:
+        build_plan(config, dataset, "val")
+    except UserError as error:
+        raise UserError(*(f"split val, held out for validation: {line}" for line in error.lines)) from error
 
 
 def describe(config: TrainConfig, store: Store) -> str:
@@ -172,9 +187,15 @@ def train(
     config = _settled(config, store)
     dataset = open_data(store, config.data.dataset)
     if resume and fork:
-        forked_from = _forked(store, resume, config, dataset)
+        forked_from = fork_of(store, resume, config, dataset)
         return _train(config, store, new_run_id(), forked_from=forked_from)
-    earlier = _named(store, resume, config, dataset) if resume else _same(store, config, dataset) if reuse else None
+    earlier = (
+        named_run(store, resume, config, dataset)
+        if resume
+        else same_training(store, config, dataset)
+        if reuse
+        else None
+    )
     if earlier is not None and earlier["status"] == "done":
         print(f"{config.name}: run {earlier['run']} has done this already: reused", flush=True)
         return str(earlier["run"])
@@ -198,7 +219,7 @@ def _train(config: TrainConfig, store: Store, run: str, forked_from: str = "") -
     ):
         start = checkpoints.newest(store, run, hashed=True)
         if start is None:
-            _require_nothing_lost(config, store, run)
+            require_nothing_lost(config, store, run)
             if forked_from:
                 source, _, step = forked_from.partition("@")
                 with lease.of_run(store, source):  # else `keep` could delete it meanwhile
@@ -221,18 +242,6 @@ def _train(config: TrainConfig, store: Store, run: str, forked_from: str = "") -
                 held=held,
             )
     return run
-
-
-def _require_nothing_lost(config: TrainConfig, store: Store, run: str) -> None:
-    """Raise UserError if a run without a checkpoint had one, by its record or by the steps that it wrote."""
-    checkpoints.require_none(store, run)
-    steps = store.table("steps", where=f"run == {run!r}", columns=["step"])
-    # Rows are written before each checkpoint: with later ones than the first covers, that one had been sealed.
-    if len(steps) and (last := int(steps.step.max())) >= config.checkpoint_every:
-        raise UserError(
-            f"run {run}: it has come to step {last + 1}, by the table `steps`, and runs/{run}/checkpoints holds no "
-            "checkpoint: bring that folder back as it was, or begin a new run (without --resume)"
-        )
 
 
 @contextlib.contextmanager
@@ -284,59 +293,3 @@ def start_record(
         lease=held,
         **more,
     )
-
-
-def _same(store: Store, config: TrainConfig, dataset: Data) -> dict[str, Any] | None:
-    """The newest training of this config on this very data."""
-    runs = store.table("runs")
-    if not len(runs):
-        return None
-    same = (
-        (runs.kind == config.run_kind)
-        & (runs.config_hash == config_hash(config))
-        & (runs.dataset == dataset.fingerprint)
-    )
-    rows = runs[same].sort_values("run").to_dict("records")
-    return {str(k): v for k, v in rows[-1].items()} if rows else None
-
-
-def _named(store: Store, run: str, config: TrainConfig, dataset: Data) -> dict[str, Any]:
-    """The row of a run to go on with, if its config and data are these; where and how it is run may be another."""
-    row, changed = _compared(store, run, config, dataset)
-    changed = [line for line in changed if line.split(":")[0].split(".")[0] not in RESUME_MAY_CHANGE]
-    if changed:
-        lines = (f"resume: run {row['run']} was started otherwise: {line}" for line in changed)
-        raise UserError(*lines, "resume: add --fork to go on as a new run with what is set now")
-    return row
-
-
-def _forked(store: Store, run: str, config: TrainConfig, dataset: Data) -> str:
-    """RUN@STEP of the checkpoint that a new run goes on from; tells what the new run changes."""
-    from longtake.jobs.train import init_weights  # which needs torch
-
-    row, changed = _compared(store, run, config, dataset)
-    run = str(row["run"])
-    with lease.of_run(store, run):  # of one that goes on, what is the newest now may be deleted in a moment
-        step = checkpoints.require_newest(store, run)
-    problems = [f"{line}: its checkpoint carries its own" for line in changed if line.startswith("tokenizer:")]
-    if config.steps <= step:
-        problems.append(f"steps: {config.steps}, but run {run} has come to step {step}: set steps to more")
-    with checkpoints.opened(store, run, step) as folder:
-        problems += init_weights.shape_mismatches(config, folder)
-    if problems:
-        raise UserError(*(f"fork: {line}" for line in problems))
-    print(f"forking run {run} at step {step}: " + ("; ".join(changed) or "nothing is changed"), flush=True)
-    return f"{run}@{step}"
-
-
-def _compared(store: Store, run: str, config: TrainConfig, dataset: Data) -> tuple[dict[str, Any], list[str]]:
-    """The row of a run, and a line per difference of its config and data from these."""
-    import yaml
-
-    row = find_run(store, run, (config.run_kind,))
-    changed = differences(yaml.safe_load(row["config"]), config.model_dump(mode="json"))
-    if row["dataset"] != dataset.fingerprint:
-        changed.append(
-            f"dataset {dataset.name}: its content changed ({row['dataset']} then, {dataset.fingerprint} now)"
-        )
-    return row, changed

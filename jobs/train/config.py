@@ -29,28 +29,44 @@ def known_logger(name: str) -> str:
 class Stage(Config):
     """One stage of the curriculum."""
 
-    until: Positive | None = Field(None, description="first step of the next stage; none for the last")
-    frames: Positive = Field(64, description="frames per clip")
+    until: Positive | None = Field(None, description="first step of the next stage; none for the last [step]")
+    frames: Positive = Field(64, description="frames per clip [frames]")
 
 
 class DataConfig(Config):
     """Which clips the model sees."""
 
+    synonyms = {
+        "clip": {
+            **dict.fromkeys(("plain", "recorded", "as_recorded", "linear", "none", "normal"), "forward"),
+            **dict.fromkeys(("reverse", "backward", "back", "there_and_back"), "palindrome"),
+            **dict.fromkeys(("shuffle", "shuffled", "random", "visits"), "revisit"),
+        }
+    }
+
     dataset: str | Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)] = Field(
-        description="a dataset, or several with how often each is drawn from: {mazes: 2, atari: 1}"
+        description="a dataset, or several with how often each is drawn from: {mazes: 2, atari: 1} [weight]"
     )
     clip: Clip = Field(
         "palindrome",
         description="as recorded (forward), or half a clip and its way back, or half a clip and visits of its frames "
         "in any order (both need a pose); mixed: a quarter as recorded, a quarter back, half revisits",
     )
-    frames_per_step: Positive = Field(256, description="frames in a batch, all workers together, at any length")
+    frames_per_step: Positive = Field(
+        256, description="frames in a batch, all workers together, at any length [frames]"
+    )
     curriculum: Annotated[list[Stage], Field(min_length=1)] = [Stage(until=None, frames=64)]
-    base_segment: Positive = Field(32, description="source frames of the segments that an epoch permutes")
-    stride: Positive = Field(1, description="source frames from one frame of a clip to the next; actions are stacked")
+    """Stages of clip length, from the first step to the last; the last one has no `until`."""
+    base_segment: Positive = Field(32, description="source frames of the segments that an epoch permutes [frames]")
+    stride: Positive = Field(
+        1, description="source frames from one frame of a clip to the next; actions are stacked [frames]"
+    )
     random_start: bool = Field(False, description="clips begin elsewhere in every epoch, not always on the same frames")
     max_replaced: float = Field(
-        0.01, ge=0, le=1, description="share of the clips that may be unreadable, and replaced, before the run fails"
+        0.01,
+        ge=0,
+        le=1,
+        description="share of the clips that may be unreadable, and replaced, before the run fails [share]",
     )
 
     @property
@@ -63,30 +79,40 @@ class FrameDataConfig(DataConfig):
     """Which frames an autoencoder sees: short clips, whose order is nothing to it."""
 
     clip: Literal["forward"] = "forward"
+    """As recorded: the order of frames is nothing to an autoencoder."""
     curriculum: Annotated[list[Stage], Field(min_length=1, max_length=1)] = [Stage(until=None, frames=4)]
+    """One stage: how many frames of an episode lie side by side in a batch."""
     base_segment: Positive = 4
+    """Source frames of the segments that an epoch permutes [frames]"""
 
 
 class HeldOutConfig(Config):
     """What is measured on clips that are not trained on, always the same ones."""
 
     every: Positive = 50
+    """Between one validation and the next [steps]"""
     clips: Positive = 16
+    """Held-out clips that are measured, always the same ones [count]"""
 
 
 class ValidationConfig(HeldOutConfig):
     """Held-out loss at one fixed noise level, with fixed clips and fixed noise."""
 
     noise_level: float = Field(0.5, gt=0, le=1)
+    """How noisy every held-out frame is: 0 clean, 1 noise alone [share]"""
 
 
 class CoherenceConfig(Config):
     """A loss on what the model predicts after frames of its own, from the memory that it carried through them."""
 
     weight: float = Field(1.0, gt=0)
-    every: Positive = Field(1, description="steps")
-    free_frames: Positive = Field(4, description="frames that the model makes by itself, after half a clip of context")
-    sampler_steps: Positive = Field(1, description="denoising calls for each of them")
+    """Of this loss beside the usual one [weight]"""
+    every: Positive = 1
+    """Between one step with this loss and the next [steps]"""
+    free_frames: Positive = Field(
+        4, description="frames that the model makes by itself, after half a clip of context [frames]"
+    )
+    sampler_steps: Positive = Field(1, description="denoising calls for each of them [calls]")
 
 
 class MemoryConfig(Config):
@@ -95,27 +121,37 @@ class MemoryConfig(Config):
     overlap: int = Field(
         0,
         ge=0,
-        description="last frames of a temporal block that the next one reads again, from the memory before them",
+        description="last frames of a temporal block that the next one reads again, from the memory before them "
+        "[frames]",
     )
     carry_width: Positive | None = Field(
-        None, description="state dimensions handed from block to block, the rest starts from zero; none: exact carry"
+        None,
+        description="state dimensions handed from block to block, the rest starts from zero; none: exact carry [count]",
     )
     nested: list[Positive] = Field(
         [],
-        description="state dimensions, one of which is drawn for each step; the model can later be cut to any of them",
+        description="state dimensions, one of which is drawn for each step; the model can later be cut to any "
+        "of them [count]",
     )
-    regularise: float = Field(0.0, ge=0, description="weight of the pull of every layer's state towards N(0, 1)")
-    regularise_gain: float = Field(1.0, ge=0, description="how fast that weight grows with the size of the state")
-    limit: float = Field(1e6, gt=0, description="largest entry of a state before the run is stopped")
+    regularise: float = Field(
+        0.0, ge=0, description="weight of the pull of every layer's state towards N(0, 1) [weight]"
+    )
+    regularise_gain: float = Field(
+        1.0, ge=0, description="how fast that weight grows with the size of the state [power]"
+    )
+    limit: float = Field(1e6, gt=0, description="largest entry of a state before the run is stopped [number]")
     coherence: CoherenceConfig | None = None
+    """A loss on what comes after frames of its own; none: without it."""
 
 
 class SamplesConfig(Config):
     """Pictures of what the model makes, in the run's folder: true frames above, its own below."""
 
-    every: Positive = Field(1000, description="steps")
-    frames: Positive = Field(8, description="that it makes, after the first half of a held-out clip")
+    every: Positive = 1000
+    """Between one picture and the next [steps]"""
+    frames: Positive = Field(8, description="that it makes, after the first half of a held-out clip [frames]")
     sampler: SamplerConfig = SamplerConfig()
+    """How its frames are generated."""
 
 
 class InitConfig(Config):
@@ -124,7 +160,7 @@ class InitConfig(Config):
     run: str | None = Field(
         None, description="a training by its id or name, or the path of a folder that `longtake export` wrote"
     )
-    step: Positive | None = Field(None, description="of that run's checkpoint; none: the newest")
+    step: Positive | None = Field(None, description="of that run's checkpoint; none: the newest [step]")
     mamba2_lm: str | None = Field(
         None,
         description="checkpoint of a Mamba-2 language model (a file or a folder that every worker can read): its first "
@@ -144,15 +180,19 @@ class PerceptualConfig(Config):
     """LPIPS between the frame that is made and the true one, added to the loss."""
 
     weight: float = Field(0.1, gt=0)
+    """Of LPIPS beside the loss [weight]"""
     net: Literal["lpips_alex", "lpips_vgg"] = "lpips_alex"
+    """The net whose LPIPS it is: AlexNet's or VGG16's; two different measures."""
 
 
 class ReconstructionConfig(Config):
     """What an autoencoder's training minimises: the mean absolute error of pixels in [-1, 1], and a little of these."""
 
-    squared: float = Field(0.0, ge=0, description="weight of the mean squared error")
+    squared: float = Field(0.0, ge=0, description="weight of the mean squared error [weight]")
     kl: float = Field(
-        1e-5, ge=0, description="weight of the KL divergence of the latents from N(0, 1); 0: no noise on latents either"
+        1e-5,
+        ge=0,
+        description="weight of the KL divergence of the latents from N(0, 1); 0: no noise on latents either [weight]",
     )
 
 
@@ -164,27 +204,42 @@ class TrainConfig(Config):
 
     name: str = Field("run", pattern=r"^[a-zA-Z0-9_.-]+$", description="how tables and plots call the model")
     steps: Positive
+    """Optimizer steps of the whole run [steps]"""
     seed: int = 0
-    workers: Annotated[int, Field(ge=0)] = Field(1, description="Ray workers; 0 trains in this process, without Ray")
+    """Of the weights, the order of clips and the noise; the same seed on the same data gives the same run [number]"""
+    workers: Annotated[int, Field(ge=0)] = Field(
+        1, description="Ray workers; 0 trains in this process, without Ray [count]"
+    )
     min_workers: Positive | None = Field(
-        None, description="the run starts, and goes on, with as few as these while others are missing; none: never"
+        None,
+        description="the run starts, and goes on, with as few as these while others are missing; none: never [count]",
     )
     gpus_per_worker: float = Field(0.0, ge=0)
-    max_failures: Annotated[int, Field(ge=0)] = Field(3, description="lost workers replaced before the run fails")
-    checkpoint_every: Positive = Field(100, description="steps")
-    keep: Positive = Field(2, description="checkpoints kept, the newest ones")
+    """Of each worker, a share of one where it is below 1; 0 trains on CPUs [GPUs]"""
+    max_failures: Annotated[int, Field(ge=0)] = Field(
+        3, description="lost workers replaced before the run fails [count]"
+    )
+    checkpoint_every: Positive = 100
+    """Between one checkpoint and the next, which is also how much a kill can cost [steps]"""
+    keep: Positive = Field(2, description="checkpoints kept, the newest ones [count]")
     keep_best: Literal["val_loss", "loss"] | None = Field(
         "val_loss", description="the one with the lowest of this is kept too; none: the newest ones only"
     )
     data: DataConfig
+    """Which clips are trained on."""
     engine: EngineConfig = EngineConfig()
+    """How gradients become a step."""
     validation: HeldOutConfig
+    """What is measured on held-out clips."""
     watch: list[Annotated[str, AfterValidator(known_logger)]] = Field(
         [], description="where the numbers of steps are shown too; the tables stay the truth"
     )
     init: InitConfig | None = None
+    """Weights to begin with; none: random ones."""
     perceptual: PerceptualConfig | None = None
+    """LPIPS in the loss; none: without it."""
     model: ModelConfig | AutoencoderConfig
+    """What is trained."""
 
     @classmethod
     def kind_of(cls, settings: dict[str, Any]) -> type[TrainConfig]:
@@ -207,9 +262,10 @@ class WorldModelTraining(TrainConfig):
 
     run_kind = "train"
 
-    temporal_block: Positive | None = Field(None, description="frames processed at a time, memory carried on")
+    temporal_block: Positive | None = Field(None, description="frames processed at a time, memory carried on [frames]")
     bptt_blocks: Positive | None = Field(
-        None, description="temporal blocks that gradients flow through; with none, temporal_block changes cost only"
+        None,
+        description="temporal blocks that gradients flow through; with none, temporal_block changes cost only [count]",
     )
     recompute: bool = Field(False, description="gradient checkpointing: each layer is computed twice, little is kept")
     tokenizer: str = Field(
@@ -218,9 +274,13 @@ class WorldModelTraining(TrainConfig):
         "dataset for what `longtake encode` made the data with",
     )
     model: ModelConfig
+    """The world model."""
     memory: MemoryConfig = MemoryConfig()
+    """What training does to the carried memory."""
     diffusion: DiffusionConfig = DiffusionConfig()
+    """How frames are noised."""
     validation: ValidationConfig = ValidationConfig()
+    """What is measured on held-out clips."""
     samples: SamplesConfig | None = Field(None, description="pictures of rollouts; none: no pictures")
 
 
@@ -230,9 +290,13 @@ class AutoencoderTraining(TrainConfig):
     run_kind = "autoencoder"
 
     data: FrameDataConfig
+    """Which frames are trained on."""
     model: AutoencoderConfig
+    """The autoencoder."""
     loss: ReconstructionConfig = ReconstructionConfig()
+    """What is minimised."""
     validation: HeldOutConfig = HeldOutConfig()
+    """What is measured on held-out clips."""
 
 
 KINDS: dict[str, type[TrainConfig]] = {"world_model": WorldModelTraining, "autoencoder": AutoencoderTraining}

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from longtake.jobs.verbs.options import STORE, ConfigName, DatasetName, DryRun, Overrides, StoreUri, examples
+from longtake.jobs.verbs.options import STORE, Brief, ConfigName, DatasetName, DryRun, Overrides, StoreUri, examples
 
 app = typer.Typer()
 
@@ -14,11 +14,13 @@ app = typer.Typer()
 @app.command(
     epilog=examples("longtake collect doom-maze-demo", "longtake collect texture-torus --set episodes=64 --dry-run")
 )
-def collect(config: ConfigName, set_: Overrides = None, store: StoreUri = STORE, dry_run: DryRun = False) -> None:
+def collect(
+    config: ConfigName, set_: Overrides = None, store: StoreUri = STORE, dry_run: DryRun = False, brief: Brief = False
+) -> None:
     """Record episodes of an environment as a dataset."""
     from longtake.jobs import collect
 
-    collect.main(config, set_ or [], store, dry_run)
+    collect.main(config, set_ or [], store, dry_run or brief, brief=brief)
 
 
 @app.command(
@@ -64,7 +66,7 @@ def inspect(
     dataset: DatasetName,
     sheet: Annotated[
         str | None,
-        typer.Option("--sheet", metavar="PNG", help="Contact sheet to write [default: DATASET.png]."),
+        typer.Option("--sheet", metavar="PNG", help="Contact sheet to write [default: STORE/reports/DATASET.png]."),
     ] = None,
     preview: Annotated[
         str | None, typer.Option("--preview", metavar="MP4", help="Also write moving pictures of some episodes.")

@@ -17,6 +17,7 @@ StoreUri = Annotated[
     typer.Option("--store", metavar="URI", envvar="LONGTAKE_STORE", help="A folder or s3://BUCKET/PREFIX."),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the config and the plan; touch nothing.")]
+Brief = Annotated[bool, typer.Option("--brief", help="As --dry-run, and of the config only what is not the default.")]
 ConfigName = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML path or the name of a shipped config.")]
 Where = Annotated[str | None, typer.Option("--where", metavar="QUERY", help="Rows to keep, such as: metric == 'psnr'")]
 Format = Annotated[

@@ -8,6 +8,7 @@ import typer
 
 from longtake.jobs.verbs.options import (
     STORE,
+    Brief,
     By,
     Columns,
     ConfigName,
@@ -38,6 +39,7 @@ def evaluate(
     set_: Overrides = None,
     store: StoreUri = STORE,
     dry_run: DryRun = False,
+    brief: Brief = False,
     runs: Annotated[str, typer.Option("--runs", metavar="RUN,RUN|none", help="Whose checkpoints.")] = "latest",
     tasks: Annotated[str | None, typer.Option("--tasks", metavar="A,B", help="Only these tasks of the config.")] = None,
     limit: Annotated[
@@ -53,7 +55,7 @@ def evaluate(
     Only what is not scored yet is run."""
     from longtake.jobs.evaluate import command as evaluate
 
-    evaluate.main(config, set_ or [], store, dry_run, runs, tasks, limit, follow)
+    evaluate.main(config, set_ or [], store, dry_run or brief, runs, tasks, limit, follow, brief=brief)
 
 
 @app.command(
@@ -76,12 +78,19 @@ def results(
         bool, typer.Option("--horizon", help="Of scores: for how many frames each model remembers.")
     ] = False,
     wide: Wide = False,
+    every: Annotated[
+        int | None,
+        typer.Option("--every", min=1, metavar="N", help="Of steps: each Nth, with what was last measured held-out."),
+    ] = None,
+    sums: Annotated[
+        str | None, typer.Option("--sum", metavar="A,B", help="With --by: sums of these beside the means.")
+    ] = None,
     store: StoreUri = STORE,
 ) -> None:
     """Print a table: rows, means, a plot.
 
-    Scores are shown as means unless --columns asks for rows. They come with 95 % intervals over episodes and never mix
-    protocols.
+    Scores are means with 95 % intervals over episodes, unless --columns asks for rows; protocols and datasets are never
+    mixed. --by and --columns also take settings of the runs: config.model.window.
     """
     from longtake.jobs.results import command as results
 
@@ -98,7 +107,31 @@ def results(
         draw=draw,
         horizon=horizon,
         wide=wide,
+        every=every,
+        sums=sums,
     )
+
+
+@app.command(
+    epilog=examples("longtake compare latest context_mean --beyond 6", "longtake compare RUN RUN --metric ssim")
+)
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="A run, or a system such as NAME/wiped or copy_last.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The same.")],
+    metric: Annotated[str, typer.Option("--metric", metavar="NAME", help="`longtake metrics` lists them.")] = "psnr",
+    beyond: Annotated[int, typer.Option("--beyond", min=0, metavar="K", help="Only frames farther than K.")] = 0,
+    where: Where = None,
+    format_: Format = None,
+    out: Out = None,
+    store: StoreUri = STORE,
+) -> None:
+    """Compare two runs or systems, paired, with an interval.
+
+    A line per task and protocol that both were scored under: the means, A - B with its 95 % interval, episodes.
+    """
+    from longtake.jobs import compare
+
+    compare.main(a, b, store, metric=metric, beyond=beyond, where=where, format=format_, out=out)
 
 
 @app.command(epilog=examples("longtake report latest --out page.html"))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from longtake.jobs.verbs.options import STORE, ConfigName, DryRun, Overrides, RunName, StoreUri, examples
+from longtake.jobs.verbs.options import STORE, Brief, ConfigName, DryRun, Overrides, RunName, StoreUri, examples
 
 app = typer.Typer()
 
@@ -14,14 +14,19 @@ app = typer.Typer()
 @app.command(
     epilog=examples(
         "longtake train demo-block-ssm --set steps=4000 --set seed=1",
-        "longtake train demo-block-ssm --set steps=6000 --resume RUN --fork",
+        "longtake train --resume RUN",
+        "longtake train --resume RUN --fork --set steps=6000",
     )
 )
 def train(
-    config: ConfigName,
+    config: Annotated[
+        str | None,
+        typer.Argument(metavar="CONFIG", help="A YAML path or a shipped one's name; with --resume the run's own."),
+    ] = None,
     set_: Overrides = None,
     store: StoreUri = STORE,
     dry_run: DryRun = False,
+    brief: Brief = False,
     resume: Annotated[
         str | None,
         typer.Option("--resume", metavar="RUN", help="Go on with this run from its last checkpoint."),
@@ -33,7 +38,7 @@ def train(
     """Train a world model, or go on with a run."""
     from longtake.jobs.train import command as train
 
-    train.main(config, set_ or [], store, dry_run, resume, fork)
+    train.main(config, set_ or [], store, dry_run or brief, resume, fork, brief=brief)
 
 
 @app.command(epilog=examples("longtake sweep blocks --dry-run", "longtake sweep --resume latest --retry-failed"))
@@ -45,6 +50,7 @@ def sweep(
     set_: Overrides = None,
     store: StoreUri = STORE,
     dry_run: DryRun = False,
+    brief: Brief = False,
     resume: Annotated[
         str | None,
         typer.Option("--resume", metavar="SWEEP", help="Go on with this sweep; only what has not ended is run."),
@@ -56,7 +62,7 @@ def sweep(
     """Search a space of trainings; bad ones are stopped early."""
     from longtake.jobs.sweep import command as sweep
 
-    sweep.main(config, set_ or [], store, dry_run, resume, retry_failed)
+    sweep.main(config, set_ or [], store, dry_run or brief, resume, retry_failed, brief=brief)
 
 
 @app.command(epilog=examples("longtake export latest folder"))
@@ -88,7 +94,8 @@ def profile(
     ] = None,
     ceiling: Annotated[bool, typer.Option("--ceiling", help="Also try the longest clips that should fit.")] = False,
     out: Annotated[
-        str | None, typer.Option("--out", metavar="FILE", help="The picture [default: profile-CONFIG.png].")
+        str | None,
+        typer.Option("--out", metavar="FILE", help="The picture [default: STORE/reports/profile-CONFIG.png]."),
     ] = None,
 ) -> None:
     """Where a model stops remembering; what its rivals cost.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class Options(BaseModel):
     """Settings of one mixer, a layer's `options`; a mixer that has some names a class of its own."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
 
 class Mixer(nn.Module, ABC):

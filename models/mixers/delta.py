@@ -31,7 +31,7 @@ class Options(fading.Options):
     """Those of every scan that fades, and how many keys there are."""
 
     key_groups: Annotated[int, Field(ge=1)] | None = None
-    """Groups of heads that share keys and queries; every head has its own when not given."""
+    """Groups of heads that share keys and queries; every head has its own when not given. [count]"""
 
 
 class BlockDelta(fading.FadingScan):

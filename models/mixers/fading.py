@@ -21,7 +21,7 @@ class Options(base.Options):
     """Settings that both have."""
 
     half_lives: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2)] | None = None
-    """Frames of the shortest and the longest half-life at the start; as Mamba-2 draws them when not given."""
+    """Frames of the shortest and the longest half-life at the start; as Mamba-2 draws them when not given. [frames]"""
     convolution: Literal["all", "values", "none"] = "all"
     """What the short convolution over the last `d_conv` tokens sees. With `values` or `none` a key is of its token
     alone, so that a place has the same key whatever was seen before it."""

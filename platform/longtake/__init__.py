@@ -20,6 +20,11 @@ __version__ = "0.1.0"
 __all__ = ["Store", "__version__", "best", "compare", "latest", "open_store"]
 
 
+def __dir__() -> list[str]:
+    """What there is, for a notebook's completion: nothing of it is loaded by that."""
+    return sorted({*__all__, "__doc__", "__file__", "__name__", "__path__"})
+
+
 def __getattr__(name: str) -> Any:
     """Load a module only when it is asked for: importing longtake costs nothing."""
     if name in ("Store", "open_store"):

@@ -9,17 +9,21 @@ import re
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin
+from typing import Annotated, Any, ClassVar, TypeVar, Union, cast, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from longtake.errors import UserError, nearest, unknown
+from longtake.strict_yaml import Dumper, Loader
 
 
 class Config(BaseModel):
     """Base of every config: frozen, no unknown keys, no silent conversion ("3" is not 3, true is not 1)."""
+
+    synonyms: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+    """Of a field: what others call a value, and what it is called here. Told in the error, never taken."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -28,6 +32,7 @@ class Config(BaseModel):
         validate_default=True,
         allow_inf_nan=False,
         protected_namespaces=(),
+        use_attribute_docstrings=True,
     )
 
     @classmethod
@@ -37,6 +42,9 @@ class Config(BaseModel):
 
 
 Schema = TypeVar("Schema", bound=BaseModel)
+SHIPPED = "longtake:"
+"""How a `base:` begins that is shipped, and lies in a folder of these:"""
+SHIPPED_FOLDER = Path(__file__).with_name("jobs") / "configs"
 
 
 def load(
@@ -54,6 +62,11 @@ def load(
 def build(schema: type[Schema], settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> Schema:
     """The config of settings that a command line gave, with `a.b=c` overrides; problems as in `load`."""
     return _overridden(schema, copy.deepcopy(dict(settings)), overrides, [])
+
+
+def loads(schema: type[Schema], text: str, overrides: Sequence[str] = ()) -> Schema:
+    """The config that `dump` wrote as a text, with `a.b=c` overrides; problems as in `load`."""
+    return _overridden(schema, yaml.load(text, Loader=Loader), overrides, [])
 
 
 def _overridden(
@@ -97,9 +110,17 @@ def shipped(search: Path) -> list[str]:
     return sorted(path.stem for path in search.glob("*.yaml"))
 
 
-def dump(config: BaseModel) -> str:
-    """The config as YAML that `load` reads back to the same value."""
-    text: str = yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+def shipped_settings(search: Path) -> dict[str, dict[str, Any]]:
+    """What the configs in a folder say themselves, by name: without their bases."""
+    problems: list[str] = []
+    return {name: _parse_file(search / f"{name}.yaml", problems) for name in shipped(search)}
+
+
+def dump(config: BaseModel, changes: bool = False) -> str:
+    """The config as YAML that `load` reads back to the same value; with `changes` only what is not the default."""
+    text: str = yaml.dump(
+        config.model_dump(mode="json", exclude_defaults=changes), Dumper=Dumper, sort_keys=False, allow_unicode=True
+    )
     return text
 
 
@@ -137,22 +158,35 @@ def _read(path: Path, problems: list[str], children: tuple[Path, ...]) -> dict[s
     for base in [bases] if isinstance(bases, str) else bases:
         target = _base_path(path, base)
         if target is None:
-            problems.append(f"{path}: base: no file {base!r} beside it")
+            problems.append(f"{path}: base: {_no_base(base)}")
         else:
             _merge(merged, _read(target, problems, (*children, path)))
     return _merge(merged, own)
 
 
 def _base_path(path: Path, base: object) -> Path | None:
+    """The file that a `base:` names: beside `path`, or a shipped one wherever `path` lies."""
     if not isinstance(base, str):
         return None
-    candidates = (path.parent / base, path.parent / f"{base}.yaml")
+    folder, name = path.parent, base
+    if base.startswith(SHIPPED):
+        folder, name = SHIPPED_FOLDER, base.removeprefix(SHIPPED)
+    candidates = (folder / name, folder / f"{name}.yaml")
     return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+def _no_base(base: object) -> str:
+    names = [f"{SHIPPED}{path.parent.name}/{path.stem}" for path in sorted(SHIPPED_FOLDER.glob("*/*.yaml"))]
+    if isinstance(base, str) and base.startswith(SHIPPED):
+        return f"no shipped config {base!r}{nearest(base, names)}; `longtake configs` lists them"
+    # A shipped one's own name, or its path from here as if this file lay in the checkout.
+    meant = [name for name in names if name.rpartition("/")[2] == Path(str(base)).stem]
+    return f"no file {base!r} beside it" + (f"; of those shipped there is {' and '.join(meant)}" if meant else "")
 
 
 def _parse_file(path: Path, problems: list[str]) -> dict[str, Any]:
     try:
-        parsed = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        parsed = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
     except yaml.YAMLError as error:
         problems.append(_yaml_problem(str(path), error))
         return {}
@@ -195,7 +229,7 @@ def _override(settings: dict[str, Any], override: str, problems: list[str]) -> N
         problems.append(f"--set {override}: expected key=value, such as model.window=6")
         return
     try:
-        value = yaml.load(text, Loader=_Loader)
+        value = yaml.load(text, Loader=Loader)
     except yaml.YAMLError as error:
         problems.append(_yaml_problem(f"--set {override}", error).replace(":1:", ":", 1))
         return
@@ -229,59 +263,6 @@ def _slot(container: Any, part: str) -> str | int | None:
     return None
 
 
-# --- YAML that means what it looks like -------------------------------------------------------------------
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2 scalars (1e-4 is a number, `no` is a text, 1:30 is a text) and no key given twice."""
-
-    yaml_implicit_resolvers: dict[str, Any] = {}
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A dict; a key given twice is an error, because one of the two would be lost silently."""
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} twice", key.start_mark)
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes every text that `_Loader` would take for something else."""
-
-    yaml_implicit_resolvers: dict[str, Any] = {}
-
-    def ignore_aliases(self, data: Any) -> bool:
-        """Never write anchors: a config is read by people."""
-        return True
-
-    def represent_text(self, data: str) -> yaml.ScalarNode:
-        """A text; one with Unicode's own line ends is quoted, for only then are they written as escapes."""
-        quoted = any(character in data for character in "\x85\u2028\u2029\ufeff")
-        return self.represent_scalar("tag:yaml.org,2002:str", data, style='"' if quoted else None)
-
-
-_Dumper.add_representer(str, _Dumper.represent_text)
-
-
-_SCALARS: tuple[tuple[str, str, str], ...] = (
-    ("tag:yaml.org,2002:bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("tag:yaml.org,2002:null", r"~|null|Null|NULL|", "~nN\0"),
-    ("tag:yaml.org,2002:int", r"[-+]?(?:0|[1-9][0-9_]*)|0x[0-9a-fA-F]+", "-+0123456789"),
-    (
-        "tag:yaml.org,2002:float",
-        r"[-+]?(?:[0-9][0-9_]*\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+|[-+]?\.inf|\.nan",
-        "-+0123456789.",
-    ),
-    ("tag:yaml.org,2002:merge", r"<<", "<"),
-)
-for _tag, _pattern, _first in _SCALARS:
-    for _class in (_Loader, _Dumper):
-        _class.add_implicit_resolver(_tag, re.compile(f"^(?:{_pattern})$"), [c if c != "\0" else "" for c in _first])
-
-
 # --- what is wrong, in words ------------------------------------------------------------------------------
 
 _EXPECTED = {
@@ -312,7 +293,7 @@ def _explain(schema: type[BaseModel], errors: Iterable[ErrorDetails]) -> Iterato
         elif kind == "missing":
             yield f"{field}: is required, give it a value"
         elif kind in ("literal_error", "enum"):
-            yield _not_allowed(field, error)
+            yield _not_allowed(field, error, holders)
         elif kind == "value_error":
             # A validator may raise ValueError(line, line, ...): one line per problem.
             prefix = f"{field}: " if path else ""
@@ -331,9 +312,13 @@ def _unknown_key(field: str, key: str, holders: list[Any]) -> str:
     return f"{field}: unknown key{nearest(key, valid)}; valid here: {', '.join(valid)}"
 
 
-def _not_allowed(field: str, error: ErrorDetails) -> str:
+def _not_allowed(field: str, error: ErrorDetails, holders: list[Any]) -> str:
     allowed = [word.strip("'") for word in re.split(r", | or ", str(error.get("ctx", {}).get("expected", "")))]
-    near = nearest(error["input"], allowed) if isinstance(error["input"], str) else ""
+    near = ""
+    if isinstance(given := error["input"], str):
+        called = [getattr(holder, "synonyms", {}).get(field.rpartition(".")[2], {}) for holder in holders]
+        meant = next((names[given.lower()] for names in called if given.lower() in names), None)
+        near = f" (did you mean {meant}?)" if meant else nearest(given.lower(), allowed)
     return f"{field}: got {_show(error['input'])}, allowed: {', '.join(allowed)}{near}"
 
 
@@ -350,24 +335,24 @@ def _follow(schema: type[BaseModel], location: Sequence[str | int]) -> tuple[lis
     here: list[Any] = [schema]
     holders = here
     for part in location:
-        members = [member for kind in here for member in _members(kind)]
-        inner = [child for member in members if (child := _child(member, part)) is not None]
-        if not inner and len(members) > 1 and part is not location[-1]:
-            here = [m for m in members if getattr(m, "__name__", None) == part] or members
+        kinds = [member for kind in here for member in members(kind)]
+        inner = [child for member in kinds if (child := _child(member, part)) is not None]
+        if not inner and len(kinds) > 1 and part is not location[-1]:
+            here = [m for m in kinds if getattr(m, "__name__", None) == part] or kinds
             continue
-        if not inner and len(members) > 1 and not any(_fields(member) for member in members):
+        if not inner and len(kinds) > 1 and not any(_fields(member) for member in kinds):
             continue
         path.append(str(part))
-        holders, here = members, inner
+        holders, here = kinds, inner
     return path, holders
 
 
-def _members(kind: Any) -> list[Any]:
+def members(kind: Any) -> list[Any]:
     """The types an annotation allows, None left out."""
     if get_origin(kind) is Annotated:
-        return _members(get_args(kind)[0])
+        return members(get_args(kind)[0])
     if get_origin(kind) in (Union, types.UnionType):
-        return [m for arm in get_args(kind) if arm is not type(None) for m in _members(arm)]
+        return [m for arm in get_args(kind) if arm is not type(None) for m in members(arm)]
     return [kind]
 
 

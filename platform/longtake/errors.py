@@ -39,8 +39,16 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     return f" (did you mean {close[0]}?)" if close else ""
 
 
+LISTED = 1000
+"""Letters that the valid names may take in an error: it stays within a screen."""
+
+
 def unknown(what: str, name: str, valid: Iterable[str]) -> str:
-    """One line for a name that does not exist: what was asked for, the nearest name, all valid names."""
+    """One line for a name that does not exist: what was asked for, the nearest name, the valid names."""
     names = sorted(valid)
-    listed = ", ".join(names) if names else "none yet"
+    shown = names
+    while len(", ".join(shown)) > LISTED and len(shown) > 1:
+        shown = shown[: len(shown) * 3 // 4]
+    more = f" and {len(names) - len(shown)} more" if len(shown) < len(names) else ""
+    listed = ", ".join(shown) + more if names else "none yet"
     return f"unknown {what} {name!r}{nearest(name, names)}; there are: {listed}"

@@ -225,3 +225,54 @@ def test_dump_and_load_are_inverse(tmp_path_factory: pytest.TempPathFactory, con
 def test_dump_quotes_texts_that_look_like_numbers(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.yaml").write_text(dump(Run(steps=1, note=text)))
     assert load(Run, tmp_path / "a.yaml").note == text
+
+
+def test_a_shipped_config_is_a_base_from_anywhere(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("base: longtake:train/tiny\nsteps: 3\n")
+    (tmp_path / "sized.yaml").write_text("base: [longtake:sizes/tiny, longtake:families/mamba.yaml]\n")
+    from longtake.jobs.presets import SizeConfig
+    from longtake.jobs.train.config import TrainConfig
+
+    assert load(TrainConfig, tmp_path / "own.yaml").steps == 3
+    assert {layer.mixer for layer in load(SizeConfig, tmp_path / "sized.yaml").model.layers} == {"ssm"}
+
+
+@pytest.mark.parametrize(
+    ("base", "told"),
+    [
+        ("longtake:train/tyni", "no shipped config 'longtake:train/tyni' (did you mean longtake:train/tiny?)"),
+        ("demo-block-ssm", "beside it; of those shipped there is longtake:train/demo-block-ssm"),
+        ("../sizes/small.yaml", "beside it; of those shipped there is longtake:sizes/small"),
+    ],
+)
+def test_a_base_that_is_not_there_meets_the_shipped_one(tmp_path: Path, base: str, told: str) -> None:
+    (tmp_path / "own.yaml").write_text(f"base: {base}\nsteps: 3\n")
+    with pytest.raises(UserError) as caught:
+        load(Run, tmp_path / "own.yaml")
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("data.clip=plain", "forward"),
+        ("data.clip=Forward", "forward"),
+        ("engine.precision=fp16", "autocast"),
+        ("engine.backend=pytorch", "torch"),
+        ("model.layers.0.mixer=mamba2", "ssm"),
+    ],
+)
+def test_what_others_call_it_is_known_and_not_taken(override: str, meant: str) -> None:
+    from longtake.jobs.train.command import CONFIGS
+    from longtake.jobs.train.config import TrainConfig
+
+    with pytest.raises(UserError, match=f"did you mean {meant}"):
+        load(TrainConfig, "tiny", [override], search=CONFIGS)
+
+
+def test_an_error_stays_within_a_screen() -> None:
+    from longtake.errors import unknown
+
+    told = unknown("column", "state_std.layers.7.smm", [f"state_std.layers.{number}.ssm" for number in range(300)])
+    assert len(told) < 1300 and "did you mean state_std.layers.7.ssm?" in told and told.endswith(" more")
+    assert unknown("table", "scors", ["scores", "steps"]).endswith("there are: scores, steps")

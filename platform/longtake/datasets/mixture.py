@@ -149,6 +149,7 @@ def _differing(one: Dataset, other: Dataset) -> list[str]:
     properties: dict[str, list[object]] = {
         "frames": [(data.frame_shape, data.frame_dtype) for data in (one, other)],
         "numbers in an action": [data.action_dim for data in (one, other)],
+        "frames per second": [data.manifest.fps for data in (one, other)],
         "tokenizer": [data.manifest.latents and data.manifest.latents.weights for data in (one, other)],
         "discrete actions": [data.manifest.action_classes for data in (one, other)],
     }

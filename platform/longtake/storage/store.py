@@ -248,15 +248,28 @@ class Store:
         for path in set(paths).difference(plain):
             self.fs.rm_file(path)
 
-    def remove_half_written(self, rel: str, age_s: float) -> None:
-        """Remove what writers that were killed left below a folder, once it is older than any write takes."""
+    def remove_folder(self, rel: str) -> None:
+        """Remove a folder with all below it; one that is not there is no error."""
         if not self.is_folder:
-            return  # an object storage keeps no half of a put
+            return self.remove(self.find(rel))
+        try:
+            shutil.rmtree(self.path(rel))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self._explain(error)
+
+    def half_written(self, rel: str, age_s: float) -> dict[str, int]:
+        """Bytes by name of what writers that were killed left below a folder, once it is older than any write takes."""
+        if not self.is_folder:
+            return {}  # an object storage keeps no half of a put
+        halves = {}
         with self._errors_told(rel):
             for entry in local_files.files(self.path(rel)):
                 with contextlib.suppress(FileNotFoundError):
                     if entry.name.startswith(TEMPORARY) and time.time() - entry.stat().st_mtime > age_s:
-                        os.unlink(entry.path)
+                        halves[os.path.relpath(entry.path, self._root)] = entry.stat().st_size
+        return halves
 
     def upload_dir(self, local: str | Path, rel: str) -> None:
         """Copy what lies in a local folder into a folder of the store; nothing there is removed."""

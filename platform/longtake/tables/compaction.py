@@ -44,7 +44,8 @@ class Compacted:
 def compact(store: Store, table: str) -> Compacted:
     """Bring all parts of a table into one file. A table that is one already, or empty, is left alone."""
     schema.keys(table)
-    store.remove_half_written(f"tables/{table}", HALF_WRITTEN_S)
+    if halves := store.half_written(f"tables/{table}", HALF_WRITTEN_S):
+        store.remove(list(halves))
     listing = files(store, table)
     before = listing.present
     if before and not _is_compacted(listing):

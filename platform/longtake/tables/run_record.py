@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import re
 import threading
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from longtake.storage.store import Store
 
 HEARTBEAT_S = 15.0
+COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_LABEL = re.compile(r"(class_name|actor_id|pid|name|namespace|ip): ")
+_RAISED = re.compile(r"[\w.]*(Error|Exception|Interrupt|Killed)\b.*: ")
 Status = Literal["done", "failed", "stopped"]
 
 
@@ -121,7 +125,7 @@ class RunRecord:
         else:
             # Where the store is what failed, its error must not hide this one; the run will read as lost.
             with contextlib.suppress(OSError, UserError):
-                self.finish("failed", f"{type(error).__name__}: {error}".splitlines()[0])
+                self.finish("failed", cause(error))
 
     def _beat(self) -> None:
         while not self._ended.wait(self._heartbeat_s):
@@ -133,6 +137,19 @@ class RunRecord:
         if self._lease is not None:
             self._lease.require()
         tables.append(self._store, "runs", [self._row], part=self.run)
+
+
+def cause(error: BaseException) -> str:
+    """Why something failed, on one line: what was raised on a worker, not that Ray lost an actor; without colours."""
+    while isinstance(inner := getattr(error, "cause", None), BaseException):
+        error = inner
+    lines = [line.strip() for line in COLOURS.sub("", str(error)).splitlines() if line.strip()]
+    if type(error).__module__.startswith("ray."):
+        lines = [line for line in lines if not _LABEL.match(line)]
+        raised = [line for line in lines if _RAISED.match(line)]
+        if raised or lines[1:]:
+            return raised[-1] if raised else lines[1]  # the first line only says that an actor died
+    return f"{type(error).__name__}: {lines[0] if lines else ''}".rstrip(": ")
 
 
 def _now() -> datetime.datetime:

@@ -6,12 +6,14 @@ every part, whatever the values at hand look like. docs/tables.md is this file f
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from longtake.errors import UserError, unknown
 
 if TYPE_CHECKING:
+    import pandas as pd
     import pyarrow as pa
 
 LAYOUT = 3
@@ -23,6 +25,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "scores": ("run", "checkpoint", "task", "system", "protocol", "episode", "seed", "frame", "metric"),
     "bench": ("run", "name", "case", "metric"),
     "trials": ("sweep", "trial"),
+    "notes": ("run",),
 }
 """The tables, and what makes a row of each the same row."""
 
@@ -49,7 +52,9 @@ COLUMNS: dict[str, dict[str, Column]] = {
         "run": Column("text", "", "id, sortable by time"),
         "kind": Column("text", "", "train, autoencoder (a training of one), sweep, ..."),
         "name": Column("text", "", "name of the config"),
-        "status": Column("text", "", "running, done, failed, stopped; read as lost after 60 s of silence"),
+        "status": Column(
+            "text", "", "running, done, failed, stopped; read as lost after 60 s of silence, or as removed"
+        ),
         "reason": Column("text", "", "why it failed or stopped"),
         "started": Column("time", "UTC", "first start"),
         "ended": Column("time", "UTC", "last end; missing while it runs"),
@@ -70,6 +75,8 @@ COLUMNS: dict[str, dict[str, Column]] = {
         "hardware": Column("text", "", "processors, memory, cards"),
         "code_version": Column("text", "", "release and commit"),
         "versions": Column("text", "JSON", "package to version"),
+        "tags": Column("text", "", "of `longtake tag`, with spaces between; read from the table notes"),
+        "note": Column("text", "", "of `longtake note`; read from the table notes"),
     },
     "steps": {
         "run": Column("text", "", "id of the run"),
@@ -147,13 +154,25 @@ COLUMNS: dict[str, dict[str, Column]] = {
         "state": Column("text", "", "running, preempted (begun, to be gone on with), done, pruned (early) or failed"),
         "reason": Column("text", "", "why it failed"),
         "attempts": Column("whole", "", "how often it was tried: more than once after --retry-failed"),
-        "objective": Column("number", "of the objective", "last value told"),
+        "objective": Column("number", "of the objective", "last value told, at the row's step"),
+        "final": Column(
+            "number",
+            "of the objective",
+            "of a done trial: all of these are at one step, and may be ranked; else missing",
+        ),
         "better": Column("text", "", "which way of the objective is good: higher or lower"),
         "step": Column("whole", "", "last step told"),
         "frames": Column("whole", "frames", "trained on so far"),
         "seconds": Column("number", "s", "of all sessions"),
         "ms_per_frame": Column("number", "ms", "to generate a frame, where the sweep weighs it"),
         "carried_bytes": Column("number", "bytes", "of memory carried from frame to frame, where the sweep weighs it"),
+    },
+    "notes": {
+        "run": Column("text", "", "id of the run or sweep"),
+        "name": Column("text", "", "what `longtake rename` calls it; runs tells this one"),
+        "tags": Column("text", "", "of `longtake tag`, with spaces between"),
+        "note": Column("text", "", "of `longtake note`"),
+        "removed": Column("time", "UTC", "when `longtake rm` removed its files; its rows stay"),
     },
 }
 """The columns that have one meaning wherever they stand; each table also has event_time."""
@@ -204,3 +223,19 @@ def describe() -> str:
         lines += [f"| {name} | {column.kind} | {column.unit} | {column.meaning} |" for name, column in columns.items()]
         lines += [""]
     return "\n".join(lines)
+
+
+def with_columns(table: str, frame: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
+    """The rows with those of the table's own columns among `names` that no part has: all missing, of their type."""
+    missing = [name for name in dict.fromkeys(names) if name in COLUMNS[table] and name not in frame]
+    if not missing:
+        return frame
+    return frame.assign(**{name: empty_column(COLUMNS[table][name].kind, len(frame)) for name in missing})
+
+
+def empty_column(kind: Kind, rows: int) -> pd.Series[Any]:
+    """So many missing values of a kind, as reading gives them."""
+    import pandas as pd
+
+    types = {"text": "str", "whole": "Int64", "number": "float64", "time": "datetime64[ns, UTC]"}
+    return pd.Series([None] * rows, dtype=types[kind])

@@ -103,32 +103,35 @@ def per_episode(scores: pd.DataFrame, beyond: int = 0, by: Sequence[str] = SUMMA
 def latest(store: Store, where: str | None = None) -> pd.DataFrame:
     """The scores of each run's newest checkpoint, and of the floors: rows that may stand side by side.
 
+    Where a task was scored under several protocols (or on several datasets), they are those of the one that every run
+    of the task shares.
+
     Args:
         where: rows to choose from, as a pandas query.
 
     Raises:
-        UserError: a task was scored under several protocols; the fields in which they differ are named.
+        UserError: no protocol of a task, or more than one, is shared by its runs; the fields in which they differ are
+            named.
     """
-    rows = tables.read(store, "scores", where)
-    require_alike(store, rows)
-    return _newest(rows)
+    return _newest(_alike(store, tables.read(store, "scores", where)))
 
 
 def best(store: Store, metric: str = "psnr", where: str | None = None, beyond: int = 0) -> pd.DataFrame:
     """Of each task the checkpoint with the best mean over episodes, by the metric's own direction: as `summarise`.
 
-    Models take part, with their memory: no floors, no oracle, no controls such as MODEL/wiped.
+    Models take part, with their memory: no floors, no oracle, no controls such as MODEL/wiped. Of several protocols the
+    shared one counts, as in `latest`.
 
     Args:
         where: rows to choose from, as a pandas query.
         beyond: only frames at distances above this one.
 
     Raises:
-        UserError: unlike protocols, nothing scored with this metric, or rows that do not say which way is better.
+        UserError: no protocol that all share, nothing scored with this metric, or rows that do not say which way is
+            better.
     """
-    rows = _of_metric(tables.read(store, "scores", where), metric, store)
-    require_alike(store, rows)
-    models = rows[(rows.run != NO_RUN) & ~rows.system.str.contains("/")]
+    rows = _alike(store, _of_metric(tables.read(store, "scores", where), metric, store))
+    models = rows[_is_model(rows)]
     means = summarise(models, beyond=beyond)
     ranked = means.sort_values("mean", key=_direction(rows, metric), kind="stable")
     return ranked.drop_duplicates("task").sort_values("task").reset_index(drop=True)
@@ -143,31 +146,57 @@ def compare(
         a, b: a run's id (its model with its memory), or a system, such as block_ssm/wiped or copy_last.
 
     Returns:
-        Per task: metric, protocol, the means `a` and `b`, `difference` (a - b) with `low` and `high` (95 %), episodes.
+        Per task and protocol that both were scored under: task, dataset, metric, protocol, the means `a` and `b`,
+        `difference` (a - b) with `low` and `high` (95 %), episodes. Protocols are never mixed.
 
     Raises:
-        UserError: no such run or system, one that stands for several runs, unlike protocols, too few episodes.
+        UserError: no such run or system, one that stands for several runs, no shared protocol, too few episodes.
     """
     import pandas as pd
 
     rows = _of_metric(tables.read(store, "scores", where), metric, store)
     sides = {"a": _side(rows, a), "b": _side(rows, b)}
     both = pd.concat([side.assign(system=name) for name, side in sides.items()])
-    shared = set(sides["a"].task) & set(sides["b"].task)
-    if not shared:
+    if not set(sides["a"].task) & set(sides["b"].task):
         raise UserError(f"{a} and {b} were never scored on the same task")
-    both = both[both.task.isin(shared)]
-    require_alike(store, both)
+    shared = set(sides["a"].protocol) & set(sides["b"].protocol)
+    if not shared:
+        require_alike(store, both[both.task.isin(set(sides["a"].task) & set(sides["b"].task))])
     lines = []
-    for task, group in both.groupby("task"):
+    for (task, protocol), group in both[both.protocol.isin(shared)].groupby(["task", "protocol"], observed=True):
         try:
             gap = paired_difference(group, "a", "b", metric, beyond)
         except ValueError as error:
             raise UserError(f"{task}: {error}".replace("a against b", f"{a} against {b}")) from error
         means = summarise(group, beyond, by=("system",)).set_index("system")["mean"]
-        label = {"task": task, "metric": metric, "protocol": group.protocol.iloc[0], "a": means["a"], "b": means["b"]}
+        where_from = {"dataset": group.dataset.iloc[0]} if "dataset" in group else {}
+        label = {"task": task, **where_from, "metric": metric, "protocol": protocol, "a": means["a"], "b": means["b"]}
         lines.append(label | {"difference": gap.mean, "low": gap.low, "high": gap.high, "episodes": gap.episodes})
     return pd.DataFrame(lines)
+
+
+def _is_model(rows: pd.DataFrame) -> pd.Series[bool]:
+    """Which rows are of a model with its memory: no floor, no oracle, no control."""
+    return (rows.run != NO_RUN) & ~rows.system.str.contains("/")
+
+
+def _alike(store: Store, rows: pd.DataFrame) -> pd.DataFrame:
+    """Of each task the rows of its one protocol, or of the one among several that all of its runs were scored under.
+
+    Raises:
+        UserError: as `require_alike`, for the tasks without exactly one such.
+    """
+    import pandas as pd
+
+    kept = []
+    for _, group in rows.groupby("task", observed=True):
+        models = group[_is_model(group)]
+        per_run = [set(mine) for _, mine in models.groupby("run", observed=True).protocol]
+        shared = set.intersection(*per_run) if per_run else set()
+        kept.append(group[group.protocol.isin(shared)] if len(shared) == 1 else group)
+    chosen = pd.concat(kept).sort_index() if kept else rows
+    require_alike(store, chosen)
+    return chosen
 
 
 def require_alike(store: Store, scores: pd.DataFrame) -> None:
@@ -176,10 +205,11 @@ def require_alike(store: Store, scores: pd.DataFrame) -> None:
     for task, group in scores.groupby("task", observed=True):
         protocols = sorted(group.protocol.astype(str).unique())
         if len(protocols) > 1:
+            names = sorted(group.dataset.astype(str).unique()) if "dataset" in group else []
+            one = f"dataset == '{names[0]}'" if len(names) == len(protocols) else f"protocol == '{protocols[0]}'"
             problems.append(
                 f"{task} was scored under {len(protocols)} protocols that cannot be compared: "
-                f'{"; ".join(differing_fields(store, protocols))}; choose one, such as where="protocol == '
-                f"'{protocols[0]}'\""
+                f'{"; ".join(differing_fields(store, protocols))}; choose one, such as where="{one}"'
             )
     if problems:
         raise UserError(*problems)
@@ -224,8 +254,8 @@ def _direction(rows: pd.DataFrame, metric: str) -> Callable[[pd.Series], pd.Seri
 
 
 def _newest(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of each run, task and system the rows of the newest checkpoint."""
-    newest = rows.groupby(["run", "task", "system"], observed=True).checkpoint.transform("max")
+    """Of each run, task, protocol and system the rows of the newest checkpoint."""
+    newest = rows.groupby(["run", "task", "protocol", "system"], observed=True).checkpoint.transform("max")
     return rows[rows.checkpoint == newest].reset_index(drop=True)
 
 

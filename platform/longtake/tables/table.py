@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from longtake.errors import UserError, unknown
-from longtake.tables import pushdown, schema
+from longtake.tables import pushdown, run_notes, schema
 from longtake.tables import where as query
 from longtake.tables.files import (
     PART,
@@ -107,12 +107,16 @@ def read(
     frame, every = look(store, table, part, lambda pieces: _scan(table, pieces, parsed, wanted))
     if table == "runs":
         frame = _mark_lost(frame)
+        if part is None:  # who rewrites a run's part wants what was written
+            frame = run_notes.laid_over(frame, read(store, "notes"))
     if table == "trials":
         frame = _mark_preempted(store, frame)
     if join_runs and table != "runs":
         runs = read(store, "runs").rename(columns=lambda name: name if name == "run" else f"run_{name}")
         frame = frame.merge(runs, on="run", how="left")
         every = [str(name) for name in frame.columns]
+    every = [*every, *(name for name in schema.COLUMNS[table] if every and name not in every)]
+    frame = schema.with_columns(table, frame, [*(columns or ()), *(query.names(parsed) if parsed else ())])
     if where and parsed and every:
         frame = query.select(frame, where, parsed, every)
     if columns is not None:

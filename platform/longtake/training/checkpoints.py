@@ -53,6 +53,11 @@ def complete(store: Store, run: str) -> list[int]:
     return sorted(step for step, sealed in _steps(store, run).items() if sealed)
 
 
+def unfinished(store: Store, run: str) -> list[int]:
+    """Steps whose checkpoint was never finished, ascending: of a run that is not going on they are of no use."""
+    return sorted(step for step, sealed in _steps(store, run).items() if not sealed)
+
+
 def newest(store: Store, run: str, *, but: Collection[int] = (), hashed: bool = False) -> int | None:
     """The last step whose checkpoint is finished and whole; damaged ones, and those of `but`, are passed over.
 

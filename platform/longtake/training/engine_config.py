@@ -13,19 +13,43 @@ from longtake.config import Config
 class EngineConfig(Config):
     """How gradients become a step."""
 
+    synonyms = {
+        "backend": {"pytorch": "torch", "ddp": "torch", "plain": "torch", "ds": "deepspeed", "zero": "deepspeed"},
+        "precision": {
+            **dict.fromkeys(("float32", "32", "full"), "fp32"),
+            **dict.fromkeys(("amp", "mixed", "fp16", "float16", "16", "half"), "autocast"),
+            "bfloat16": "bf16",
+        },
+    }
+
     backend: Literal["deepspeed", "torch"] = "deepspeed"
+    """Who updates the parameters: DeepSpeed, or plain PyTorch on one worker or several."""
     zero: Literal[0, 1, 2, 3] = 1
+    """Of deepspeed: what is split among the workers: 1 the optimizer's moments, 2 gradients too, 3 parameters too; 0
+    nothing."""
     precision: Literal["fp32", "autocast", "bf16"] = "fp32"
-    offload: bool = False  # the optimizer's moments and the fp32 parameters lie in the CPU's memory
+    """fp32 throughout; autocast: layers in bf16, parameters in fp32; bf16: parameters in bf16 too, with fp32 copies in
+    ZeRO 2 or 3."""
+    offload: bool = False
+    """The optimizer's moments and the fp32 parameters lie in the CPU's memory."""
     lr: float = Field(1e-3, gt=0)
-    warmup: int = Field(50, ge=0)  # steps
-    final_lr: float = Field(0.1, ge=0, le=1)  # the cosine ends at this share of lr
-    decay: float = Field(1.0, gt=0, le=1)  # share of the steps, the last ones, that the cosine takes; lr before it
-    weight_decay: float = Field(0.01, ge=0)  # on matrices only
+    """Learning rate after the warm-up [per step]"""
+    warmup: int = Field(50, ge=0)
+    """The learning rate rises from 0 for so long [steps]"""
+    final_lr: float = Field(0.1, ge=0, le=1)
+    """The cosine ends at this share of lr [share]"""
+    decay: float = Field(1.0, gt=0, le=1)
+    """Share of the steps, the last ones, that the cosine takes; lr before it [share]"""
+    weight_decay: float = Field(0.01, ge=0)
+    """Of AdamW, on matrices only [share of lr]"""
     beta1: float = Field(0.9, ge=0, lt=1)
+    """Of AdamW: how long it remembers gradients [share]"""
     beta2: float = Field(0.95, ge=0, lt=1)
-    clip: float = Field(1.0, ge=0)  # largest norm of all gradients together; 0: as they are
-    threads: int = Field(1, ge=1)  # of a rank on a CPU; sums are bitwise repeatable for a fixed number
+    """Of AdamW: how long it remembers their squares [share]"""
+    clip: float = Field(1.0, ge=0)
+    """Largest norm of all gradients together; 0: as they are [norm]"""
+    threads: int = Field(1, ge=1)
+    """Of a rank on a CPU; sums are bitwise repeatable for a fixed number [count]"""
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:

@@ -12,20 +12,28 @@ from longtake.config import Config
 class Sampling(Config):
     """What to try next."""
 
+    synonyms = {"method": dict.fromkeys(("bayesian", "bayes", "optuna", "bo"), "tpe") | {"evolution": "nsga2"}}
+
     method: Literal["tpe", "random", "grid", "nsga2"] = Field(
         "tpe", description="nsga2 is for several objectives; tpe takes them too"
     )
     seed: int = Field(0, ge=0)
-    startup: int = Field(8, ge=1, description="tpe: trials drawn at random before the search learns from them")
-    population: int = Field(16, ge=2, description="nsga2: trials of a generation")
+    """Of what is drawn [number]"""
+    startup: int = Field(8, ge=1, description="tpe: trials drawn at random before the search learns from them [trials]")
+    population: int = Field(16, ge=2, description="nsga2: trials of a generation [trials]")
 
 
 class Pruning(Config):
     """What to stop early, judged at checkpoints."""
 
+    synonyms = {"method": dict.fromkeys(("hyperband", "halving", "successive_halving"), "asha")}
+
     method: Literal["asha", "median", "none"] = "asha"
-    first: int | None = Field(None, ge=1, description="step of the first rung; a quarter of a trial when not given")
-    factor: int = Field(2, ge=2, description="asha: rungs lie at first x factor^n; one in `factor` goes on")
+    """asha judges at rungs, median at every checkpoint, none never."""
+    first: int | None = Field(
+        None, ge=1, description="step of the first rung; a quarter of a trial when not given [step]"
+    )
+    factor: int = Field(2, ge=2, description="asha: rungs lie at first x factor^n; one in `factor` goes on [times]")
 
     def begin(self, steps: int) -> int:
         """Step of the first rung of trials of `steps`."""

@@ -34,10 +34,14 @@ class Axis(Config):
 
     choice: list[Any] | dict[str, Any] | None = Field(None, description="values, or names of values")
     uniform: Pair | None = None
+    """Lowest and highest value, drawn evenly [of the field]"""
     loguniform: Pair | None = None
+    """Lowest and highest value, drawn evenly in the logarithm [of the field]"""
     integer: Annotated[list[int], Field(min_length=2, max_length=2)] | None = None
+    """Lowest and highest whole number, both among them [of the field]"""
     when: dict[str, Label | list[Label]] | None = Field(
-        None, description="values (or their names) of choices above, without which the field stays as it is"
+        None,
+        description="values (or their names) of choices above, without which the field stays as it is [of the field]",
     )
 
     @model_validator(mode="after")

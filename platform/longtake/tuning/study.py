@@ -363,9 +363,8 @@ class Study:
         return Assignment(number, trial.user_attrs["run"], dict(trial.params))
 
     def _row(self, number: int, trial: FrozenTrial) -> dict[str, Any]:
-        attributes = trial.user_attrs
+        attributes, costs = trial.user_attrs, trial.user_attrs.get("costs", {})
         state = "pruned" if attributes.get("pruned") else STATES[trial.state.name]
-        costs = attributes.get("costs", {})
         return {
             "sweep": self.sweep,
             "trial": number,
@@ -374,6 +373,7 @@ class Study:
             "reason": attributes.get("reason", ""),
             "attempts": attributes.get("attempt", 1),
             "objective": _value(trial),
+            "final": _value(trial) if state == "done" else math.nan,
             "better": "higher" if self.direction == "maximize" else "lower",
             **{name: costs.get(name, math.nan) for name in self.against},
             "step": attributes.get("step", 0),

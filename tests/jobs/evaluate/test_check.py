@@ -16,7 +16,7 @@ from longtake.jobs.evaluate import config as evaluate_config
 from longtake.jobs.evaluate.cell import read_model, score_cell
 from longtake.jobs.evaluate.cells import EvaluatedCheckpoint
 from longtake.jobs.evaluate.config import EvaluateConfig
-from longtake.jobs.evaluate.grid import find_subjects
+from longtake.jobs.evaluate.grid import fewer_episodes, find_subjects, plan_cells
 from longtake.models.config import SamplerConfig
 from longtake.storage.store import Store, open_store
 from longtake.training import checkpoints
@@ -160,3 +160,16 @@ def test_shipped_evaluations_can_be_read() -> None:
 
     for path in evaluate_config.CONFIGS.glob("*.yaml"):
         assert load(EvaluateConfig, path.stem, [], search=evaluate_config.CONFIGS).protocols
+
+
+def test_all_episodes_are_taken_where_there_are_fewer_than_asked_for(store: Store) -> None:
+    many = RETRIEVAL.model_copy(update={"episodes": 99})
+    config = EvaluateConfig.model_validate({"protocols": [many, REASONING]})
+    cells = plan_cells(config, store, find_subjects(store, RUN))
+    there = len(store.dataset("mazes").episodes("test"))
+    protocols = {cell.payload.protocol.task: cell.payload.protocol for cell in cells}
+    assert protocols["retrieval"].episodes == there < 99 and protocols["reasoning"].episodes == REASONING.episodes
+    assert protocols["retrieval"].hash != many.hash
+    (note,) = fewer_episodes(config, cells)
+    assert note.startswith(f"retrieval: split test of mazes has {there} episodes, fewer than asked for: all of them")
+    assert not list(fewer_episodes(EvaluateConfig(protocols=[REASONING]), [c for c in cells if "reason" in c.part]))

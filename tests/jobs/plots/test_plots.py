@@ -277,4 +277,31 @@ def test_few_episodes_have_no_band_and_squash_no_picture() -> None:
     assert "fewer than 5 episodes" in axes.get_xlabel()
     assert axes.get_ylim()[1] < means[means < 100].max() + 0.1 * (means.max() - means.min()) + 1
     (axes,) = psnr_curve(make_scores(episodes=6, horizon=8)).axes
-    assert axes.get_xlabel() == "distance (frames)"
+    assert axes.get_xlabel() == "distance (frames), n = 6 episodes"
+
+
+def test_a_perfect_floor_squashes_nothing() -> None:
+    """Of three episodes one stands still: a copied frame is perfect there, 100 dB, and 45 in the mean."""
+    rows = make_scores(episodes=3, horizon=8)
+    still = (rows.system == "copy_last") & (rows.episode == rows.episode.iloc[0])
+    rows.loc[still, "value"] = 100.0
+    models = rows[rows.run != "none"]
+    (axes,) = psnr_curve(rows).axes
+    means = curve(models)["mean"]
+    low, high = axes.get_ylim()
+    assert high - low < 3 * (means.max() - means.min()) + 24 and high < 60
+    assert "copy last frame: in part off the scale" in axes.get_xlabel() and "n = 3 episodes" in axes.get_xlabel()
+
+
+def test_a_pruned_trial_takes_no_strong_line() -> None:
+    """It looked better, early, than any that is done."""
+    trials = pd.DataFrame(
+        {
+            "sweep": "s", "trial": range(8), "run": [f"r{n}" for n in range(8)], "better": "higher",
+            "state": ["pruned"] * 4 + ["done"] * 4, "objective": [90.0, 80, 70, 60, 10, 20, 30, 40],
+            "model.window": range(8),
+        }
+    )  # fmt: skip
+    (axes,) = space_curve(trials).axes
+    strong = [line.get_ydata()[0] for line in axes.lines if line.get_linewidth() == 2.0]
+    assert strong == [6 / 7, 1.0]

@@ -86,7 +86,8 @@ def test_protocols_and_metrics_are_never_mixed() -> None:
 
 def test_episodes_of_two_datasets_are_different_episodes() -> None:
     rows = scores(("a", 0, 1.0)) + scores(("a", 0, 3.0), dataset="e")
-    assert summary(pd.DataFrame(rows))["episodes"].tolist() == [2]
+    found = summary(pd.DataFrame(rows))
+    assert found[["dataset", "mean", "episodes"]].values.tolist() == [["d", 1.0, 1], ["e", 3.0, 1]]
 
 
 def test_rows_without_a_checkpoint_are_kept() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -217,3 +218,16 @@ def test_what_cannot_run_is_refused_before_it_starts(place: Path, overrides: lis
     with pytest.raises(UserError) as caught:
         train.check(config_of(place, *overrides), open_store(place / "store"))
     assert told in str(caught.value)
+
+
+def test_a_held_out_split_that_is_too_short_is_named(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = train.build_plan
+
+    def build_plan(config: Any, dataset: Any, split: str) -> Any:
+        if split == "val":
+            raise UserError("no episode is long enough")
+        return whole(config, dataset, split)
+
+    monkeypatch.setattr(train, "build_plan", build_plan)
+    with pytest.raises(UserError, match="^split val, held out for validation: no episode is long enough$"):
+        train.check(config_of(place), open_store(place / "store"))

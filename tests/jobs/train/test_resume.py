@@ -106,3 +106,42 @@ def test_a_finished_run_is_reused(place: Path, capsys: pytest.CaptureFixture[str
     assert train.train(config, store, reuse=True) == name
     assert "reused" in capsys.readouterr().out
     assert store.table("runs").set_index("run").status[name] == "done"
+
+
+def test_the_run_alone_is_enough_to_go_on(place: Path, trained: str, capsys: pytest.CaptureFixture[str]) -> None:
+    uri = str(place / "store")
+    train.main(None, ["keep=7"], uri, False, resume=trained)
+    assert f"run {trained} has done this already" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"engine.lr: 0.01 then, 0.5 now\n.*--fork"):
+        train.main(None, ["engine.lr=0.5"], uri, False, resume=trained)
+    with pytest.raises(UserError, match="unknown run 'nobody'"):
+        train.main(None, [], uri, False, resume="nobody")
+    with pytest.raises(UserError, match="Missing argument 'CONFIG'.*longtake configs"):
+        train.main(None, [], uri, False)
+
+
+def test_a_resume_is_looked_over_before_it_begins(
+    place: Path, trained: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri = str(place / "store")
+    train.main(None, [], uri, True, resume=trained)
+    assert f"resume    run {trained} from step 2" in capsys.readouterr().out
+    train.main(None, ["steps=4"], uri, True, resume=trained, fork=True, brief=True)
+    told = capsys.readouterr().out
+    assert f"resume    a fork of run {trained} from step 2; changed: steps: 2 then, 4 now" in told
+    assert "lr: 0.01" in told and "weight_decay" not in told
+    for overrides, fork, line in (
+        (["steps=4"], False, "steps: 2 then, 4 now"),
+        ([], True, "fork: steps: 2, but run .* has come to step 2"),
+    ):
+        with pytest.raises(UserError, match=line):
+            train.main(None, overrides, uri, True, resume=trained, fork=fork)
+
+
+def test_no_fork_is_advised_that_would_be_refused(place: Path, trained: str) -> None:
+    uri = str(place / "store")
+    with pytest.raises(UserError, match="engine.backend: torch then, deepspeed now") as caught:
+        train.main(None, ["engine.backend=deepspeed"], uri, True, resume=trained)
+    assert "--fork" not in str(caught.value)
+    with pytest.raises(UserError, match="fork: engine.backend: torch then, deepspeed now: the optimizer's state"):
+        train.main(None, ["engine.backend=deepspeed", "steps=4"], uri, True, resume=trained, fork=True)

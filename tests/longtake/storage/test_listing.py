@@ -22,7 +22,7 @@ LOOKS: dict[str, Callable[[Store], object]] = {
     "glob": lambda store: store.glob("d/*/y"),
     "glob_last": lambda store: store.glob("d/*"),
     "download_dir": lambda store: store.download_dir("d", store.path("down")),
-    "remove_half_written": lambda store: store.remove_half_written("d", 0),
+    "half_written": lambda store: store.half_written("d", 0),
 }
 
 

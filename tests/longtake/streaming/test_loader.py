@@ -145,12 +145,13 @@ def test_a_mixture_reads_from_each_by_weight(tmp_path: Path) -> None:
 def test_datasets_of_different_kinds_do_not_mix(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     numbered(tmp_path, name="one")
-    making = DatasetWriter(store, "big", recipe={}, fps=1.0, action_space={"a": "any"}, pose=None)
+    making = DatasetWriter(store, "big", recipe={}, fps=5.0, action_space={"a": "any"}, pose=None)
     making.write_shard(0, [Episode(np.full((8, 4, 4, 3), n, np.uint8), np.arange(8)) for n in range(4)])
     making.finalize(1)
     with pytest.raises(UserError) as caught:
         open_data(store, {"one": 1, "big": 1})
     assert "big cannot be mixed with one: frames" in str(caught.value) and "discrete actions 8" in str(caught.value)
+    assert "big cannot be mixed with one: frames per second 5.0 instead of 1.0" in str(caught.value)
     with pytest.raises(UserError, match="did you mean one"):
         open_data(store, {"one": 1, "onr": 1})
     with pytest.raises(UserError, match="leave it out"):

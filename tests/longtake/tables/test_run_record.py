@@ -13,7 +13,7 @@ from longtake.errors import UserError
 from longtake.provenance import new_run_id, provenance
 from longtake.storage.store import Store, open_store
 from longtake.tables import table as tables
-from longtake.tables.run_record import RunRecord
+from longtake.tables.run_record import RunRecord, cause
 
 
 class Settings(Config):
@@ -136,3 +136,37 @@ def test_provenance_says_what_ran() -> None:
     assert set(found) == {"code_version", "hardware", "host", "versions"}
     assert json.loads(found["versions"])["python"].startswith("3.")
     assert "GiB" in found["hardware"]
+
+
+class ActorDied(Exception):
+    """As Ray's, which says first that an actor died, then who it was, and at last why."""
+
+
+ActorDied.__module__ = "ray.exceptions"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ValueError("\x1b[31mno room\x1b[0m\nmore"), "ValueError: no room"),
+        (
+            ActorDied("The actor died because of an error raised in its creation task, \x1b[36mray::W()\x1b[39m\n"
+                      "  File 'x'\nOSError: [Errno 28] No space left on device"),
+            "OSError: [Errno 28] No space left on device",
+        ),
+        (
+            ActorDied("The actor died unexpectedly before finishing this task.\n\tclass_name: W\n\tpid: 7\n"
+                      "The actor is dead because its worker process has died."),
+            "The actor is dead because its worker process has died.",
+        ),
+        (KeyError(), "KeyError"),
+    ],
+)  # fmt: skip
+def test_a_reason_is_the_cause_on_one_line(error: Exception, reason: str) -> None:
+    assert cause(error) == reason
+
+
+def test_what_ray_wrapped_is_told() -> None:
+    wrapped = ActorDied("ray::task() failed")
+    wrapped.cause = OSError("no such file")  # type: ignore[attr-defined]
+    assert cause(wrapped) == "OSError: no such file"

@@ -122,8 +122,8 @@ def test_runs_and_systems_are_compared(store: Store) -> None:
 
 
 def test_unlike_protocols_are_refused_with_the_fields_that_differ(store: Store) -> None:
-    fill(store, {("r2", "window", 400, "q"): (30.0, 30.0)}, "y")
-    for arguments in (("latest",), ("best",), ("compare", "r1", "r2")):
+    fill(store, {("r3", "other", 400, "q"): (30.0, 30.0)}, "y")
+    for arguments in (("latest",), ("best",), ("compare", "r1", "r3")):
         line = told(*arguments, store=store)
         assert "retrieval was scored under 2 protocols that cannot be compared" in line
         assert "context: 32 (p), 48 (q); sampler.steps: 4 (p), 6 (q)" in line
@@ -131,6 +131,19 @@ def test_unlike_protocols_are_refused_with_the_fields_that_differ(store: Store) 
     assert longtake.best(store, where="protocol == 'q'")["mean"].tolist() == [28.0]
     store.remove(["protocols/q.json"])
     assert "q: its definition is not in the store" in told("latest", store=store)
+
+
+def test_of_several_protocols_the_shared_one_is_taken(store: Store) -> None:
+    before = longtake.best(store), longtake.compare(store, "r1", "r2")
+    fill(store, {("r2", "window", 400, "q"): (30.0, 30.0), ("none", "nearest_pose", 0, "q"): (20.0, 20.0)}, "y")
+    assert set(longtake.latest(store).protocol) == {"p"}
+    pd.testing.assert_frame_equal(longtake.best(store), before[0])
+    pd.testing.assert_frame_equal(longtake.compare(store, "r1", "r2"), before[1])
+    both = longtake.compare(store, "r2", "nearest_pose").set_index("protocol")
+    assert list(both.index) == ["p", "q"] and both.difference["q"] == 10.0
+    fill(store, {("r1", "ssm", 400, "q"): (31.0, 31.0)}, "z")
+    for verb in ("latest", "best"):
+        assert "was scored under 2 protocols" in told(verb, store=store)
 
 
 def test_what_cannot_be_compared_is_told(store: Store) -> None:

@@ -133,7 +133,7 @@ def test_a_query_selects_rows_after_the_newest_won(store: Store) -> None:
 def test_wrong_names_and_queries_are_told(store: Store) -> None:
     tables.append(store, "steps", [{"run": "r", "step": 1, "loss": 3.0}], "a")
     assert told(store, "step") == [
-        "unknown table 'step' (did you mean steps?); there are: bench, runs, scores, steps, trials"
+        "unknown table 'step' (did you mean steps?); there are: bench, notes, runs, scores, steps, trials"
     ]
     (line,) = told(store, "steps", where="los > 1")
     assert "unknown column 'los' (did you mean loss?)" in line

@@ -85,20 +85,21 @@ class DoomMazeConfig(Config):
     """
 
     source: Literal["doom-maze"] = "doom-maze"
-    cells: int = Field(default=4, ge=2, le=32, description="per side; the map grid is 2 * cells + 1 squares")
-    braid: float = Field(default=0.25, ge=0, le=1, description="share of inner walls opened to make loops")
-    resolution: tuple[Pixels, Pixels] = Field(default=(32, 32), description="(height, width), area-averaged")
+    """A maze per seed, in ViZDoom."""
+    cells: int = Field(default=4, ge=2, le=32, description="per side; the map grid is 2 * cells + 1 squares [cells]")
+    braid: float = Field(default=0.25, ge=0, le=1, description="share of inner walls opened to make loops [share]")
+    resolution: tuple[Pixels, Pixels] = Field(default=(32, 32), description="(height, width), area-averaged [pixels]")
     view: Literal["square", "full"] = Field(default="square", description="central 74 degrees, or all 4:3")
     palette: Literal["rich", "calm"] = Field(default="rich", description="bold patterns, or plain colours")
-    wall_textures: int = Field(default=24, ge=1, le=24, description="of the palette, that one maze uses")
-    texture_region: int = Field(default=1, ge=1, description="edge, in squares, of a region that looks alike")
+    wall_textures: int = Field(default=24, ge=1, le=24, description="of the palette, that one maze uses [count]")
+    texture_region: int = Field(default=1, ge=1, description="edge, in squares, of a region that looks alike [squares]")
     vary_floor: bool = Field(default=True, description="floor and ceiling differ from region to region")
     vary_light: bool = Field(default=True, description="light level differs from region to region")
-    landmarks: int = Field(default=4, ge=0, le=len(LANDMARKS), description="objects placed in dead ends")
-    steps: int = Field(default=256, ge=2, description="frames per episode")
-    tics: int = Field(default=4, ge=1, le=35, description="engine tics (1/35 s) per action")
-    turn_degrees: float = Field(default=30.0, gt=0, le=180, description="largest turn of one action")
-    random_actions: float = Field(default=0.1, ge=0, le=1, description="share of actions drawn at random")
+    landmarks: int = Field(default=4, ge=0, le=len(LANDMARKS), description="objects placed in dead ends [count]")
+    steps: int = Field(default=256, ge=2, description="frames per episode [frames]")
+    tics: int = Field(default=4, ge=1, le=35, description="engine tics (1/35 s) per action [tics]")
+    turn_degrees: float = Field(default=30.0, gt=0, le=180, description="largest turn of one action [degrees]")
+    random_actions: float = Field(default=0.1, ge=0, le=1, description="share of actions drawn at random [share]")
 
     @property
     def fps(self) -> float:

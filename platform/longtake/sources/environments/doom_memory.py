@@ -43,11 +43,14 @@ class DoomMemoryConfig(Config):
     """What is shown, and for how long it is gone."""
 
     source: Literal["doom-memory"] = "doom-memory"
-    objects: int = Field(default=1, ge=1, le=3, description="shown one after another; one direction stays bare")
-    look: int = Field(default=8, ge=1, description="frames at each object, each time")
-    away: int = Field(default=32, ge=1, le=800, description="frames without any object, between the two looks")
-    resolution: tuple[Pixels, Pixels] = Field(default=(64, 64), description="(height, width), area-averaged")
-    fps: float = Field(default=doom_maze.TICS_PER_SECOND / 4, gt=0, description="frames per second of world time")
+    """Objects that leave the view and come back, in ViZDoom."""
+    objects: int = Field(default=1, ge=1, le=3, description="shown one after another; one direction stays bare [count]")
+    look: int = Field(default=8, ge=1, description="frames at each object, each time [frames]")
+    away: int = Field(default=32, ge=1, le=800, description="frames without any object, between the two looks [frames]")
+    resolution: tuple[Pixels, Pixels] = Field(default=(64, 64), description="(height, width), area-averaged [pixels]")
+    fps: float = Field(
+        default=doom_maze.TICS_PER_SECOND / 4, gt=0, description="frames per second of world time [frames/s]"
+    )
 
     @property
     def steps(self) -> int:

@@ -36,17 +36,22 @@ class GymConfig(Config):
     """Which environment, and how it is acted in."""
 
     source: Literal["gym"] = "gym"
+    """Any Gymnasium environment that renders RGB."""
     environment: str = Field(
         description="id, MODULE:ID (imports what registers it: ale_py:ALE/Pong-v5) or MODULE:CLASS"
     )
-    options: dict[str, bool | int | float | str | None] = Field({}, description="further arguments of the environment")
-    resolution: tuple[Pixels, Pixels] = Field(default=(64, 64), description="(height, width), area-averaged")
-    steps: int = Field(default=512, ge=2, description="frames per episode, at most")
-    hold: float = Field(default=4.0, ge=1, description="mean number of frames for which an action is kept")
+    options: dict[str, bool | int | float | str | None] = Field(
+        {}, description="further arguments of the environment [of the environment]"
+    )
+    resolution: tuple[Pixels, Pixels] = Field(default=(64, 64), description="(height, width), area-averaged [pixels]")
+    steps: int = Field(default=512, ge=2, description="frames per episode, at most [frames]")
+    hold: float = Field(default=4.0, ge=1, description="mean number of frames for which an action is kept [frames]")
     policy: Literal["held", "return"] = Field("held", description="random actions, or excursions and the way back")
-    excursion: int = Field(default=64, ge=1, description="actions of an excursion, before it is taken back")
-    opposites: list[int] | None = Field(None, description="of discrete actions 0, 1, ..., the one that undoes each")
-    fps: float = Field(default=15.0, gt=0, description="frames per second of world time")
+    excursion: int = Field(default=64, ge=1, description="actions of an excursion, before it is taken back [actions]")
+    opposites: list[int] | None = Field(
+        None, description="of discrete actions 0, 1, ..., the one that undoes each [action]"
+    )
+    fps: float = Field(default=15.0, gt=0, description="frames per second of world time [frames/s]")
 
 
 def about(config: GymConfig) -> dict[str, Any]:

@@ -49,10 +49,12 @@ class MemoryMazeEnvConfig(Config):
     """Which maze, and how it is walked."""
 
     source: Literal["memory-maze"] = "memory-maze"
+    """Memory Maze, played."""
     size: Literal["9x9", "11x11", "13x13", "15x15"] = "9x9"
-    pixels: int = Field(default=64, ge=8, le=512, description="per side; rendered so, nothing is averaged")
-    steps: int = Field(default=1000, ge=2, description="frames per episode")
-    random_actions: float = Field(default=0.1, ge=0, le=1, description="share of actions drawn at random")
+    """Of the maze, in its cells."""
+    pixels: int = Field(default=64, ge=8, le=512, description="per side; rendered so, nothing is averaged [pixels]")
+    steps: int = Field(default=1000, ge=2, description="frames per episode [frames]")
+    random_actions: float = Field(default=0.1, ge=0, le=1, description="share of actions drawn at random [share]")
 
     @model_validator(mode="after")
     def _ends_in_time(self) -> Self:

@@ -39,25 +39,36 @@ class TextureTorusConfig(Config):
     """How large the world is, how it is walked, and what changes in it."""
 
     source: Literal["texture-torus"] = "texture-torus"
-    side: int = Field(default=8, ge=2, le=256, description="edge of the world in windows: it has side x side places")
-    pixels: int = Field(default=16, ge=8, le=64, description="edge of a window: frames are pixels x pixels")
-    grain: int = Field(default=8, ge=1, le=64, description="pixels between random colours; divides pixels")
-    steps: int = Field(default=640, ge=2, description="frames per episode")
+    """A textured torus seen through a moving window."""
+    side: int = Field(
+        default=8, ge=2, le=256, description="edge of the world in windows: it has side x side places [windows]"
+    )
+    pixels: int = Field(default=16, ge=8, le=64, description="edge of a window: frames are pixels x pixels [pixels]")
+    grain: int = Field(default=8, ge=1, le=64, description="pixels between random colours; divides pixels [pixels]")
+    steps: int = Field(default=640, ge=2, description="frames per episode [frames]")
     walk: Walk = Field(default="random", description="random, loops, returns (out and back) or jumps (to seen places)")
-    back: int = Field(default=64, ge=2, description="frames of a loop or an excursion, or between jumps")
-    speed: float = Field(default=4.0, gt=0, description="pixels per frame")
+    back: int = Field(default=64, ge=2, description="frames of a loop or an excursion, or between jumps [frames]")
+    speed: float = Field(default=4.0, gt=0, description="pixels per frame [pixels/frame]")
     heading: Literal["fixed", "free"] = Field(default="fixed", description="of the view: along x, or along the walk")
-    movers: int = Field(default=0, ge=0, le=256, description="things that move on straight lines, in view or not")
-    mover_pixels: int = Field(default=6, ge=1, le=64, description="edge of such a thing, and of clutter")
-    mover_speed: float = Field(default=1.0, ge=0, description="pixels per frame, at most, of things and moving clutter")
+    movers: int = Field(
+        default=0, ge=0, le=256, description="things that move on straight lines, in view or not [count]"
+    )
+    mover_pixels: int = Field(default=6, ge=1, le=64, description="edge of such a thing, and of clutter [pixels]")
+    mover_speed: float = Field(
+        default=1.0, ge=0, description="pixels per frame, at most, of things and moving clutter [pixels/frame]"
+    )
     light: Literal["steady", "told", "hidden"] = Field(
         default="steady", description="brightness: constant, or changing; told: as a column of the actions"
     )
-    light_period: int = Field(default=100, ge=2, description="frames from bright to bright")
-    clutter: int = Field(default=0, ge=0, le=64, description="things before the lens, which say nothing of the world")
+    light_period: int = Field(default=100, ge=2, description="frames from bright to bright [frames]")
+    clutter: int = Field(
+        default=0, ge=0, le=64, description="things before the lens, which say nothing of the world [count]"
+    )
     clutter_moves: bool = Field(default=False, description="whether clutter drifts over the picture")
-    noise: int = Field(default=0, ge=0, le=127, description="grey levels, at most, that each pixel is off")
-    fps: float = Field(default=10.0, gt=0, description="frames per second of world time")
+    noise: int = Field(
+        default=0, ge=0, le=127, description="grey levels, at most, that each pixel is off [grey levels]"
+    )
+    fps: float = Field(default=10.0, gt=0, description="frames per second of world time [frames/s]")
 
     @property
     def resolution(self) -> tuple[int, int]:

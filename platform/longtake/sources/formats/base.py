@@ -86,9 +86,9 @@ class Framing(Config):
     """What is kept of the pictures: first cut, then averaged to a size. Nothing, unless it is asked for."""
 
     crop: Literal["square"] | tuple[int, int, int, int] | None = Field(
-        default=None, description="the central square, or [top, left, height, width] in pixels"
+        default=None, description="the central square, or [top, left, height, width] in pixels [pixels]"
     )
-    resize: tuple[int, int] | None = Field(default=None, description="[height, width], area-averaged")
+    resize: tuple[int, int] | None = Field(default=None, description="[height, width], area-averaged [pixels]")
 
     def apply(self, frames: Frames) -> Frames:
         """Frames (T, H, W, 3) as they are kept. Raises Refused if the crop is not inside them."""

@@ -25,6 +25,7 @@ class FolderConfig(Columns):
     """Pairs of mp4 and npz, anywhere below the path."""
 
     kind: Literal["folder"] = "folder"
+    """Folders of mp4 with an npz beside each."""
     lead: Lead = Field(description="into: action t led into frame t; out: it was taken after frame t")
 
 

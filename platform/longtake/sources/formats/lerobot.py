@@ -44,11 +44,12 @@ class LeRobotConfig(Config):
     """One camera of a LeRobotDataset v3."""
 
     kind: Literal["lerobot"] = "lerobot"
+    """LeRobotDataset v3."""
     camera: str | None = Field(default=None, description="feature with the pictures; needed if there are several")
     action: str = Field(default="action", description="feature with the actions")
     state: str | None = Field(default="observation.state", description="feature kept as label `state`; null for none")
     pose: list[int] | None = Field(
-        default=None, description="columns of the state: x, y, yaw in radians; or x, y and a direction's x, y"
+        default=None, description="columns of the state: x, y, yaw in radians; or x, y and a direction's x, y [column]"
     )
 
 

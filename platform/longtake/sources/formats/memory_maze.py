@@ -32,6 +32,7 @@ class MemoryMazeConfig(Config):
     """Memory Maze npz files, anywhere below the path."""
 
     kind: Literal["memory-maze"] = "memory-maze"
+    """Memory Maze's own npz files."""
     labels: list[str] = Field(default=["reward"], description="arrays of the file to keep as labels")
 
 

@@ -25,6 +25,7 @@ class TecoConfig(Columns):
     """TECO's npz or mp4 files."""
 
     kind: Literal["teco"] = "teco"
+    """TECO's npz files and tars."""
     split: str | None = Field(default=None, description="only this folder of the path, such as train")
 
 

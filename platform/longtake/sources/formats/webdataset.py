@@ -34,6 +34,7 @@ class WebDatasetConfig(Columns):
     """The .tar files anywhere below the path."""
 
     kind: Literal["webdataset"] = "webdataset"
+    """WebDataset tars."""
     lead: Lead = Field(description="into: action t led into frame t; out: it was taken after frame t")
 
 
