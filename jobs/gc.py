@@ -13,6 +13,7 @@ from longtake.errors import UserError
 from longtake.jobs.display.table_formats import size
 from longtake.storage import lease
 from longtake.storage.store import Store, open_store
+from longtake.tables import schema
 from longtake.tables.run_notes import REMOVED
 from longtake.training import checkpoints
 
@@ -52,7 +53,7 @@ def waste(store: Store) -> Iterator[Waste]:
     halves = store.half_written("", HALF_AFTER_S)
     if halves:
         yield Waste("halves of files, of writers that were killed", "", tuple(halves), sum(halves.values()))
-    runs = store.table("runs")
+    runs = schema.with_columns("runs", store.table("runs"), ("status",))
     status = dict(zip(runs.run, runs.status, strict=True)) if len(runs) else {}
     for folder in store.list("runs"):
         run = folder.strip("/").rpartition("/")[2]

@@ -19,6 +19,7 @@ from longtake.jobs.display.table_formats import size
 from longtake.jobs.notes import annotate
 from longtake.storage import lease
 from longtake.storage.store import Store, open_store
+from longtake.tables import schema
 from longtake.tables.run_notes import REMOVED
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def main(names: Sequence[str], store: str, dry_run: bool) -> None:
     """The command: find, refuse what others need, say what it frees, remove."""
     place = open_store(store)
     place.require_exists()
-    runs = place.table("runs")
+    runs = schema.with_columns("runs", place.table("runs"), ("kind", "name", "status", "config"))
     chosen = removals(place, runs, names)
     if problems := list(dependents(place, runs, chosen)):
         raise UserError(*problems)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from longtake.errors import UserError, unknown
-from longtake.tables import scores
+from longtake.tables import schema, scores
 from longtake.tables.run_notes import REMOVED
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ def find_runs(
     Raises:
         UserError: no run of these kinds yet, or a line per name that stands for none, or for several.
     """
-    table = store.table("runs")
+    # A row that another program wrote may lack what we write.
+    table = schema.with_columns("runs", store.table("runs"), ("kind", "name", "status", "reason"))
     if len(table):
         table = table.sort_values("run")
     mine = table[table.kind.isin(kinds) & (table.status != REMOVED)] if kinds and len(table) else table

@@ -13,6 +13,7 @@ from longtake.jobs.report.gather import gather
 from longtake.jobs.runs import command as runs
 from longtake.jobs.runs.find import find_run
 from longtake.storage.store import Store, open_store
+from longtake.tables import table as tables
 from longtake.tables.run_record import RunRecord
 from longtake.training import checkpoints
 from tests.jobs.filled_store import Data, Settings, fill
@@ -143,3 +144,15 @@ def test_what_is_of_no_use_is_collected(store: Store, capsys: pytest.CaptureFixt
     assert "8.0 kB freed" in capsys.readouterr().out
     assert checkpoints.unfinished(store, "a1") == [] and checkpoints.complete(store, "a1") == [2]
     assert not store.find("runs/b1") and store.find("runs/stray") and store.find("datasets/half")
+
+
+def test_a_row_that_says_little_is_read_all_the_same(tmp_path: Path) -> None:
+    """As another program may write it, or an earlier version."""
+    store = open_store(tmp_path / "bare")
+    for run, name in (("x1", "bare"), ("x2", "other")):
+        tables.append(store, "runs", [{"run": run, "kind": "train", "name": name}], run)
+    assert find_run(store, "bare")["run"] == "x1"
+    gc.main(store.uri, True)
+    rm.main(["bare"], store.uri, False)
+    with pytest.raises(UserError, match="run x1: its files were removed on 20"):
+        find_run(store, "x1")

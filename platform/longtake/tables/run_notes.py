@@ -28,9 +28,8 @@ def laid_over(runs: pd.DataFrame, notes: pd.DataFrame) -> pd.DataFrame:
     if "name" in rows:
         rows["name"] = rows["name"].mask(said["name"].notna(), said["name"])
     gone = said["removed"].notna()
-    if "status" in rows:
+    if gone.any():
+        rows = schema.with_columns("runs", rows, ("status", "reason"))
         rows.loc[gone, "status"] = REMOVED
-    if "reason" in rows:
-        days = said["removed"][gone].dt.strftime("%Y-%m-%d")
-        rows.loc[gone, "reason"] = "its files were removed on " + days
+        rows.loc[gone, "reason"] = "its files were removed on " + said["removed"][gone].dt.strftime("%Y-%m-%d")
     return rows
