@@ -51,6 +51,16 @@ def test_the_papers_recipe_is_that_of_its_relatives() -> None:
     assert [(stage.until, stage.frames) for stage in training.data.curriculum] == [(100_000, 400), (None, 800)]
 
 
+def test_the_paper_scale_asks_the_papers_lengths_in_whole_chunks() -> None:
+    """576 and 224 frames of the paper's reasoning are 575 and 225 here: frames are made five at a time."""
+    lengths = {
+        name: {p.task: (p.context, p.horizon) for p in read(name, "paper", []).evaluation.protocols}
+        for name in ("retrieval", "reasoning")
+    }
+    assert lengths["retrieval"] == {"retrieval": (400, 400), "revisit": (400, 399)}
+    assert lengths["reasoning"] == {"reasoning": (575, 225), "rollout": (240, 560)}
+
+
 def test_what_is_wrong_is_told_at_once_and_by_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="retrievel.*did you mean 'retrieval'|retrievel.*retrieval"):
         read("retrievel", "micro", [])
