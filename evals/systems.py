@@ -13,8 +13,7 @@ from torch import Tensor
 
 from longtake.models.conditions import Conditions
 from longtake.models.config import SamplerConfig
-from longtake.models.memory import Memory
-from longtake.models.rollout import prefill, rollout
+from longtake.models.streams import Streams
 from longtake.models.tokenizer import Tokenizer
 from longtake.models.world_model import WorldModel
 
@@ -66,39 +65,27 @@ class ModelSystem:
         seeds: Sequence[int],
         wiped: bool = False,
     ) -> None:
-        self.model, self.tokenizer, self.sampler = model.eval(), tokenizer, sampler
+        self.streams = Streams(model, tokenizer, sampler, seeds)
         self.wiped = wiped or not model.shown_context
-        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self.frames_per_step = model.config.chunk or 1
-        self.memory: Memory | None = None
+        self.frames_per_step = self.streams.frames_per_step
 
     def observe(self, frames: Tensor, conditions: Conditions) -> None:
-        """Fill the memory, and wipe it again where that is asked."""
-        self.memory = (
-            None if self.wiped else prefill(self.model, self.tokenizer.encode(frames), conditions, self.memory)
-        )
+        """Fill the memory, or leave it empty where it is to be wiped."""
+        if not self.wiped:
+            self.streams.observe(frames, conditions)
 
     @property
     def nbytes(self) -> int:
         """Bytes that it carries, for all clips together."""
-        return 0 if self.memory is None else self.memory.nbytes["total"]
+        return self.streams.nbytes
 
     def carried(self) -> Tensor:
         """All numbers of the memory, (b, F) fp32: what a probe may read."""
-        if self.memory is None:
-            return torch.zeros(len(self.generators), 1)
-        parts: list[Tensor] = []
-
-        def keep(values: Tensor) -> Tensor:
-            parts.append(values)
-            return values
-
-        self.memory.map(keep)
-        return torch.cat([part.float().reshape(len(self.generators), -1) for part in parts], 1)
+        clips, memory = len(self.streams), self.streams.memory
+        if memory is None:
+            return torch.zeros(clips, 1)
+        return torch.cat([part.float().reshape(clips, -1) for part in memory.tensors], 1)
 
     def step(self, conditions: Conditions) -> Tensor:
         """Generate frames and remember them."""
-        frames, self.memory = rollout(
-            self.model, conditions, conditions.length, self.memory, self.sampler, self.generators
-        )
-        return self.tokenizer.decode(frames)
+        return self.streams.step(conditions)

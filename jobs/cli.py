@@ -18,11 +18,12 @@ from typer.models import CommandInfo, TyperInfo
 from longtake import __version__
 from longtake.errors import UserError
 from longtake.jobs import cluster
-from longtake.jobs.verbs import clusters, data, lookup, runs, scores, training
+from longtake.jobs.verbs import clusters, data, lookup, runs, scores, training, worlds
 
 SECTIONS = {
     "data": data.app,
     "models": training.app,
+    "worlds": worlds.app,
     "answers": scores.app,
     "store": runs.app,
     "look up": lookup.app,

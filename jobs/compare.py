@@ -6,9 +6,9 @@ from typing import Any
 
 from longtake.errors import UserError
 from longtake.jobs.display.show import check_output, show
-from longtake.jobs.runs.find import find_run
 from longtake.storage.store import Store, open_store
 from longtake.tables import scores
+from longtake.tables.find import find_run
 from longtake.tables.schema import NO_RUN
 
 

@@ -25,11 +25,11 @@ from longtake.datasets.episode import LABEL, Episode
 from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
 from longtake.jobs.latents import tokenizers
-from longtake.jobs.runs.find import is_path
 from longtake.jobs.shard_tasks import missing_shards, reused
 from longtake.jobs.train.config import DATASET
 from longtake.models.description import PIXELS
 from longtake.storage.store import Store, open_store
+from longtake.tables.find import is_path
 from longtake.training import checkpoints
 
 if TYPE_CHECKING:
@@ -195,6 +195,7 @@ def _writer(job: Job, store: Store) -> DatasetWriter:
         chunk=config.chunk,
         codec=config.codec,
         action_classes=manifest.action_classes,
+        controls=manifest.controls,
     )
 
 

@@ -265,6 +265,7 @@ def _writer(job: Job, store: Store) -> DatasetWriter:
         codec=config.codec,
         crf=config.crf,
         action_classes=config.action_classes,
+        controls=listing.controls,
     )
 
 

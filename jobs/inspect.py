@@ -14,6 +14,7 @@ from longtake.jobs.latents import pictures
 from longtake.storage.store import open_store
 
 if TYPE_CHECKING:
+    from longtake.datasets.controls import Controls
     from longtake.datasets.dataset import Dataset, Latents, Manifest
     from longtake.datasets.shard import ArraySpec
     from longtake.storage.store import Store
@@ -62,6 +63,7 @@ def table(manifest: Manifest) -> Any:
         "size": f"{manifest.bytes / 1e6:.1f} MB in {manifest.shards} shards, {share:.0%} of raw",
         "actions": ", ".join(f"{name}: {meaning}" for name, meaning in manifest.action_space.items()),
         "pose": ", ".join(manifest.pose or ["none"]),
+        **(_controls(manifest.controls) if manifest.controls else {}),
         **{f"array {spec.name}": _array(spec, manifest.psnr_db) for spec in manifest.arrays},
         **({"latents": _told(manifest.latents)} if manifest.latents else {}),
         **({"refused": f"{manifest.refused} episodes of the source, see report.json"} if manifest.refused else {}),
@@ -72,6 +74,18 @@ def table(manifest: Manifest) -> Any:
     for name, value in rows.items():
         shown.add_row(name, value)
     return shown
+
+
+def _controls(controls: Controls) -> dict[str, str]:
+    """Which key does what, and how well it is known where that leads."""
+    rows = {"keys": ", ".join(f"{control.name}: {' '.join(control.keys)}" for control in controls.controls)}
+    if controls.motion is None:
+        return rows
+    ahead, left, turn = controls.motion.residual
+    how = f"estimated from {controls.motion.steps:,} steps" if controls.motion.steps else "as the source says"
+    return rows | {
+        "motion": f"{how}; left over {ahead:.3g} ahead, {left:.3g} sideways, {turn:.3g} rad (root mean square)"
+    }
 
 
 def _array(spec: ArraySpec, psnr_db: float | None) -> str:

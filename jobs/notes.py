@@ -9,9 +9,9 @@ import re
 from typing import Any
 
 from longtake.errors import UserError
-from longtake.jobs.runs.find import BEST, LATEST, find_run
 from longtake.storage.store import Store, open_store
 from longtake.tables import table as tables
+from longtake.tables.find import BEST, LATEST, find_run
 
 NAME = re.compile(r"[a-zA-Z0-9_.-]+")
 

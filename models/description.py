@@ -45,6 +45,8 @@ class _Description(BaseModel):
     def write(self, folder: Path) -> None:
         """Write it beside the weights of a folder."""
         written = self.model_dump(mode="json", exclude={"origin"})
+        if written.get("world", ...) is None:
+            del written["world"]
         if self.origin is not None:
             written["from"] = self.origin.model_dump(mode="json")
         (folder / CONFIG).write_text(json.dumps(written, indent=1))
@@ -62,6 +64,9 @@ class WorldModelDescription(_Description):
     """Source frames from one frame of those clips to the next; checkpoints that do not say took every one."""
     shown_context: bool = True
     """Whether any clip had frames before those that were asked; checkpoints that do not say had some."""
+
+    world: dict[str, Any] | None = None
+    """Of an exported one: what its worlds are told, see `longtake.worlds.about.About`."""
 
     @property
     def on_latents(self) -> bool:

@@ -6,7 +6,7 @@ w its width, f frames kept, N tokens per frame, d attention head width, r rows o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -75,10 +75,20 @@ class LayerMemory:
 
 @dataclass(frozen=True)
 class Memory:
-    """Everything a model carries: one entry per layer, and the number of frames seen so far."""
+    """Everything a model carries: one entry per layer, and the number of frames seen so far.
+
+    `behind` (b), on the CPU: how many fewer than `frames` each stream has seen, where streams of different ages go side
+    by side; None: all are as old.
+    """
 
     layers: tuple[LayerMemory, ...]
     frames: int = field(default=0)
+    behind: Tensor | None = None
+
+    @property
+    def seen(self) -> int | Tensor:
+        """Frames that each stream has seen: one number, or (b)."""
+        return self.frames if self.behind is None else self.frames - self.behind
 
     def detach(self) -> Memory:
         """The same memory cut from the graph: the border of truncated back-propagation."""
@@ -87,6 +97,46 @@ class Memory:
     def map(self, function: Callable[[Tensor], Tensor]) -> Memory:
         """A memory with `function` applied to every tensor of values."""
         return replace(self, layers=tuple(_map_layer(layer, function) for layer in self.layers))
+
+    def of_streams(self, chosen: Sequence[int], streams: int) -> Memory:
+        """The memory of some of its `streams` streams, in that order; one that is named twice is there twice."""
+        which = torch.tensor(chosen)
+
+        def take(values: Tensor) -> Tensor:
+            apart: Tensor = values.unflatten(0, (streams, -1))
+            return apart[which.to(values.device)].flatten(0, 1)
+
+        _require_whole_states(self)
+        return replace(self.map(take), behind=None if self.behind is None else self.behind[which])
+
+    @staticmethod
+    def side_by_side(memories: Sequence[Memory], streams: Sequence[int]) -> Memory:
+        """Memories of so many streams each as one, whatever the age of each.
+
+        Raises:
+            ValueError: they do not keep the same number of frames, as full attention does at different ages.
+        """
+        parts = [memory.tensors for memory in memories]
+        if len({tuple(part.shape[1:] for part in tensors) for tensors in parts}) > 1:
+            raise ValueError("memories: they keep unlike numbers of frames, so they cannot go side by side")
+        joined = iter([torch.cat(same) for same in zip(*parts, strict=True)])
+        ages = torch.cat([torch.as_tensor(m.seen).expand(n) for m, n in zip(memories, streams, strict=True)])
+        oldest = int(ages.max())
+        behind = None if bool((ages == oldest).all()) else oldest - ages
+        return Memory(memories[0].map(lambda _: next(joined)).layers, oldest, behind)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Every tensor of values, in order. Raises ValueError where rows are no streams."""
+        _require_whole_states(self)
+        tensors: list[Tensor] = []
+
+        def keep(values: Tensor) -> Tensor:
+            tensors.append(values)
+            return values
+
+        self.map(keep)
+        return tensors
 
     def with_width(self, width: int) -> Memory:
         """Every scan's state cut to its first `width` dimensions, or filled up with zeros (nested state)."""
@@ -114,6 +164,8 @@ class Memory:
     def to_dict(self) -> dict[str, Tensor]:
         """A flat dict of tensors, so that a rollout can be saved (as safetensors, say) and continued."""
         flat = {"frames": torch.tensor(self.frames), "layers": torch.tensor(len(self.layers))}
+        if self.behind is not None:
+            flat["behind"] = self.behind
         for number, layer in enumerate(self.layers):
             for index, part in enumerate(layer.ssm):
                 flat[f"{number}.ssm.{index}.state"], flat[f"{number}.ssm.{index}.conv"] = part.state, part.conv
@@ -143,7 +195,9 @@ class Memory:
 
         layers = range(int(flat["layers"]))
         return Memory(
-            tuple(LayerMemory(scans(i), parts(i, "cache"), parts(i, "window")) for i in layers), int(flat["frames"])
+            tuple(LayerMemory(scans(i), parts(i, "cache"), parts(i, "window")) for i in layers),
+            int(flat["frames"]),
+            flat.get("behind"),
         )
 
 
@@ -159,6 +213,12 @@ def _read_state(parts: dict[str, Tensor | None]) -> SSMState:
     # Memories saved when Mamba-2 was the only mixer with a state do not say how many groups it has.
     groups = SSMState.keys if keys is None else int(keys)
     return SSMState(state, conv, rows, None if groups == WHOLE else groups)
+
+
+def _require_whole_states(memory: Memory) -> None:
+    """Raise ValueError where the blocks of a layer have states of different widths: rows are then no streams."""
+    if any(part.rows is not None for layer in memory.layers for part in layer.ssm):
+        raise ValueError("memory: with states of several widths its streams cannot be told apart")
 
 
 def _map_layer(layer: LayerMemory, function: Callable[[Tensor], Tensor]) -> LayerMemory:

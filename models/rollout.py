@@ -40,7 +40,7 @@ def prefill(
         bad = (~frames.isfinite()).flatten(2).any(-1).nonzero()[0].tolist()
         raise ValueError(f"frames: not finite (nan or inf), first in clip {bad[0]}, frame {bad[1]}")
     total = frames.shape[1]
-    _warn_if_long(model, total + (memory.frames if memory is not None else 0))
+    _warn_if_longer(model, memory.frames if memory is not None else 0, total)
     chunk = model.config.chunk or 1
     block = max(chunk, temporal_block // chunk * chunk)
     for start in range(0, total, block):
@@ -102,7 +102,7 @@ def rollout(
         ValueError: no frames asked for, or a model that is not causal.
     """
     _require_causal(model)
-    _warn_if_long(model, frames + (memory.frames if memory is not None else 0))
+    _warn_if_longer(model, memory.frames if memory is not None else 0, frames)
     config = model.config
     device = next(model.parameters()).device
     shape = (config.channels, config.height, config.width)
@@ -163,10 +163,12 @@ def _require_causal(model: WorldModel) -> None:
         raise ValueError("model: not causal (causal: false), so it cannot generate frame by frame; use fill_in")
 
 
-def _warn_if_long(model: WorldModel, frames: int) -> None:
-    if model.trained_frames is not None and frames > model.trained_frames:
+def _warn_if_longer(model: WorldModel, seen: int, more: int) -> None:
+    """Warn where a stream becomes longer than the clips of the training: once, with the frame that does it."""
+    trained = model.trained_frames
+    if trained is not None and seen <= trained < seen + more:
         warnings.warn(
-            f"a stream of {frames} frames, but the model was trained on clips of {model.trained_frames}: "
+            f"a stream of {seen + more} frames, but the model was trained on clips of {trained}: "
             "what it makes beyond them is extrapolation",
             LongContextWarning,
             stacklevel=3,

@@ -69,7 +69,7 @@ class Layer(nn.Module):
         condition: Tensor,
         embedded: Tensor,
         memory: LayerMemory,
-        first_frame: int,
+        first_frame: int | Tensor,
         shared: Mixer | None,
     ) -> tuple[Tensor, LayerMemory]:
         """x (b, t, N, D), condition (b, t, E), embedded (b, t, E; it without noise) → x and what is carried on."""
@@ -155,7 +155,7 @@ class WorldModel(nn.Module):
         config = self.config
         self._require_fit(x, memory)
         carried = memory.layers if memory is not None else (LayerMemory(),) * len(self.layers)
-        first_frame = memory.frames if memory is not None else 0
+        first_frame = memory.seen if memory is not None else 0
         sides = {"p": config.patch, "q": config.patch}
         tokens = rearrange(x, "b t C (h p) (w q) -> b t (h w) (C p q)", **sides)
         tokens = self.patches_in(tokens) + self.place
@@ -176,7 +176,7 @@ class WorldModel(nn.Module):
         shift, scale = self.modulation_out(condition)[:, :, None].chunk(2, -1)
         tokens = self.patches_out(_modulate(tokens, shift, scale))
         prediction = rearrange(tokens, "b t (h w) (C p q) -> b t C (h p) (w q)", h=config.grid[0], **sides)
-        return prediction, Memory(tuple(after), first_frame + x.shape[1]) if config.causal else None
+        return prediction, _after(memory, tuple(after), x.shape[1]) if config.causal else None
 
     def empty_memory(self, streams: int, widths: int | Sequence[Tensor] | None = None) -> Memory:
         """Nothing remembered yet, in states of chosen width (nested state).
@@ -206,6 +206,11 @@ class WorldModel(nn.Module):
             raise ValueError("memory: this model is not causal (causal: false), so it can carry none")
         if memory is not None and len(memory.layers) != len(self.layers):
             raise ValueError(f"memory: of {len(memory.layers)} layers, but this model has {len(self.layers)}")
+
+
+def _after(before: Memory | None, layers: tuple[LayerMemory, ...], frames: int) -> Memory:
+    """The memory that so many frames later is carried on."""
+    return Memory(layers, frames) if before is None else Memory(layers, before.frames + frames, before.behind)
 
 
 def _shared_local(config: ModelConfig) -> Mixer | None:

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from longtake.datasets.video import read
 from longtake.storage.store import Store, open_store
 from longtake.tables import table as tables
 from longtake.tables.compaction import compact
+from tests.worlds.played import planted
 
 README = Path(__file__).parents[1] / "README.md"
 SYSTEMS = {"block_ssm": ("r", 17.0), "context_mean": ("none", 15.0), "copy_last": ("none", 11.0)}
@@ -48,8 +50,8 @@ def blocks() -> list[str]:
 
 def test_python_in_the_readme_runs(store: Store) -> None:
     told: dict[str, Any] = {}
-    assert len(blocks()) == 2
-    for block in blocks():
+    assert len(blocks()) == 3
+    for block in blocks()[1:]:
         exec(compile(block, "README.md", "exec"), told)
     assert set(told["scores"].columns) == {"system", "distance", "value"}
     assert set(told["scores"].distance) == {9}
@@ -63,8 +65,22 @@ def test_sql_gives_what_pandas_gives(store: Store) -> None:
     compact(store, "scores")
     tables.append(store, "steps", [{"run": "r", "step": 1}], "a")
     told: dict[str, Any] = {}
-    exec(blocks()[1], told)
+    exec(blocks()[2], told)
     rows = store.table("scores")
     expected = rows.groupby(["system", "distance"]).value.mean().reset_index()
     assert told["found"].psnr.tolist() == pytest.approx(expected.value.tolist())
     assert 3.0 in told["found"].psnr.tolist()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::longtake.models.rollout.LongContextWarning")
+def test_a_world_to_hold_ends_with_a_film(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    planted(open_store("store"), "20261121-041233-k3f9", dataset="doom-maze-demo")
+    lines = blocks()[0].strip().splitlines()
+    assert len([line for line in lines if line and not line.startswith(("from", "#"))]) <= 10
+    told: dict[str, Any] = {}
+    exec(compile(blocks()[0], "README.md", "exec"), told)
+    with open("dream.mp4", "rb") as file:
+        assert len(read(file).frames) == 16 + 12 + 8 + 8
+    assert Path("maze.world").stat().st_size > 10_000 and told["world"].frames == 16

@@ -39,6 +39,7 @@ BENCHMARKS = {
     "train": "longtake.jobs.bench.train",
     "start": "longtake.jobs.bench.start",
     "rollout": "longtake.jobs.bench.rollout",
+    "world": "longtake.jobs.bench.world",
     "tables": "longtake.jobs.bench.table_load",
     "sweep": "longtake.jobs.bench.sweep",
     "submit": "longtake.jobs.bench.submit",

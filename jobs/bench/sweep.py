@@ -109,9 +109,9 @@ def _key(labels: dict[str, Label]) -> str:
 def of_sweep(uri: str, wanted: str) -> Curves:
     """The curves of a finished sweep in a store. Raises UserError for one that is no whole grid, or that still runs."""
     from longtake.config import build
-    from longtake.jobs.runs.find import SWEEPS, find_run
     from longtake.jobs.sweep import command as job
     from longtake.storage import lease
+    from longtake.tables.find import SWEEPS, find_run
 
     store = open_store(uri)
     name = str(find_run(store, wanted, SWEEPS)["run"])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from longtake.datasets import worlds
+from longtake.datasets.dataset import DREAMT
 from longtake.datasets.episode import LABEL
 from longtake.errors import unknown
 from longtake.jobs.evaluate import set_metrics
@@ -38,6 +39,11 @@ def protocol_problems(protocol: Protocol, dataset: Dataset) -> list[str]:
     from longtake.evals.registry import TASKS
 
     task, problems = TASKS[protocol.task], []
+    if DREAMT in dataset.manifest.recipe:
+        run = dataset.manifest.recipe[DREAMT]["run"]
+        problems.append(
+            f"{protocol.task}: dataset {dataset.name} was dreamt by run {run}: it is no truth to compare with"
+        )
     if task.why_pose and not dataset.has_pose:
         problems.append(f"{protocol.task}: dataset {dataset.name} has no pose; {task.why_pose}")
     try:

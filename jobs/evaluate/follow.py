@@ -10,7 +10,7 @@ from longtake.errors import UserError
 from longtake.jobs.evaluate.cells import EvaluatedCheckpoint
 from longtake.jobs.evaluate.check import beyond_training
 from longtake.jobs.evaluate.grid import evaluate, plan_cells
-from longtake.jobs.runs import find
+from longtake.tables import find
 from longtake.tables import table as tables
 from longtake.training import checkpoints
 

@@ -18,9 +18,9 @@ from longtake.jobs.evaluate.config import EvaluateConfig
 from longtake.jobs.evaluate.external_models import ExternalModel
 from longtake.jobs.evaluate.set_metrics import append_distances
 from longtake.jobs.latents import pictures
-from longtake.jobs.runs import find
 from longtake.models.exported import MODEL
 from longtake.storage.store import Store
+from longtake.tables import find
 from longtake.tables.schema import NO_RUN
 from longtake.training import checkpoints
 

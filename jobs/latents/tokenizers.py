@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 from longtake.datasets.dataset import TOKENIZER, tokenizer_digest
 from longtake.errors import UserError
-from longtake.jobs.runs.find import AUTOENCODERS, find_run, is_path
 from longtake.jobs.train.config import DATASET
 from longtake.models.description import CONFIG, PIXELS, parse_tokenizer
 from longtake.models.exported import WEIGHTS, require_sums
 from longtake.storage.store import Store
+from longtake.tables.find import AUTOENCODERS, find_run, is_path
 from longtake.training import checkpoints
 
 if TYPE_CHECKING:

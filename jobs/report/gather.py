@@ -13,7 +13,7 @@ from longtake.config import load
 from longtake.errors import UserError
 from longtake.jobs.evaluate.config import CONFIGS, EvaluateConfig
 from longtake.jobs.plots.base import distinct
-from longtake.jobs.runs import find
+from longtake.tables import find
 from longtake.tables.schema import NO_RUN
 
 if TYPE_CHECKING:

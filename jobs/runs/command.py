@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from longtake.errors import UserError
 from longtake.jobs.display.show import check_output, say_empty, show
 from longtake.jobs.results.summary import summary
-from longtake.jobs.runs.find import find_run
 from longtake.storage.store import Store, open_store
 from longtake.tables import table as tables
+from longtake.tables.find import find_run
 
 if TYPE_CHECKING:
     import pandas as pd

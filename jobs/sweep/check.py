@@ -14,12 +14,12 @@ from longtake.config import differences
 from longtake.errors import UserError, unknown
 from longtake.evals.protocol import Protocol
 from longtake.jobs.evaluate.check import protocol_problems
-from longtake.jobs.runs.find import SWEEPS, find_runs
 from longtake.jobs.sweep.config import Sweep, SweepConfig
 from longtake.jobs.train import command as train
 from longtake.jobs.train.config import WorldModelTraining
 from longtake.models.analysis.reach import window_reach
 from longtake.storage.store import Store
+from longtake.tables.find import SWEEPS, find_runs
 from longtake.training.engine_config import decay_start
 from longtake.tuning import space
 from longtake.tuning.search_config import expected_steps, rungs

@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING
 from longtake.config import differences, dump, load
 from longtake.datasets.mixture import open_data
 from longtake.errors import UserError
-from longtake.jobs.runs.find import SWEEPS, find_run
 from longtake.jobs.sweep.check import check, describe, notes, short
 from longtake.jobs.sweep.config import CONFIGS, Sweep, SweepConfig, new
 from longtake.jobs.train.config import WorldModelTraining
 from longtake.storage import lease
 from longtake.storage.store import Store, open_store
+from longtake.tables.find import SWEEPS, find_run
 from longtake.tables.run_record import RunRecord
 
 if TYPE_CHECKING:

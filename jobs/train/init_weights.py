@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from longtake.config import differences
 from longtake.errors import UserError
-from longtake.jobs.export import checkpoint_of
-from longtake.jobs.runs.find import find_run, is_path
 from longtake.jobs.train.config import AutoencoderTraining, InitConfig, TrainConfig, WorldModelTraining
 from longtake.models import description
 from longtake.models.description import CONFIG
 from longtake.models.exported import WEIGHTS, require_sums
+from longtake.tables.find import find_run, is_path
 from longtake.training import checkpoints
+from longtake.training.checkpoints import checkpoint_of
 
 if TYPE_CHECKING:
     from torch import nn

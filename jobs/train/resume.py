@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from longtake.config import config_hash, differences, loads
 from longtake.datasets.mixture import open_data
 from longtake.errors import UserError
-from longtake.jobs.runs.find import Row, find_run
 from longtake.jobs.train.config import TrainConfig
 from longtake.storage import lease
+from longtake.tables.find import Row, find_run
 from longtake.training import checkpoints
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 RUN_NAMES = "an id or its beginning, a name (its newest run), latest, or best."
-"""How a run is named wherever one is: jobs/runs/find.py."""
+"""How a run is named wherever one is: platform/longtake/tables/find.py."""
 
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a setting; may be repeated.")

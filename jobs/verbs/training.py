@@ -1,4 +1,4 @@
-"""Verbs of models: trained, searched for, measured and exported."""
+"""Verbs of models: trained, searched for, and measured."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from longtake.jobs.verbs.options import STORE, Brief, ConfigName, DryRun, Overrides, RunName, StoreUri, examples
+from longtake.jobs.verbs.options import STORE, Brief, ConfigName, DryRun, Overrides, StoreUri, examples
 
 app = typer.Typer()
 
@@ -63,21 +63,6 @@ def sweep(
     from longtake.jobs.sweep import command as sweep
 
     sweep.main(config, set_ or [], store, dry_run or brief, resume, retry_failed, brief=brief)
-
-
-@app.command(epilog=examples("longtake export latest folder"))
-def export(
-    run: RunName,
-    out: Annotated[str, typer.Argument(metavar="FOLDER", help="A new folder.")],
-    step: Annotated[int | None, typer.Option("--step", metavar="N", help="Of the checkpoint [default: last].")] = None,
-    store: StoreUri = STORE,
-) -> None:
-    """Write a trained model as a folder.
-
-    It holds safetensors and a config; no Ray or DeepSpeed is needed to read it."""
-    from longtake.jobs import export
-
-    export.main(run, out, step, store)
 
 
 @app.command(epilog=examples("longtake profile tiny --frames 8,32,128 --families block_ssm,causal_full"))

@@ -40,15 +40,16 @@ class FrameAttention(Mixer):
         self.norm_q, self.norm_k = nn.RMSNorm(dim // heads, eps=1e-6), nn.RMSNorm(dim // heads, eps=1e-6)
         self.out = nn.Linear(dim, dim, bias=False)
 
-    def forward(self, x: Tensor, kept: Frames, first_frame: int, embedded: Tensor) -> tuple[Tensor, Frames]:
+    def forward(self, x: Tensor, kept: Frames, first_frame: int | Tensor, embedded: Tensor) -> tuple[Tensor, Frames]:
         """x (b, t, N, D) from the stream's frame `first_frame` on → the same shape, and the keys and values to keep.
 
         Raises:
             ValueError: in the chunk form, frames that do not begin where a chunk begins.
         """
-        if self.reach.form == "chunk" and first_frame % self.reach.past:
+        ages = [first_frame] if isinstance(first_frame, int) else first_frame.tolist()
+        if self.reach.form == "chunk" and any(age % self.reach.past for age in ages):
             raise ValueError(
-                f"first frame: {first_frame} lies inside a chunk of {self.reach.past} frames; "
+                f"first frame: {ages} lies inside a chunk of {self.reach.past} frames; "
                 "hand the frames over in whole chunks"
             )
         q, k, v = rearrange(self.qkv(x), "b t N (three h d) -> three b t N h d", three=3, h=self.heads)
@@ -56,8 +57,9 @@ class FrameAttention(Mixer):
         k = _rotate(self.norm_k(k), first_frame, self.columns)
         if kept:
             k, v = torch.cat([kept[0], k], 1), torch.cat([kept[1], v], 1)
-        y = attend(q, k, v, first_frame, self.reach)
-        start = k.shape[1] - self._to_keep(first_frame + x.shape[1], k.shape[1])
+        # Streams of different ages keep the same number of frames, so what holds for the youngest holds for all.
+        y = attend(q, k, v, min(ages), self.reach)
+        start = k.shape[1] - self._to_keep(min(ages) + x.shape[1], k.shape[1])
         return self.out(rearrange(y, "b t N h d -> b t N (h d)")), (k[:, start:], v[:, start:])
 
     def _to_keep(self, seen: int, have: int) -> int:
@@ -157,28 +159,29 @@ def _in_windows(q: Tensor, k: Tensor, v: Tensor, reach: Reach) -> Tensor:
     return rearrange(y, "(b t) h N d -> b t N h d", b=clips)
 
 
-def _rotate(x: Tensor, first_frame: int, columns: int | None = None) -> Tensor:
+def _rotate(x: Tensor, first_frame: int | Tensor, columns: int | None = None) -> Tensor:
     """Rotary embedding on x (b, t, N, h, d): of the frame index, or a quarter of d each of row and column beside it."""
     half = x.shape[-1] // 2
-    time = torch.arange(first_frame, first_frame + x.shape[1], device=x.device, dtype=torch.float32)
+    first = torch.as_tensor(first_frame, dtype=torch.float32)[..., None]
+    time = (first + torch.arange(x.shape[1], dtype=torch.float32)).to(x.device)  # t, or b t
     if columns is None:
-        angle = _angles(time, half, ROPE_BASE)[:, None]  # t 1 half
+        angle = _angles(time, half, ROPE_BASE)[..., None, :]  # t 1 half
     else:
         of_grid = half // 4
         token = torch.arange(x.shape[2], device=x.device, dtype=torch.float32)
         row, column = (_angles(at, of_grid, GRID_BASE) for at in (token // columns, token % columns))
-        frame = _angles(time, half - 2 * of_grid, ROPE_BASE)
-        parts = (frame[:, None].expand(-1, len(token), -1), torch.cat([row, column], -1).expand(len(time), -1, -1))
-        angle = torch.cat(parts, -1)  # t N half
-    angle = angle[:, :, None]
+        frame = _angles(time, half - 2 * of_grid, ROPE_BASE)[..., None, :]
+        place = torch.cat([row, column], -1).expand(*time.shape, -1, -1)
+        angle = torch.cat([frame.expand(*time.shape, len(token), -1), place], -1)  # t N half
+    angle = angle[..., None, :]
     cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     a, b = x[..., :half], x[..., half : 2 * half]
     return torch.cat([a * cos - b * sin, a * sin + b * cos, x[..., 2 * half :]], -1)
 
 
 def _angles(at: Tensor, count: int, base: float) -> Tensor:
-    """Rotations at some positions (n): (n, count), from one radian a step to nearly `base` times slower."""
-    return at[:, None] * base ** (-torch.arange(count, device=at.device) / max(1, count))
+    """Rotations at some positions (..., n): (..., n, count), from one radian a step to nearly `base` times slower."""
+    return at[..., None] * base ** (-torch.arange(count, device=at.device) / max(1, count))
 
 
 def _columns(config: ModelConfig) -> int | None:

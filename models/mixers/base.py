@@ -61,14 +61,14 @@ class Mixer(nn.Module, ABC):
         return 1
 
     @abstractmethod
-    def forward(self, x: Tensor, kept: Any, first_frame: int, embedded: Tensor) -> tuple[Tensor, Any]:
+    def forward(self, x: Tensor, kept: Any, first_frame: int | Tensor, embedded: Tensor) -> tuple[Tensor, Any]:
         """Mix tokens of a clip, after what was kept of the frames before.
 
         Args:
             x: tokens (b, t, N, D).
             kept: what it returned for the frames before, an empty tuple at a stream's start: the states of a
                 `BlockScan`, else a tuple of tensors (b, frames, N, ...).
-            first_frame: the clip's place in its stream.
+            first_frame: the clip's place in its stream; (b), on the CPU, where that differs.
             embedded: conditions of each frame, embedded (b, t, E); nothing of its noise.
 
         Returns:
@@ -141,7 +141,7 @@ class BlockScan(Mixer):
         """Tokens of some blocks u (r, l, D), and the conditions of their frames (r, l, E) → y like u, and the state."""
 
     def forward(
-        self, x: Tensor, kept: tuple[SSMState, ...], first_frame: int, embedded: Tensor
+        self, x: Tensor, kept: tuple[SSMState, ...], first_frame: int | Tensor, embedded: Tensor
     ) -> tuple[Tensor, tuple[SSMState, ...]]:
         """As the face says. The states given decide how many state dimensions are used, block by block."""
         rows, columns = self.grid

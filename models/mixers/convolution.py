@@ -45,7 +45,7 @@ class LocalConvolution(Mixer):
         """Its name and its window."""
         return f"convolution {config.layer_window(layer)}"
 
-    def forward(self, x: Tensor, kept: Frames, first_frame: int, embedded: Tensor) -> tuple[Tensor, Frames]:
+    def forward(self, x: Tensor, kept: Frames, first_frame: int | Tensor, embedded: Tensor) -> tuple[Tensor, Frames]:
         """x (b, t, N, D) → the same shape, and the inputs of the last frames, (b, f - 1, N, D)."""
         frames = x.shape[1]
         x = torch.cat([*kept, x], 1)

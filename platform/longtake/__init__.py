@@ -6,18 +6,22 @@ store.table("scores")                               # a pandas DataFrame
 longtake.latest(store)                              # scores of each run's newest checkpoint
 longtake.best(store, metric="psnr")                 # the best checkpoint of each task
 longtake.compare(store, "block_ssm", "causal_window")
+longtake.World.load("latest", store="./store")      # a trained world to observe, step, fork and rewind
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from longtake.storage.store import Store, open_store
     from longtake.tables.scores import best, compare, latest
+    from longtake.worlds import planning
+    from longtake.worlds.world import World
 
 __version__ = "0.1.0"
-__all__ = ["Store", "__version__", "best", "compare", "latest", "open_store"]
+__all__ = ["Store", "World", "__version__", "best", "compare", "latest", "open_store", "planning"]
 
 
 def __dir__() -> list[str]:
@@ -35,4 +39,8 @@ def __getattr__(name: str) -> Any:
         from longtake.tables import scores
 
         return getattr(scores, name)
+    if name == "World":
+        return importlib.import_module("longtake.worlds.world").World  # the platform imports no room
+    if name == "planning":
+        return importlib.import_module("longtake.worlds.planning")
     raise AttributeError(f"module 'longtake' has no attribute {name!r}")

@@ -13,12 +13,12 @@ import yaml
 
 import longtake.models.mixers
 from longtake.evals.protocol import Protocol
-from longtake.jobs import export
 from longtake.jobs.cli import main as cli
 from longtake.jobs.diagnose import command as diagnose
 from longtake.jobs.evaluate.cell import score_cell
 from longtake.jobs.evaluate.config import EvaluateConfig
 from longtake.jobs.evaluate.grid import find_subjects, plan_cells
+from longtake.jobs.export import command as export
 from longtake.jobs.presets import in_words
 from longtake.jobs.train import command as train
 from longtake.jobs.train.check import memory_problems

@@ -67,7 +67,7 @@ def verb(monkeypatch: pytest.MonkeyPatch) -> Any:
         ("train", "train maze --resume R", ("maze", [], "store", False, "R", False, {"brief": False})),
         ("train", "train maze --resume R --fork", ("maze", [], "store", False, "R", True, {"brief": False})),
         ("train", "train --resume R --brief", (None, [], "store", True, "R", False, {"brief": True})),
-        ("export", "export R out --step 3", ("R", "out", 3, "store")),
+        ("export", "export R out --step 3", ("R", "out", 3, "store", "mit", None)),
         ("evaluate", "evaluate", ("default", [], "store", False, "latest", None, None, False, {"brief": False})),
         (
             "evaluate",

@@ -11,9 +11,9 @@ from longtake.errors import UserError
 from longtake.jobs import datasets, du, gc, notes, rm
 from longtake.jobs.report.gather import gather
 from longtake.jobs.runs import command as runs
-from longtake.jobs.runs.find import find_run
 from longtake.storage.store import Store, open_store
 from longtake.tables import table as tables
+from longtake.tables.find import find_run
 from longtake.tables.run_record import RunRecord
 from longtake.training import checkpoints
 from tests.jobs.filled_store import Data, Settings, fill

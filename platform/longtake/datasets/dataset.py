@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from longtake import motion
+from longtake.datasets.controls import Controls
 from longtake.datasets.episode import LABEL, Episode, faults
 from longtake.datasets.index import ROWS, Index
 from longtake.datasets.shard import Array, ArraySpec, Chunk, CorruptData, decode
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CorruptData", "Dataset", "Episode", "Latents", "Manifest", "dataset_names", "faults"]
 
+DREAMT = "dreamt"
+"""In a recipe: the run whose model made the frames, which then are no truth."""
 SPLITS = ("train", "val", "test")
 SPLIT_RULE = "episodes in the order of the SHA-256 of their arrays: first test, then val, the rest train"
 TOKENIZER = "tokenizer"  # the folder in a dataset of latents with what encoded them
@@ -73,7 +76,8 @@ class Manifest(BaseModel):
     """What a dataset is; `recipe` is the config that made it.
 
     psnr_db: what a lossy codec left of the frames. action_classes: how many discrete actions, None for continuous
-    ones. refused: episodes of the source that are not in it. index_crc and seal guard the index and this file.
+    ones. refused: episodes of the source that are not in it. controls: what can be done, by which keys, and how that
+    moves the pose. index_crc and seal guard the index and this file.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -95,6 +99,7 @@ class Manifest(BaseModel):
     psnr_db: float | None = None
     action_classes: int | None = None
     refused: int = 0
+    controls: Controls | None = None
     index_crc: int
     seal: int = 0
 
@@ -113,7 +118,8 @@ class Manifest(BaseModel):
         return self.seal == self._checksum()
 
     def _checksum(self) -> int:
-        return zlib.crc32(json.dumps(self.model_dump(mode="json", exclude={"seal"}), sort_keys=True).encode())
+        written = self.model_dump(mode="json", exclude={"seal"} | ({"controls"} if self.controls is None else set()))
+        return zlib.crc32(json.dumps(written, sort_keys=True).encode())
 
 
 def tokenizer_digest(files: Mapping[str, bytes]) -> str:
@@ -138,9 +144,12 @@ class Dataset:
     it once.
     """
 
-    def __init__(self, store: Store, name: str, cache_bytes: int | None = None) -> None:
+    def __init__(
+        self, store: Store, name: str, cache_bytes: int | None = None, manifest: Manifest | None = None
+    ) -> None:
+        """`manifest`: of a dataset that is being finished; else it is read."""
         self.store, self.name, self.root = store, name, f"datasets/{name}"
-        self.manifest = self._read_manifest()
+        self.manifest = manifest or self._read_manifest()
         self._index = Index(store, f"{self.root}/index.parquet", self.manifest.index_crc)
         self._small: OrderedDict[int, dict[str, Array]] = OrderedDict()
         self._reading = [Lock() for _ in range(READ_AT_ONCE)]
@@ -211,6 +220,11 @@ class Dataset:
         """Whether episodes carry a pose."""
         return any(spec.name == "pose" for spec in self.manifest.arrays)
 
+    @property
+    def pose_dim(self) -> int:
+        """Numbers in a pose; 0 where none is recorded."""
+        return next((spec.shape[0] for spec in self.manifest.arrays if spec.name == "pose"), 0)
+
     def action_vectors(self, actions: Array) -> NDArray[np.float32]:
         """Actions as float32 (T, action_dim): discrete ones as one-hot, and the null action as zeros."""
         return motion.action_vectors(actions, self.manifest.action_classes)
@@ -243,6 +257,11 @@ class Dataset:
         named = [spec for spec in self.manifest.arrays if labels and spec.name.startswith(LABEL)]
         known = {spec.name.removeprefix(LABEL): self._read_span(spec, episode, start, stop) for spec in named}
         return Episode(frames, small["actions"], small.get("pose"), json.loads(self._index.meta(episode)), known)
+
+    def walk(self, episode: int) -> tuple[Array | None, Array, dict[str, Any]]:
+        """Pose, actions and metadata of a whole episode, without its frames. Raises as `read` does."""
+        small = self._read_small(episode)
+        return small.get("pose"), small["actions"], json.loads(self._index.meta(episode))
 
     def _spec(self, name: str) -> ArraySpec:
         return next(spec for spec in self.manifest.arrays if spec.name == name)

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 
 from longtake.config import differences
+from longtake.datasets import controls as controls_of
 from longtake.datasets import video, worlds
+from longtake.datasets.controls import Controls
 from longtake.datasets.dataset import SPLIT_RULE, SPLITS, Dataset, Manifest, from_parquet, to_parquet
 from longtake.datasets.episode import LABEL, Episode, faults
 from longtake.datasets.likeness import Leak, Look, leaks, look
@@ -53,7 +55,8 @@ class DatasetWriter:
     A shard is complete when its index part is there: a killed writer just writes the missing ones again.
 
     codec: of the frames; all else is stored without loss. crf: the quality of a video. action_classes: how many
-    discrete actions there are, if more may exist than occur. Raises UserError for a codec it does not know.
+    discrete actions there are, if more may exist than occur. controls: what the source knows of its actions, see
+    `longtake.datasets.controls`. Raises UserError for a codec it does not know.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class DatasetWriter:
         codec: Codec = "zstd",
         crf: int = video.CRF,
         action_classes: int | None = None,
+        controls: Controls | None = None,
     ) -> None:
         if codec not in get_args(Codec):
             raise UserError(unknown("codec", codec, get_args(Codec)))
@@ -82,7 +86,7 @@ class DatasetWriter:
             "pose": list(pose) if pose else None,
         }
         self.val, self.test, self.chunk = val, test, chunk
-        self.codec, self.crf, self.action_classes = codec, crf, action_classes
+        self.codec, self.crf, self.action_classes, self.controls = codec, crf, action_classes, controls
         self.recipe_hash = hashlib.sha256(json.dumps(self.recipe, sort_keys=True).encode()).hexdigest()[:12]
 
     def claim(self) -> bool:
@@ -153,6 +157,8 @@ class DatasetWriter:
         written = to_parquet(index)
         manifest = self._manifest(index, shards, refused, zlib.crc32(written), rule)
         self.store.write_bytes(f"{self.root}/index.parquet", written)
+        controls = controls_of.of_dataset(Dataset(self.store, self.name, manifest=manifest))
+        manifest = manifest.model_copy(update={"controls": controls}).sealed()
         self.store.write_bytes(f"{self.root}/manifest.json", manifest.model_dump_json(indent=1).encode())
         return Dataset(self.store, self.name)
 
@@ -209,9 +215,10 @@ class DatasetWriter:
             psnr_db=round(video.psnr_db(index["squared_error"].sum(), numbers), 2) if self.codec == "video" else None,
             action_classes=self._classes(int(index["action_classes"].max())),
             refused=refused,
+            controls=self.controls,
             index_crc=index_crc,
             **self.about,
-        ).sealed()
+        )
 
     def _splits(self, index: pd.DataFrame) -> tuple[list[str], str]:
         """The split of each episode, and by which rule: walks in one world are never told apart."""

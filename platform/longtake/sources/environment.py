@@ -38,7 +38,8 @@ class Environment:
     generate: (config, seed) to an episode; the same seed gives the same bytes, on any machine and in any process. Where
         there are several walks in one world: (config, seed, number) to walk `number` of the world of a seed.
     about: what the dataset says of it: `action_space`, a word for each number of an action; `pose`, the names of its
-        columns or None; `action_classes`, how many there are, where actions are discrete.
+        columns or None; `action_classes`, how many there are, where actions are discrete; `controls`, what they are
+        called and which keys they have, see `longtake.datasets.controls`.
     require: raises UserError, with the way out, where it cannot be played here.
     """
 

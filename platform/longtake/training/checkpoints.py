@@ -86,6 +86,22 @@ def require_newest(store: Store, run: str) -> int:
     return step
 
 
+def checkpoint_of(store: Store, run: str, step: int | None) -> int:
+    """The step of a run's checkpoint: the one asked for, else the newest that is whole.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    if step is None:
+        return require_newest(store, run)
+    steps = complete(store, run)
+    if step not in steps:
+        raise UserError(f"run {run} has no checkpoint of step {step}; it has {', '.join(map(str, steps)) or 'none'}")
+    if problems := damage(store, run, step):
+        raise UserError(*(f"damaged checkpoint: {line}" for line in problems))
+    return step
+
+
 def manifest(store: Store, run: str, step: int) -> dict[str, Any]:
     """What `complete.json` says: run, step, world, metrics, time, files {name: bytes}, sha256 {name: hash}.
 

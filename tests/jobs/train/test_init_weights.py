@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 from longtake.errors import UserError
-from longtake.jobs import export
+from longtake.jobs.export import command as export
 from longtake.jobs.train import command as train
 from longtake.models.checkpoint import load_model
 from longtake.storage.store import open_store
@@ -37,7 +37,12 @@ def test_an_exported_run_is_read_and_trained_on(place: Path, trained: str, tmp_p
     export.main(trained, str(out), None, str(place / "store"))
     with checkpoints.opened(store, trained, 2) as folder:
         weights = load_file(folder / "model.safetensors")
-    assert sorted(path.name for path in out.iterdir()) == ["SHA256SUMS", "config.json", "model.safetensors"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "README.md",
+        "SHA256SUMS",
+        "config.json",
+        "model.safetensors",
+    ]
     assert apart(dict(load_model(out).state_dict()), weights) == 0
     for named in (trained, str(out)):
         begin = config_of(place, "steps=1", f"init.run={named}", "engine.lr=1e-9", "engine.weight_decay=0")

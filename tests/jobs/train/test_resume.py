@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from longtake.errors import UserError
-from longtake.jobs import export
+from longtake.jobs.export import command as export
 from longtake.jobs.train import command as train
 from longtake.jobs.train.loop import train_loop
 from longtake.storage.store import open_store

@@ -29,9 +29,18 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from longtake.config import Config
+from longtake.datasets.controls import Control, Controls
 from longtake.datasets.episode import Episode
 from longtake.errors import UserError
 from longtake.sources.environment import Environment
+from longtake.sources.environments.doom_textures import (
+    FLATS,
+    LANDMARKS,
+    PLAIN_CEILING,
+    PLAIN_FLOOR,
+    PLAIN_LIGHT,
+    WALLS,
+)
 from longtake.sources.resize import shrink, square
 
 if TYPE_CHECKING:
@@ -40,41 +49,13 @@ if TYPE_CHECKING:
 SQUARE = 96
 FORWARD, TURN = 0, 1  # columns of the action; turn is in units of `turn_degrees`, anticlockwise
 TICS_PER_SECOND = 35
+WARM_UP_TICS = 10  # the engine ignores turns in the first 8 of a level
 
 Square = tuple[int, int]
 Grid = NDArray[np.bool_]  # [y, x], True where one can walk
 Pixels = Annotated[int, Field(ge=8, le=960)]
 PLAYER = "thing{type=1;"
 STEPS: tuple[Square, ...] = ((1, 0), (-1, 0), (0, 1), (0, -1))
-
-# Chosen from freedoom2.wad by farthest mean colour; none is animated, so a place looks the same on return.
-# `rich` has bold patterns, `calm` nearly plain colours that a small blurry model can learn in minutes.
-WALLS = {
-    "rich": (
-        "AQLITE07 AQLITE15 AQLITE09 AQLITE11 AQLITE14 AQLITE24 AQLITE03 REDWALL1 STWALL A-CAMO5 MARBFACE "
-        "SILVER2 CEMPOIS SMSTONE6 STARBR1 SHAWN03 AQCONC07 CARLLF1 REDWALL CRLWDH6B PANRED AQLITE16 "
-        "AQLITE08 AQLITE12"
-    ).split(),
-    "calm": (
-        "PBLUE PORAN PGREEN PRED PWHITE REDWALL1 DOKGRIR DOGLDIR A-CONCTE STWALL SILVER1 A-REDROK "
-        "TANROCK2 DOGRMSC GRAYRED ESPIG1 BRICK12 PANEL4 AQCONC17 COMPTILE DOPUNK4 TANROCK8 A-MOSRK2 "
-        "ESPIGR1"
-    ).split(),
-}
-FLATS = {
-    "rich": (
-        "AQF035 AQF043 AQF037 AQF039 AQF041 AQF065 FLAT17 SFLR5_4 SFLR6_4 FLAT22 CRATOP2 FLAT5_3 AQF048 "
-        "AQF047 FLAT20 AQF010 FLOOR3_3 FLOOR4_8 AQF062 AQF036 AQF044 AQF042"
-    ).split(),
-    "calm": (
-        "FLOOR1_6 FLOOR1_1 AQF022 AQF067 CRATOP2 FLAT10 FLOOR6_1 FLOOR3_3 FLAT8 CEIL3_1 FLOOR7_2 STEP1 "
-        "FLAT5_3 COMP01 CEIL3_5 FLAT3"
-    ).split(),
-}
-PLAIN_FLOOR, PLAIN_CEILING, PLAIN_LIGHT = "FLOOR4_8", "FLAT20", 216
-# Things that stand still, cannot be picked up and are slim enough to step beside: pillars, a candelabra, a
-# dead tree, a stalagmite, a column, a lamp. (The big tree, 54, fills a square: a walker would never get in.)
-LANDMARKS = (30, 31, 32, 33, 35, 43, 47, 48, 2028)
 
 
 class DoomMazeConfig(Config):
@@ -111,9 +92,19 @@ ACTION_SPACE = {"forward": "0 or 1", "turn": "-1 to 1 times turn_degrees, anticl
 POSE = ["x (squares)", "y (squares)", "yaw (radians, anticlockwise)"]
 
 
+CONTROLS = Controls(
+    controls=(
+        Control(name="forward", keys=("ArrowUp", "w"), action=(1, 0)),
+        Control(name="turn left", keys=("ArrowLeft", "a"), action=(0, 1)),
+        Control(name="turn right", keys=("ArrowRight", "d"), action=(0, -1)),
+    ),
+    bounds=((0, 1), (-1, 1)),
+)
+
+
 def about(config: DoomMazeConfig) -> dict[str, Any]:
     """What the dataset says of actions and poses."""
-    return {"action_space": ACTION_SPACE, "pose": POSE}
+    return {"action_space": ACTION_SPACE, "pose": POSE, "controls": CONTROLS}
 
 
 def require(config: DoomMazeConfig) -> None:
@@ -129,12 +120,7 @@ def generate(config: DoomMazeConfig, seed: int, number: int = 0) -> Episode:
 
     frames uint8 (T, H, W, 3), actions float32 (T, 2) where action t leads into frame t, pose float32 (T, 3).
     """
-    rng = random.Random(seed)
-    grid = maze(config.cells, config.braid, rng)
-    text = textmap(grid, config, rng)
-    if number:
-        rng = random.Random(f"{seed}, walk {number}")
-        text = _begun_elsewhere(text, grid, rng)
+    grid, text, rng = build(config, seed, number)
     with tempfile.TemporaryDirectory(prefix="longtake-doom-") as folder:
         wad = Path(folder, "maze.wad")
         wad.write_bytes(wad_bytes(text))
@@ -143,6 +129,17 @@ def generate(config: DoomMazeConfig, seed: int, number: int = 0) -> Episode:
             return _walk(game, grid, config, rng, seed)
         finally:
             game.close()
+
+
+def build(config: DoomMazeConfig, seed: int, number: int = 0) -> tuple[Grid, str, random.Random]:
+    """The maze of a seed as a grid and as a text map with the start of a walk, and what that walk is drawn by."""
+    rng = random.Random(seed)
+    grid = maze(config.cells, config.braid, rng)
+    text = textmap(grid, config, rng)
+    if number:
+        rng = random.Random(f"{seed}, walk {number}")
+        text = _begun_elsewhere(text, grid, rng)
+    return grid, text, rng
 
 
 def maze(cells: int, braid: float, rng: random.Random) -> Grid:
@@ -332,19 +329,23 @@ def _walk(game: DoomGame, grid: Grid, config: DoomMazeConfig, rng: random.Random
     actions = np.zeros((config.steps, 2), np.float32)
     pose = np.empty((config.steps, 3), np.float32)
     walker = Walker(grid, config, rng)
-    game.make_action([0.0, 0.0], 10)  # the engine ignores turns in the first 8 tics of a level
+    game.make_action([0.0, 0.0], WARM_UP_TICS)
     for t in range(config.steps):
         if t:
             actions[t] = walker.act(*pose[t - 1].tolist())
             apply(game, actions[t], config)
-        state = game.get_state()
-        # The episode has no time limit and nothing that kills, and x, y and angle are asked for in start.
-        assert state is not None and state.game_variables is not None
-        seen = square(state.screen_buffer) if config.view == "square" else state.screen_buffer
-        frames[t] = shrink(seen, config.resolution)
-        x, y, angle = state.game_variables
-        pose[t] = x / SQUARE, y / SQUARE, math.radians(angle)
+        frames[t], pose[t] = look(game, config)
     return Episode(frames, actions, pose, {"seed": seed, "squares": int(grid.sum())})
+
+
+def look(game: DoomGame, config: DoomMazeConfig) -> tuple[NDArray[np.uint8], tuple[float, float, float]]:
+    """What is seen, and the pose it is seen from."""
+    state = game.get_state()
+    # The episode has no time limit and nothing that kills, and x, y and angle are asked for in start.
+    assert state is not None and state.game_variables is not None
+    seen = square(state.screen_buffer) if config.view == "square" else state.screen_buffer
+    x, y, angle = state.game_variables
+    return shrink(seen, config.resolution), (x / SQUARE, y / SQUARE, math.radians(angle))
 
 
 def apply(game: DoomGame, action: NDArray[np.float32], config: DoomMazeConfig) -> None:

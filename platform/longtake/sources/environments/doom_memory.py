@@ -25,10 +25,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from longtake.config import Config
+from longtake.datasets.controls import Control, Controls
 from longtake.datasets.episode import Episode
 from longtake.sources.environment import Environment
 from longtake.sources.environments import doom_maze
-from longtake.sources.environments.doom_maze import SQUARE, TURN, DoomMazeConfig, Pixels
+from longtake.sources.environments.doom_maze import SQUARE, TURN, WARM_UP_TICS, DoomMazeConfig, Pixels
 from longtake.sources.resize import shrink, square
 
 OBJECTS = {"green pillar": 30, "red pillar": 32, "yellow lamp": 2028, "grey column": 48}
@@ -36,7 +37,6 @@ OBJECTS = {"green pillar": 30, "red pillar": 32, "yellow lamp": 2028, "grey colu
 PLACES = (math.radians(18), 0.0, -math.radians(18))
 ROOM = 9  # squares across: what is behind does not fill the view
 DISTANCE = 1.6  # squares to an object
-WARM_UP_TICS = 10  # the engine ignores turns in the first 8 of a level
 
 
 class DoomMemoryConfig(Config):
@@ -58,9 +58,23 @@ class DoomMemoryConfig(Config):
         return 2 * self.objects * self.look + self.away
 
 
+CONTROLS = Controls(
+    controls=(
+        Control(name="turn left", keys=("ArrowLeft", "a"), action=(0, 0.25)),
+        Control(name="turn right", keys=("ArrowRight", "d"), action=(0, -0.25)),
+        Control(name="turn round", keys=("ArrowDown", "s"), action=(0, 1)),
+    ),
+    bounds=((0, 0), (-1, 1)),
+)
+
+
 def about(config: DoomMemoryConfig) -> dict[str, Any]:
     """What the dataset says of actions and poses."""
-    return {"action_space": {"forward": "0", "turn": "half turns, anticlockwise"}, "pose": doom_maze.POSE}
+    return {
+        "action_space": {"forward": "0", "turn": "half turns, anticlockwise"},
+        "pose": doom_maze.POSE,
+        "controls": CONTROLS,
+    }
 
 
 def require(config: DoomMemoryConfig) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 from pydantic import Field
 
 from longtake.config import Config
+from longtake.datasets.controls import Control, Controls
 from longtake.datasets.episode import Episode
 from longtake.datasets.shard import Array
 from longtake.errors import UserError
@@ -60,9 +61,28 @@ def about(config: GymConfig) -> dict[str, Any]:
     try:
         space = env.action_space
         classes = int(space.n) if hasattr(space, "n") else None
-        return {"action_space": {"action": str(space)}, "pose": None, "action_classes": classes}
+        facts = {"action_space": {"action": str(space)}, "pose": None, "action_classes": classes}
+        return facts | {"controls": _controls(env)}
     finally:
         env.close()
+
+
+ARROWS = {"UP": "ArrowUp", "DOWN": "ArrowDown", "LEFT": "ArrowLeft", "RIGHT": "ArrowRight", "FIRE": " "}
+
+
+def _controls(env: gymnasium.Env[Any, Any]) -> Controls | None:
+    """What the actions are called, where the environment tells, as Atari's do: UPRIGHT is up and right at once."""
+    meanings = getattr(env.unwrapped, "get_action_meanings", None)
+    if meanings is None:
+        return None
+    names: list[str] = meanings()
+    rows = np.eye(len(names)).tolist()
+    keys = {name: "+".join(key for word, key in ARROWS.items() if word in name) for name in names}
+    controls = [
+        Control(name=n.lower(), keys=tuple(filter(None, [keys[n]])), action=tuple(r))
+        for n, r in zip(names, rows, strict=True)
+    ]
+    return Controls(controls=tuple(controls), discrete=True)
 
 
 def require(config: GymConfig) -> None:
@@ -121,7 +141,8 @@ def _no_way_back(config: GymConfig, space: Any) -> str:
 def generate(config: GymConfig, seed: int) -> Episode:
     """One episode; the same seed gives the same bytes where the environment keeps to its seed.
 
-    frames uint8 (T, H, W, 3), actions int64 (T,) or float32 (T, A), the label reward float32 (T,).
+    frames uint8 (T, H, W, 3), actions int64 (T,) or float32 (T, A), the labels reward float32 (T,) and end bool (T,):
+    whether the environment ended with this frame, not for want of time.
     """
     env = _make(config)
     try:
@@ -134,7 +155,7 @@ def _act(env: gymnasium.Env[Any, Any], config: GymConfig, seed: int) -> Episode:
     start = seed % 2**31
     env.reset(seed=start)
     env.action_space.seed(start)
-    frames, actions, rewards = [_seen(env, config)], [_none(env)], [0.0]
+    frames, actions, rewards, ends = [_seen(env, config)], [_none(env)], [0.0], [False]
     script = _held(env, config, random.Random(seed))
     if config.policy == "return":
         script = _there_and_back(env, config, script)
@@ -144,9 +165,10 @@ def _act(env: gymnasium.Env[Any, Any], config: GymConfig, seed: int) -> Episode:
         frames.append(_seen(env, config))
         actions.append(_kept(env, action))
         rewards.append(float(reward))
+        ends.append(bool(terminated))
         if terminated or truncated:
             break
-    labels = {"reward": np.array(rewards, np.float32)}
+    labels = {"reward": np.array(rewards, np.float32), "end": np.array(ends)}
     return Episode(np.stack(frames), np.stack(actions), meta={"seed": seed}, labels=labels)
 
 

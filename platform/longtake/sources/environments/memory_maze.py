@@ -28,7 +28,7 @@ from longtake.datasets.episode import Episode
 from longtake.errors import UserError
 from longtake.sources.environment import Environment
 from longtake.sources.environments.doom_maze import open_squares, paths_to
-from longtake.sources.formats.memory_maze import FPS, MOVES, POSE, as_yaw
+from longtake.sources.formats.memory_maze import CONTROLS, FPS, MOVES, POSE, as_yaw
 
 if TYPE_CHECKING:
     from typing import Self
@@ -76,7 +76,8 @@ class MemoryMazeEnvConfig(Config):
 
 def about(config: MemoryMazeEnvConfig) -> dict[str, Any]:
     """What the dataset says of actions and poses."""
-    return {"action_space": {name: f"column {i}, 0 or 1" for i, name in enumerate(MOVES)}, "pose": POSE}
+    columns = {name: f"column {i}, 0 or 1" for i, name in enumerate(MOVES)}
+    return {"action_space": columns, "pose": POSE, "controls": CONTROLS}
 
 
 def require(config: MemoryMazeEnvConfig) -> None:

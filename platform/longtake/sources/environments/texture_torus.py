@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from longtake.config import Config
+from longtake.datasets.controls import Control, Controls, Motion
 from longtake.datasets.episode import Episode
 from longtake.datasets.worlds import WRAPS
 from longtake.sources.environment import Environment
@@ -216,9 +217,35 @@ LIGHT = {"light": "brightness of the frame, 0 to 1"}
 POSE = ["x (windows, of a torus)", "y (windows, of a torus)", "yaw (radians, anticlockwise)"]
 
 
+TURN = 0.25
+"""Radians that a key turns."""
+
+
 def about(config: TextureTorusConfig) -> dict[str, Any]:
     """What the dataset says of actions and poses."""
-    return {"action_space": ACTIONS | LIGHT if config.light == "told" else ACTIONS, "pose": POSE}
+    lit = config.light == "told"
+    return {"action_space": ACTIONS | LIGHT if lit else ACTIONS, "pose": POSE, "controls": _controls(config)}
+
+
+def _controls(config: TextureTorusConfig) -> Controls:
+    """Keys as one sees the world: with a fixed heading the picture's right is ahead. Actions are moves themselves."""
+    pace, free, lit = config.speed / config.pixels, config.heading == "free", config.light == "told"
+    ways = {
+        "ahead": (("ArrowUp", "w") if free else ("ArrowRight", "d"), (pace, 0.0, 0.0)),
+        "back": (("ArrowDown", "s") if free else ("ArrowLeft", "a"), (-pace, 0.0, 0.0)),
+        "left" if free else "up": (("q",) if free else ("ArrowUp", "w"), (0.0, pace, 0.0)),
+        "right" if free else "down": (("e",) if free else ("ArrowDown", "s"), (0.0, -pace, 0.0)),
+    }
+    if free:
+        ways |= {"turn left": (("ArrowLeft", "a"), (0.0, 0.0, TURN))}
+        ways |= {"turn right": (("ArrowRight", "d"), (0.0, 0.0, -TURN))}
+    more = (0.0,) if lit else ()
+    controls = [Control(name=name, keys=keys, action=action + more) for name, (keys, action) in ways.items()]
+    if lit:
+        controls.append(Control(name="light", keys=("l",), action=(0.0, 0.0, 0.0, 1.0)))
+    gain = tuple(tuple(float(row == at) for at in range(3 + lit)) for row in range(3))
+    bounds = ((-1.0, 1.0), (-1.0, 1.0), (-np.pi, np.pi), *([(0.0, 1.0)] if lit else []))
+    return Controls(controls=tuple(controls), bounds=bounds, motion=Motion(gain=gain))
 
 
 def require(config: TextureTorusConfig) -> None:

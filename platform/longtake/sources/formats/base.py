@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import Field
 
 from longtake.config import Config
+from longtake.datasets.controls import Controls
 from longtake.datasets.episode import Episode, faults
 from longtake.datasets.shard import Array
 from longtake.errors import nearest
@@ -49,13 +50,15 @@ class Item:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a source holds. refused: reason by name, of what was seen to be no episode without reading it."""
+    """What a source holds. refused: reason by name, of what was seen to be no episode without reading it. controls:
+    what its actions are called, where it says so."""
 
     items: tuple[Item, ...]
     action_space: dict[str, str]
     pose: list[str] | None = None
     fps: float | None = None
     refused: dict[str, str] = field(default_factory=dict)
+    controls: Controls | None = None
 
 
 @dataclass(frozen=True)

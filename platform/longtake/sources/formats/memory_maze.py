@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import Field
 
 from longtake.config import Config
+from longtake.datasets.controls import Control, Controls
 from longtake.datasets.episode import Episode
 from longtake.errors import UserError
 from longtake.sources.formats.base import Format, Item, Listing, Npz, Refused, led_into, need, sizes
@@ -25,6 +26,26 @@ if TYPE_CHECKING:
 
 FPS = 4.0
 MOVES = ("noop", "forward", "left", "right", "forward left", "forward right")
+CONTROLS = Controls(
+    controls=tuple(
+        Control(name=name, keys=keys, action=tuple(float(at == number) for at in range(len(MOVES))))
+        for number, (name, keys) in enumerate(
+            zip(
+                MOVES,
+                (
+                    (" ",),
+                    ("ArrowUp", "w"),
+                    ("ArrowLeft", "a"),
+                    ("ArrowRight", "d"),
+                    ("ArrowUp+ArrowLeft", "w+a"),
+                    ("ArrowUp+ArrowRight", "w+d"),
+                ),
+                strict=True,
+            )
+        )
+    ),
+    discrete=True,
+)
 POSE = ["x (squares)", "y (squares)", "yaw (radians, anticlockwise)"]
 
 
@@ -41,7 +62,7 @@ def listing(config: MemoryMazeConfig, place: Store) -> Listing:
     items = tuple(Item(name, size) for name, size in sizes(place).items() if name.endswith(".npz"))
     if not items:
         raise UserError(f"{place.uri}: no .npz file below it")
-    return Listing(items, {name: f"column {i}, 0 or 1" for i, name in enumerate(MOVES)}, POSE, FPS)
+    return Listing(items, {name: f"column {i}, 0 or 1" for i, name in enumerate(MOVES)}, POSE, FPS, controls=CONTROLS)
 
 
 def read(config: MemoryMazeConfig, place: Store, item: Item) -> Episode:

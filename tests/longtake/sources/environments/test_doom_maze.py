@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from longtake.sources.environments import doom_maze
+from longtake.sources.environments import doom_maze, doom_textures
 from longtake.sources.environments.doom_maze import DoomMazeConfig, Grid, Walker, generate, maze, open_squares, textmap
 from longtake.sources.resize import shrink
 
@@ -45,7 +45,7 @@ def test_options_change_the_map() -> None:
     assert len(set(plain.split("lightlevel=")[1:])) < len(set(rich.split("lightlevel=")[1:]))
     assert plain.count("sector{") == rich.count("sector{") == 49
     assert textmap(grid, DoomMazeConfig(texture_region=7), random.Random(0)).count("sector{") == 1
-    assert all(len(set(names)) >= 24 for names in doom_maze.WALLS.values())
+    assert all(len(set(names)) >= 24 for names in doom_textures.WALLS.values())
 
 
 def test_shrink_is_an_exact_area_average() -> None:

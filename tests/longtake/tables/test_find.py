@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 
 from longtake.errors import UserError
-from longtake.jobs import export
 from longtake.jobs.diagnose.facts import gather as diagnose
 from longtake.jobs.evaluate import follow, grid
+from longtake.jobs.export import command as export
 from longtake.jobs.latents import tokenizers
 from longtake.jobs.report.gather import gather as report
 from longtake.jobs.runs import command as runs
-from longtake.jobs.runs.find import AUTOENCODERS, SWEEPS, TRAININGS, WORLD_MODELS, find_ids, find_run, find_runs
 from longtake.jobs.sweep import command as sweep
 from longtake.jobs.train.config import InitConfig
 from longtake.jobs.train.init_weights import resolve
 from longtake.storage.store import Store, open_store
 from longtake.tables import table as tables
+from longtake.tables.find import AUTOENCODERS, SWEEPS, TRAININGS, WORLD_MODELS, find_ids, find_run, find_runs
 
 RUNS = (  # id, kind, name
     ("20260101-a1", "train", "maze"),

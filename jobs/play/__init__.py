@@ -1,0 +1,1 @@
+"""`longtake play`: a trained world in a page, under one's keys."""

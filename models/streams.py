@@ -1,0 +1,87 @@
+"""Streams of a world model side by side: frames in and frames out, each stream with its own memory and noise.
+
+What evaluation scores and what a player holds are this one class, so both make the same frames. Letters: b streams,
+t frames, H·W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from longtake.models.conditions import Conditions
+from longtake.models.config import SamplerConfig
+from longtake.models.memory import Memory
+from longtake.models.rollout import prefill, rollout
+from longtake.models.tokenizer import Tokenizer
+from longtake.models.world_model import WorldModel
+
+
+@dataclass(frozen=True)
+class StreamState:
+    """All that the next frames follow from beside weights and conditions; a value that can be kept, and come back to.
+
+    `noise`: the state of each stream's generator, uint8 tensors.
+    """
+
+    memory: Memory | None
+    noise: tuple[Tensor, ...]
+
+    def of_streams(self, chosen: Sequence[int]) -> StreamState:
+        """The state of some streams, in that order; one that is named twice is there twice."""
+        memory = None if self.memory is None else self.memory.of_streams(chosen, len(self.noise))
+        return StreamState(memory, tuple(self.noise[index] for index in chosen))
+
+
+class Streams:
+    """A model, its tokenizer and its sampler, with the state of some streams.
+
+    A frame's bits follow from those that share its batch as little as the matrix products do: on CPUs seen so far not
+    at all from four streams on.
+    """
+
+    def __init__(self, model: WorldModel, tokenizer: Tokenizer, sampler: SamplerConfig, seeds: Sequence[int]) -> None:
+        """`seeds`: of each stream's noise."""
+        self.model, self.tokenizer, self.sampler = model.eval(), tokenizer, sampler
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.frames_per_step = model.config.chunk or 1
+        self.memory: Memory | None = None
+
+    def __len__(self) -> int:
+        return len(self.generators)
+
+    def observe(self, frames: Tensor, conditions: Conditions) -> None:
+        """Remember frames uint8 (b, t, H, W, 3)."""
+        self.memory = prefill(self.model, self.tokenizer.encode(frames), conditions, self.memory)
+
+    def step(self, conditions: Conditions) -> Tensor:
+        """Make frames uint8 (b, t, H, W, 3), one per condition, and remember them."""
+        output, self.memory = rollout(
+            self.model, conditions, conditions.length, self.memory, self.sampler, self.generators
+        )
+        return self.tokenizer.decode(output)
+
+    def forget(self) -> None:
+        """Lose all that is remembered; the noise goes on."""
+        self.memory = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that all streams carry together."""
+        return 0 if self.memory is None else self.memory.nbytes["total"]
+
+    @property
+    def state(self) -> StreamState:
+        """What the next frames follow from."""
+        return StreamState(self.memory, tuple(generator.get_state() for generator in self.generators))
+
+    def with_state(self, state: StreamState) -> Streams:
+        """Other streams of the same model, that go on from a state."""
+        other = Streams(self.model, self.tokenizer, self.sampler, [0] * len(state.noise))
+        other.memory = state.memory
+        for generator, noise in zip(other.generators, state.noise, strict=True):
+            generator.set_state(noise)
+        return other
