@@ -16,6 +16,16 @@ Frames = tuple[Tensor, ...]
 """What is kept of the last frames, each (b, f, N, ...): keys and values of attention, or inputs of a convolution."""
 
 
+def last(values: Tensor, count: int, *, view: bool = False) -> Tensor:
+    """The last `count` along the second axis, in bytes of their own: a view would hold all that it was cut from.
+
+    `view`: the values are one themselves.
+    """
+    kept = values[:, values.shape[1] - count :]
+    whole = count == values.shape[1] and not view
+    return kept if whole else kept.clone(memory_format=torch.contiguous_format)
+
+
 @dataclass(frozen=True)
 class SSMState:
     """Scans of one state width: `state` (r, h, p, n) in fp32 and `conv` (r, w - 1, c), their last inputs.

@@ -82,6 +82,12 @@ class Noised:
         at = slice(start, stop)
         return Noised(self.batch.between(start, stop), self.level[:, at], self.weight[:, at], self.noise[:, at])
 
+    def split(self, clips: int) -> Iterator[Noised]:
+        """The same, so many clips at a time."""
+        for first in range(0, len(self.level), clips):
+            at = slice(first, first + clips)
+            yield Noised(self.batch.clips(first, first + clips), self.level[at], self.weight[at], self.noise[at])
+
     def at(self, level: Tensor) -> Noised:
         """The same frames and noise at given levels (b, t), with a plain mean over the noised ones as loss."""
         return replace(self, level=level, weight=(level > 0) / (level > 0).sum())
@@ -180,6 +186,20 @@ class TrainingLoss:
             memory,
             self._distance,
         )
+
+    def held_out_loss(self, noised: Noised) -> tuple[Tensor, Memory | None]:
+        """Loss of whole clips and the memory after them, as many at a time as a step trains on: what trains, fits."""
+        config, frames = self.config, noised.level.shape[1]
+        block, losses, memories, clips = config.temporal_block or frames, [], [], []
+        for part in noised.split(max(1, config.data.frames_per_step // (frames * max(1, config.workers)))):
+            memory: Memory | None = None
+            for start in range(0, frames, block):
+                loss, memory = self.clip_loss(part.between(start, min(start + block, frames)), memory)
+                losses.append(loss)
+            if memory is not None:
+                memories.append(memory)
+                clips.append(len(part.level))
+        return torch.stack(losses).sum(), Memory.side_by_side(memories, clips) if memories else None
 
     def coherence_loss(self, noised: Noised, step: int) -> Tensor:
         """Prediction from a memory that holds frames of the model's own: the loss after free-running frames.

@@ -99,15 +99,15 @@ def make_validation(
 
     @torch.no_grad()
     def validate() -> dict[str, float]:
-        loss, memory = objective.clip_loss(clips, None)
+        loss, memory = objective.held_out_loss(clips)
         numbers = {"val_loss": loss.item()}
         for frames, noised in others.items():
-            numbers[f"val_loss.{frames}"] = objective.clip_loss(noised, None)[0].item()
+            numbers[f"val_loss.{frames}"] = objective.held_out_loss(noised)[0].item()
         states = state_statistics(memory) if memory is not None else {}
         for layer, statistics in states.items():
             numbers |= {f"state_{name}.{layer}": value for name, value in asdict(statistics).items()}
         if states and half:
-            _, before = objective.clip_loss(clips.between(0, half).unweighted(), None)
+            _, before = objective.held_out_loss(clips.between(0, half).unweighted())
             assert before is not None
             grown = [states[layer].std / max(early.std, 1e-9) for layer, early in state_statistics(before).items()]
             numbers["state_drift"] = sum(grown) / len(grown) - 1

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from longtake.models.attention_mask import Reach
 from longtake.models.config import LayerConfig, ModelConfig
-from longtake.models.memory import Frames
+from longtake.models.memory import Frames, last
 from longtake.models.mixers.base import Mixer
 
 ROPE_BASE, GRID_BASE = 1000.0, 100.0
@@ -53,14 +53,14 @@ class FrameAttention(Mixer):
                 "hand the frames over in whole chunks"
             )
         q, k, v = rearrange(self.qkv(x), "b t N (three h d) -> three b t N h d", three=3, h=self.heads)
-        q = _rotate(self.norm_q(q), first_frame, self.columns)
-        k = _rotate(self.norm_k(k), first_frame, self.columns)
+        rotation = _rotation(q, first_frame, self.columns)
+        q, k = _rotate(self.norm_q(q), *rotation), _rotate(self.norm_k(k), *rotation)
         if kept:
             k, v = torch.cat([kept[0], k], 1), torch.cat([kept[1], v], 1)
         # Streams of different ages keep the same number of frames, so what holds for the youngest holds for all.
         y = attend(q, k, v, min(ages), self.reach)
-        start = k.shape[1] - self._to_keep(min(ages) + x.shape[1], k.shape[1])
-        return self.out(rearrange(y, "b t N h d -> b t N (h d)")), (k[:, start:], v[:, start:])
+        keep = self._to_keep(min(ages) + x.shape[1], k.shape[1])
+        return self.out(rearrange(y, "b t N h d -> b t N (h d)")), (last(k, keep), last(v, keep, view=not kept))
 
     def _to_keep(self, seen: int, have: int) -> int:
         if self.reach.form == "chunk" and seen % self.reach.past:
@@ -159,8 +159,11 @@ def _in_windows(q: Tensor, k: Tensor, v: Tensor, reach: Reach) -> Tensor:
     return rearrange(y, "(b t) h N d -> b t N h d", b=clips)
 
 
-def _rotate(x: Tensor, first_frame: int | Tensor, columns: int | None = None) -> Tensor:
-    """Rotary embedding on x (b, t, N, h, d): of the frame index, or a quarter of d each of row and column beside it."""
+def _rotation(x: Tensor, first_frame: int | Tensor, columns: int | None = None) -> tuple[Tensor, Tensor]:
+    """Cosine and sine (t or b t, 1 or N, 1, half) that turn x (b, t, N, h, d).
+
+    Of the frame index; with `columns`, a quarter of d each of row and column beside it.
+    """
     half = x.shape[-1] // 2
     first = torch.as_tensor(first_frame, dtype=torch.float32)[..., None]
     time = (first + torch.arange(x.shape[1], dtype=torch.float32)).to(x.device)  # t, or b t
@@ -174,7 +177,13 @@ def _rotate(x: Tensor, first_frame: int | Tensor, columns: int | None = None) ->
         place = torch.cat([row, column], -1).expand(*time.shape, -1, -1)
         angle = torch.cat([frame.expand(*time.shape, len(token), -1), place], -1)  # t N half
     angle = angle[..., None, :]
-    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    return angle.cos(), angle.sin()
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding on x (b, t, N, h, d) by `_rotation`."""
+    half = x.shape[-1] // 2
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
     a, b = x[..., :half], x[..., half : 2 * half]
     return torch.cat([a * cos - b * sin, a * sin + b * cos, x[..., 2 * half :]], -1)
 

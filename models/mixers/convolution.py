@@ -16,7 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from longtake.models.config import LayerConfig, ModelConfig
-from longtake.models.memory import Frames
+from longtake.models.memory import Frames, last
 from longtake.models.mixers.base import Mixer
 
 
@@ -53,7 +53,7 @@ class LocalConvolution(Mixer):
         padded = F.pad(x, (0, 0, 0, 0, missing, self.future))
         padded = rearrange(padded, "b t (H W) D -> b D t H W", H=self.grid[0])
         y = rearrange(F.silu(self.convolution(padded)), "b D t H W -> b t (H W) D")
-        return self.out(y), (x[:, max(0, x.shape[1] - self.past + 1) :],)
+        return self.out(y), (last(x, min(x.shape[1], self.past - 1)),)
 
 
 LOCAL = LocalConvolution

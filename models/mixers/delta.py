@@ -21,7 +21,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from longtake.models.config import LayerConfig, ModelConfig
-from longtake.models.memory import SSMState
+from longtake.models.memory import SSMState, last
 from longtake.models.mixers import fading
 from longtake.models.scan.delta_chunked import CHUNK
 from longtake.models.scan.delta_rule import Backend, delta_rule
@@ -117,7 +117,7 @@ class BlockDelta(fading.FadingScan):
             return tuple(F.silu(part) for part in parts), state.conv
         seen = parts if self.options.convolution == "all" else parts[:1]
         mixed = torch.cat([state.conv, torch.cat(seen, -1)], 1)
-        conv = mixed[:, mixed.shape[1] - state.conv.shape[1] :]
+        conv = last(mixed, state.conv.shape[1])
         weight = self.conv1d.weight if len(seen) == 1 else self._conv_weight(state.width)
         mixed = F.conv1d(mixed.transpose(1, 2), weight, groups=mixed.shape[-1]).transpose(1, 2)
         convolved = mixed.split([part.shape[-1] for part in seen], -1)

@@ -19,7 +19,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from longtake.models.config import LayerConfig, ModelConfig
-from longtake.models.memory import SSMState
+from longtake.models.memory import SSMState, last
 from longtake.models.mixers.fading import FadingScan, Options
 from longtake.models.scan.chunked import CHUNK
 from longtake.models.scan.scan import Backend, scan
@@ -118,7 +118,7 @@ class BlockSSM(FadingScan):
             return [F.silu(part) for part in parts], state.conv
         seen = parts if self.options.convolution == "all" else parts[:1]
         mixed = torch.cat([state.conv, torch.cat(seen, -1)], 1)
-        conv = mixed[:, mixed.shape[1] - state.conv.shape[1] :]
+        conv = last(mixed, state.conv.shape[1])
         weight, bias = self._conv_weights(state.width, len(seen))
         mixed = F.conv1d(mixed.transpose(1, 2), weight, bias, groups=mixed.shape[-1]).transpose(1, 2)
         after = mixed.split([part.shape[-1] for part in seen], -1)

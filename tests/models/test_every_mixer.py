@@ -65,6 +65,17 @@ def in_pieces(model: WorldModel, cuts: list[int], memory: Memory | None = None) 
     return torch.cat(outputs, 1), memory
 
 
+def test_a_memory_holds_no_more_bytes_than_it_says(model: WorldModel) -> None:
+    """A view of what a whole clip went through would hold the clip."""
+    x, level, conditions = inputs(FRAMES)
+    with torch.no_grad():
+        _, memory = model(x, level, conditions)
+        after = model(x, level, conditions, memory)[1]
+    for carried in (memory, after, after.with_width(2) if after is not None else None):
+        found = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors(carried)}
+        assert carried is not None and sum(found.values()) == carried.nbytes["total"]
+
+
 def test_the_mixers_are_these() -> None:
     assert set(mixers()) >= {"ssm", "attention"} and set(local_mixers()) == {"attention", "convolution"}
     assert all(issubclass(kind, Mixer) and kind.__module__ for kind in (*mixers().values(), *local_mixers().values()))

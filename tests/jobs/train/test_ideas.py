@@ -245,3 +245,28 @@ def test_state_goes_where_the_scene_moves() -> None:
     print(found)
     assert found["chosen"][1] == found["uniform"][1] < found["all"][1]
     assert found["chosen"][0] < 0.95 * found["uniform"][0]
+
+
+def test_validation_holds_no_more_clips_at_a_time_than_a_training_step() -> None:
+    def measured(clips: int, **settings: int) -> tuple[int, float, Memory | None]:
+        config = config_of(data={"frames_per_step": 32}, **settings)
+        model = opened(config)
+        objective, batch = TrainingLoss(config, model, model), walk(clips, 16, 0)
+        noised = objective.sample_noise(batch, 0)
+        with torch.no_grad(), PeakBytes() as count:
+            loss, memory = objective.held_out_loss(noised)
+        return count.peak, loss.item(), memory
+
+    carried = 12_288  # bytes of a clip's memory: all of them are kept, for their statistics
+    few, many, blocks = measured(2), measured(8), measured(8, temporal_block=4)
+    assert many[0] - few[0] <= 2.5 * 6 * carried
+    assert blocks[0] < 0.75 * many[0]
+    config = config_of()
+    model = opened(config)
+    objective = TrainingLoss(config, model, model)
+    with torch.no_grad():
+        whole, after = objective.clip_loss(objective.sample_noise(walk(8, 16, 0), 0), None)
+    assert many[1] == pytest.approx(whole.item(), rel=1e-5) and blocks[1] == pytest.approx(whole.item(), rel=1e-5)
+    assert after is not None and many[2] is not None and after.nbytes == many[2].nbytes
+    for (_, ours), (_, theirs) in zip(many[2].states, after.states, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5)
