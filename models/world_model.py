@@ -73,12 +73,11 @@ class Layer(nn.Module):
         shared: Mixer | None,
     ) -> tuple[Tensor, LayerMemory]:
         """x (b, t, N, D), condition (b, t, E), embedded (b, t, E; it without noise) → x and what is carried on."""
-        modulation = self.modulation(condition)[:, :, None].chunk(3 * self.branches, -1)
-        branches = iter(zip(modulation[::3], modulation[1::3], modulation[2::3], strict=True))
+        modulation = list(self.modulation(condition)[:, :, None].chunk(3 * self.branches, -1))
         part, window = "cache" if self.scan is None else "ssm", memory.window
         kept = getattr(memory, part)
         if self.mixer is not None:
-            shift, scale, gate = next(branches)
+            shift, scale, gate, *modulation = modulation
             normed = _modulate(x, shift, scale)
             y, kept = self.mixer(normed, kept, first_frame, embedded)
             if self.mixer_back is not None:
@@ -86,10 +85,10 @@ class Layer(nn.Module):
             x = x + gate * y
         local = self.local if self.local is not None else shared
         if self.has_local and local is not None:
-            shift, scale, gate = next(branches)
+            shift, scale, gate, *modulation = modulation
             y, window = local(_modulate(x, shift, scale), window, first_frame, embedded)
             x = x + gate * y
-        shift, scale, gate = next(branches)
+        shift, scale, gate = modulation
         x = x + gate * self.feed_forward(_modulate(x, shift, scale))
         return x, LayerMemory(**{part: kept, "window": window})
 

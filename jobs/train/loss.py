@@ -154,7 +154,7 @@ class TrainingLoss:
         level, weight = levels[mine].to(device), (weights[mine] / batch.weight / weights.sum()).to(device)
         batch = batch.begun_at(first[mine].to(device)) if first.any() else batch
         conditions = batch.conditions.drop(torch.stack(dropped).to(device))
-        noise = torch.stack(noises).to(device)
+        noise = on_device(torch.stack(noises), device)
         return Noised(replace(batch, conditions=conditions), level, weight, noise)
 
     def _levels(
@@ -269,6 +269,13 @@ class TrainingLoss:
             require_sound(memory, self.config.memory.limit)
         except StateBlowUpError as error:
             raise UserError(f"step {step}: {error}") from error
+
+
+def on_device(values: Tensor, device: torch.device | str) -> Tensor:
+    """Values of the CPU on a device; a card fetches them while the CPU goes on."""
+    if torch.device(device).type == "cpu":
+        return values
+    return values.pin_memory().to(device, non_blocking=True)
 
 
 def _first_bad(model: WorldModel) -> str:

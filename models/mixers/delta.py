@@ -116,7 +116,7 @@ class BlockDelta(fading.FadingScan):
         if self.conv1d is None:
             return tuple(F.silu(part) for part in parts), state.conv
         seen = parts if self.options.convolution == "all" else parts[:1]
-        mixed = torch.cat([state.conv, torch.cat(seen, -1)], 1)
+        mixed = torch.cat([state.conv.to(parts[0].dtype), torch.cat(seen, -1)], 1)
         conv = last(mixed, state.conv.shape[1])
         weight = self.conv1d.weight if len(seen) == 1 else self._conv_weight(state.width)
         mixed = F.conv1d(mixed.transpose(1, 2), weight, groups=mixed.shape[-1]).transpose(1, 2)

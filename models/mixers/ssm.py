@@ -117,7 +117,7 @@ class BlockSSM(FadingScan):
         if self.conv1d is None:
             return [F.silu(part) for part in parts], state.conv
         seen = parts if self.options.convolution == "all" else parts[:1]
-        mixed = torch.cat([state.conv, torch.cat(seen, -1)], 1)
+        mixed = torch.cat([state.conv.to(parts[0].dtype), torch.cat(seen, -1)], 1)
         conv = last(mixed, state.conv.shape[1])
         weight, bias = self._conv_weights(state.width, len(seen))
         mixed = F.conv1d(mixed.transpose(1, 2), weight, bias, groups=mixed.shape[-1]).transpose(1, 2)

@@ -90,8 +90,11 @@ def require_sound(memory: Memory, limit: float) -> None:
     Raises:
         StateBlowUpError: names the first layer whose state is not finite or has an entry above `limit`.
     """
-    for name, parts in _by_layer(memory):
-        largest = torch.stack([part.abs().max() for part in parts]).max().item()  # nan stays nan
+    layers = list(_by_layer(memory))
+    if not layers:
+        return
+    maxima = torch.stack([torch.stack([part.abs().max() for part in parts]).max() for _, parts in layers])
+    for (name, _), largest in zip(layers, maxima.tolist(), strict=True):  # one wait for the device; nan stays nan
         if not largest <= limit:
             raise StateBlowUpError(
                 f"{name}: the carried state reached {largest:g} after frame {memory.frames} of the clip "

@@ -14,7 +14,7 @@ from torch import Tensor
 from longtake.models.analysis.cost import Costs, _count, _layer_pass
 from longtake.models.analysis.reach import fresh_horizon
 from longtake.models.config import LayerConfig, ModelConfig, SamplerConfig
-from longtake.models.memory import Memory
+from longtake.models.memory import LayerMemory, Memory
 from longtake.models.mixers import local_mixers, mixers
 from longtake.models.mixers.base import Mixer
 from longtake.models.rollout import prefill, rollout
@@ -244,3 +244,25 @@ def test_an_unknown_mixer_is_refused_with_those_there_are() -> None:
         LayerConfig(local="ssm")
     with pytest.raises(ValidationError, match="mixer none has none"):
         LayerConfig(mixer="none", options={"x": 1})
+
+
+def test_what_is_carried_by_autocast_is_no_wider_than_what_is_computed(config: ModelConfig, model: WorldModel) -> None:
+    """Inputs of the convolution were kept in fp32, and made all that followed them fp32 too."""
+    x, level, conditions = inputs(FRAMES)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        _, memory = model(x, level, conditions, model(x, level, conditions)[1])
+    assert memory is not None
+    for layer in memory.layers:
+        for part in layer.ssm:
+            assert part.conv.dtype == torch.bfloat16 and part.state.dtype == torch.float32
+
+
+@pytest.mark.slow
+def test_a_layer_is_one_graph() -> None:
+    """So that torch.compile can fuse what lies between its products."""
+    model = build(ModelConfig(**SIZES, layers=[LayerConfig(mixer="none")]))
+    layer, tokens = model.layers[0], torch.randn(2, FRAMES, 4, SIZES["dim"])
+    told = torch.randn(2, FRAMES, SIZES["dim"])
+    arguments = (tokens, told, told, LayerMemory(), 0, None)
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    assert torch.allclose(compiled(*arguments)[0], layer(*arguments)[0])

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from longtake.models.conditions import Conditions
 from longtake.models.config import ModelConfig
 from longtake.models.memory import Memory
-from longtake.models.mixers.attention import _rotate
+from longtake.models.mixers.attention import _rotate, _rotation
 from longtake.models.world_model import WorldModel
 from tests.models.families import CAUSAL, inputs, make
 
@@ -55,12 +55,13 @@ def test_places_are_told_apart_from_the_start(family: str) -> None:
 def test_axial_rotary_tells_rows_and_columns_by_their_distance() -> None:
     """A score depends on how far apart two tokens are along each axis, and on nothing else."""
     q, k = torch.randn(2, 1, 1, 1, 1, 16).expand(2, 1, 5, 12, 1, 16)
-    turned_q, turned_k = _rotate(q, 3, 4), _rotate(k, 3, 4)
+    turned_q, turned_k = (_rotate(part, *_rotation(part, 3, 4)) for part in (q, k))
     scores = torch.einsum("btnhd,bsmhd->btnsm", turned_q, turned_k)[0]  # t n s m, tokens in rows of 4
     assert torch.allclose(scores[1, 0, 0, 5], scores[3, 6, 2, 11], atol=1e-5), "one row, one column, one frame on"
     assert not torch.allclose(scores[1, 0, 1, 1], scores[1, 0, 1, 4], atol=1e-3), "a row is not a column"
     assert not torch.allclose(scores[1, 0, 1, 1], scores[1, 0, 1, 2], atol=1e-3)
-    assert torch.allclose(_rotate(q, 3)[:, :, :1], _rotate(q, 3)[:, :, 5:6]), "time alone does not tell tokens apart"
+    in_time = _rotate(q, *_rotation(q, 3))
+    assert torch.allclose(in_time[:, :, :1], in_time[:, :, 5:6]), "time alone does not tell tokens apart"
 
 
 @pytest.mark.parametrize("family", CAUSAL)
