@@ -10,6 +10,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
+import torch._dynamo
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
@@ -18,17 +20,50 @@ if TYPE_CHECKING:
     from longtake.models.attention_mask import Reach
 
 BLOCK = 128
-_compiled = torch.compile(flex_attention, dynamic=False)
+SHAPES = 64
+"""Shapes that attention is compiled for in one process: of every stage of a curriculum, with and without gradient, of
+validation and of pieces of a context. Dynamo's own limit is 8, after which it would compute all scores, densely."""
+torch._dynamo.config.recompile_limit = max(SHAPES, torch._dynamo.config.recompile_limit)
+_compiled = torch.compile(flex_attention, dynamic=False, fullgraph=True)  # with fullgraph the limit is an error
 
 
 def flex_attend(q: Tensor, k: Tensor, v: Tensor, first_frame: int, reach: Reach) -> Tensor:
-    """Attention of q (b, t, N, h, d), the last t frames of k and v (b, t + kept, N, h, d)."""
+    """Attention of q (b, t, N, h, d), the last t frames of k and v (b, t + kept, N, h, d).
+
+    Raises:
+        RuntimeError: of more shapes than `SHAPES` in one process.
+    """
     frames, tokens = q.shape[1], q.shape[2]
     phase = first_frame % reach.past if reach.form == "chunk" else 0  # masks depend on where chunks begin, no more
-    mask = frame_mask(frames, k.shape[1], tokens, phase, reach, str(q.device))
+    unmasked = sees_everything(frames, k.shape[1], phase, reach)
     q, k, v = (rearrange(part, "b t N h d -> b h (t N) d").contiguous() for part in (q, k, v))
-    y: Tensor = _compiled(q, k, v, block_mask=mask)
+    if unmasked:
+        y: Tensor = F.scaled_dot_product_attention(q, k, v)
+    else:
+        y = _masked(q, k, v, frame_mask(frames, k.shape[2] // tokens, tokens, phase, reach, str(q.device)))
     return rearrange(y, "b h (t N) d -> b t N h d", t=frames)
+
+
+def sees_everything(frames: int, keys: int, phase: int, reach: Reach) -> bool:
+    """Whether each of the last `frames` of the `keys` frames attends to all of these: one frame or one chunk does.
+
+    A rollout's frames do, and need no kernel of their own for every length of what is kept.
+    """
+    last = phase + frames - 1
+    return reach.spans(last)[0] <= last - keys + 1 and reach.spans(phase)[1] >= last
+
+
+def _masked(q: Tensor, k: Tensor, v: Tensor, mask: BlockMask) -> Tensor:
+    try:
+        y: Tensor = _compiled(q, k, v, block_mask=mask)
+    except torch._dynamo.exc.FailOnRecompileLimitHit as error:
+        limit = torch._dynamo.config.recompile_limit
+        raise RuntimeError(
+            f"attention was compiled for {limit} shapes in this process, and (batch, heads, tokens, width) "
+            f"{tuple(q.shape)} on {k.shape[2]} keys is another one: take clips, contexts and batches of fewer lengths, "
+            "or raise torch._dynamo.config.recompile_limit"
+        ) from error
+    return y
 
 
 @lru_cache(maxsize=64)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
-import torch
 from torch import Tensor
 
+Frame = TypeVar("Frame", int, Tensor)
 FAR = 2**30
 """More frames than any stream has."""
 
@@ -24,14 +24,14 @@ class Reach:
     past: int = 1
     future: int = 0
 
-    def spans(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """First and last frame that each of `frames` attends to; may lie outside the clip."""
+    def spans(self, frames: Frame) -> tuple[Frame, Frame]:
+        """First and last frame that each of `frames`, or one, attends to; may lie outside the clip."""
         if self.form == "window":
             return frames - (self.past - 1), frames + self.future
         if self.form == "chunk":
             chunk = frames // self.past
             return (chunk - 1) * self.past, (chunk + 1) * self.past - 1
-        return torch.full_like(frames, -FAR), frames if not self.future else torch.full_like(frames, FAR)
+        return frames * 0 - FAR, frames if not self.future else frames * 0 + FAR
 
     def kept(self, frames: int) -> int:
         """How many of `frames` frames seen so far must be kept for the frames to come."""

@@ -53,6 +53,48 @@ def test_every_form_is_masked_attention(reach: Reach, frames: int) -> None:
         assert (attention_flex.flex_attend(q, k, v, first, reach) - expected).abs().max() < 1e-6
 
 
+def test_one_frame_and_one_chunk_need_no_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rollout keeps more frames with every one it makes: each was a shape to compile for, until there were eight."""
+    monkeypatch.setattr(attention_flex, "_compiled", lambda *_, **__: pytest.fail("a mask was compiled"))
+    for reach, frames, firsts in (
+        (Reach("window", 11), 1, range(14)),
+        (Reach("full"), 1, range(14)),
+        (Reach("chunk", 3), 3, (0, 3, 6)),
+        (Reach("chunk", 3), 2, (0, 3)),
+        (Reach("full", future=1), 8, (0,)),
+    ):
+        for first in firsts:
+            q, k, v = draw(frames, reach.kept(first))
+            made = attention_flex.flex_attend(q, k, v, first, reach)
+            assert (made - by_mask(q, k, v, first, reach)).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("reach", REACHES, ids=str)
+def test_everything_is_seen_where_the_mask_says_so(reach: Reach) -> None:
+    for frames, kept, at in ((f, k, p) for f in (1, 2, 3, 7) for k in (0, 2, 3) for p in (0, 1)):
+        phase = at if reach.form == "chunk" else 0
+        if kept <= reach.kept(10**6):
+            low, high = reach.spans(torch.arange(frames) + phase)
+            all_seen = bool((low <= phase - kept).all() and (high >= phase + frames - 1).all())
+            assert attention_flex.sees_everything(frames, frames + kept, phase, reach) == all_seen
+
+
+@pytest.mark.slow
+def test_more_shapes_than_the_limit_fail_loudly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They were computed densely without a word: a stage of longer clips ran out of memory."""
+    assert torch._dynamo.config.recompile_limit >= attention_flex.SHAPES > 8
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
+    compiled = torch.compile(flex_attention.flex_attention, dynamic=False, fullgraph=True, backend="eager")
+    monkeypatch.setattr(attention_flex, "_compiled", compiled)
+    reach = Reach("window", 3)
+    torch._dynamo.reset()
+    attend_all = attention_flex.flex_attend
+    assert attend_all(*draw(8, 0), 0, reach).shape == (2, 8, 2, 2, 16)
+    with pytest.raises(RuntimeError, match=r"compiled for 1 shapes in this process, and .*\(2, 2, 18, 16\) on 18 keys"):
+        attend_all(*draw(9, 0), 0, reach)
+    torch._dynamo.reset()
+
+
 @pytest.mark.parametrize("reach", REACHES, ids=str)
 @pytest.mark.parametrize(("frames", "kept", "tokens"), [(16, 0, 64), (9, 0, 50), (5, 2, 128), (3, 2, 300), (40, 2, 7)])
 def test_the_mask_by_arithmetic_is_the_mask_by_evaluation(reach: Reach, frames: int, kept: int, tokens: int) -> None:
