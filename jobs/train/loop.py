@@ -85,6 +85,7 @@ def train_loop(context: Context, config: TrainConfig) -> None:
         if done % config.checkpoint_every == 0 or done == config.steps:
             log.flush()
             context.save(done, writer(context, engine, learner, done), log.metrics())
+    context.finish()
     log.close()
 
 
@@ -100,10 +101,11 @@ def new_learner(
 
 
 def writer(context: Context, engine: Engine, learner: Learner, step: int) -> Callable[[Path], None]:
-    """What a rank writes into a checkpoint: the engine's part; the first one also what a reader needs."""
+    """What a rank writes into a checkpoint: the engine's part as it is now; the first one also what a reader needs."""
+    write_engine = engine.snapshot({"step": step})
 
     def write(folder: Path) -> None:
-        engine.save(folder, {"step": step})
+        write_engine(folder)
         if context.rank == 0:
             learner.write(folder)
 

@@ -38,6 +38,8 @@ MARKER = "complete.json"
 REPORT = "written-"
 """How the files begin in which ranks tell `seal` what they wrote."""
 
+WRITERS_S, WRITERS_POLL_S = 600.0, 0.1
+"""How long the first rank waits for the files of the others, and how often it looks."""
 PIECE = 16 * 2**20  # bytes that are hashed at a time where a file is no local one
 _STEP = re.compile(r"step-([0-9]{6}|[1-9][0-9]{6,})")  # as `folder` writes it
 logger = logging.getLogger(__name__)
@@ -233,6 +235,20 @@ def _scratch(beside: Path | None) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             beside.rmdir()
         raise
+
+
+def wait_for_writers(store: Store, run: str, step: int, writers: int) -> None:
+    """Until so many ranks have told what they wrote of a checkpoint: without a collective call, which ranks need for
+    their steps meanwhile.
+
+    Raises:
+        TimeoutError: some have not, for `WRITERS_S`: their processes are gone.
+    """
+    deadline = time.monotonic() + WRITERS_S
+    while writers > 1 and len(store.starting(f"{folder(run, step)}/{REPORT}")) < writers:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the checkpoint of step {step}: not all of {writers} ranks have written their part")
+        time.sleep(WRITERS_POLL_S)
 
 
 def seal(store: Store, run: str, step: int, world: int, metrics: dict[str, float], *, writers: int = 1) -> None:

@@ -16,6 +16,7 @@ from longtake.errors import Damaged, UserError
 from longtake.storage import lease
 from longtake.training import checkpoints, ranks
 from longtake.training import progress_file as progress
+from longtake.training.background import Background
 from longtake.training.progress_file import Progress
 from longtake.training.worker_errors import is_of_storage
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+SETTLE_S = 30.0
+"""How long a loop that failed waits for its last save, whose other ranks may be gone."""
 
 Write = Callable[[Path], None]
 
@@ -47,7 +50,14 @@ class Context(Protocol):
         ...
 
     def save(self, step: int, write: Write, metrics: dict[str, float] | None = None) -> None:
-        """Checkpoint `step`: `write(folder)` puts this rank's files there. Every rank calls it."""
+        """Checkpoint `step` in the background: `write(folder)` puts this rank's files there. Every rank calls it.
+
+        `write` holds all that it writes (`Engine.snapshot`): it is called from a thread, while the training goes on.
+        """
+        ...
+
+    def finish(self) -> None:
+        """Wait until what is being saved is whole. Every rank calls it, at the end of its loop."""
         ...
 
     def progress(self, step: int, of: int, **numbers: float) -> None:
@@ -72,6 +82,8 @@ class _StoreContext(ABC):
         self.store, self.run_id = store, run_id
         self.rank, self.world, self.device = rank, world, device
         self._keep, self._keep_best = keep, keep_best
+        self._saving = Background("checkpoint")
+        self._of_before: set[int] | None = None
 
     @contextlib.contextmanager
     def resume(self) -> Iterator[Path | None]:
@@ -84,15 +96,26 @@ class _StoreContext(ABC):
             yield self._open_newest(stack)
 
     def save(self, step: int, write: Write, metrics: dict[str, float] | None = None) -> None:
-        """Write, wait for all, seal, thin out. A step that has its checkpoint is left as it is.
+        """Wait for the save before, then leave all to a thread. A step that has its checkpoint is left as it is.
+
+        What goes wrong there is raised by the next call of `save`, `progress` or `finish`.
 
         Raises:
             UserError: the store takes no more; the checkpoints before are untouched.
             lease.Lost: another driver goes on with the run; nothing is sealed.
         """
-        self.require_lease()
+        self._saving.wait()
         if ranks.of_first(self.rank == 0 and self._is_saved(step), self.world):
             return
+        self._saving.start(lambda: self._write(step, write, metrics or {}))
+
+    def finish(self) -> None:
+        """See Context. Raises as `save`."""
+        self._saving.wait()
+
+    def _write(self, step: int, write: Write, metrics: dict[str, float]) -> None:
+        """Write; the first rank waits for all, seals and thins out."""
+        self.require_lease()
         try:
             with checkpoints.writing(self.store, self.run_id, step) as folder:
                 write(folder)
@@ -100,15 +123,15 @@ class _StoreContext(ABC):
             if not is_of_storage(error):
                 raise
             raise UserError(self._not_saved(step, error)) from error
-        ranks.wait(self.world)
         if self.rank == 0:
+            checkpoints.wait_for_writers(self.store, self.run_id, step, self.world)
             self.require_lease()
-            checkpoints.seal(self.store, self.run_id, step, self.world, metrics or {}, writers=self.world)
+            checkpoints.seal(self.store, self.run_id, step, self.world, metrics, writers=self.world)
             checkpoints.prune(self.store, self.run_id, self._keep, self._keep_best, upto=step)
-        ranks.wait(self.world)
 
     def progress(self, step: int, of: int, **numbers: float) -> None:
         """Rank 0 tells; the others are silent."""
+        self._saving.raise_if_failed()
         if self.rank == 0:
             self._tell(Progress(step, of, numbers))
 
@@ -139,8 +162,9 @@ class _StoreContext(ABC):
 
     def _is_saved(self, step: int) -> bool:
         """Whether a step has its checkpoint; one that was damaged is written again, in its place."""
-        complete = step in checkpoints.complete(self.store, self.run_id)
-        return complete and not checkpoints.damage(self.store, self.run_id, step, hashed=True)
+        if self._of_before is None:  # the run is ours alone: nobody else adds to them
+            self._of_before = set(checkpoints.complete(self.store, self.run_id))
+        return step in self._of_before and not checkpoints.damage(self.store, self.run_id, step, hashed=True)
 
     def _open_newest(self, stack: contextlib.ExitStack) -> Path | None:
         """Every rank compares what it will read; if one finds damage, all take an older checkpoint."""
@@ -192,6 +216,10 @@ class LocalContext(_StoreContext):
         self._on_progress = on_progress
         self._lease = held
 
+    def close(self) -> None:
+        """Let a save that is in flight end."""
+        self._saving.settle(SETTLE_S)
+
     def require_lease(self) -> None:
         """See Context. Raises lease.Held where another holds it."""
         if self._lease is None:
@@ -227,7 +255,8 @@ class RayContext(_StoreContext):
         self._token.require(self.store)
 
     def close(self) -> None:
-        """Tell the last progress."""
+        """Tell the last progress, and let a save that is in flight end."""
+        self._saving.settle(SETTLE_S)
         if self._teller is not None:
             self._teller.close()
 

@@ -57,7 +57,12 @@ class EarlyStoppingContext:
     def save(self, step: int, write: Write, metrics: Numbers | None = None) -> None:
         """Checkpoint, then the verdict on it."""
         self._inner.save(step, write, metrics)
+        self.finish()  # a judge reads it
         self._ask(step)
+
+    def finish(self) -> None:
+        """As the inner context's."""
+        self._inner.finish()
 
     def progress(self, step: int, of: int, **numbers: float) -> None:
         """Told as ever, and kept for the measurement."""

@@ -9,13 +9,15 @@ learning rate is a pure function of the step, so a resumed run meets the same on
     ds/ or optimizer.pt   moments of the optimizer, in the backend's own form; read as values, never as code
 
 Another number of ranks may go on with it. `autocast` computes matrix products in bf16 and keeps all else in fp32;
-`bf16` also keeps the parameters in bf16, beside the fp32 ones that the optimizer moves.
+`bf16` also keeps the parameters in bf16, beside the fp32 ones that the optimizer moves. `auto` is `autocast` on a card,
+with TF32 for the fp32 products that are left, and `fp32` on a CPU.
 """
 
 from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,14 @@ from longtake.training.engine_backends import (
     world,
 )
 from longtake.training.engine_config import EngineConfig, learning_rate
+from longtake.training.host_copies import HostCopies, HostMemory
+
+
+def autocast(device: str) -> torch.autocast:
+    """A context in which matrix products are computed in bf16; on a card the fp32 ones that are left become TF32."""
+    if device != "cpu":
+        torch.set_float32_matmul_precision("high")
+    return torch.autocast(torch.device(device).type, torch.bfloat16)
 
 
 class Engine:
@@ -44,12 +54,12 @@ class Engine:
             torch.set_num_threads(config.threads)
         join_group(device)
         model.to(device)
-        if config.precision != "fp32":
-            autocast = torch.autocast(torch.device(device).type, torch.bfloat16)
-            model.forward = autocast(model.forward)
+        if config.precision_on(device) != "fp32":
+            model.forward = autocast(device)(model.forward)
         self.config = config
         self.steps = steps
         self.done = 0
+        self._host = HostMemory(device)
         self._backend: Backend = (DeepSpeedBackend if config.backend == "deepspeed" else TorchBackend)(model, config)
 
     @property
@@ -88,21 +98,43 @@ class Engine:
 
     def full_state_dict(self) -> dict[str, Tensor]:
         """Consolidated weights on the CPU, fp32, on rank 0; nothing on the others. Every rank calls it."""
+        return self._weights(self._host.copies())
+
+    def snapshot(self, state: dict[str, Any] | None = None) -> Callable[[Path], None]:
+        """Copy this rank's part into host memory; returns what writes it into a folder, when and where one likes.
+
+        Every rank calls it. Training may go on meanwhile: nothing of the engine is looked at again. `state` holds JSON
+        values.
+        """
+        copies, first = self._host.copies(), rank() == 0
+        write_optimizer, random_state = self._backend.snapshot(copies), json.dumps(_random_state())
+        weights, random_name = self._weights(copies), _random_name()
+        told = json.dumps({"engine": self._identity(), "state": state or {}}, indent=1)
+
+        def write(folder: Path) -> None:
+            from safetensors.torch import save_file
+
+            folder.mkdir(parents=True, exist_ok=True)
+            write_optimizer(folder)
+            (folder / random_name).write_text(random_state)
+            if first:
+                save_file(weights, folder / "model.safetensors")
+                (folder / "state.json").write_text(told)
+            copies.release()
+
+        return write
+
+    def _weights(self, copies: HostCopies) -> dict[str, Tensor]:
+        """Copies of the whole weights, fp32, on rank 0; nothing on the others. Every rank calls it."""
         weights = self._backend.weights()
-        return {} if rank() else {name: _portable(tensor) for name, tensor in weights.items()}
+        if rank():
+            return {}
+        kinds = {name: torch.float32 if t.is_floating_point() else t.dtype for name, t in weights.items()}
+        return {name: copies.of_tensor(tensor, kinds[name]) for name, tensor in weights.items()}
 
     def save(self, folder: Path, state: dict[str, Any] | None = None) -> None:
         """Write this rank's part into `folder`; every rank calls it. `state` holds JSON values."""
-        from safetensors.torch import save_file
-
-        folder.mkdir(parents=True, exist_ok=True)
-        self._backend.save(folder)
-        (folder / _random_name()).write_text(json.dumps(_random_state()))
-        weights = self.full_state_dict()
-        if rank() == 0:
-            save_file(weights, folder / "model.safetensors")
-            written = {"engine": self._identity(), "state": state or {}}
-            (folder / "state.json").write_text(json.dumps(written, indent=1))
+        self.snapshot(state)(folder)
 
     def load(self, folder: Path) -> dict[str, Any]:
         """Go on where `save` left off; returns its `state`. UserError if another kind of engine wrote it."""
@@ -142,15 +174,6 @@ class Engine:
 def step_of(folder: Path) -> int:
     """Steps that were done when an engine was saved there; nothing is loaded."""
     return int(json.loads((folder / "state.json").read_text())["engine"]["step"])
-
-
-# --- backends ----------------------------------------------------------------------------------------------
-
-
-def _portable(tensor: Tensor) -> Tensor:
-    """An own copy: ZeRO lays parameters out in one buffer, and safetensors refuses what shares memory."""
-    tensor = tensor.detach().cpu()
-    return (tensor.float() if tensor.is_floating_point() else tensor).clone().contiguous()
 
 
 def _random_name() -> str:

@@ -12,7 +12,7 @@ import math
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,6 +24,7 @@ from longtake.storage.no_code import only_values
 
 if TYPE_CHECKING:
     from longtake.training.engine_config import EngineConfig
+    from longtake.training.host_copies import HostCopies
 
 
 class Backend(Protocol):
@@ -44,8 +45,8 @@ class Backend(Protocol):
     def weights(self) -> dict[str, Tensor]:
         """Whole parameters and buffers by name; every rank calls it."""
 
-    def save(self, folder: Path) -> None:
-        """Write this rank's part of the optimizer, in the backend's own form."""
+    def snapshot(self, copies: HostCopies) -> Callable[[Path], None]:
+        """Copy this rank's part of the optimizer into host memory; returns what writes it, as the backend does."""
 
     def load(self, folder: Path, written_by: int) -> None:
         """Read what as many ranks as `written_by` wrote."""
@@ -87,10 +88,12 @@ class TorchBackend:
         """Whole parameters and buffers by name; every rank calls it."""
         return self.model.state_dict()
 
-    def save(self, folder: Path) -> None:
-        """Write this rank's part of the optimizer, in the backend's own form."""
-        if rank() == 0:
-            torch.save(self.optimizer.state_dict(), folder / "optimizer.pt")
+    def snapshot(self, copies: HostCopies) -> Callable[[Path], None]:
+        """Copy this rank's part of the optimizer into host memory; returns what writes it, as the backend does."""
+        if rank():
+            return lambda folder: None
+        moments = copies.of(self.optimizer.state_dict())
+        return lambda folder: torch.save(moments, folder / "optimizer.pt")
 
     def load(self, folder: Path, written_by: int) -> None:
         """Read what as many ranks as `written_by` wrote."""
@@ -143,15 +146,25 @@ class DeepSpeedBackend:
             state |= {name: safe_get_full_fp32_param(p) for name, p in self.model.named_parameters()}
         return state
 
-    def save(self, folder: Path) -> None:
-        """Write this rank's part of the optimizer, in the backend's own form."""
-        # The key lets DeepSpeed convert this checkpoint for another number of workers.
-        self._engine.save_checkpoint(
-            str(folder), tag="ds", client_state={"universal_checkpoint_info": {}}, save_latest=False
-        )
-        if rank() == 0:
-            for script in folder.glob("zero_to_*.py"):
-                script.unlink()  # DeepSpeed's own way to what model.safetensors already is
+    def snapshot(self, copies: HostCopies) -> Callable[[Path], None]:
+        """Copy this rank's part of the optimizer into host memory; returns what writes it, as the backend does."""
+        taken = _checkpoint_taker(copies)
+        own, self._engine.checkpoint_engine = self._engine.checkpoint_engine, taken
+        try:
+            with tempfile.TemporaryDirectory(prefix="longtake-") as nothing:
+                # The key lets DeepSpeed convert this checkpoint for another number of workers.
+                more: dict[str, Any] = {"universal_checkpoint_info": {}}
+                self._engine.save_checkpoint(nothing, tag="ds", client_state=more, save_latest=False)
+                parts = {Path(path).relative_to(nothing): state for path, state in taken.parts.items()}
+        finally:
+            self._engine.checkpoint_engine = own
+
+        def write(folder: Path) -> None:
+            for name, state in parts.items():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                torch.save(state, folder / name, _use_new_zipfile_serialization=own.zipfile_serialization)
+
+        return write
 
     def load(self, folder: Path, written_by: int) -> None:
         """Read what as many ranks as `written_by` wrote."""
@@ -198,6 +211,21 @@ class DeepSpeedBackend:
             return norm
 
         setattr(self.optimizer, name, watched)
+
+
+def _checkpoint_taker(copies: HostCopies) -> Any:
+    """What DeepSpeed hands the parts of a checkpoint to, instead of what writes them: `parts` by path."""
+    from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
+
+    class Taker(TorchCheckpointEngine):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts: dict[str, Any] = {}
+
+        def save(self, state_dict: Any, path: str) -> None:
+            self.parts[str(path)] = copies.of(state_dict)
+
+    return Taker()
 
 
 def _values_of_deepspeed() -> list[Any]:

@@ -27,8 +27,8 @@ class EngineConfig(Config):
     zero: Literal[0, 1, 2, 3] = 1
     """Of deepspeed: what is split among the workers: 1 the optimizer's moments, 2 gradients too, 3 parameters too; 0
     nothing."""
-    precision: Literal["fp32", "autocast", "bf16"] = "fp32"
-    """fp32 throughout; autocast: layers in bf16, parameters in fp32; bf16: parameters in bf16 too, with fp32 copies in
+    precision: Literal["auto", "fp32", "autocast", "bf16"] = "auto"
+    """auto: autocast on a card, fp32 on a CPU; fp32 throughout; autocast: layers in bf16, parameters in fp32; bf16: parameters in bf16 too, with fp32 copies in
     ZeRO 2 or 3."""
     offload: bool = False
     """The optimizer's moments and the fp32 parameters lie in the CPU's memory."""
@@ -50,6 +50,12 @@ class EngineConfig(Config):
     """Largest norm of all gradients together; 0: as they are [norm]"""
     threads: int = Field(1, ge=1)
     """Of a rank on a CPU; sums are bitwise repeatable for a fixed number [count]"""
+
+    def precision_on(self, device: str) -> Literal["fp32", "autocast", "bf16"]:
+        """What `auto` comes to on a device."""
+        if self.precision == "auto":
+            return "fp32" if device == "cpu" else "autocast"
+        return self.precision
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:

@@ -59,7 +59,9 @@ def fit(
     with contextlib.nullcontext(held) if held is not None else lease.of_run(store, run_id) as own:
         if workers == 0:
             options = {"keep": keep, "keep_best": keep_best, "on_progress": on_progress}
-            loop(LocalContext(store, run_id, **options, held=own), payload)  # type: ignore[arg-type]
+            alone = LocalContext(store, run_id, **options, held=own)  # type: ignore[arg-type]
+            with contextlib.closing(alone):
+                loop(alone, payload)
             return
         session = uuid.uuid4().hex[:8]
         context = {"keep": keep, "keep_best": keep_best, "session": session, "token": own.token}

@@ -110,6 +110,7 @@ def test_a_killed_autoencoder_ends_with_the_same_weights(place: Place) -> None:
         def save(self, step: int, *arguments: object, **options: object) -> None:
             super().save(step, *arguments, **options)  # type: ignore[arg-type]
             if step == 2:
+                self.finish()
                 raise Killed
 
     config = place.config("squeeze", "steps=4", "checkpoint_every=2")

@@ -46,6 +46,7 @@ class DyingContext(LocalContext):
     def save(self, step: int, *arguments: object, **options: object) -> None:
         super().save(step, *arguments, **options)  # type: ignore[arg-type]
         if step == 4:
+            self.finish()
             raise Killed
 
 

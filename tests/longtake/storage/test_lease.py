@@ -51,6 +51,7 @@ context = LocalContext(open_store(sys.argv[1]), "r", device="cpu")
 context.save(2, lambda folder: (folder / "weights").write_text("whole"))
 try:
     context.save(4, write)
+    context.finish()
 except lease.Lost as error:
     print(error, flush=True)
 """
@@ -171,6 +172,7 @@ def test_a_holder_that_was_paused_seals_nothing(quick: None, tmp_path: Path) -> 
         with second.resume() as folder:
             assert folder is not None and folder.name == "step-000002"
         second.save(4, lambda folder: (folder / "weights").write_bytes(b"newer") and None)
+        second.finish()
         paused.stdin.write("\n")
         paused.stdin.flush()
         paused.send_signal(signal.SIGCONT)

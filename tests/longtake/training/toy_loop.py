@@ -87,7 +87,8 @@ def loop(context: Context, toy: Toy) -> None:
         numbers = context.mean(loss=loss)
         context.progress(step + 1, STEPS, **numbers)
         if (step + 1) % SAVE_EVERY == 0:
-            context.save(step + 1, lambda folder: engine.save(folder, {"step": engine.done}), numbers)
+            context.save(step + 1, engine.snapshot({"step": engine.done}), numbers)
+    context.finish()
 
 
 def _trouble(toy: Toy, step: int, rank: int) -> None:
