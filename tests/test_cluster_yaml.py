@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -43,6 +44,11 @@ def commands(cluster: dict[str, Any]) -> str:
     lists = [cluster[f"{who}_start_ray_commands"] for who in ("head", "worker")] + [cluster["setup_commands"]]
     lists += [kind.get("worker_setup_commands", []) for kind in cluster["available_node_types"].values()]
     return "\n".join(line for one in lists for line in one)
+
+
+def gpu_setup(cluster: dict[str, Any]) -> list[str]:
+    found: list[str] = cluster["available_node_types"]["gpu_spot"]["worker_setup_commands"]
+    return found
 
 
 def test_ray_accepts_it(cluster: dict[str, Any]) -> None:
@@ -123,6 +129,32 @@ def test_versions_are_those_of_requirements(cluster: dict[str, Any]) -> None:
         assert own[: len(cluster["setup_commands"])] == cluster["setup_commands"], "it replaces the common ones"
 
 
+@pytest.mark.parametrize("name", ["cluster.yaml", "platform/clusters/onprem.yaml", "platform/clusters/Dockerfile"])
+def test_deepspeed_is_built_where_a_card_is_seen_and_no_compiler(name: str) -> None:
+    """Its setup asks for nvcc where PyTorch sees a card, and stops without it, unless it is told not to look."""
+    line = " ".join((ROOT / name).read_text().replace("\\\n", " ").split())
+    assert "DS_IGNORE_CUDA_DETECTION=1 pip install --quiet --constraint ~/longtake/requirements.txt --no-build" in line
+
+
+def test_a_node_that_cannot_train_on_its_card_is_no_node(cluster: dict[str, Any]) -> None:
+    """Its driver is looked at, and a step is made, before Ray starts there."""
+    setup = flat(gpu_setup(cluster))
+    driver = next(line for line in setup if "nvidia-smi" in line)
+    for version, code in (("570.86.15", 1), ("580.65.06", 0), ("595.58.03", 0), ("", 1)):
+        fake = f"nvidia-smi() {{ printf '{version}'; }}; "
+        done = subprocess.run(["bash", "-c", fake + driver], capture_output=True, text=True)
+        assert done.returncode == code, version
+        assert ("missing or older than 580" in done.stderr) == bool(code)
+    assert "bench step" in setup[-1] and "step.device=cuda" in setup[-1]
+    environment = next(line for line in setup if "TRITON_CACHE_DIR" in line)
+    for told in (
+        "PYTORCH_ALLOC_CONF=expandable_segments:True",
+        "TORCHINDUCTOR_CACHE_DIR=",
+        "LONGTAKE_CACHE=/opt/dlami",
+    ):
+        assert told in environment
+
+
 def test_nodes_are_installed_what_ray_starts_instances_with(cluster: dict[str, Any]) -> None:
     """Tests' own requirements bring it, too, and nodes do not get those."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -146,7 +178,7 @@ def test_hosts_of_ones_own_are_set_up_alike(cluster: dict[str, Any]) -> None:
     shared = flat(cluster["setup_commands"])
     assert [line for line in flat(own["setup_commands"]) if line in shared] == shared
     assert set(flat(cluster["head_setup_commands"])) <= set(flat(own["setup_commands"])), "`ray down` finds ray"
-    kernels = flat(cluster["available_node_types"]["gpu_spot"]["worker_setup_commands"])[-1]
+    (kernels,) = (line for line in flat(gpu_setup(cluster)) if "mamba-ssm" in line)
     assert kernels in flat(own["worker_setup_commands"])[0], "for hosts with a card"
     assert own["worker_start_ray_commands"] == cluster["worker_start_ray_commands"]
     told = flat(own["head_start_ray_commands"])
@@ -177,7 +209,7 @@ def test_pods_are_the_same_groups() -> None:
 def test_the_image_is_set_up_by_the_same_commands(cluster: dict[str, Any]) -> None:
     told = (ROOT / "platform/clusters/Dockerfile").read_text()
     runs = flat(re.findall(r"(?m)^RUN ((?:.*\\\n)*.*)$", told))
-    wanted = flat(cluster["available_node_types"]["gpu_spot"]["worker_setup_commands"])[2:]
+    wanted = [line for line in flat(gpu_setup(cluster))[2:] if "pip install" in line or "git clone" in line]
     assert [line for line in runs if line in wanted] == wanted
     apt = [set(line.partition("install -y ")[2].split()) for line in runs if "apt-get" in line]
     assert set(cluster["initialization_commands"][-1].partition("install -y ")[2].split()) <= apt[0]
