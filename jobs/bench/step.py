@@ -1,6 +1,6 @@
 """A training step and a generated frame of one model on the accelerator at hand, or on the CPU without one.
 
-Forward, backward and AdamW on one batch of noise in the local context, without Ray: `seconds` is the median step,
+Forward, backward and a step of the engine on one batch of noise, without Ray: `seconds` is the median step,
 `frames` the frames a second, `memory` the most the device held, `MFU` the share of `peak_flops` that the model's own
 operations make up (recomputed ones not counted). `generated` is the milliseconds of a frame after `context` frames of
 context. On an H200 the paper's model takes minutes; `--set step.size=tiny --set step.frames=16` runs anywhere.
@@ -11,7 +11,6 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Literal
 
 import torch
@@ -26,6 +25,8 @@ from longtake.models.conditions import Conditions
 from longtake.models.config import SamplerConfig
 from longtake.models.rollout import prefill, rollout
 from longtake.models.world_model import WorldModel
+from longtake.training.engine import Engine
+from longtake.training.engine_config import EngineConfig
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -42,6 +43,8 @@ class Settings(Config):
     steps: Positive = Field(5, description="measured steps, after two that are not")
     precision: Literal["fp32", "bf16"] = "bf16"
     recompute: bool = True
+    backend: Literal["torch", "deepspeed"] = Field("torch", description="of the engine, as in training")
+    zero: Literal[0, 1, 2, 3] = Field(1, description="of deepspeed")
     peak_flops: float = Field(989e12, gt=0, description="of the device, dense, in this precision; for MFU")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     sampler: SamplerConfig = SamplerConfig()
@@ -55,23 +58,24 @@ def run(settings: Settings) -> list[Row]:
     torch.manual_seed(0)
     with torch.device(device):
         model = WorldModel(size(name))
-        model.recompute = settings.recompute
-        case = f"{name} {settings.precision} {device}"
-        return [*_training(model, settings, case, frames), *_generating(model.eval(), settings, case)]
+    model.recompute = settings.recompute
+    case = f"{name} {settings.precision} {device}"
+    return [*_training(model, settings, case, frames), *_generating(model.eval(), settings, case)]
 
 
 def _training(model: WorldModel, settings: Settings, case: str, frames: int) -> Iterator[Row]:
+    """As a training computes: autocast is around the forward pass alone, and stays around the model's."""
     device = model.place.device.type
-    optimizer = torch.optim.AdamW(model.parameters())
+    precision: Literal["fp32", "autocast"] = "autocast" if settings.precision == "bf16" else "fp32"
+    config = EngineConfig(backend=settings.backend, zero=settings.zero, precision=precision)
+    engine = Engine(model, config, steps=settings.steps + 2, device=device)
 
     def step() -> None:
-        prediction, _ = model(*_noise(model, settings.clips, frames))
-        prediction.float().square().mean().backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        prediction, _ = engine(*_noise(model, settings.clips, frames))
+        engine.backward(prediction.float().square().mean())
+        engine.step()
 
-    with _precision(settings, device):
-        seconds = _timed(step, settings.steps + 2, device)[2:]
+    seconds = _timed(step, settings.steps + 2, device)[2:]
     case, each = f"{case} {frames} frames", statistics.median(seconds)
     yield Row(case, "seconds", each, "s", len(seconds))
     yield Row(case, "frames", settings.clips * frames / each, "1/s", len(seconds))
@@ -85,15 +89,13 @@ def _generating(model: WorldModel, settings: Settings, case: str) -> Iterator[Ro
     device = model.place.device.type
     together = model.config.chunk or 1
     context = settings.context // together * together
-    with _precision(settings, device):
-        shown = torch.zeros(1, context, model.config.channels, model.config.height, model.config.width)
-        memory = prefill(model, shown, _told(model, 1, context))
-        generators, conditions = [torch.Generator()], _told(model, 1, together)
-        seconds = _timed(
-            lambda: rollout(model, conditions, together, memory, settings.sampler, generators),
-            settings.steps + 2,
-            device,
-        )[2:]
+    config = model.config
+    shown = torch.zeros(1, context, config.channels, config.height, config.width, device=device)
+    memory = prefill(model, shown, _told(model, 1, context))
+    generators, conditions = [torch.Generator()], _told(model, 1, together)
+    seconds = _timed(
+        lambda: rollout(model, conditions, together, memory, settings.sampler, generators), settings.steps + 2, device
+    )[2:]
     yield Row(f"{case} frame {context}", "generated", 1e3 * statistics.median(seconds) / together, "ms", len(seconds))
 
 
@@ -109,14 +111,11 @@ def _timed(call: Callable[[], object], rounds: int, device: str) -> list[float]:
     return seconds
 
 
-def _precision(settings: Settings, device: str) -> AbstractContextManager[object]:
-    return torch.autocast(device, torch.bfloat16) if settings.precision == "bf16" else nullcontext()
-
-
 def _noise(model: WorldModel, clips: int, frames: int) -> tuple[Tensor, Tensor, Conditions]:
     config = model.config
-    x = torch.randn(clips, frames, config.channels, config.height, config.width)
-    return x, torch.rand(clips, frames), _told(model, clips, frames)
+    device = model.place.device
+    x = torch.randn(clips, frames, config.channels, config.height, config.width, device=device)
+    return x, torch.rand(clips, frames, device=device), _told(model, clips, frames)
 
 
 def _told(model: WorldModel, clips: int, frames: int) -> Conditions:
