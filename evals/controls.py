@@ -76,4 +76,4 @@ class Reconstruction:
         """Return the next true frame as the tokenizer shows it."""
         frame = self.truth[:, self.made : self.made + 1]
         self.made += 1
-        return self.tokenizer.decode(self.tokenizer.encode(frame))
+        return self.tokenizer.decode(self.tokenizer.encode(frame)).cpu()

@@ -37,7 +37,7 @@ else:
     TaskFields = create_model("TaskFields", __base__=tuple(sorted(_own, key=lambda own: -len(own.__mro__))) or Fields)
 OWN = tuple(TaskFields.model_fields)
 """Fields of single tasks (`Task.fields`); left out of a definition of others, and of its hash."""
-WHERE_SAID = ("stride", "limit", "wraps")
+WHERE_SAID = ("stride", "limit", "wraps", "precision")
 """Fields that are left out where they are None."""
 
 
@@ -84,6 +84,9 @@ class Protocol(TaskFields):
     limit: Positive | None = None
     """Only so many of the episodes are scored: a look, not a result, and comparable with none of other limits.
     [clips]"""
+
+    precision: Literal["autocast"] | None = None
+    """How models compute: matrix products in bf16, all else in fp32; None: fp32. Set by the job."""
 
     @property
     def frames(self) -> int:

@@ -84,7 +84,7 @@ class ModelSystem:
         clips, memory = len(self.streams), self.streams.memory
         if memory is None:
             return torch.zeros(clips, 1)
-        return torch.cat([part.float().reshape(clips, -1) for part in memory.tensors], 1)
+        return torch.cat([part.float().reshape(clips, -1) for part in memory.tensors], 1).cpu()
 
     def step(self, conditions: Conditions) -> Tensor:
         """Generate frames and remember them."""

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
+from longtake.cluster import accelerators
+from longtake.cluster.accelerators import AUTO, Gpus
 from longtake.config import Config, build, dump
 from longtake.datasets.dataset import TOKENIZER, CorruptData, Dataset, Latents, tokenizer_digest
 from longtake.datasets.episode import LABEL, Episode
@@ -49,7 +51,9 @@ class EncodeConfig(Config):
     codec: Literal["zstd", "zlib"] = Field("zstd", description="of the latents, without loss")
     chunk: int = Field(default=32, ge=1, description="frames per chunk: the least that a clip reads [frames]")
     shard_mb: float = Field(default=64, gt=0, description="size of a shard, about [MB]")
-    gpus_per_actor: float = Field(default=0, ge=0, description="0 encodes on CPUs, one to an actor [GPUs]")
+    gpus_per_actor: Gpus = Field(
+        AUTO, description="auto: a card to an actor where there is one; 0: a CPU to an actor [GPUs]"
+    )
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class Job:
     @property
     def device(self) -> str:
         """Where frames are encoded."""
-        return "cuda" if self.config.gpus_per_actor else "cpu"
+        return "cuda" if accelerators.least(self.config.gpus_per_actor) else "cpu"
 
 
 def main(dataset: str, tokenizer: str, name: str | None, overrides: list[str], store: str, dry_run: bool) -> None:
@@ -138,13 +142,13 @@ def describe(job: Job, store: Store) -> str:
     dataset = store.dataset(config.dataset)
     height, width, channels = job.shape
     of = f", step {latents.step}" if latents.step is not None else ""
-    where = f"{config.gpus_per_actor:g} GPU" if config.gpus_per_actor else "1 CPU"
+    where = f"1 CPU{accelerators.describe(config.gpus_per_actor, 1)}"
     return "\n".join(
         [
             f"dataset   {store.path('datasets', config.name)}",
             f"frames    {dataset.manifest.frames:,} of {dataset.name} ({dataset.fingerprint})",
             f"latents   {config.dtype} {height} x {width} x {channels} of tokenizer {latents.tokenizer}{of}",
-            f"shards    {len(job.shards)} of about {config.shard_mb:g} MB, made by actors with {where} each",
+            f"shards    {len(job.shards)} of about {config.shard_mb:g} MB, made by actors, each with {where}",
         ]
     )
 
@@ -205,15 +209,17 @@ def _make(job: Job, store: Store, missing: list[int], cpus: int | None) -> None:
     import ray.data
 
     from longtake.cluster.demand import Demand
-    from longtake.cluster.launch import launch
+    from longtake.cluster.launch import count_gpus, launch
     from longtake.jobs.display.progress_bar import bar
 
-    gpus, began = job.config.gpus_per_actor, time.monotonic()
-    need = Demand(1, cpus_per_worker=1, data_cpus_per_worker=0, gpus_per_worker=gpus)
+    setting, began = job.config.gpus_per_actor, time.monotonic()
+    need = Demand(1, cpus_per_worker=1, data_cpus_per_worker=0, gpus_per_worker=accelerators.least(setting))
     with launch(need, cpus=cpus), bar(f"encode {job.config.name}", "starting Ray") as show:
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         ray.data.DataContext.get_current().enable_progress_bars = False
         resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        gpus = accelerators.resolve(setting, 1, count_gpus())
+        job = replace(job, config=job.config.model_copy(update={"gpus_per_actor": gpus}))
         most = int(resources["GPU"] / gpus) if gpus else int(resources["CPU"])
         rows = ray.data.from_items([{"shard": shard} for shard in missing], override_num_blocks=len(missing))
         blocks = rows.map(

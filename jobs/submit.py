@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from longtake.cluster import accelerators
 from longtake.config import Config, dump, load
 from longtake.errors import UserError, unknown
 from longtake.storage.store import open_store
@@ -187,8 +188,8 @@ def demand(config: Config | None) -> Demand | None:
     """What the workers of a config ask for, if it says how many there are."""
     from longtake.cluster.demand import Demand
 
-    workers = getattr(config, "workers", 0)
-    return Demand(workers, gpus_per_worker=getattr(config, "gpus_per_worker", 0.0)) if workers else None
+    workers, gpus = getattr(config, "workers", 0), getattr(config, "gpus_per_worker", 0.0)
+    return Demand(workers, gpus_per_worker=accelerators.least(gpus)) if workers else None
 
 
 # --- jobs on a cluster --------------------------------------------------------------------------------------

@@ -39,13 +39,15 @@ class StreamState:
 class Streams:
     """A model, its tokenizer and its sampler, with the state of some streams.
 
-    A frame's bits follow from those that share its batch as little as the matrix products do: on CPUs seen so far not
-    at all from four streams on.
+    It computes where the model lies; frames and conditions come from the CPU's memory and go back there. A frame's bits
+    follow from those that share its batch as little as the matrix products do: on CPUs seen so far not at all from four
+    streams on.
     """
 
     def __init__(self, model: WorldModel, tokenizer: Tokenizer, sampler: SamplerConfig, seeds: Sequence[int]) -> None:
         """`seeds`: of each stream's noise."""
         self.model, self.tokenizer, self.sampler = model.eval(), tokenizer, sampler
+        self.device = next(model.parameters()).device
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self.frames_per_step = model.config.chunk or 1
         self.memory: Memory | None = None
@@ -55,14 +57,16 @@ class Streams:
 
     def observe(self, frames: Tensor, conditions: Conditions) -> None:
         """Remember frames uint8 (b, t, H, W, 3)."""
-        self.memory = prefill(self.model, self.tokenizer.encode(frames), conditions, self.memory)
+        shown = self.tokenizer.encode(frames.to(self.device))
+        self.memory = prefill(self.model, shown, conditions.to(self.device), self.memory)
 
     def step(self, conditions: Conditions) -> Tensor:
         """Make frames uint8 (b, t, H, W, 3), one per condition, and remember them."""
+        conditions = conditions.to(self.device)
         output, self.memory = rollout(
             self.model, conditions, conditions.length, self.memory, self.sampler, self.generators
         )
-        return self.tokenizer.decode(output)
+        return self.tokenizer.decode(output).cpu()
 
     def forget(self) -> None:
         """Lose all that is remembered; the noise goes on."""

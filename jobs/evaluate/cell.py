@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from longtake.motion import relative_pose
 from longtake.storage.store import open_store
 from longtake.tables.schema import NO_RUN
 from longtake.training import checkpoints
+from longtake.training.engine import autocast
 
 
 def score_cell(cell: ScoreCell) -> list[dict[str, Any]]:
@@ -100,10 +101,10 @@ def build_system(cell: ScoreCell, questions: Sequence[EvalClip]) -> System:
         external = cell.make(seeds)
         system = WipedMemory(external) if cell.variant == "wiped" else external
     else:
-        model, tokenizer = read_model(cell.store, cell.run, cell.step)
+        model, tokenizer = read_model(cell.store, cell.run, cell.step, cell.device, cell.protocol.precision)
         if cell.variant == "reconstruction":
             truth = np.stack([question.frames[cell.protocol.context :] for question in questions])
-            return Reconstruction(tokenizer, torch.from_numpy(truth))
+            return Reconstruction(tokenizer, torch.from_numpy(truth).to(cell.device))
         system = ModelSystem(model, tokenizer, cell.protocol.sampler, seeds, wiped=cell.variant == "wiped")
     if cell.variant == "stranger":
         after = dict(zip(cell.episodes, cell.strangers, strict=True))
@@ -113,7 +114,12 @@ def build_system(cell: ScoreCell, questions: Sequence[EvalClip]) -> System:
 
 
 @lru_cache(maxsize=4)
-def read_model(store: str, run: str, step: int) -> tuple[WorldModel, Tokenizer]:
-    """A run's model at a checkpoint, and its tokenizer; kept by the worker for its next cells."""
+def read_model(
+    store: str, run: str, step: int, device: str = "cpu", precision: Literal["autocast"] | None = None
+) -> tuple[WorldModel, Tokenizer]:
+    """A run's model at a checkpoint, and its tokenizer, on a device; kept by the worker for its next cells."""
     with checkpoints.opened(open_store(store), run, step, MODEL) as folder:
-        return load_model(folder), load_model_tokenizer(folder)
+        model, tokenizer = load_model(folder).to(device), load_model_tokenizer(folder, device)
+    if precision is not None:
+        model.forward = autocast(device)(model.forward)  # type: ignore[method-assign]
+    return model, tokenizer

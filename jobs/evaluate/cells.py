@@ -11,6 +11,7 @@ from longtake.jobs.evaluate.external_models import Maker
 from longtake.models import description
 from longtake.models.description import CONFIG, AutoencoderDescription
 from longtake.storage.store import Store
+from longtake.tables.schema import NO_RUN
 from longtake.training import checkpoints
 
 Variant = Literal["whole", "wiped", "stranger", "reconstruction"]
@@ -93,6 +94,13 @@ class ScoreCell:
     """Frames of the longest clips that its model was trained on, where known."""
     cost: tuple[tuple[str, float], ...] = ()
     """What that training had cost, where known: column and value."""
+    gpus: float = 0.0
+    """The part of a card that it is scored on; 0: a CPU."""
+
+    @property
+    def device(self) -> str:
+        """Where its model computes."""
+        return "cuda" if self.gpus else "cpu"
 
     @property
     def label(self) -> dict[str, Any]:
@@ -111,6 +119,8 @@ class ScoreCell:
             label["partial"] = self.protocol.limit
         if self.trained_frames is not None:
             label["beyond_training"] = max(0, self.protocol.stream - self.trained_frames)
+        if self.run != NO_RUN and self.make is None:
+            label |= {"device": self.device, "precision": self.protocol.precision or "fp32"}
         return label | dict(self.cost)
 
     @property

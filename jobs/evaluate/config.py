@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
+from longtake.cluster.accelerators import AUTO, Gpus
 from longtake.config import Config
 from longtake.errors import UserError, unknown
 from longtake.evals.protocol import Protocol
@@ -33,6 +34,14 @@ class EvaluateConfig(Config):
     stranger: bool = Field(True, description="also score each model when it is shown another clip's context")
     systems: dict[str, str] = Field({}, description="models that are not ours: name to FILE.py:MAKER")
     clips_per_cell: Positive = Field(8, description="clips that run side by side in one cell [clips]")
+    gpus_per_cell: Gpus = Field(
+        AUTO,
+        description="part of a card that a model's cell takes; auto: a quarter where there is one; 0: a CPU [GPUs]",
+    )
+    precision: Literal["auto", "fp32", "autocast"] = Field(
+        "auto",
+        description="auto: autocast (bf16) on cards, fp32 on CPUs; scores of one are not compared with the other's",
+    )
     seeds: list[Annotated[int, Field(ge=0)]] = Field(
         [], description="every protocol is scored with each of these seeds, in place of its own [number]"
     )

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from longtake.cluster import accelerators
+from longtake.cluster.accelerators import AUTO
 from longtake.datasets import worlds
 from longtake.errors import UserError
 from longtake.evals.protocol import Protocol
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 
 ORACLE = "nearest_pose"
+OF_A_CARD = 0.25
+"""What a model's cell takes of a card where it is not said: while one reads and compares, others generate."""
 
 
 def find_subjects(store: Store, runs: str) -> list[EvaluatedCheckpoint]:
@@ -65,6 +69,7 @@ def plan_cells(config: EvaluateConfig, store: Store, subjects: Sequence[Evaluate
     """
     problems: list[str] = []
     cells: list[Cell] = []
+    config = _resolved(config)
     others = external_models.read(config.systems)
     dataset_of = {subject.run: config.dataset or pictures.true_of(store, subject.dataset) for subject in subjects}
     names = [config.dataset] if config.dataset else list(dict.fromkeys(dataset_of.values()))
@@ -75,6 +80,8 @@ def plan_cells(config: EvaluateConfig, store: Store, subjects: Sequence[Evaluate
         own = [subject for subject in subjects if dataset_of[subject.run] == name]
         for short in config.seeded():
             for protocol, its in _full(short, dataset, own):
+                if config.precision == "autocast":
+                    protocol = protocol.model_copy(update={"precision": "autocast"})
                 lines = protocol_problems(protocol, dataset)
                 lines += [line for subject in its for line in subject_problems(protocol, subject, dataset, store)]
                 if config.stranger and protocol.scored < 2:
@@ -86,6 +93,19 @@ def plan_cells(config: EvaluateConfig, store: Store, subjects: Sequence[Evaluate
     if problems:
         raise UserError(*problems)
     return cells
+
+
+def _resolved(config: EvaluateConfig) -> EvaluateConfig:
+    """The config with what `auto` comes to here."""
+    from longtake.cluster import launch
+
+    gpus = config.gpus_per_cell
+    if gpus == AUTO:
+        gpus = OF_A_CARD if launch.count_gpus() else 0.0
+    precision = config.precision
+    if precision == "auto":
+        precision = "autocast" if gpus else "fp32"
+    return config.model_copy(update={"gpus_per_cell": gpus, "precision": precision})
 
 
 def _full(
@@ -149,7 +169,9 @@ def _protocol_cells(
             strangers = after if variant == "stranger" else ()
             plain = ScoreCell(store.uri, dataset.name, protocol, system, run, step, variant, episodes, strangers)
             cell = replace(plain, make=make, trained_frames=trained.get(run), cost=costs.get((run, step), ()))
-            yield Cell(cell.name(cell.share), cell)
+            if run != NO_RUN and make is None:
+                cell = replace(cell, gpus=accelerators.least(config.gpus_per_cell))
+            yield Cell(cell.name(cell.share), cell, cell.gpus)
 
 
 def _external(other: ExternalModel, config: EvaluateConfig, protocol: Protocol) -> Iterator[Scored]:

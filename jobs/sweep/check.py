@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from longtake.cluster import accelerators
 from longtake.config import differences
 from longtake.errors import UserError, unknown
 from longtake.evals.protocol import Protocol
@@ -261,7 +262,7 @@ def describe(sweep: Sweep, store: Store) -> str:
             *_winners(config),
             f"machine    {config.at_once} trials x {need.workers} workers x {each:g} CPUs = "
             f"{config.at_once * need.workers * each:g} of {machine_cpus()} CPUs"
-            + (f", {config.at_once * need.workers * need.gpus_per_worker:g} GPUs" if need.gpus_per_worker else ""),
+            + accelerators.describe(base.gpus_per_worker, config.at_once * need.workers),
             *(f"too much   {line}" for line in need.problems(machine_cpus(), math.inf)),
             f"cost       {_cost(sweep, store)}",
             *(f"note       {line}" for line in notes(sweep)),

@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from longtake.cluster import accelerators
 from longtake.config import differences, dump, load
 from longtake.datasets.mixture import open_data
 from longtake.errors import UserError
@@ -103,6 +104,7 @@ def _search(sweep: Sweep, store: Store, held: Lease, retry_failed: bool) -> Stud
     # Nested trials: the dashboard's process cleans up after a trial that is killed before it can do so itself.
     with launch(sweep.need, dashboard=sweep.need.nested), _record(sweep, store, held):
         print(f"{config.name}: sweep {sweep.id}", flush=True)
+        placed = _with_cards(sweep)
         study = open_study(sweep, store, held)
         _learn(study, sweep, store)
         if retry_failed:
@@ -110,13 +112,25 @@ def _search(sweep: Sweep, store: Store, held: Lease, retry_failed: bool) -> Stud
         sweeps.run(
             study,
             run_trial,
-            (store, sweep),
+            (store, placed),
             trials=config.trials,
-            need=sweep.need,
+            need=placed.need,
             max_failures=base.max_failures,
             on_event=_teller(config, study),
         )
     return study
+
+
+def _with_cards(sweep: Sweep) -> Sweep:
+    """The same with its trials' cards as a number, on the Ray that is open; trials of one process may share one."""
+    from longtake.cluster.launch import count_gpus
+
+    base, need, cards = sweep.base, sweep.need, count_gpus()
+    workers = sweep.config.at_once * need.workers
+    each = accelerators.resolve(base.gpus_per_worker, workers, cards, shared=not need.nested)
+    for line in accelerators.idle_warnings(each, workers, cards):
+        print(f"warning: {line}", flush=True)
+    return replace(sweep, base=base.model_copy(update={"gpus_per_worker": each}))
 
 
 def _learn(study: Study, sweep: Sweep, store: Store) -> None:

@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from pydantic import Field, model_validator
 
+from longtake.cluster import accelerators
 from longtake.config import Config, load, revise
 from longtake.evals.metric import SetMetric
 from longtake.evals.protocol import MetricName, Protocol
@@ -175,7 +176,9 @@ class Sweep:
     def need(self) -> SweepDemand:
         """What it asks of the machine."""
         return SweepDemand(
-            max(1, self.base.workers), gpus_per_worker=self.base.gpus_per_worker, at_once=self.config.at_once
+            max(1, self.base.workers),
+            gpus_per_worker=accelerators.least(self.base.gpus_per_worker),
+            at_once=self.config.at_once,
         )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from longtake.cluster import accelerators
 from longtake.evals.protocol import Protocol
 from longtake.jobs.evaluate.cell import score_cell
 from longtake.jobs.evaluate.cells import EvaluatedCheckpoint
@@ -79,7 +80,7 @@ def train_judged(trial: TrialRun, store: Store, run: str, held: Lease) -> None:
     """Train in this process for one worker, else on workers of its own whose rank 0 asks through a mailbox."""
     config = trial.config
     if config.workers <= 1:
-        device = "cuda" if config.gpus_per_worker else "cpu"
+        device = "cuda" if accelerators.least(config.gpus_per_worker) else "cpu"
         context = LocalContext(store, run, keep=config.keep, keep_best=config.keep_best, device=device, held=held)
         # No Ray worker, so no Ray Data beside it: the clips are the same.
         trial_loop(context, replace(trial, config=config.model_copy(update={"workers": 0})))
@@ -92,7 +93,7 @@ def train_judged(trial: TrialRun, store: Store, run: str, held: Lease) -> None:
             store=store,
             run_id=run,
             workers=config.workers,
-            gpus_per_worker=config.gpus_per_worker,
+            gpus_per_worker=accelerators.least(config.gpus_per_worker),
             max_failures=config.max_failures,
             keep=config.keep,
             keep_best=config.keep_best,
@@ -158,7 +159,8 @@ def score_checkpoint(
     threads = torch.get_num_threads()
     read = EvaluatedCheckpoint.read(context.store, context.run_id, config.name, step, config.data.first)
     subject = replace(read, latents=False)  # no ceilings: the same for all trials
-    evaluation = EvaluateConfig(protocols=[protocol], wiped=False, stranger=False)
+    gpus = 0.0 if context.device == "cpu" else 1.0
+    evaluation = EvaluateConfig(protocols=[protocol], wiped=False, stranger=False, gpus_per_cell=gpus)
     values: list[float] = []
     for cell in plan_cells(evaluation, context.store, [subject]):
         if cell.payload.run != context.run_id:

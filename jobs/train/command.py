@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from longtake.cluster import accelerators
 from longtake.config import config_hash, dump, load
 from longtake.datasets.mixture import Mixture, open_data
 from longtake.errors import UserError
@@ -129,7 +130,7 @@ def describe(config: TrainConfig, store: Store) -> str:
             f"steps     {config.steps}, an epoch is {plan.steps_per_epoch:.0f}; "
             f"a checkpoint every {config.checkpoint_every}",
             f"workers   {_workers_in_words(config)} x {each:g} CPUs of {machine_cpus()}"
-            + (f", {config.workers * config.gpus_per_worker:g} GPUs" if config.gpus_per_worker else ""),
+            + accelerators.describe(config.gpus_per_worker, config.workers),
             f"config    {config_hash(config)}",
         ]
     )
@@ -139,7 +140,19 @@ def demand(config: TrainConfig) -> Demand:
     """What the run cannot do without."""
     from longtake.cluster.demand import Demand
 
-    return Demand(config.min_workers or config.workers, gpus_per_worker=config.gpus_per_worker)
+    return Demand(config.min_workers or config.workers, gpus_per_worker=accelerators.least(config.gpus_per_worker))
+
+
+def _gpus(config: TrainConfig) -> float:
+    """Cards of each worker, on the Ray that is open or, without workers, of this process; tells of idle ones."""
+    from longtake.cluster.launch import count_gpus
+
+    cards = count_gpus() if config.workers else accelerators.local_count()
+    workers = config.min_workers or config.workers or 1
+    each = accelerators.resolve(config.gpus_per_worker, workers, cards) if config.workers else float(min(1, cards))
+    for line in accelerators.idle_warnings(each, config.workers or 1, cards):
+        print(f"warning: {line}", flush=True)
+    return each
 
 
 def _workers_in_words(config: TrainConfig) -> str:
@@ -217,6 +230,7 @@ def _train(config: TrainConfig, store: Store, run: str, forked_from: str = "") -
         lease.of_run(store, run) as held,
         launch(demand(config)) if config.workers else contextlib.nullcontext(),  # what does not fit leaves no run
     ):
+        gpus = _gpus(config)
         start = checkpoints.newest(store, run, hashed=True)
         if start is None:
             require_nothing_lost(config, store, run)
@@ -234,7 +248,7 @@ def _train(config: TrainConfig, store: Store, run: str, forked_from: str = "") -
                 run_id=run,
                 workers=config.workers,
                 min_workers=config.min_workers,
-                gpus_per_worker=config.gpus_per_worker,
+                gpus_per_worker=gpus,
                 max_failures=config.max_failures,
                 keep=config.keep,
                 keep_best=config.keep_best,

@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from longtake.cluster.accelerators import AUTO, Gpus
 from longtake.config import Config
 from longtake.errors import UserError, unknown
 from longtake.models.config import AutoencoderConfig, DiffusionConfig, ModelConfig, SamplerConfig
@@ -214,8 +215,9 @@ class TrainConfig(Config):
         None,
         description="the run starts, and goes on, with as few as these while others are missing; none: never [count]",
     )
-    gpus_per_worker: float = Field(0.0, ge=0)
-    """Of each worker, a share of one where it is below 1; 0 trains on CPUs [GPUs]"""
+    gpus_per_worker: Gpus = AUTO
+    """Of each worker, a share of one where it is below 1; auto: one where there is one for each; 0 trains on CPUs
+    [GPUs]"""
     max_failures: Annotated[int, Field(ge=0)] = Field(
         3, description="lost workers replaced before the run fails [count]"
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from longtake.cluster import accelerators
 from longtake.errors import UserError
 from longtake.jobs.train.config import TrainConfig, WorldModelTraining
 from longtake.jobs.train.init_weights import meta_model
@@ -43,22 +44,26 @@ def require_memory(config: TrainConfig) -> None:
         return
     parameters = sum(parameter.numel() for parameter in meta_model(config).parameters())
     workers = max(1, config.workers)
-    if config.gpus_per_worker or (config.workers == 0 and _card_bytes()):
-        available, sharers, where = _card_bytes(), max(1, round(1 / (config.gpus_per_worker or 1))), "a card"
+    gpus = accelerators.resolve(config.gpus_per_worker, workers, accelerators.local_count())
+    if gpus or (config.workers == 0 and _card_bytes()):
+        device, available, sharers, where = "cuda", _card_bytes(), max(1, round(1 / (gpus or 1))), "a card"
     else:
-        available, sharers, where = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), workers, "this machine"
-    problem = too_large(parameters, config.engine, workers, sharers, available, where, heaviest(config, workers))
+        device, available = "cpu", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        sharers, where = workers, "this machine"
+    problem = too_large(
+        parameters, config.engine, workers, sharers, available, where, heaviest(config, workers, device)
+    )
     if available and problem:  # no card here: `launch` tells
         raise UserError(problem)
 
 
-def heaviest(config: TrainConfig, workers: int) -> Clips:
+def heaviest(config: TrainConfig, workers: int, device: str = "cpu") -> Clips:
     """The clips of the stage that asks most of a worker; of an autoencoder's frames nothing is known."""
     if not isinstance(config, WorldModelTraining):
         return Clips()
     from longtake.models.analysis.cost import footprint
 
-    one, share = footprint(config.model, config.recompute), SHARE[config.engine.precision]
+    one, share = footprint(config.model, config.recompute), SHARE[config.engine.precision_on(device)]
     stages = []
     for stage in config.data.curriculum:
         stretch = (config.temporal_block or stage.frames) * (config.bptt_blocks or stage.frames)

@@ -18,10 +18,11 @@ Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Cell:
-    """One piece of work: the name of the part that it writes, and what the work function is called with."""
+    """One piece of work: the part that it writes, what the work function is called with, and its share of a card."""
 
     part: str
     payload: Any
+    gpus: float = 0.0
 
 
 @dataclass
@@ -71,8 +72,11 @@ def _run(
     """Yield (part, reason of failure or None) as the cells end."""
     import ray
 
-    task = ray.remote(_run_cell).options(num_cpus=cpus, max_retries=3)
-    waiting = {task.remote(work, store.uri, table, cell): cell.part for cell in cells}
+    task = ray.remote(_run_cell)
+    waiting = {
+        task.options(num_cpus=cpus, num_gpus=cell.gpus, max_retries=3).remote(work, store.uri, table, cell): cell.part
+        for cell in cells
+    }
     while waiting:
         (done,), _ = ray.wait(list(waiting), num_returns=1)
         part = waiting.pop(done)

@@ -12,11 +12,12 @@ import json
 import logging
 import math
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from longtake.cluster import node_watch
+from longtake.cluster import accelerators, node_watch
 from longtake.cluster.autoscaler import kinds_of_nodes
 from longtake.cluster.demand import Demand, Resources
 from longtake.cluster.private_ray import private, session_folder
@@ -119,7 +120,7 @@ def machine_cpus() -> int:
 def _local(need: Demand | None, cpus: int, dashboard: bool, object_store_mb: int, quiet: bool) -> Iterator[None]:
     import ray
 
-    gpus = _machine_gpus() if need is not None and need.gpus_per_worker else 0
+    gpus = accelerators.local_count() if need is not None and need.gpus_per_worker else 0
     _check(need, {"CPU": cpus, "GPU": gpus}, [{"CPU": cpus, "GPU": gpus}], "this machine")
     folder = session_folder()
     with private():
@@ -196,6 +197,20 @@ def _variables_of_the_job() -> set[str]:
     return set((job.get("runtime_env") or {}).get("env_vars") or {})
 
 
+def count_gpus() -> int:
+    """Cards that a job could have: those of this machine; on a cluster also those that its autoscaler may add.
+
+    `accelerators.UNKNOWN` where nobody tells how far a cluster may grow.
+    """
+    here, ray = "RAY_ADDRESS" not in os.environ, sys.modules.get("ray")
+    if here and (ray is None or not ray.is_initialized()):
+        return accelerators.local_count()
+    with launch():
+        cards = int(min(_room()[0].get("GPU", 0), accelerators.UNKNOWN))
+    # Ray counts cards that PyTorch may have no build for.
+    return min(cards, accelerators.local_count()) if here else cards
+
+
 def _check(need: Demand | None, total: Resources, each: Sequence[Resources], where: str) -> None:
     if need is None:
         return
@@ -223,12 +238,6 @@ def _room() -> tuple[Resources, list[Resources]]:
     for name in ("CPU", "GPU"):
         total[name] = max(total.get(name, 0), sum(kind["most"] * kind.get(name, 0) for kind in kinds))
     return total, [*alive, *kinds]
-
-
-def _machine_gpus() -> int:
-    import torch
-
-    return torch.cuda.device_count()
 
 
 @contextlib.contextmanager

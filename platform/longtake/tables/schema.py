@@ -134,6 +134,8 @@ COLUMNS: dict[str, dict[str, Column]] = {
         "beyond_training": Column(
             "whole", "frames", "that the stream is longer than the clips the model was trained on; missing for floors"
         ),
+        "device": Column("text", "", "that the model was scored on: cpu or cuda; missing for floors"),
+        "precision": Column("text", "", "of the model's products: fp32 or autocast (bf16); missing for floors"),
         "train_frames": Column("number", "frames", "trained on up to the checkpoint; missing for floors"),
         "train_worker_s": Column("number", "s", "of all workers together, up to the checkpoint"),
         "train_bytes_read": Column("number", "bytes", "asked of the storage for clips, up to the checkpoint"),

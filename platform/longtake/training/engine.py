@@ -109,7 +109,7 @@ class Engine:
         copies, first = self._host.copies(), rank() == 0
         write_optimizer, random_state = self._backend.snapshot(copies), json.dumps(_random_state())
         weights, random_name = self._weights(copies), _random_name()
-        told = json.dumps({"engine": self._identity(), "state": state or {}}, indent=1)
+        description = json.dumps({"engine": self._identity(), "state": state or {}}, indent=1)
 
         def write(folder: Path) -> None:
             from safetensors.torch import save_file
@@ -119,7 +119,7 @@ class Engine:
             (folder / random_name).write_text(random_state)
             if first:
                 save_file(weights, folder / "model.safetensors")
-                (folder / "state.json").write_text(told)
+                (folder / "state.json").write_text(description)
             copies.release()
 
         return write

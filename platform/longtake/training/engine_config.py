@@ -28,8 +28,8 @@ class EngineConfig(Config):
     """Of deepspeed: what is split among the workers: 1 the optimizer's moments, 2 gradients too, 3 parameters too; 0
     nothing."""
     precision: Literal["auto", "fp32", "autocast", "bf16"] = "auto"
-    """auto: autocast on a card, fp32 on a CPU; fp32 throughout; autocast: layers in bf16, parameters in fp32; bf16: parameters in bf16 too, with fp32 copies in
-    ZeRO 2 or 3."""
+    """auto: autocast on a card, fp32 on a CPU. fp32 throughout; autocast: layers in bf16, parameters in fp32; bf16:
+    parameters in bf16 too, with fp32 copies in ZeRO 2 or 3."""
     offload: bool = False
     """The optimizer's moments and the fp32 parameters lie in the CPU's memory."""
     lr: float = Field(1e-3, gt=0)
