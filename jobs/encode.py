@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -30,6 +28,7 @@ from longtake.jobs.latents import tokenizers
 from longtake.jobs.shard_tasks import missing_shards, reused
 from longtake.jobs.train.config import DATASET
 from longtake.models.description import PIXELS
+from longtake.storage import scratch
 from longtake.storage.store import Store, open_store
 from longtake.tables.find import is_path
 from longtake.training import checkpoints
@@ -82,7 +81,7 @@ def main(dataset: str, tokenizer: str, name: str | None, overrides: list[str], s
         return
     latents = run(job, where)
     hint = f"--set data.dataset={latents.name} --set tokenizer=dataset"
-    print(f"dataset {latents.name} is ready: longtake train CONFIG {hint} --store {where.uri}")
+    print(f"dataset {latents.name} is ready: longtake train CONFIG {hint} --store {where.argument}")
 
 
 # --- the plan -----------------------------------------------------------------------------------------------
@@ -120,9 +119,9 @@ def prepare(config: EncodeConfig, store: Store) -> Job:
 
 def tokenizer_files(store: Store, named: str) -> dict[str, bytes]:
     """A tokenizer as it is kept with the dataset: the bytes of its files by name."""
-    with tempfile.TemporaryDirectory(prefix="longtake-") as folder:
-        tokenizers.read(store, named).save(Path(folder))
-        return tokenizers.files_of(Path(folder))
+    with scratch.folder() as folder:
+        tokenizers.read(store, named).save(folder)
+        return tokenizers.files_of(folder)
 
 
 def _packed(sizes: Any, limit: float) -> Iterator[tuple[int, int]]:

@@ -24,11 +24,12 @@ from longtake.datasets.episode import Episode
 from longtake.datasets.likeness import Leak
 from longtake.datasets.shard import Codec, ShardBuffer
 from longtake.datasets.writer import DatasetWriter, array_specs, copies, split_sizes
-from longtake.errors import UserError, nearest, require_all, unknown
+from longtake.errors import Damaged, UserError, nearest, require_all, unknown
 from longtake.jobs.shard_tasks import make_missing, reused
 from longtake.registry import one_of
 from longtake.sources.formats import formats
-from longtake.sources.formats.base import FormatConfig, Framing, Item, Listing, Refused, attempt
+from longtake.sources.formats.base import MOST_BYTES, FormatConfig, Framing, Item, Listing, Refused, attempt
+from longtake.storage import seals
 from longtake.storage.store import Store, open_store
 
 PROBES = 8  # episodes tried to learn what those of this source look like
@@ -57,6 +58,11 @@ class IngestConfig(Config):
     crf: int = Field(default=video.CRF, ge=0, le=51, description="quality of a video; lower is better [CRF]")
     shard_mb: float = Field(default=128, gt=0, description="size of a shard, about [MB]")
     chunk: int = Field(default=32, ge=1, description="frames per chunk: the least that a clip reads [frames]")
+    max_episode_gb: float = Field(
+        default=MOST_BYTES / 1e9,
+        gt=0,
+        description="of memory for an episode's file; one that claims more is refused [GB]",
+    )
     val: float = Field(default=0.1, gt=0, lt=1, description="share of the episodes; at least one [share]")
     test: float = Field(default=0.1, gt=0, lt=1, description="share of the episodes; at least one [share]")
 
@@ -88,7 +94,7 @@ def main(kind: str, path: str, name: str, overrides: list[str], store: str, dry_
         print(dump(config) + "\n" + describe(job, where))
         return
     dataset = run(job, where)
-    print(f"dataset {dataset.name} is ready: longtake inspect {dataset.name} --store {where.uri}")
+    print(f"dataset {dataset.name} is ready: longtake inspect {dataset.name} --store {where.argument}")
 
 
 def locate(path: str) -> Store:
@@ -137,7 +143,8 @@ def _first(config: IngestConfig, listing: Listing, place: Store) -> tuple[Item, 
 
 
 def _read(config: IngestConfig, place: Store, item: Item) -> Episode:
-    return attempt(lambda: formats()[config.source.kind].read(config.source, place, item), config.framing)
+    most = int(config.max_episode_gb * 1e9)
+    return attempt(lambda: formats()[config.source.kind].read(config.source, place, item), config.framing, most)
 
 
 def _stored_bytes(config: IngestConfig, episode: Episode) -> int:
@@ -204,7 +211,7 @@ def run(job: Job, store: Store, *, cpus: int | None = None) -> Dataset:
 def _finish(job: Job, store: Store, writer: DatasetWriter) -> Dataset:
     refused = dict(job.listing.refused)
     for shard in range(len(job.shards)):
-        refused |= json.loads(store.read_bytes(_refused_path(writer, shard)))
+        refused |= _refused(writer, shard)
     try:
         dataset = writer.finalize(len(job.shards), len(refused))
     except UserError as error:
@@ -244,6 +251,19 @@ def _told(refused: Mapping[str, str]) -> list[str]:
     return lines + [f"refused   {count} more: {reason}" for reason, count in rest.most_common(TOLD)]
 
 
+def _refused(writer: DatasetWriter, shard: int) -> dict[str, str]:
+    """What was refused while a shard was made. Raises Damaged for another list than was written, or none."""
+    path = _refused_path(writer, shard)
+    way = f"remove {writer.root}/index/{shard:05d}.parquet and ingest again, which makes that shard anew"
+    try:
+        reasons: dict[str, str] = seals.loaded(writer.store.read_bytes(path), path)["refused"]
+    except FileNotFoundError:
+        raise Damaged(f"{path}: is gone: {way}") from None
+    except (Damaged, KeyError) as error:
+        raise Damaged(f"{path}: damaged, it is not what was written: {way}") from error
+    return reasons
+
+
 def _refused_path(writer: DatasetWriter, shard: int) -> str:
     return f"{writer.root}/refused/{shard:05d}.json"
 
@@ -251,7 +271,7 @@ def _refused_path(writer: DatasetWriter, shard: int) -> str:
 def _writer(job: Job, store: Store) -> DatasetWriter:
     config, listing = job.config, job.listing
     listed = json.dumps([[item.key, item.size] for item in listing.items])
-    recipe = json.loads(config.model_dump_json())
+    recipe = json.loads(config.model_dump_json(exclude={"max_episode_gb"}))  # what it leaves out is told in `refused`
     return DatasetWriter(
         store,
         config.name,
@@ -290,7 +310,7 @@ def make_shard(job: Job, store_uri: str, shard: int) -> int:
     writer.write_shard(
         shard,
         good(),
-        before_index=lambda: store.write_bytes(_refused_path(writer, shard), json.dumps(refused).encode()),
+        before_index=lambda: store.write_bytes(_refused_path(writer, shard), seals.dumped({"refused": refused})),
     )
     return frames
 

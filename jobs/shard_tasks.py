@@ -65,4 +65,4 @@ def _result(reference: Any) -> int:
     try:
         return int(ray.get(reference))
     except ray.exceptions.RayTaskError as error:
-        raise error.cause if isinstance(error.cause, UserError) else error from None
+        raise error.cause if isinstance(error.cause, UserError | OSError) else error from None

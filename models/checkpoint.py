@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from longtake.models.description import CONFIG, read_world_model
-from longtake.models.exported import TOKENIZER, WEIGHTS, require_sums
+from longtake.models.exported import TOKENIZER, WEIGHTS, load_weights, require_sums
 from longtake.models.tokenizer import PixelTokenizer, Tokenizer, load_tokenizer
 from longtake.models.world_model import WorldModel
 
@@ -22,14 +22,12 @@ def load_model(folder: Path) -> WorldModel:
         FileNotFoundError: a file is missing.
         ValueError: the weights are not those of the config, the config is none of ours, or a file is damaged.
     """
-    from safetensors.torch import load_file
-
     require_sums(folder)
     described = read_world_model(folder)
     model = WorldModel(described.model)
     model.trained_frames, model.shown_context = described.trained_frames, described.shown_context
     try:
-        model.load_state_dict(load_file(folder / WEIGHTS))
+        model.load_state_dict(load_weights(folder / WEIGHTS))
     except RuntimeError as error:
         raise ValueError(f"{folder / WEIGHTS}: these weights do not fit {folder / CONFIG}: {error}") from error
     return model.eval()

@@ -170,7 +170,10 @@ def says_origin(folder: Path) -> bool:
 
 
 def _loaded(text: str | bytes) -> dict[str, Any]:
-    written = json.loads(text)
+    try:
+        written = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"damaged, it is no JSON: {error}") from error
     if not isinstance(written, dict):
         raise ValueError(f"holds a {type(written).__name__}, expected an object")
     return written

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from longtake.models.description import CONFIG, says_origin
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WEIGHTS = "model.safetensors"
 TOKENIZER = "tokenizer"
@@ -15,6 +19,17 @@ MODEL = (WEIGHTS, CONFIG, TOKENIZER)
 """What is read of a checkpoint to generate with it; the rest is for going on with its training."""
 
 SUMS = "SHA256SUMS"
+
+
+def load_weights(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. Raises FileNotFoundError, and ValueError for a damaged one."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file}: damaged, or no safetensors: {error}") from error
 
 
 def write_sums(folder: Path) -> None:
@@ -36,7 +51,7 @@ def require_sums(folder: Path) -> None:
                 f"`sha256sum {WEIGHTS} {CONFIG} > {SUMS}` in it"
             )
         return
-    lines = (folder / SUMS).read_text().splitlines()
+    lines = (folder / SUMS).read_text(errors="replace").splitlines()  # what is no text is no sum of anything
     sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     for name in dict.fromkeys((WEIGHTS, CONFIG, *sums)):
         if not (folder / name).is_file():

@@ -17,7 +17,7 @@ from longtake.models import description
 from longtake.models.autoencoder import Autoencoder
 from longtake.models.config import AutoencoderConfig
 from longtake.models.description import CONFIG, AutoencoderDescription, DiffusersConfig, parse_tokenizer
-from longtake.models.exported import WEIGHTS
+from longtake.models.exported import WEIGHTS, load_weights
 
 PIECE = 2**19
 """Pixels that an autoencoder is given at once, so that long clips cost no more memory than short ones."""
@@ -146,12 +146,10 @@ def load_tokenizer(folder: Path, device: str = "cpu") -> Tokenizer:
 
 
 def _load_autoencoder(folder: Path, config: AutoencoderConfig) -> Autoencoder:
-    from safetensors.torch import load_file
-
     autoencoder = Autoencoder(config)
     weights = folder / WEIGHTS
     try:
-        autoencoder.load_state_dict(load_file(weights))
+        autoencoder.load_state_dict(load_weights(weights))
     except RuntimeError as error:
         raise ValueError(f"{weights}: these weights do not fit {folder / CONFIG}: {error}") from error
     return autoencoder.eval().requires_grad_(False)

@@ -11,7 +11,7 @@ from tests.test_house import ROOMS, ROOT, arrows, room_of
 
 PAGE = ROOT / "docs" / "architecture.md"
 DRAWN = re.compile(r"(?<=^```mermaid\n).*?(?=^```$)", flags=re.DOTALL | re.MULTILINE)
-EVERYWHERE = {"longtake", "config", "errors", "motion", "provenance", "registry"}
+EVERYWHERE = {"longtake", "config", "errors", "motion", "provenance", "registry", "strict_yaml", "yaml_text"}
 """Parts of the platform that nearly all import, and the package itself."""
 
 

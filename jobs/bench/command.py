@@ -62,7 +62,7 @@ def main(names: Sequence[str], overrides: list[str], store: str, dry_run: bool =
     where.require_writable()
     runs = [run_one(where, name, module, getattr(settings, name)) for name, module in modules.items()]
     show(results(where, runs))
-    print(f"kept: longtake results bench --store {where.uri}")
+    print(f"kept: longtake results bench --store {where.argument}")
 
 
 def choose(names: Sequence[str]) -> dict[str, ModuleType]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from longtake.jobs.display.escapes import no_formula, printable
 from longtake.tables.run_record import COLOURS
 
 if TYPE_CHECKING:
@@ -21,11 +22,15 @@ def _cell(value: Any) -> str:
         return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
     if isinstance(value, pd.Timestamp):
         return value.strftime("%Y-%m-%d %H:%M:%S")
-    return COLOURS.sub("", str(value)).strip().split("\n")[0]
+    return printable(COLOURS.sub("", str(value)).strip().split("\n")[0])
 
 
 def _cells(frame: pd.DataFrame) -> list[list[str]]:
     return [[_cell(value) for value in row] for row in frame.itertuples(index=False, name=None)]
+
+
+def _names(frame: pd.DataFrame) -> list[str]:
+    return [printable(str(name)) for name in frame.columns]
 
 
 def _numeric(frame: pd.DataFrame) -> list[bool]:
@@ -36,7 +41,7 @@ def _numeric(frame: pd.DataFrame) -> list[bool]:
 
 def _aligned(frame: pd.DataFrame) -> bytes:
     """Columns under their names, numbers to the right, two spaces between."""
-    lines = [[str(name) for name in frame.columns], *_cells(frame)]
+    lines = [_names(frame), *_cells(frame)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     right = _numeric(frame)
     text = ""
@@ -49,12 +54,16 @@ def _aligned(frame: pd.DataFrame) -> bytes:
 def _markdown(frame: pd.DataFrame) -> bytes:
     rule = ["---:" if right else "---" for right in _numeric(frame)]
     cells = [[cell.replace("|", "\\|") for cell in row] for row in _cells(frame)]
-    lines = [[str(name) for name in frame.columns], rule, *cells]
+    lines = [_names(frame), rule, *cells]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines).encode()
 
 
 def _csv(frame: pd.DataFrame) -> bytes:
-    return str(frame.to_csv(index=False)).encode()
+    kept = frame.rename(columns=no_formula)
+    for place, numeric in enumerate(_numeric(frame)):
+        if not numeric:
+            kept.isetitem(place, [no_formula(cell) for cell in frame.iloc[:, place]])
+    return str(kept.to_csv(index=False)).encode()
 
 
 def _json(frame: pd.DataFrame) -> bytes:
@@ -99,7 +108,7 @@ def print_table(frame: pd.DataFrame) -> None:
     from rich.table import Table
 
     console, rows = Console(markup=False, highlight=False), _cells(frame)
-    names, right = [str(name) for name in frame.columns], _numeric(frame)
+    names, right = _names(frame), _numeric(frame)
     columns = [[name, *(row[number] for row in rows)] for number, name in enumerate(names)]
     for least in (_longest_word, _shrunk):
         needed = [max(map(len, c)) if number else least(c) for c, number in zip(columns, right, strict=True)]

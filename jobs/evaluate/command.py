@@ -49,6 +49,7 @@ def main(
         print(f"cells       {len(cells)}")
         return
     report = evaluate(cells, where)
-    print(f"{report.ran} cells scored, {report.reused} were there already: longtake results scores --store {where.uri}")
+    hint = f"longtake results scores --store {where.argument}"
+    print(f"{report.ran} cells scored, {report.reused} were there already: {hint}")
     if report.failed:
         raise SystemExit(1)

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from longtake.errors import Damaged
 from longtake.evals.metric import SetMetric
 from longtake.evals.registry import METRICS
 from longtake.grid import Cell
+from longtake.storage import seals
 from longtake.storage.store import Store
 from longtake.tables import table as tables
 
@@ -99,9 +101,15 @@ def _truth(metric: SetMetric, cell: ScoreCell) -> str:
 def _write(store: Store, name: str, features: NDArray[np.float64]) -> None:
     sink = io.BytesIO()
     np.save(sink, features.astype(np.float32))  # as nets give them
-    store.write_bytes(name, sink.getvalue())
+    store.write_bytes(name, seals.stamped(sink.getvalue()))
 
 
 def _read(store: Store, name: str) -> NDArray[np.float64]:
-    features: NDArray[np.float64] = np.load(io.BytesIO(store.read_bytes(name)), allow_pickle=False)
+    """Features of a cell's clips. Raises Damaged, with the way out, for others than were written, or none."""
+    try:
+        data = seals.unstamped(store.read_bytes(name), name)
+    except (FileNotFoundError, Damaged) as error:
+        what = "is gone" if isinstance(error, FileNotFoundError) else "damaged, or of an earlier version"
+        raise Damaged(f"{name}: {what}: bring it back, or leave its metric out") from error
+    features: NDArray[np.float64] = np.load(io.BytesIO(data), allow_pickle=False)
     return features

@@ -20,6 +20,7 @@ from longtake.errors import UserError
 from longtake.jobs.export import card, hub
 from longtake.models import description
 from longtake.models.exported import MODEL, TOKENIZER, WEIGHTS, write_sums
+from longtake.storage import scratch
 from longtake.storage.store import Store, open_store
 from longtake.tables import find
 from longtake.training import checkpoints
@@ -48,18 +49,24 @@ def export(store: Store, row: dict[str, Any], step: int, out: Path, license: str
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: is there already; name a new folder")
-    with checkpoints.opened(store, row["run"], step, MODEL) as folder:
+    origin = {name: row[name] for name in ("run", "name", "dataset_name", "code_version")}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        checkpoints.opened(store, row["run"], step, MODEL) as folder,
+        scratch.folder(out.resolve().parent, f".{out.name}-") as whole,
+    ):
         described = description.read(folder)
         if isinstance(described, description.WorldModelDescription):
             described = described.model_copy(update={"world": _about(store, row, described)})
-        out.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(folder / WEIGHTS, out / WEIGHTS)
+        target = whole / out.name
+        target.mkdir()
+        shutil.copyfile(folder / WEIGHTS, target / WEIGHTS)
         if (folder / TOKENIZER).is_dir():
-            shutil.copytree(folder / TOKENIZER, out / TOKENIZER)
-    origin = {name: row[name] for name in ("run", "name", "dataset_name", "code_version")}
-    described.exported(description.Origin(**origin, step=step)).write(out)
-    (out / card.CARD).write_text(card.text(store, row, step, license))
-    write_sums(out)
+            shutil.copytree(folder / TOKENIZER, target / TOKENIZER)
+        described.exported(description.Origin(**origin, step=step)).write(target)
+        (target / card.CARD).write_text(card.text(store, row, step, license))
+        write_sums(target)
+        target.rename(out.resolve())  # whole, or not at all
 
 
 def _about(store: Store, row: dict[str, Any], facts: description.WorldModelDescription) -> dict[str, Any]:

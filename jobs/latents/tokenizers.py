@@ -5,7 +5,6 @@ Everything but `read`, `of_dataset` and `of_training` works without torch, for t
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from longtake.errors import UserError
 from longtake.jobs.train.config import DATASET
 from longtake.models.description import CONFIG, PIXELS, parse_tokenizer
 from longtake.models.exported import WEIGHTS, require_sums
+from longtake.storage import scratch
 from longtake.storage.store import Store
 from longtake.tables.find import AUTOENCODERS, find_run, is_path
 from longtake.training import checkpoints
@@ -111,17 +111,17 @@ def kept(store: Store, name: str, digest: str, device: str = "cpu") -> Tokenizer
         UserError: it is gone, damaged, or another.
     """
     where = f"datasets/{name}/{TOKENIZER}"
-    with tempfile.TemporaryDirectory(prefix="longtake-") as folder:
+    with scratch.folder() as folder:
         try:
             store.download_dir(where, folder)
         except FileNotFoundError:
             raise UserError(f"{where}: the tokenizer is gone; encode the dataset again") from None
-        if tokenizer_digest(files_of(Path(folder))) != digest:
+        if tokenizer_digest(files_of(folder)) != digest:
             raise UserError(
                 f"{where}: damaged, or another tokenizer than made these latents: bring it back as it was, or encode "
                 "the dataset again under another name"
             )
-        return _loaded(Path(folder), where, device)
+        return _loaded(folder, where, device)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

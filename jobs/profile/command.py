@@ -185,7 +185,7 @@ def _keep(store: Store, config: ProfileConfig, findings: Findings, out: str | No
     name = f"profile-{config.name}.png"
     write_under(figure, plot_command("bench", store, f"run == '{record.run}'", out or name))
     print(f"picture: {save(figure, out) if out else save_in_store(figure, store, name)}")
-    print(f"kept: longtake results bench --where \"run == '{record.run}'\" --store {store.uri}")
+    print(f"kept: longtake results bench --where \"run == '{record.run}'\" --store {store.argument}")
 
 
 def _families(chosen: str | None) -> list[str]:

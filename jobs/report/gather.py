@@ -15,6 +15,7 @@ from longtake.jobs.evaluate.config import CONFIGS, EvaluateConfig
 from longtake.jobs.plots.base import distinct
 from longtake.tables import find
 from longtake.tables.schema import NO_RUN
+from longtake.tables.scores import definition
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -124,7 +125,7 @@ def gather(store: Store, runs: Sequence[str]) -> Material:
     scores = scores[~scores.task.isin(_uncurved())]
     tasks = choose_scores(store, scores, trainings, notes) if len(scores) else []
     if not tasks and not sweeps:
-        command = f"longtake evaluate --runs {','.join(ids)} --store {store.uri}"
+        command = f"longtake evaluate --runs {','.join(ids)} --store {store.argument}"
         notes.append(f"There are no scores to show yet: {command}")
     steps = store.table("steps", where=f"run in {ids!r}")
     named = [str(row["run"]) for row in rows]
@@ -273,23 +274,28 @@ def _newest(rows: pd.DataFrame) -> str:
     return str(of_runs.sort_values(order).protocol.iloc[-1])
 
 
+def _definition(store: Store, protocol: str) -> Protocol | None:
+    """What is kept of a protocol; None if nothing is. Raises Damaged for another definition."""
+    from longtake.evals.protocol import Protocol
+
+    kept = f"protocols/{protocol}.json"
+    if not store.exists(kept):
+        return None
+    return Protocol.model_validate_json(json.dumps(definition(store.read_bytes(kept), protocol)))
+
+
 def find_protocol(store: Store, protocol: str, datasets: Iterable[str]) -> tuple[Protocol | None, str | None]:
     """The definition behind a hash, and the shipped evaluation that has it.
 
     Known are those kept in the store, as protocols/HASH.json, and the shipped evaluations on these datasets.
     """
-    from longtake.evals.protocol import Protocol
-
-    kept = f"protocols/{protocol}.json"
-    definition = Protocol.model_validate_json(store.read_bytes(kept)) if store.exists(kept) else None
+    kept = _definition(store, protocol)
     known = [name for name in datasets if store.exists(f"datasets/{name}/manifest.json")]
-    prints = {definition.dataset} if definition else {str(store.dataset(name).fingerprint) for name in known}
+    prints = {kept.dataset} if kept else {str(store.dataset(name).fingerprint) for name in known}
     for config in sorted(CONFIGS.glob("*.yaml")):
         for short in load(EvaluateConfig, config.stem, search=CONFIGS).protocols:
             for fingerprint in prints:
-                full = short.model_copy(
-                    update={"dataset": fingerprint, "stride": definition.stride if definition else None}
-                )
+                full = short.model_copy(update={"dataset": fingerprint, "stride": kept.stride if kept else None})
                 if full.hash == protocol:
                     return full, config.stem
-    return definition, None
+    return kept, None

@@ -8,14 +8,12 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import yaml
-
 from longtake.cluster import accelerators
-from longtake.config import differences
+from longtake.config import differences, settings
 from longtake.errors import UserError, unknown
 from longtake.evals.protocol import Protocol
 from longtake.jobs.evaluate.check import protocol_problems
-from longtake.jobs.sweep.config import Sweep, SweepConfig
+from longtake.jobs.sweep.config import Sweep, SweepConfig, file
 from longtake.jobs.train import command as train
 from longtake.jobs.train.config import WorldModelTraining
 from longtake.models.analysis.reach import window_reach
@@ -92,12 +90,15 @@ def _measured(sweep: Sweep, store: Store) -> Sweep:
 
 def _warm_problems(sweep: Sweep, store: Store, name: str) -> list[str]:
     """Why the trials of an earlier sweep cannot be learnt from: their objective means something else."""
-    then = [yaml.safe_load(store.read_bytes(f"sweeps/{name}/{file}.yaml")) for file in ("sweep", "train")]
+    try:
+        searched, trained = (settings(*file(store, name, which)) for which in ("sweep", "train"))
+    except UserError as error:
+        return [f"warm_start: {line}" for line in error.lines]
     now = [config.model_dump(mode="json") for config in (sweep.config, sweep.base)]
-    changed = differences(then[0]["objective"], now[0]["objective"], "objective")
-    changed += differences(then[0]["against"], now[0]["against"], "against")
+    fields = ("objective", "against")
+    changed = [line for field in fields for line in differences(searched.get(field), now[0][field], field)]
     for field in ("steps", "data", "validation"):
-        changed += differences(then[1][field], now[1][field], f"change.{field}")
+        changed += differences(trained.get(field), now[1][field], f"change.{field}")
     return [f"warm_start: the objective of sweep {name} means something else: {line}" for line in changed]
 
 

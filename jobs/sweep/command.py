@@ -11,24 +11,23 @@ beside the table `trials`; each trial is a run like any other.
 
 from __future__ import annotations
 
-import contextlib
-import tempfile
-from collections.abc import Callable, Iterator
+import shlex
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from longtake.cluster import accelerators
-from longtake.config import differences, dump, load
+from longtake.config import build, differences, dump, load, load_stored, settings
 from longtake.datasets.mixture import open_data
 from longtake.errors import UserError
 from longtake.jobs.sweep.check import check, describe, notes, short
-from longtake.jobs.sweep.config import CONFIGS, Sweep, SweepConfig, new
+from longtake.jobs.sweep.config import CONFIGS, Sweep, SweepConfig, file, new
 from longtake.jobs.train.config import WorldModelTraining
 from longtake.storage import lease
 from longtake.storage.store import Store, open_store
 from longtake.tables.find import SWEEPS, find_run
 from longtake.tables.run_record import RunRecord
+from longtake.yaml_text import sealed
 
 if TYPE_CHECKING:
     from longtake.storage.lease import Lease
@@ -70,10 +69,9 @@ def main(
 def earlier(store: Store, name: str, overrides: list[str]) -> Sweep:
     """A sweep of the store. Raises UserError for settings that may not change."""
     sweep = str(find_run(store, name, SWEEPS)["run"])
-    with _files(store, sweep) as folder:
-        then = load(SweepConfig, folder / "sweep.yaml")
-        now = load(SweepConfig, folder / "sweep.yaml", overrides)
-        base = load(WorldModelTraining, folder / "train.yaml")
+    kept = file(store, sweep, "sweep")
+    then, now = load_stored(SweepConfig, *kept), build(SweepConfig, settings(*kept), overrides)
+    base = load_stored(WorldModelTraining, *file(store, sweep, "train"))
     changed = differences(then.model_dump(mode="json"), now.model_dump(mode="json"))
     fixed = [line for line in changed if line.split(":")[0].split(".")[0] not in RESUME_MAY_CHANGE]
     if fixed:
@@ -151,8 +149,8 @@ def _retry(study: Study) -> None:
 
 def _record(sweep: Sweep, store: Store, held: Lease | None = None) -> RunRecord:
     """The sweep's row in `runs`, after its configs: what the table shows can be resumed."""
-    store.write_bytes(f"sweeps/{sweep.id}/sweep.yaml", dump(sweep.config).encode())
-    store.write_bytes(f"sweeps/{sweep.id}/train.yaml", dump(sweep.base).encode())
+    store.write_bytes(f"sweeps/{sweep.id}/sweep.yaml", sealed(dump(sweep.config)).encode())
+    store.write_bytes(f"sweeps/{sweep.id}/train.yaml", sealed(dump(sweep.base)).encode())
     dataset = open_data(store, sweep.base.data.dataset)
     return RunRecord.start(
         store,
@@ -221,9 +219,9 @@ def finish(sweep: Sweep, store: Store, study: Study) -> None:
         raise UserError(f"sweep {sweep.id}: no trial was done; see the reasons: {why}")
     value = rows[best.number]["objective"]
     rel = f"sweeps/{sweep.id}/best.yaml"
-    store.write_bytes(rel, best_yaml(sweep, best, value).encode())
+    store.write_bytes(rel, sealed(best_yaml(sweep, best, value)).encode())
     print(f"best: trial {best.number} (run {best.run}), {sweep.config.objective.name} {value:.4f}")
-    hint = f"longtake train {store.uri}/{rel} --store {store.uri}"
+    hint = f"longtake train {shlex.quote(f'{store.uri}/{rel}')} --store {store.argument}"
     print(hint if store.is_folder else f"its config: {store.uri}/{rel} (copy it here for `longtake train`)")
     if sweep.config.winners is not None:
         from longtake.jobs.sweep.winners import retrain_and_score_winners
@@ -238,12 +236,3 @@ def best_yaml(sweep: Sweep, best: Assignment, value: float) -> str:
     reached = f"{sweep.config.objective.name} {value:.4f} at step {config.steps}"
     head = f"# Best of sweep {sweep.id}: trial {best.number}, {reached}\n"
     return head + point + dump(config)
-
-
-@contextlib.contextmanager
-def _files(store: Store, sweep: str) -> Iterator[Path]:
-    """The two configs of a sweep as local files."""
-    with tempfile.TemporaryDirectory(prefix="longtake-") as folder:
-        for name in ("sweep.yaml", "train.yaml"):
-            (Path(folder) / name).write_bytes(store.read_bytes(f"sweeps/{sweep}/{name}"))
-        yield Path(folder)

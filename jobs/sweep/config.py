@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from longtake.cluster import accelerators
 from longtake.config import Config, load, revise
+from longtake.errors import Damaged
 from longtake.evals.metric import SetMetric
 from longtake.evals.protocol import MetricName, Protocol
 from longtake.evals.registry import METRICS
@@ -24,6 +25,7 @@ from longtake.tuning.sweep_demand import SweepDemand
 
 if TYPE_CHECKING:
     from longtake.storage.lease import Token
+    from longtake.storage.store import Store
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "sweep"
 Positive = Annotated[int, Field(ge=1)]
@@ -180,6 +182,15 @@ class Sweep:
             gpus_per_worker=accelerators.least(self.base.gpus_per_worker),
             at_once=self.config.at_once,
         )
+
+
+def file(store: Store, sweep: str, name: Literal["sweep", "train"]) -> tuple[bytes, str]:
+    """A config of a sweep as it lies in the store, and its name there. Raises Damaged where it is gone."""
+    rel = f"sweeps/{sweep}/{name}.yaml"
+    try:
+        return store.read_bytes(rel), rel
+    except FileNotFoundError:
+        raise Damaged(f"{rel}: is gone: bring it back from a copy, or begin a new sweep") from None
 
 
 def new(config: SweepConfig) -> Sweep:

@@ -84,8 +84,8 @@ def main(
 
 def _what_next(config: TrainConfig, store: Store, run: str) -> str:
     if isinstance(config, AutoencoderTraining):
-        return f"longtake train CONFIG --set tokenizer={run} --store {store.uri}"
-    return f"longtake evaluate --runs {run} --store {store.uri}"
+        return f"longtake train CONFIG --set tokenizer={run} --store {store.argument}"
+    return f"longtake evaluate --runs {run} --store {store.argument}"
 
 
 def check(config: TrainConfig, store: Store) -> None:
@@ -209,12 +209,18 @@ def train(
         if reuse
         else None
     )
-    if earlier is not None and earlier["status"] == "done":
+    if earlier is not None and earlier["status"] == "done" and _is_kept(store, str(earlier["run"]), config.steps):
         print(f"{config.name}: run {earlier['run']} has done this already: reused", flush=True)
         return str(earlier["run"])
     if earlier is None:
         return _train(config, store, new_run_id())
     return _train(config, store, str(earlier["run"]), forked_from=str(earlier["forked_from"]))
+
+
+def _is_kept(store: Store, run: str, step: int) -> bool:
+    """Whether the last checkpoint of a finished run is as it was written; where rot has taken it, the run goes on from
+    the one before."""
+    return checkpoints.newest(store, run, hashed=True) == step
 
 
 def _train(config: TrainConfig, store: Store, run: str, forked_from: str = "") -> str:

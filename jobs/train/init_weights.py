@@ -12,7 +12,7 @@ from longtake.errors import UserError
 from longtake.jobs.train.config import AutoencoderTraining, InitConfig, TrainConfig, WorldModelTraining
 from longtake.models import description
 from longtake.models.description import CONFIG
-from longtake.models.exported import WEIGHTS, require_sums
+from longtake.models.exported import WEIGHTS, load_weights, require_sums
 from longtake.tables.find import find_run, is_path
 from longtake.training import checkpoints
 from longtake.training.checkpoints import checkpoint_of
@@ -51,10 +51,13 @@ def problems(config: TrainConfig, store: Store) -> list[str]:
 
 def shape_mismatches(config: TrainConfig, folder: Path) -> list[str]:
     """Why a checkpoint's weights are none for the model of a config; names and shapes only are compared."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(folder / WEIGHTS, "pt") as file:
-        stored = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  # it is no dict
+    try:
+        with safe_open(folder / WEIGHTS, "pt") as file:
+            stored = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  # no dict
+    except SafetensorError as error:
+        raise UserError(f"{folder / WEIGHTS}: damaged, or no safetensors: {error}") from error
     needed = {name: list(tensor.shape) for name, tensor in meta_model(config).state_dict().items()}
     if stored == needed:
         return []
@@ -87,8 +90,6 @@ def new_model(config: TrainConfig) -> nn.Module:
 
 def fill(model: nn.Module, config: TrainConfig, store: Store) -> None:
     """Give a fresh model the weights that its config names; without any it keeps its own."""
-    from safetensors.torch import load_file
-
     init = config.init
     if init is None:
         return
@@ -100,7 +101,7 @@ def fill(model: nn.Module, config: TrainConfig, store: Store) -> None:
         initialise_from_mamba2(model, Path(init.mamba2_lm))
         return
     with _opened(store, init) as folder:
-        model.load_state_dict(load_file(folder / WEIGHTS))
+        model.load_state_dict(load_weights(folder / WEIGHTS))
 
 
 def _problems_of_language_model(config: TrainConfig, path: str) -> list[str]:

@@ -82,9 +82,10 @@ def train_loop(context: Context, config: TrainConfig) -> None:
             log.note(**learner.validate())
         learner.save_samples(done)
         context.progress(done, config.steps, **log.latest)
-        if done % config.checkpoint_every == 0 or done == config.steps:
+        if done % config.checkpoint_every == 0 or done == config.steps or log.is_ending:
             log.flush()
             context.save(done, writer(context, engine, learner, done), log.metrics())
+            log.raise_if_ending(done)
     context.finish()
     log.close()
 

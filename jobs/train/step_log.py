@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from longtake.errors import Preempted
 from longtake.jobs.train.config import TrainConfig
+from longtake.tables import merging
 from longtake.tables import table as tables
 from longtake.training import checkpoints
 
@@ -24,21 +26,26 @@ class StepLog:
 
     def __init__(self, context: Context, start: int, config: TrainConfig) -> None:
         self._context = context
-        self._frames = config.data.frames_per_step
+        self._frames, self._steps = config.data.frames_per_step, config.steps
         self._spent = _spent(context, start)
+        if context.rank == 0:
+            tables.later_than(context.store, "steps", f"{context.run_id}-")
         self._loggers = _loggers(context, config) if config.watch and context.rank == 0 else None
         self._shown = 0
         self._rows: list[dict[str, Any]] = []
         self._first = start
         self._since = time.monotonic()
         self.latest: dict[str, float] = {}
+        self.is_ending = False
+        """Whether a rank's machine is taken back; all ranks learn so at the same step."""
 
     def add(self, step: int, numbers: dict[str, float]) -> None:
         """One rank's numbers of a step."""
         self._show()
         now, frames = time.monotonic(), self._frames
         seconds, self._since = now - self._since, now
-        numbers = self._context.mean(**numbers, step_s=seconds)
+        numbers = self._context.mean(**numbers, step_s=seconds, ending=float(self._context.is_ending))
+        self.is_ending = numbers.pop("ending") > 0
         numbers["bytes_read"] *= self._context.world
         wait = numbers.pop("data_wait") / max(numbers["step_s"], 1e-9)
         self.latest = {**numbers, "frames_per_s": frames / max(numbers["step_s"], 1e-9), "data_wait": wait}
@@ -67,8 +74,16 @@ class StepLog:
             self._context.require_lease()
             part = f"{self._context.run_id}-{self._first:08d}"
             tables.append(self._context.store, "steps", self._rows, part=part)
+            merging.note_append(self._context.store, "steps")
         self._first += len(self._rows)
         self._rows, self._shown = [], 0
+
+    def raise_if_ending(self, done: int) -> None:
+        """After a checkpoint: raise Preempted where it is a machine's last."""
+        if self.is_ending and done < self._steps:
+            self._context.finish()
+            run = self._context.run_id
+            raise Preempted(f"run {run}: ended by SIGTERM at step {done}, which is saved: go on with --resume {run}")
 
     def close(self) -> None:
         """The last step is done."""

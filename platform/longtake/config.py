@@ -11,12 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar, Union, cast, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
+from longtake import yaml_text
 from longtake.errors import UserError, nearest, unknown
-from longtake.strict_yaml import Dumper, Loader
 
 
 class Config(BaseModel):
@@ -59,6 +58,26 @@ def load(
     return _overridden(schema, settings, overrides, problems, unread=bool(problems))
 
 
+def load_stored(schema: type[Schema], data: bytes, where: str) -> Schema:
+    """The config that a file of a store holds, as `dump` wrote it; problems as in `load`, under that name."""
+    try:
+        return build(schema, settings(data, where))
+    except UserError as error:
+        named = (line if line.startswith(where) else f"{where}: {line}" for line in error.lines)
+        raise UserError(*named) from None
+
+
+def settings(data: bytes, where: str) -> dict[str, Any]:
+    """What a config's file says, which is checked against no schema. Raises UserError."""
+    try:
+        parsed = yaml_text.parse(data.decode("utf-8"), where)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: cannot be read: {error}") from None
+    if parsed is not None and not isinstance(parsed, dict):
+        raise UserError(f"{where}:1: a config is a list of `key: value` lines, not {_show(parsed)}")
+    return parsed or {}
+
+
 def build(schema: type[Schema], settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> Schema:
     """The config of settings that a command line gave, with `a.b=c` overrides; problems as in `load`."""
     return _overridden(schema, copy.deepcopy(dict(settings)), overrides, [])
@@ -66,7 +85,7 @@ def build(schema: type[Schema], settings: Mapping[str, Any], overrides: Sequence
 
 def loads(schema: type[Schema], text: str, overrides: Sequence[str] = ()) -> Schema:
     """The config that `dump` wrote as a text, with `a.b=c` overrides; problems as in `load`."""
-    return _overridden(schema, yaml.load(text, Loader=Loader), overrides, [])
+    return _overridden(schema, yaml_text.parse(text, "config"), overrides, [])
 
 
 def _overridden(
@@ -118,10 +137,7 @@ def shipped_settings(search: Path) -> dict[str, dict[str, Any]]:
 
 def dump(config: BaseModel, changes: bool = False) -> str:
     """The config as YAML that `load` reads back to the same value; with `changes` only what is not the default."""
-    text: str = yaml.dump(
-        config.model_dump(mode="json", exclude_defaults=changes), Dumper=Dumper, sort_keys=False, allow_unicode=True
-    )
-    return text
+    return yaml_text.dump(config.model_dump(mode="json", exclude_defaults=changes))
 
 
 def config_hash(config: BaseModel) -> str:
@@ -186,26 +202,12 @@ def _no_base(base: object) -> str:
 
 def _parse_file(path: Path, problems: list[str]) -> dict[str, Any]:
     try:
-        parsed = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
-    except yaml.YAMLError as error:
-        problems.append(_yaml_problem(str(path), error))
-        return {}
-    except (OSError, UnicodeDecodeError) as error:
+        return settings(path.read_bytes(), str(path))
+    except OSError as error:
         problems.append(f"{path}: cannot be read: {error}")
-        return {}
-    if parsed is None:
-        return {}
-    if not isinstance(parsed, dict):
-        problems.append(f"{path}:1: a config is a list of `key: value` lines, not {_show(parsed)}")
-        return {}
-    return parsed
-
-
-def _yaml_problem(where: str, error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    line = f":{mark.line + 1}" if mark is not None else ""
-    message = getattr(error, "problem", None) or str(error).splitlines()[0]
-    return f"{where}{line}: not valid YAML: {message}"
+    except UserError as error:
+        problems += error.lines
+    return {}
 
 
 def _merge(under: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -229,9 +231,9 @@ def _override(settings: dict[str, Any], override: str, problems: list[str]) -> N
         problems.append(f"--set {override}: expected key=value, such as model.window=6")
         return
     try:
-        value = yaml.load(text, Loader=Loader)
-    except yaml.YAMLError as error:
-        problems.append(_yaml_problem(f"--set {override}", error).replace(":1:", ":", 1))
+        value = yaml_text.parse(text, f"--set {override}")
+    except UserError as error:
+        problems += (line.replace(":1:", ":", 1) for line in error.lines)
         return
     _assign(settings, path, value, f"--set {override}", problems)
 

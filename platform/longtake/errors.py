@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable
 
+PREEMPTED = 128 + 15
+"""Exit code of what a SIGTERM has ended, as shells count it."""
+
 
 class UserError(Exception):
     """Something the user can fix: one clear line per problem, printed without a stack trace (exit code 2)."""
@@ -19,6 +22,10 @@ class UserError(Exception):
 
 class Damaged(UserError):
     """A dataset whose index or manifest is not what was written: making it again is what a user can do."""
+
+
+class Preempted(UserError):
+    """The machine is taken back (SIGTERM); what was begun is saved and can be gone on with (exit code 143)."""
 
 
 def require_all(*checks: Callable[[], object]) -> None:

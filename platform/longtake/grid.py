@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from longtake.storage.store import Store, open_store
+from longtake.tables import merging
 from longtake.tables import table as tables
 
 Rows = list[dict[str, Any]]
@@ -63,6 +64,8 @@ def run_grid(
         else:
             report.failed[part] = reason
         on_done(report.reused + report.ran + len(report.failed), len(cells))
+        if report.ran and report.ran % merging.LOOK_EVERY == 0:  # each worker writes too few to see that there are many
+            merging.look(store, table)
     return report
 
 

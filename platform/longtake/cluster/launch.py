@@ -12,12 +12,15 @@ import json
 import logging
 import math
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
 
-from longtake.cluster import accelerators, node_watch
+from longtake.cluster import accelerators, node_watch, preemption
+from longtake.cluster.address import require_ray
 from longtake.cluster.autoscaler import kinds_of_nodes
 from longtake.cluster.demand import Demand, Resources
 from longtake.cluster.private_ray import private, session_folder
@@ -77,6 +80,10 @@ TOLD_TO_WORKERS = (
 )
 
 
+SECRET = re.compile("pass|pwd|token|secret|key", re.IGNORECASE)
+"""Names of what stands in an address and is nobody's to read."""
+
+
 @contextlib.contextmanager
 def launch(
     need: Demand | None = None,
@@ -122,20 +129,20 @@ def _local(need: Demand | None, cpus: int, dashboard: bool, object_store_mb: int
 
     gpus = accelerators.local_count() if need is not None and need.gpus_per_worker else 0
     _check(need, {"CPU": cpus, "GPU": gpus}, [{"CPU": cpus, "GPU": gpus}], "this machine")
-    folder = session_folder()
-    with private():
+    with session_folder() as folder, private():
         try:
-            ray.init(
-                job_config=_own_path(),
-                address="local",  # without it ray.init would join any Ray that happens to run on this machine
-                num_cpus=cpus,
-                include_dashboard=dashboard,
-                dashboard_host="127.0.0.1",
-                object_store_memory=object_store_mb * 2**20,
-                _temp_dir=folder,
-                logging_level=logging.ERROR if quiet else logging.INFO,
-                log_to_driver=not quiet,
-            )
+            with preemption.kept():
+                ray.init(
+                    job_config=_own_path(),
+                    address="local",  # without it ray.init would join any Ray that happens to run on this machine
+                    num_cpus=cpus,
+                    include_dashboard=dashboard,
+                    dashboard_host="127.0.0.1",
+                    object_store_memory=object_store_mb * 2**20,
+                    _temp_dir=folder,
+                    logging_level=logging.ERROR if quiet else logging.INFO,
+                    log_to_driver=not quiet,
+                )
             yield
         finally:
             ray.shutdown()
@@ -145,7 +152,9 @@ def _local(need: Demand | None, cpus: int, dashboard: bool, object_store_mb: int
 def _attached(need: Demand | None, address: str, quiet: bool) -> Iterator[None]:
     import ray
 
-    _attach(address, quiet)
+    require_ray(address)
+    with preemption.kept():
+        _attach(address, quiet)
     try:
         _check(need, *_room(), f"the cluster at {address}")
         with node_watch.watch_nodes(need, lambda line: print(line, flush=True)):
@@ -174,7 +183,7 @@ def _own_path() -> JobConfig:
 def _attach(address: str, quiet: bool) -> None:
     import ray
 
-    passed = {name: os.environ[name] for name in TOLD_TO_WORKERS if name in os.environ}
+    passed = {name: _without_password(name) for name in TOLD_TO_WORKERS if name in os.environ}
     passed |= {name: os.environ.get(name, ENVIRONMENT[name]) for name in ON_A_CLUSTER}
     handed_on = _variables_of_the_job()
     try:
@@ -189,6 +198,19 @@ def _attach(address: str, quiet: bool) -> None:
         raise UserError(
             f"RAY_ADDRESS={address}: no Ray cluster answers there; start it, or unset RAY_ADDRESS"
         ) from error
+
+
+def _without_password(name: str) -> str:
+    """A variable as workers are told it. Raises UserError for an address with a password in it: Ray writes what it
+    hands to workers into logs, tables and the dashboard."""
+    value = os.environ[name]
+    parts = urlsplit(value)
+    if "@" in parts.netloc or any(SECRET.search(key) for key in parse_qs(parts.query)):
+        raise UserError(
+            f"{name}: has a password in it, which everybody who sees the cluster's dashboard would read; give the "
+            "address alone, and the rest to the nodes, as their MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
+    return value
 
 
 def _variables_of_the_job() -> set[str]:

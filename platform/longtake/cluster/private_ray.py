@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from longtake.errors import UserError
+from longtake.storage import scratch
 
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Set to 0, Ray takes 127.0.0.1 for the address of this machine, as it always does on macOS and Windows. Without it
@@ -53,17 +54,45 @@ def _read_again() -> None:
     AuthenticationTokenLoader.instance().reset_cache()
 
 
-def session_folder() -> str:
-    """Where Ray may write: under RAY_TMPDIR, or the system's, in a folder of this user's with mode 700.
+@contextlib.contextmanager
+def session_folder() -> Iterator[str]:
+    """Where Ray may write while the block runs: under RAY_TMPDIR, or the system's, in a folder of this user's.
 
-    Ray opens what it makes to all users (mode 777), and its sockets in there ask nobody for a token. The path is short,
-    for sockets lie deep under it (limit 107 bytes). Raises UserError if somebody else has put something in its place.
+    Ray opens what it makes to all users (mode 777), and its sockets in there ask nobody for a token; so nobody else may
+    enter the folder (mode 700). What drivers that were killed have left in it is removed. A path that is too long for
+    sockets is gone to by a short way round. Raises UserError for a place that cannot be used, or is somebody else's.
     """
     usual = tempfile.gettempdir()
-    parent = Path(os.environ.get("RAY_TMPDIR") or (usual if len(usual) < 12 else "/tmp"))
+    parent = Path(os.environ.get("RAY_TMPDIR") or (usual if len(usual) < 12 else _SHORT)).absolute()
+    try:
+        with scratch.folder(_own(parent), "r", keep_failed=True) as folder, _short(folder) as path:
+            yield str(path)
+    except OSError as error:
+        if error.filename and Path(str(error.filename)).is_relative_to(parent):
+            raise UserError(f"Ray cannot write to {parent} ({error.strerror}): {_ELSEWHERE}") from error
+        raise
+
+
+@contextlib.contextmanager
+def _short(folder: Path) -> Iterator[Path]:
+    """The folder by a path that leaves room for the sockets that lie deep under it (limit 107 bytes)."""
+    if len(str(folder)) <= MOST_BYTES:
+        yield folder
+        return
+    with scratch.folder(_own(Path(_SHORT)), "s") as near:
+        (near / "r").symlink_to(folder)
+        yield near / "r"
+
+
+def _own(parent: Path) -> Path:
+    """A folder of this user's that nobody else may enter; it is made if need be."""
     folder = parent / f"lt-{os.getuid()}"
-    with contextlib.suppress(FileExistsError):
+    try:
         folder.mkdir(mode=0o700, parents=True)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise UserError(f"{parent}: Ray cannot write there ({error.strerror}): {_ELSEWHERE}") from error
     try:
         opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError as error:
@@ -74,10 +103,13 @@ def session_folder() -> str:
         os.fchmod(opened, 0o700)  # whatever the umask is, and whoever made it
     finally:
         os.close(opened)
-    return str(folder / "r")
+    return folder
 
 
-_ELSEWHERE = "remove it, or set RAY_TMPDIR to another folder with a short path"
+_ELSEWHERE = "remove it, or set RAY_TMPDIR to another folder"
+_SHORT = "/tmp"
+MOST_BYTES = 107 - len("/session_2026-11-28_22-54-40_123456_1234567/sockets/plasma_store_12")
+"""Of the path that Ray is given: Linux takes no longer ones for sockets."""
 
 
 @contextlib.contextmanager

@@ -174,6 +174,9 @@ class Dataset:
         try:
             manifest = Manifest.model_validate_json(self.store.read_bytes(path))
         except FileNotFoundError:
+            if self.store.exists(f"{self.root}/recipe.json"):
+                again = "give the command that began to make it once more"
+                raise Damaged(f"{path}: is not there: the dataset is not finished, or has lost it; {again}") from None
             advice = "; make it with `longtake collect`, `longtake ingest` or `longtake encode`"
             raise UserError(unknown("dataset", self.name, dataset_names(self.store)) + advice) from None
         except ValidationError as error:

@@ -123,7 +123,8 @@ def _zstd_out(spec: ArraySpec, data: bytes, frames: int, first: int, into: Array
 
 
 def _zlib_out(spec: ArraySpec, data: bytes, frames: int, first: int, into: Array) -> None:
-    _copy(spec, zlib.decompress(data), frames, first, into)
+    # A byte more than there should be: what is packed may claim any size.
+    _copy(spec, zlib.decompressobj().decompress(data, spec.nbytes(frames) + 1), frames, first, into)
 
 
 def _copy(spec: ArraySpec, raw: pyarrow.Buffer | bytes, frames: int, first: int, into: Array) -> None:

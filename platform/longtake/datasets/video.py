@@ -20,6 +20,8 @@ from typing import IO, TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from longtake.datasets import room
+
 if TYPE_CHECKING:
     import av
     from av.container import InputContainer
@@ -31,6 +33,9 @@ CRF = 18  # x264's constant quality: 0 is the best, 51 the worst
 SOUGHT = 12  # frames between two keyframes of an mp4 for people
 UNEVEN = 0.1  # of the time between two frames: how far a frame may lie from its even place
 NEAR_S = 1e-4  # how far from a wanted time a frame may lie, beside the rounding of its file: LeRobot's own tolerance
+MOST_PIXELS = 1 << 25
+"""Of a picture: 8K has nearly as many."""
+
 TURNS = 1 << 16  # the number one in a display matrix
 
 
@@ -100,6 +105,7 @@ class BadVideo(ValueError):
 def read(file: IO[bytes]) -> Video:
     """A whole video file, frame by frame. Raises BadVideo."""
     with _opened(file) as (container, stream):
+        _require_room(stream)
         pictures = [(picture(), time) for picture, time in _pictures(container, stream)]
         # Frames that an edit list leaves out are in the file and not shown. Not every container counts its frames.
         index = list(stream.index_entries) if stream.frames else []
@@ -187,7 +193,8 @@ def _opened(file: IO[bytes]) -> Iterator[tuple[InputContainer, VideoStream]]:
                     f"{len(streams) or 'no'} video stream{'s' * (len(streams) > 1)} in the file, expected one"
                 )
             streams[0].thread_count = 1
-            streams[0].codec_context.options = {"err_detect": "explode"}
+            # A decoder keeps many pictures of the size that the header tells of.
+            streams[0].codec_context.options = {"err_detect": "explode", "max_pixels": str(MOST_PIXELS)}
             yield container, streams[0]
     except av.FFmpegError as error:
         raise BadVideo(f"not a video that can be read: {error.strerror}") from error
@@ -203,6 +210,14 @@ def _pictures(container: InputContainer, stream: VideoStream) -> Iterator[tuple[
             raise BadVideo("frames without times: put the bare stream into an mp4 (ffmpeg -r FPS -i IN -c copy OUT)")
         _require_square_pixels(stream)
         yield functools.partial(_upright, rgb, picture), picture.pts * _tick(stream)
+
+
+def _require_room(stream: VideoStream) -> None:
+    """Raise TooLarge for a whole file that, by its header, holds more pictures than there is room for."""
+    room.require(
+        3 * stream.height * stream.width * stream.frames,
+        f"a video of {stream.frames} pictures of {stream.height} x {stream.width}",
+    )
 
 
 def _tick(stream: VideoStream) -> float:
@@ -253,6 +268,7 @@ class _Rgb:
         self._converter = VideoReformatter()
 
     def __call__(self, picture: av.VideoFrame) -> Frames:
+        room.take(3 * picture.height * picture.width, f"a picture of {picture.height} x {picture.width}")
         # One thread: its own would each get a slice of a small picture.
         return np.asarray(self._converter.reformat(picture, format="rgb24", threads=1).to_ndarray(), np.uint8)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,7 +23,9 @@ from longtake.datasets.dataset import SPLIT_RULE, SPLITS, Dataset, Manifest, fro
 from longtake.datasets.episode import LABEL, Episode, faults
 from longtake.datasets.likeness import Leak, Look, leaks, look
 from longtake.datasets.shard import Array, ArraySpec, Chunk, Codec, ShardBuffer, decode
-from longtake.errors import UserError, unknown
+from longtake.errors import Damaged, UserError, unknown
+from longtake.storage import seals
+from longtake.storage.sealed_files import is_stamped, stamped
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from longtake.storage.store import Store
 
 
+logger = logging.getLogger(__name__)
 WORLDS_RULE = (
     "worlds in the order of the smallest SHA-256 of their episodes' arrays: first test, then val, the rest train"
 )
@@ -92,12 +96,13 @@ class DatasetWriter:
     def claim(self) -> bool:
         """Write the recipe, or find it there; True if the dataset is already finished.
 
-        Raises UserError naming the differing fields if the name belongs to a dataset made otherwise.
+        Raises UserError naming the differing fields if the name belongs to a dataset made otherwise, and Damaged where
+        that cannot be known.
         """
-        try:
-            existing = json.loads(self.store.read_bytes(f"{self.root}/recipe.json"))
-        except FileNotFoundError:
-            self.store.write_bytes(f"{self.root}/recipe.json", json.dumps(self.recipe, indent=1).encode())
+        finished = self.store.exists(f"{self.root}/manifest.json")
+        existing = Dataset(self.store, self.name).manifest.recipe if finished else self._begun()
+        if existing is None:
+            self.store.write_bytes(f"{self.root}/recipe.json", seals.dumped(self.recipe))
             return False
         differing = differences(existing, self.recipe)
         if differing:
@@ -105,13 +110,27 @@ class DatasetWriter:
                 f"dataset {self.name!r} exists with another config ({'; '.join(differing)}): "
                 f"choose another name (--set name=...) or delete {self.store.path(self.root)}"
             )
-        return bool(self.store.exists(f"{self.root}/manifest.json"))
+        return finished
+
+    def _begun(self) -> dict[str, Any] | None:
+        """The recipe of a dataset that is not finished; None if nothing has begun."""
+        path = f"{self.root}/recipe.json"
+        try:
+            return seals.loaded_or_older(self.store.read_bytes(path), path)
+        except FileNotFoundError:
+            return None
+        except Damaged as error:
+            way = "bring it back, or remove it if what is there was begun with this very config: shards say it too"
+            raise Damaged(f"{error}; {way}") from None
 
     def done(self, shard: int) -> bool:
-        """Whether this shard is complete and made by the same recipe."""
+        """Whether this shard is complete and made by the same recipe; one whose index is damaged is made again."""
         try:
             part = self._read_part(shard)
         except FileNotFoundError:
+            return False
+        except Damaged as error:
+            logger.warning("%s: the shard is made again", error)
             return False
         return bool((part["recipe"] == self.recipe_hash).all())
 
@@ -130,7 +149,7 @@ class DatasetWriter:
         part = pd.DataFrame(rows, columns=None if rows else ["recipe"])
         self.store.write_bytes(f"{self.root}/shards/{shard:05d}.shard", buffer.bytes())
         before_index()
-        self.store.write_bytes(f"{self.root}/index/{shard:05d}.parquet", to_parquet(part))
+        self.store.write_bytes(self._part(shard), stamped(to_parquet(part)))
 
     def finalize(self, shards: int, refused: int = 0, like: Dataset | None = None) -> Dataset:
         """Number and split the episodes of shards 0 .. shards-1, write index and manifest.
@@ -193,8 +212,15 @@ class DatasetWriter:
             **_look(episode.frames),
         }
 
+    def _part(self, shard: int) -> str:
+        return f"{self.root}/index/{shard:05d}.parquet"
+
     def _read_part(self, shard: int) -> pd.DataFrame:
-        return from_parquet(self.store.read_bytes(f"{self.root}/index/{shard:05d}.parquet"))
+        """The index of a shard. Raises FileNotFoundError, and Damaged for other bytes than were written."""
+        data = self.store.read_bytes(self._part(shard))
+        if not is_stamped(data):
+            raise Damaged(f"{self._part(shard)}: damaged, or of an earlier version, whose parts had no SHA-256")
+        return from_parquet(data)
 
     def _manifest(self, index: pd.DataFrame, shards: int, refused: int, index_crc: int, rule: str) -> Manifest:
         specs = [ArraySpec(**spec) for spec in json.loads(index["arrays"][0])]

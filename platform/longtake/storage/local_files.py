@@ -10,10 +10,13 @@ import contextlib
 import errno
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from longtake.errors import UserError
+
+TEMPORARY = ".longtake-tmp-"
+"""How the names of half-written files begin; no listing shows them."""
 
 
 def is_there(path: str) -> bool:
@@ -23,6 +26,11 @@ def is_there(path: str) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def is_inside(name: str) -> bool:
+    """Whether a name that others gave, `/` between its parts, stays within the folder that it is put below."""
+    return not any(part in ("", ".", "..") or "\0" in part for part in name.split("/"))
 
 
 def entries(path: str) -> list[os.DirEntry[str]]:
@@ -70,8 +78,42 @@ def errors_told(place: str) -> Iterator[None]:
         ) from error
 
 
+def not_written(error: Exception, store: str) -> Exception:
+    """The UserError for an error of writing that the system has a number for; any other stays itself."""
+    code = getattr(error, "errno", None)
+    if code is None and not isinstance(error, PermissionError):
+        return error
+    named = f"; {name}" if (name := getattr(error, "filename", None)) else ""
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(f"no space left in store {store}{named}")
+    why = f"{getattr(error, 'strerror', None) or error} ({errno.errorcode.get(code or errno.EACCES, code)})"
+    return UserError(f"store {store} cannot be written: {why}{named}")
+
+
+def sync(path: Path) -> None:
+    """Let what a file holds, or the names in a folder, outlast a power cut. Raises OSError."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def move_in(source: Path, folder: Path, names: Iterable[str]) -> None:
+    """Move the files of a folder into another one on the same disk; when it returns, a power cut takes none of them."""
+    for name in names:
+        sync(source / name)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(source / name, folder / name)
+    for inner in sorted(
+        {parent for name in names for parent in (folder / name).parents if parent.is_relative_to(folder)}
+    ):
+        sync(inner)
+    sync(folder.parent)
+
+
 def write(path: Path, data: bytes, temporary_prefix: str) -> None:
-    """Write beside the file, sync, then rename: a crash leaves the old file or the new one."""
+    """Write beside the file, sync, then rename: a crash, of the machine too, leaves the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=temporary_prefix, dir=path.parent)
     try:
@@ -81,6 +123,7 @@ def write(path: Path, data: bytes, temporary_prefix: str) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
+        sync(path.parent)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

@@ -63,10 +63,28 @@ def seal(file: bytes) -> tuple[bytes, str]:
     import pyarrow.parquet as pq
 
     whole = memoryview(file)
-    footer = len(file) - _END.size - _END.unpack(whole[-_END.size :])[0]
+    footer = _footer(file)
     digests = [digest(whole[chunk.start : chunk.end]) for chunk in _chunks(pq.read_metadata(io.BytesIO(file)))]
     tail = b"".join(digests) + _COUNT.pack(len(digests)) + bytes(whole[footer:])
     return bytes(whole[:footer]) + tail, digest(tail).hex()
+
+
+def stamped(file: bytes) -> bytes:
+    """A small Parquet file with the SHA-256 of all its other bytes before the footer, where readers pass over it."""
+    footer = _footer(file)
+    return file[:footer] + hashlib.sha256(file).digest() + file[footer:]
+
+
+def is_stamped(data: bytes) -> bool:
+    """Whether every byte is as `stamped` has put it."""
+    stamp = _footer(data) - hashlib.sha256().digest_size
+    footer = stamp + hashlib.sha256().digest_size
+    return stamp > 0 and hashlib.sha256(data[:stamp] + data[footer:]).digest() == data[stamp:footer]
+
+
+def _footer(data: bytes) -> int:
+    """Where the footer begins; no place that can be where nothing says so."""
+    return len(data) - _END.size - _END.unpack(data[-_END.size :])[0] if len(data) >= _END.size else -1
 
 
 def _chunks(metadata: Any) -> list[Chunk]:

@@ -12,6 +12,7 @@ from longtake.errors import Damaged, UserError
 from longtake.storage import local_files
 
 KEY = "seal"
+_STAMP = hashlib.sha256().digest_size
 
 
 class Entry(NamedTuple):
@@ -44,9 +45,16 @@ def told(entries: Entries) -> dict[str, Any]:
     }
 
 
-def entries_of(record: Mapping[str, Any]) -> Entries:
-    """The inverse of `told`."""
-    return {name: Entry(size, record["sha256"][name]) for name, size in record["files"].items()}
+def entries_of(record: Mapping[str, Any], where: str) -> Entries:
+    """The inverse of `told`. Raises Damaged, under the name `where`, for what is no such list."""
+    files, sums = record.get("files"), record.get("sha256")
+    if not (isinstance(files, dict) and isinstance(sums, dict) and files.keys() == sums.keys()):
+        raise Damaged(f"{where}: damaged, it does not say of each file what was written")
+    entries = {name: Entry(size, sums[name]) for name, size in files.items()}
+    for name, entry in entries.items():
+        if type(entry.bytes) is not int or not isinstance(entry.sha256, str) or not local_files.is_inside(name):
+            raise Damaged(f"{where}: damaged, what it says of the file {name!r} cannot be")
+    return entries
 
 
 def faults(where: str, sizes: Mapping[str, int], written: Entries) -> list[str]:
@@ -76,20 +84,50 @@ def loaded(data: bytes, where: str) -> dict[str, Any]:
         Damaged: it is another content than was written.
         UserError: it carries no hash, as those of earlier versions.
     """
-    try:
-        content = json.loads(data)
-        seal = content.pop(KEY, None)
-    except (ValueError, AttributeError, TypeError, RecursionError):
-        raise Damaged(f"{where}: damaged, it is no JSON of ours") from None
-    if seal is None and "files" in content:
+    content, is_sealed = _parsed(data, where)
+    if not is_sealed and "files" in content:
         raise UserError(
             f"{where}: of an earlier version of longtake, whose files have no SHA-256 and can run code when they are "
             "read; this version reads none such: train it again, or go on with the version that wrote it"
         )
-    if seal != _digest(content):
+    if not is_sealed:
         raise Damaged(f"{where}: damaged, its checksum does not match")
-    record: dict[str, Any] = content
-    return record
+    return content
+
+
+def loaded_or_older(data: bytes, where: str) -> dict[str, Any]:
+    """The same of a file whose kind had no hash in earlier versions: without one it is taken as it is.
+
+    Raises:
+        Damaged: it is another content than was written.
+    """
+    return _parsed(data, where)[0]
+
+
+def _parsed(data: bytes, where: str) -> tuple[dict[str, Any], bool]:
+    """The content, and whether it carries a hash, which is right then."""
+    try:
+        content = json.loads(data)
+        seal = content.pop(KEY, None)
+        whole = seal is None or seal == _digest(content)
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        raise Damaged(f"{where}: damaged, it is no JSON of ours") from None
+    if not whole:
+        raise Damaged(f"{where}: damaged, its checksum does not match")
+    return content, seal is not None
+
+
+def stamped(data: bytes) -> bytes:
+    """A file of another kind whose readers pass over what stands behind its end, with its SHA-256 there."""
+    return data + hashlib.sha256(data).digest()
+
+
+def unstamped(data: bytes, where: str) -> bytes:
+    """The bytes that were stamped. Raises Damaged for others, and for those of an earlier version."""
+    content, stamp = data[:-_STAMP], data[-_STAMP:]
+    if hashlib.sha256(content).digest() != stamp:
+        raise Damaged(f"{where}: damaged, its SHA-256 is not that of what was written")
+    return content
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -8,9 +8,9 @@ Ray and pyarrow are handed the same filesystem. Names given to the methods are r
 from __future__ import annotations
 
 import contextlib
-import errno
 import fnmatch
 import os
+import shlex
 import shutil
 import threading
 import time
@@ -29,11 +29,7 @@ if TYPE_CHECKING:
 
 Names: TypeAlias = list[str]
 
-TEMPORARY = ".longtake-tmp-"
-"""How the names of half-written files begin; no listing shows them."""
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_FORBIDDEN = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+TEMPORARY = local_files.TEMPORARY
 
 
 def open_store(uri: str | Path, *, check: bool = False) -> Store:
@@ -76,6 +72,11 @@ class Store:
         return self._bytes_read
 
     @property
+    def argument(self) -> str:
+        """Its URI as a word of a command that is printed, to be pasted into a shell."""
+        return shlex.quote(self.uri)
+
+    @property
     def is_folder(self) -> bool:
         """True for a folder of this machine, False for an object storage."""
         return not self.uri.startswith("s3://")
@@ -112,8 +113,9 @@ class Store:
             return self._counted(self.fs.cat_file(self.path(rel)))
 
     def read_range(self, rel: str, offset: int, size: int) -> bytes:
-        """`size` bytes from `offset` on, in one request; fewer if the file ends. Raises FileNotFoundError."""
-        return self._counted(self.fs.cat_file(self.path(rel), start=offset, end=offset + size))
+        """`size` bytes from `offset` on, in one request; fewer if the file ends. Raises as `read_bytes`."""
+        with self._errors_told(rel):
+            return self._counted(self.fs.cat_file(self.path(rel), start=offset, end=offset + size))
 
     def _counted(self, data: bytes) -> bytes:
         with self._counting:
@@ -126,7 +128,9 @@ class Store:
             return {name: self._read_if_there(name) for name in names}
         if any(_is_pattern(self.path(name)) for name in names):
             return {name: self._object_if_there(name) for name in names}
-        contents = self.fs.cat([self.path(name) for name in names], on_error="return") if names else {}
+        paths = [self.path(name) for name in names]
+        # In one piece each: for several, s3fs would first ask how large each object is.
+        contents = self.fs.cat(paths, on_error="return", max_concurrency=1) if names else {}
         read: dict[str, bytes | None] = {}
         for name in names:
             data = contents[self.path(name)]
@@ -289,7 +293,10 @@ class Store:
 
     def download(self, names: Sequence[str], rel: str, local: Path) -> None:
         """Copy some files of a folder of the store into a local one. Raises FileNotFoundError if one is missing."""
-        targets = [local / name[len(rel) :].strip("/") for name in names]
+        inner = [name[len(rel) :].strip("/") for name in names]
+        if strange := [name for name in inner if not local_files.is_inside(name)]:  # a bucket takes any name
+            raise UserError(f"{self.uri}/{rel} holds {strange[0]!r}, which would be written elsewhere: remove it")
+        targets = [local / name for name in inner]
         for target in targets:
             target.parent.mkdir(parents=True, exist_ok=True)
         with self._errors_told(rel):
@@ -367,17 +374,13 @@ class Store:
 
     def _explain(self, error: Exception) -> NoReturn:
         """Raise the UserError for what a user can mend, and the error itself for everything else."""
-        code = getattr(error, "errno", None)
-        name = type(error).__name__
-        if code in _FULL:
-            raise UserError(f"no space left in store {self.uri}") from error
-        if code in _FORBIDDEN or isinstance(error, PermissionError):
-            raise UserError(f"store {self.uri} cannot be written: {_reason(error)}") from error
         if not self.is_folder and isinstance(error, FileNotFoundError):
             raise UserError(f"store {self.uri}: no such bucket; make it first or mend the name") from error
-        if name in ("NoCredentialsError", "InvalidRegionError"):
+        if type(error).__name__ in ("NoCredentialsError", "InvalidRegionError"):
             raise UserError(f"store {self.uri} cannot be reached: {error}") from error
-        raise error
+        if (problem := local_files.not_written(error, self.uri)) is error:
+            raise error
+        raise problem from error
 
 
 def _is_pattern(path: str) -> bool:
@@ -392,7 +395,3 @@ def _is_temporary(name: str) -> bool:
 def _standing(path: Path) -> Path:
     """The nearest folder on the way to a path that exists already."""
     return next(parent for parent in (path, *path.parents) if parent.exists())
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)

@@ -145,6 +145,28 @@ def versions(store: Store, table: str, part: str) -> list[File]:
     return sorted(file for file in present if file.part == part)
 
 
+def named(name: str) -> File | None:
+    """The file of a table that a name of the store is of; None for marks, and for what is none."""
+    tables, table, *_ = name.split("/", 2)
+    prefix = f"{tables}/{table}/"
+    return _named(prefix, name.removeprefix(prefix).removesuffix(".parquet")) if name.endswith(".parquet") else None
+
+
+def newest_event(store: Store, table: str, start: str) -> int:
+    """The newest event that files have which can hold parts of names beginning so; 0 without any."""
+    folder = f"tables/{table}/"
+    names = [*store.starting(f"{folder}{start}"), *store.starting(f"{folder}compacted-")]
+    return max((file.event for file in _files(table, names, store).present), default=0)
+
+
+def parts_in(store: Store, file: File) -> list[str]:
+    """The parts that a compacted file gives; none if it has just been replaced."""
+    try:
+        return list(_parts(store, file, Cache()))
+    except FileNotFoundError:
+        return []
+
+
 def files(store: Store, table: str, part: str | None = None) -> Listing:
     """All files of a table, or those that can hold one part.
 

@@ -15,8 +15,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from longtake.config import config_hash, dump
-from longtake.errors import UserError
+from longtake.errors import PREEMPTED, Preempted, UserError
 from longtake.provenance import provenance
+from longtake.tables import merging
 from longtake.tables import table as tables
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ HEARTBEAT_S = 15.0
 COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _LABEL = re.compile(r"(class_name|actor_id|pid|name|namespace|ip): ")
 _RAISED = re.compile(r"[\w.]*(Error|Exception|Interrupt|Killed)\b.*: ")
-Status = Literal["done", "failed", "stopped"]
+Status = Literal["done", "failed", "stopped", "preempted"]
 
 
 class RunRecord:
@@ -111,6 +112,7 @@ class RunRecord:
         self._thread.join()
         self._row |= {"status": status, "reason": reason, "ended": _now()}
         self._write()
+        merging.look(self._store, "runs")
 
     def __enter__(self) -> Self:
         return self
@@ -120,6 +122,8 @@ class RunRecord:
     ) -> None:
         if error is None:
             self.finish()
+        elif isinstance(error, Preempted) or (isinstance(error, SystemExit) and _is_preempted(error)):
+            self.finish("preempted", "SIGTERM")
         elif isinstance(error, KeyboardInterrupt | SystemExit):
             self.finish("stopped", type(error).__name__)
         else:
@@ -150,6 +154,11 @@ def cause(error: BaseException) -> str:
         if raised or lines[1:]:
             return raised[-1] if raised else lines[1]  # the first line only says that an actor died
     return f"{type(error).__name__}: {lines[0] if lines else ''}".rstrip(": ")
+
+
+def _is_preempted(error: SystemExit) -> bool:
+    """Whether a SIGTERM has ended the process, which no `longtake stop` has sent to a job of a cluster."""
+    return error.code == PREEMPTED and "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ
 
 
 def _now() -> datetime.datetime:

@@ -53,9 +53,11 @@ COLUMNS: dict[str, dict[str, Column]] = {
         "kind": Column("text", "", "train, autoencoder (a training of one), sweep, ..."),
         "name": Column("text", "", "name of the config"),
         "status": Column(
-            "text", "", "running, done, failed, stopped; read as lost after 60 s of silence, or as removed"
+            "text",
+            "",
+            "running, done, failed, stopped, preempted (by SIGTERM); read as lost after 60 s of silence, or as removed",
         ),
-        "reason": Column("text", "", "why it failed or stopped"),
+        "reason": Column("text", "", "why it failed, stopped or was preempted"),
         "started": Column("time", "UTC", "first start"),
         "ended": Column("time", "UTC", "last end; missing while it runs"),
         "sessions": Column("whole", "", "how often it was started"),

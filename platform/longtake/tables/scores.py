@@ -6,6 +6,7 @@ fields of their definitions (`protocols/HASH.json` in the store) they differ.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from longtake.errors import UserError, unknown
+from longtake.errors import Damaged, UserError, unknown
 from longtake.tables import table as tables
 from longtake.tables.schema import NO_RUN
 
@@ -218,7 +219,11 @@ def require_alike(store: Store, scores: pd.DataFrame) -> None:
 def differing_fields(store: Store, protocols: Sequence[str]) -> list[str]:
     """`field: value (HASH), value (HASH)` of every field that is not the same in all definitions."""
     texts = store.read_many([f"protocols/{protocol}.json" for protocol in protocols])
-    described = {hash_: json.loads(text) for hash_, text in zip(protocols, texts.values(), strict=True) if text}
+    described = {
+        hash_: definition(text, hash_)
+        for hash_, text in zip(protocols, texts.values(), strict=True)
+        if text is not None
+    }
     flat = {hash_: dict(_flat(definition)) for hash_, definition in described.items()}
     lines = []
     for name in dict.fromkeys(name for fields in flat.values() for name in fields):
@@ -227,6 +232,27 @@ def differing_fields(store: Store, protocols: Sequence[str]) -> list[str]:
             lines.append(f"{name}: {', '.join(f'{value} ({hash_})' for hash_, value in values.items())}")
     unknown_ones = [hash_ for hash_ in protocols if hash_ not in described]
     return lines + [f"{hash_}: its definition is not in the store" for hash_ in unknown_ones]
+
+
+def definition(data: bytes, protocol: str) -> dict[str, Any]:
+    """What a file `protocols/HASH.json` says. Raises Damaged if that is not what its hash is of."""
+    try:
+        content = json.loads(data)
+        whole = isinstance(content, dict) and _hash(content) == protocol
+    except (ValueError, RecursionError):
+        whole = False
+    if not whole:
+        raise Damaged(
+            f"protocols/{protocol}.json: damaged, it is not the definition that was written: bring it back from a "
+            "copy, or remove it and evaluate again"
+        )
+    fields: dict[str, Any] = content
+    return fields
+
+
+def _hash(definition: Mapping[str, Any]) -> str:
+    """As `Protocol.hash`."""
+    return hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _flat(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

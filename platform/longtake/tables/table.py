@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from longtake.errors import UserError, unknown
+from longtake.storage import clock
 from longtake.tables import pushdown, run_notes, schema
 from longtake.tables import where as query
 from longtake.tables.files import (
@@ -31,8 +32,11 @@ from longtake.tables.files import (
     damage_told,
     files,
     lost,
+    named,
+    newest_event,
     note,
     part_file,
+    parts_in,
     remove,
     standing,
     versions,
@@ -59,6 +63,17 @@ LOOKS_FOR_LOST = 3
 """So many looks in a row must miss the same files, until these are lost."""
 
 Found = TypeVar("Found")
+
+
+def later_than(store: Store, table: str, start: str) -> None:
+    """Let what this process appends from now on be newer than all that parts of names beginning so hold.
+
+    Who redoes work under other parts' names asks for it first: whose clock is behind would lose to what it replaces.
+    """
+    global _last_ns
+    newest = newest_event(store, table, start)
+    with _clock:
+        _last_ns = max(_last_ns, newest)
 
 
 def append(store: Store, table: str, rows: Iterable[Mapping[str, Any]] | pd.DataFrame, part: str) -> None:
@@ -106,7 +121,7 @@ def read(
     wanted = None if join_runs else columns
     frame, every = look(store, table, part, lambda pieces: _scan(table, pieces, parsed, wanted))
     if table == "runs":
-        frame = _mark_lost(frame)
+        frame = _mark_lost(store, frame)
         if part is None:  # who rewrites a run's part wants what was written
             frame = run_notes.laid_over(frame, read(store, "notes"))
     if table == "trials":
@@ -335,13 +350,27 @@ def to_pandas(rows: pa.Table) -> pd.DataFrame:
     return frame
 
 
-def _mark_lost(runs: pd.DataFrame) -> pd.DataFrame:
+def _mark_lost(store: Store, runs: pd.DataFrame) -> pd.DataFrame:
+    """A run that says that it is running, and says nothing more, has lost its driver."""
     if "status" not in runs or not len(runs):
         return runs
     import pandas as pd
 
     silent = pd.Timestamp.now(tz="UTC") - runs[EVENT_TIME] > pd.Timedelta(seconds=LOST_AFTER_S)
-    runs.loc[(runs["status"] == "running") & silent, "status"] = "lost"
+    silent &= runs["status"] == "running"
+    if silent.any():  # by their drivers' clocks, which may be behind ours
+        silent &= ~runs["run"].isin(_heard_of(store))
+    runs.loc[silent, "status"] = "lost"
+    return runs
+
+
+def _heard_of(store: Store) -> set[str]:
+    """Runs that have said something within LOST_AFTER_S, by the clock of the storage; what was merged since is heard of
+    as well."""
+    runs: set[str] = set()
+    for name, age in clock.ages(store, "tables/runs").items():
+        if age < LOST_AFTER_S and (file := named(name)):
+            runs.update([file.part] if file.part is not None else parts_in(store, file))
     return runs
 
 

@@ -17,7 +17,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 import re
 import secrets
 import shutil
@@ -28,8 +27,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from longtake.errors import Damaged, UserError
-from longtake.storage import seals
+from longtake.storage import local_files, scratch, seals
 from longtake.storage.store import TEMPORARY
+from longtake.training.sealed_record import last_sealed, last_sealed_or_none, note_sealed
 
 if TYPE_CHECKING:
     from longtake.storage.store import Store
@@ -40,6 +40,10 @@ REPORT = "written-"
 
 WRITERS_S, WRITERS_POLL_S = 600.0, 0.1
 """How long the first rank waits for the files of the others, and how often it looks."""
+
+_TOLD = {"run": str, "step": int, "world": int, "metrics": dict}
+"""What a marker says beside the files, and as what."""
+
 PIECE = 16 * 2**20  # bytes that are hashed at a time where a file is no local one
 _STEP = re.compile(r"step-([0-9]{6}|[1-9][0-9]{6,})")  # as `folder` writes it
 logger = logging.getLogger(__name__)
@@ -65,7 +69,12 @@ def newest(store: Store, run: str, *, but: Collection[int] = (), hashed: bool = 
 
     Whole: names and sizes are those written; with `hashed` every byte is read and compared too.
     """
-    for step in reversed(complete(store, run)):
+    steps = complete(store, run)
+    last = last_sealed_or_none(store, run) if steps else None
+    if last is not None and last > steps[-1]:
+        gone = f"{folder(run, last)}/{MARKER}: is gone, that step was saved once"
+        logger.warning("damaged checkpoint passed over: %s", gone)
+    for step in reversed(steps):
         if step in but:
             continue
         try:
@@ -119,6 +128,9 @@ def manifest(store: Store, run: str, step: int) -> dict[str, Any]:
             f"{where}: of an earlier version of longtake, whose checkpoints do not say of which run they are; this "
             "version reads none such: train it again, or go on with the version that wrote it"
         )
+    wrong = [name for name, kind in _TOLD.items() if not isinstance(marker.get(name), kind)]
+    if wrong or not all(isinstance(value, int | float) for value in marker["metrics"].values()):
+        raise Damaged(f"{where}: damaged, {', '.join(wrong) or 'metrics'} cannot be what was written")
     if (marker["run"], marker["step"]) != (run, step):
         raise Damaged(f"{where}: of step {marker['step']} of run {marker['run']}, it was moved here")
     return marker
@@ -170,7 +182,7 @@ def require_none(store: Store, run: str) -> None:
     """Raise UserError if a run that has no whole checkpoint once had one: beginning anew would bury what is lost."""
     where = f"runs/{run}/checkpoints"
     damaged = [line for step in complete(store, run) for line in damage(store, run, step, hashed=True)]
-    once = _last_sealed(store, run)
+    once = last_sealed(store, run)
     if damaged or once is not None:
         had = f"its record says that step {once} was saved" if once is not None else "what there is is damaged"
         way = f"bring {where} back as it was, or begin a new run (without --resume)"
@@ -214,9 +226,7 @@ def writing(store: Store, run: str, step: int) -> Iterator[Path]:
         if own is None:
             store.upload_dir(part, where)
         else:
-            for name in written:
-                (own / name).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(part / name, own / name)
+            local_files.move_in(part, own, written)
     store.write_bytes(f"{where}/{REPORT}{secrets.token_hex(8)}.json", seals.dumped(seals.told(written)))
 
 
@@ -224,8 +234,8 @@ def writing(store: Store, run: str, step: int) -> Iterator[Path]:
 def _scratch(beside: Path | None) -> Iterator[Path]:
     """A folder that goes away with the block; to move files to another one, within that one."""
     if beside is None:
-        with tempfile.TemporaryDirectory(prefix="longtake-") as temporary:
-            yield Path(temporary)
+        with scratch.folder() as temporary:
+            yield temporary
         return
     beside.mkdir(parents=True, exist_ok=True)
     try:
@@ -259,7 +269,7 @@ def seal(store: Store, run: str, step: int, world: int, metrics: dict[str, float
     """
     where = folder(run, step)
     reports = store.starting(f"{where}/{REPORT}")
-    parts = [seals.entries_of(seals.loaded(store.read_bytes(name), name)) for name in reports]
+    parts = [seals.entries_of(seals.loaded(store.read_bytes(name), name), name) for name in reports]
     written = {name: entry for part in parts for name, entry in part.items()}
     sizes = _sizes(store, run, step)
     missing = seals.faults(where, {name: size for name, size in sizes.items() if name in written}, written)
@@ -269,7 +279,7 @@ def seal(store: Store, run: str, step: int, world: int, metrics: dict[str, float
     store.remove([*reports, *(f"{where}/{name}" for name in sizes if name not in written)])
     marker = {"run": run, "step": step, "world": world, "metrics": metrics, "time": time.time(), **seals.told(written)}
     store.write_bytes(f"{where}/{MARKER}", seals.dumped(marker))
-    store.write_bytes(_record(run), seals.dumped({"step": step}))
+    note_sealed(store, run, step)
 
 
 def copy(store: Store, run: str, step: int, to: str) -> None:
@@ -314,7 +324,7 @@ def discard_unfinished(store: Store, run: str) -> None:
     """
     steps = _steps(store, run)
     try:
-        last = _last_sealed(store, run)
+        last = last_sealed(store, run)
     except Damaged:
         return
     if last is not None and not steps.get(last, False):
@@ -338,9 +348,10 @@ def _steps(store: Store, run: str) -> dict[int, bool]:
 
 def _written(store: Store, run: str, step: int) -> seals.Entries:
     """What was written, by its marker. Raises as `manifest`, and Damaged for nothing at all."""
-    written = seals.entries_of(manifest(store, run, step))
+    where = folder(run, step)
+    written = seals.entries_of(manifest(store, run, step), f"{where}/{MARKER}")
     if not written:
-        raise Damaged(f"{folder(run, step)}: no file was written")
+        raise Damaged(f"{where}: no file was written")
     return written
 
 
@@ -370,18 +381,6 @@ def _refuse(store: Store, run: str, step: int, problems: list[str]) -> None:
     way = f"and that of step {older[-1]} is taken" if older else "and train again: there is none before it"
     *first, last = problems  # one line alone may be shown, so the last one says all
     raise Damaged(*first, f"{last}: move {folder(run, step)} away, {way}")
-
-
-def _last_sealed(store: Store, run: str) -> int | None:
-    """The newest step that was ever sealed, as the run's record says; None if it says nothing. Raises Damaged."""
-    try:
-        return int(seals.loaded(store.read_bytes(_record(run)), _record(run))["step"])
-    except FileNotFoundError:
-        return None
-
-
-def _record(run: str) -> str:
-    return f"runs/{run}/sealed.json"
 
 
 def _delete(store: Store, run: str, step: int) -> None:

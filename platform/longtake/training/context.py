@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from longtake.cluster import preemption
 from longtake.errors import Damaged, UserError
 from longtake.storage import lease
 from longtake.training import checkpoints, ranks
@@ -44,6 +45,11 @@ class Context(Protocol):
     device: str
     run_id: str
     store: Store
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether this rank has been told that its machine is taken back. Others may not know: agree before acting."""
+        ...
 
     def resume(self) -> AbstractContextManager[Path | None]:
         """The newest complete checkpoint as a folder to read, None for a new run. Every rank asks first."""
@@ -220,6 +226,11 @@ class LocalContext(_StoreContext):
         """Let a save that is in flight end."""
         self._saving.settle(SETTLE_S)
 
+    @property
+    def is_ending(self) -> bool:
+        """See Context."""
+        return preemption.is_told()
+
     def require_lease(self) -> None:
         """See Context. Raises lease.Held where another holds it."""
         if self._lease is None:
@@ -247,8 +258,13 @@ class RayContext(_StoreContext):
         device = str(ray.train.torch.get_device())
         super().__init__(store, run_id, world.get_world_rank(), world.get_world_size(), device, keep, keep_best)
         self._session, self._token = session, token
-        self._teller = progress.ProgressWriter(store, run_id) if self.rank == 0 else None
+        self._teller = progress.ProgressWriter(store, run_id, session) if self.rank == 0 else None
         self._restarts = self._count_restarts() if self.rank == 0 else 0
+
+    @property
+    def is_ending(self) -> bool:
+        """See Context: the driver asks rank 0."""
+        return self._teller is not None and self._teller.is_asked_to_end
 
     def require_lease(self) -> None:
         """See Context: the driver holds it."""

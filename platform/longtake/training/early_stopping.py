@@ -8,7 +8,6 @@ A run that was interrupted between a checkpoint and its verdict is measured agai
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from longtake.errors import UserError
+from longtake.errors import Damaged, UserError
+from longtake.storage import seals
 from longtake.training import checkpoints
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ Judge = Callable[[int, Numbers], bool]
 
 POLL_S = 0.1
 ANSWER_WITHIN_S = 600.0
+ASK_AGAIN_S = 30.0
 
 
 class Stopped(Exception):
@@ -45,6 +46,11 @@ class EarlyStoppingContext:
         self._told: Numbers = {}
         self.rank, self.world, self.device = inner.rank, inner.world, inner.device
         self.run_id, self.store = inner.run_id, inner.store
+
+    @property
+    def is_ending(self) -> bool:
+        """Never: it is judged at the steps that it was planned with, and goes on from the last of them."""
+        return False
 
     @contextlib.contextmanager
     def resume(self) -> Iterator[Path | None]:
@@ -94,10 +100,12 @@ class StoreChannel:
     session: str
 
     def ask(self, step: int, numbers: Numbers) -> bool:
-        """Ask, and wait for the answer."""
-        self._put("question", {"session": self.session, "step": step, "numbers": numbers})
-        deadline = time.monotonic() + ANSWER_WITHIN_S
-        while time.monotonic() < deadline:
+        """Ask, and wait for the answer; a question, or an answer, that rots on its way is written again."""
+        began, times = time.monotonic(), 0
+        while (waited := time.monotonic() - began) < ANSWER_WITHIN_S:
+            if waited >= times * ASK_AGAIN_S:
+                times += 1
+                self._put("question", {"session": self.session, "step": step, "numbers": numbers, "times": times})
             answer = self._get("answer")
             if answer is not None and answer["step"] == step:
                 return bool(answer["go_on"])
@@ -120,28 +128,28 @@ class StoreChannel:
                     self.store.fs.rm_file(self.store.path(self._name(name)))
 
     def _serve(self, judge: Judge, over: threading.Event) -> None:
-        answered = -1
+        answered: dict[str, Any] | None = None
+        verdicts: dict[int, bool] = {}
         while not over.wait(POLL_S):
             # A store that is away for a moment is asked again.
-            request = None
             with contextlib.suppress(OSError, UserError):
                 request = self._get("question")
-            with contextlib.suppress(OSError):
-                if request is not None and request["step"] != answered:
-                    go_on = judge(request["step"], request["numbers"])
-                    answered = request["step"]
-                    self._put("answer", {"session": self.session, "step": answered, "go_on": go_on})
+                if request is not None and request != answered:
+                    step = request["step"]
+                    verdicts[step] = verdicts[step] if step in verdicts else judge(step, request["numbers"])
+                    self._put("answer", {"session": self.session, "step": step, "go_on": verdicts[step]})
+                    answered = request
 
     def _name(self, name: str) -> str:
         return f"runs/{self.run}/{name}.json"
 
     def _put(self, name: str, content: dict[str, Any]) -> None:
-        self.store.write_bytes(self._name(name), json.dumps(content).encode())
+        self.store.write_bytes(self._name(name), seals.dumped(content))
 
     def _get(self, name: str) -> dict[str, Any] | None:
-        """What lies there, if it is of this session."""
+        """What lies there, if it is of this session; what is damaged is as good as none."""
         try:
-            message: dict[str, Any] = json.loads(self.store.read_bytes(self._name(name)))
-        except FileNotFoundError:
+            message = seals.loaded(self.store.read_bytes(self._name(name)), self._name(name))
+        except (FileNotFoundError, Damaged):
             return None
-        return message if message["session"] == self.session else None
+        return message if message.get("session") == self.session else None

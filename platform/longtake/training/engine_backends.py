@@ -10,7 +10,6 @@ import contextlib
 import io
 import math
 import os
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from longtake.storage import scratch
 from longtake.storage.no_code import only_values
 
 if TYPE_CHECKING:
@@ -151,10 +151,10 @@ class DeepSpeedBackend:
         taken = _checkpoint_taker(copies)
         own, self._engine.checkpoint_engine = self._engine.checkpoint_engine, taken
         try:
-            with tempfile.TemporaryDirectory(prefix="longtake-") as nothing:
+            with scratch.folder() as nothing:
                 # The key lets DeepSpeed convert this checkpoint for another number of workers.
                 more: dict[str, Any] = {"universal_checkpoint_info": {}}
-                self._engine.save_checkpoint(nothing, tag="ds", client_state=more, save_latest=False)
+                self._engine.save_checkpoint(str(nothing), tag="ds", client_state=more, save_latest=False)
                 parts = {Path(path).relative_to(nothing): state for path, state in taken.parts.items()}
         finally:
             self._engine.checkpoint_engine = own
@@ -242,8 +242,8 @@ def _universal(folder: Path) -> Iterator[Path]:
     """DeepSpeed's checkpoint for any number of ranks: a folder per parameter, which goes away with the block."""
     from deepspeed.checkpoint.ds_to_universal import main
 
-    with tempfile.TemporaryDirectory(prefix="longtake-") as temporary:
-        converted = Path(temporary) / "universal"
+    with scratch.folder() as temporary:
+        converted = temporary / "universal"
         options = argparse.Namespace(
             input_folder=str(folder),
             output_folder=str(converted),

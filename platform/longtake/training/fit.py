@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from longtake.cluster import demand, launch
+from longtake.cluster import demand, launch, preemption
 from longtake.errors import UserError
 from longtake.storage import lease
 from longtake.training import checkpoints
@@ -56,7 +56,8 @@ def fit(
     `of` is 0 while workers get ready. `held`: the run's lease, taken here if it is not given. UserError if the workers
     do not fit the machine, or are lost too often, or if another driver holds the run, or takes it over.
     """
-    with contextlib.nullcontext(held) if held is not None else lease.of_run(store, run_id) as own:
+    taken = contextlib.nullcontext(held) if held is not None else lease.of_run(store, run_id)
+    with taken as own, preemption.deferred():
         if workers == 0:
             options = {"keep": keep, "keep_best": keep_best, "on_progress": on_progress}
             alone = LocalContext(store, run_id, **options, held=own)  # type: ignore[arg-type]
@@ -85,16 +86,31 @@ def _fit_on_ray(
     filesystem, root = store.pyarrow()
     storage = {"storage_filesystem": filesystem, "storage_path": f"{root}/runs/{run}/ray"}
     kills = kernel_kills()
-    trainer = _trainer(job, need, workers, max_failures, {"name": job["context"]["session"], **storage})
+    session = job["context"]["session"]
+    trainer = _trainer(job, need, workers, max_failures, {"name": session, **storage})
     try:
-        progress.run_watched(trainer.fit, watch, held.raise_if_lost)
+        progress.run_watched(trainer.fit, watch, held.raise_if_lost, _pass_on_sigterm(store, run, session))
     except Exception as error:
         _explain(error, store, run, max_failures, kills)
         raise
     finally:
         if held.lost is None:  # else it is another's by now
+            progress.forget_request(store, run)
             with contextlib.suppress(FileNotFoundError):
                 store.fs.rm(store.path("runs", run, "ray"), recursive=True)
+
+
+def _pass_on_sigterm(store: Store, run: str, session: str) -> Callable[[], None]:
+    """A watch that asks the ranks for a last checkpoint, once the driver is told to go."""
+    passed_on = False
+
+    def watch() -> None:
+        nonlocal passed_on
+        if preemption.is_told() and not passed_on:
+            progress.ask_to_end(store, run, session)
+            passed_on = True
+
+    return watch
 
 
 def _worker(job: dict[str, Any]) -> None:

@@ -6,18 +6,20 @@ A file rather than an actor: it costs no process, works in any store and cluster
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
-from longtake.errors import UserError
+from longtake.errors import Damaged, UserError
+from longtake.storage import seals
 
 if TYPE_CHECKING:
     from longtake.storage.store import Store
 
 INTERVAL_S = 0.5
+LOOK_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -34,22 +36,33 @@ class Progress:
 def read(store: Store, run: str) -> Progress | None:
     """The last progress that was told; None if there is none yet, or it cannot be read: the next one comes at once."""
     try:
-        return Progress(**json.loads(store.read_bytes(_path(run))))
-    except (FileNotFoundError, ValueError, TypeError):
+        return Progress(**seals.loaded(store.read_bytes(_path(run)), _path(run)))
+    except (FileNotFoundError, Damaged, TypeError):
         return None
+
+
+def ask_to_end(store: Store, run: str, session: str) -> None:
+    """Ask the ranks of a session for a last checkpoint, at whatever step they are, and to end there."""
+    store.write_bytes(_request(run), seals.dumped({"session": session}))
+
+
+def forget_request(store: Store, run: str) -> None:
+    """Remove what `ask_to_end` has written."""
+    store.remove([_request(run)])
 
 
 def write(store: Store, run: str, progress: Progress) -> None:
     """Tell it at once."""
-    store.write_bytes(_path(run), json.dumps(asdict(progress)).encode())
+    store.write_bytes(_path(run), seals.dumped(asdict(progress)))
 
 
 class ProgressWriter:
     """Writes the latest progress from a thread of its own, so that a slow store does not slow the loop."""
 
-    def __init__(self, store: Store, run: str) -> None:
-        self._store = store
-        self._run = run
+    def __init__(self, store: Store, run: str, session: str = "") -> None:
+        self._store, self._run, self._session = store, run, session
+        self.is_asked_to_end = False
+        self._looked = 0.0
         self._latest: Progress | None = None
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._work, name="progress", daemon=True)
@@ -67,7 +80,17 @@ class ProgressWriter:
     def _work(self) -> None:
         while not self._closing.wait(INTERVAL_S):
             self._flush()
+            self._look()
         self._flush()
+
+    def _look(self) -> None:
+        """Whether the driver has asked for the end; a request of an object storage costs, so not each time."""
+        if not self._session or time.monotonic() - self._looked < LOOK_S:
+            return
+        self._looked = time.monotonic()
+        with contextlib.suppress(OSError, UserError):  # not there, as a rule
+            request = seals.loaded(self._store.read_bytes(_request(self._run)), _request(self._run))
+            self.is_asked_to_end = request.get("session") == self._session
 
     def _flush(self) -> None:
         latest, self._latest = self._latest, None
@@ -116,3 +139,7 @@ def watcher(store: Store, run: str, session: str, on_progress: Callable[[Progres
 
 def _path(run: str) -> str:
     return f"runs/{run}/progress.json"
+
+
+def _request(run: str) -> str:
+    return f"runs/{run}/end.json"

@@ -1,5 +1,6 @@
 """Means and differences of scores: over episodes, paired, and never of unlike protocols."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +14,17 @@ from longtake.storage.store import Store, open_store
 from longtake.tables import table as tables
 from longtake.tables.scores import paired_difference, summarise
 
+DEFINITIONS = {
+    hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()[:12]: definition
+    for definition in (
+        {"task": "retrieval", "context": context, "sampler": {"steps": context // 8, "kind": "ddim"}}
+        for context in (48, 32)
+    )
+}
+P, Q = DEFINITIONS  # in the order of the alphabet, which is that of a message
 
-def scores(a: Sequence[float], b: Sequence[float], protocols: tuple[str, str] = ("p", "p")) -> pd.DataFrame:
+
+def scores(a: Sequence[float], b: Sequence[float], protocols: tuple[str, str] = (P, P)) -> pd.DataFrame:
     rows = [
         {
             "system": name,
@@ -39,8 +49,8 @@ def test_differences_are_paired_over_episodes() -> None:
 
 
 def test_unlike_protocols_are_not_compared() -> None:
-    with pytest.raises(ValueError, match="different protocols: p, q"):
-        paired_difference(scores([1, 2], [1, 2], ("p", "q")), "a", "b")
+    with pytest.raises(ValueError, match=f"different protocols: {P}, {Q}"):
+        paired_difference(scores([1, 2], [1, 2], (P, Q)), "a", "b")
 
 
 def test_summary_is_over_episodes_not_frames() -> None:
@@ -52,11 +62,11 @@ def test_summary_is_over_episodes_not_frames() -> None:
 
 
 CELLS = {  # (run, system, checkpoint, protocol) → value of two episodes
-    ("r1", "ssm", 100, "p"): (10.0, 12.0),
-    ("r1", "ssm", 200, "p"): (14.0, 17.0),
-    ("r1", "ssm/wiped", 200, "p"): (9.0, 9.5),
-    ("r2", "window", 300, "p"): (12.0, 14.0),
-    ("none", "nearest_pose", 0, "p"): (40.0, 41.0),
+    ("r1", "ssm", 100, P): (10.0, 12.0),
+    ("r1", "ssm", 200, P): (14.0, 17.0),
+    ("r1", "ssm/wiped", 200, P): (9.0, 9.5),
+    ("r2", "window", 300, P): (12.0, 14.0),
+    ("none", "nearest_pose", 0, P): (40.0, 41.0),
 }
 
 
@@ -82,8 +92,7 @@ def fill(
 def store(tmp_path: Path) -> Store:
     store = open_store(tmp_path)
     fill(store, CELLS)
-    for name, context in (("p", 32), ("q", 48)):
-        definition = {"task": "retrieval", "context": context, "sampler": {"steps": context // 8, "kind": "ddim"}}
+    for name, definition in DEFINITIONS.items():
         store.write_bytes(f"protocols/{name}.json", json.dumps(definition).encode())
     return store
 
@@ -122,26 +131,26 @@ def test_runs_and_systems_are_compared(store: Store) -> None:
 
 
 def test_unlike_protocols_are_refused_with_the_fields_that_differ(store: Store) -> None:
-    fill(store, {("r3", "other", 400, "q"): (30.0, 30.0)}, "y")
+    fill(store, {("r3", "other", 400, Q): (30.0, 30.0)}, "y")
     for arguments in (("latest",), ("best",), ("compare", "r1", "r3")):
         line = told(*arguments, store=store)
         assert "retrieval was scored under 2 protocols that cannot be compared" in line
-        assert "context: 32 (p), 48 (q); sampler.steps: 4 (p), 6 (q)" in line
+        assert f"context: 48 ({P}), 32 ({Q}); sampler.steps: 6 ({P}), 4 ({Q})" in line
         assert "kind" not in line
-    assert longtake.best(store, where="protocol == 'q'")["mean"].tolist() == [28.0]
-    store.remove(["protocols/q.json"])
-    assert "q: its definition is not in the store" in told("latest", store=store)
+    assert longtake.best(store, where=f"protocol == {Q!r}")["mean"].tolist() == [28.0]
+    store.remove([f"protocols/{Q}.json"])
+    assert f"{Q}: its definition is not in the store" in told("latest", store=store)
 
 
 def test_of_several_protocols_the_shared_one_is_taken(store: Store) -> None:
     before = longtake.best(store), longtake.compare(store, "r1", "r2")
-    fill(store, {("r2", "window", 400, "q"): (30.0, 30.0), ("none", "nearest_pose", 0, "q"): (20.0, 20.0)}, "y")
-    assert set(longtake.latest(store).protocol) == {"p"}
+    fill(store, {("r2", "window", 400, Q): (30.0, 30.0), ("none", "nearest_pose", 0, Q): (20.0, 20.0)}, "y")
+    assert set(longtake.latest(store).protocol) == {P}
     pd.testing.assert_frame_equal(longtake.best(store), before[0])
     pd.testing.assert_frame_equal(longtake.compare(store, "r1", "r2"), before[1])
     both = longtake.compare(store, "r2", "nearest_pose").set_index("protocol")
-    assert list(both.index) == ["p", "q"] and both.difference["q"] == 10.0
-    fill(store, {("r1", "ssm", 400, "q"): (31.0, 31.0)}, "z")
+    assert list(both.index) == [P, Q] and both.difference[Q] == 10.0
+    fill(store, {("r1", "ssm", 400, Q): (31.0, 31.0)}, "z")
     for verb in ("latest", "best"):
         assert "was scored under 2 protocols" in told(verb, store=store)
 
@@ -149,6 +158,6 @@ def test_of_several_protocols_the_shared_one_is_taken(store: Store) -> None:
 def test_what_cannot_be_compared_is_told(store: Store) -> None:
     assert "unknown run or system 'smm' (did you mean ssm?)" in told("compare", "smm", "r2", store=store)
     assert "unknown metric 'psnrr' (did you mean psnr?)" in told("best", "psnrr", store=store)
-    fill(store, {("r3", "window", 1, "p"): (1.0, 1.0)}, "y")
+    fill(store, {("r3", "window", 1, P): (1.0, 1.0)}, "y")
     assert "window stands for 2 runs: r2, r3" in told("compare", "window", "r1", store=store)
     assert "fewer than two episodes" in told("compare", "r1", "r2", store=store, where="episode == 0")

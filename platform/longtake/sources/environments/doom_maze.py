@@ -19,7 +19,6 @@ import importlib.util
 import math
 import random
 import struct
-import tempfile
 from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -42,6 +41,7 @@ from longtake.sources.environments.doom_textures import (
     WALLS,
 )
 from longtake.sources.resize import shrink, square
+from longtake.storage import scratch
 
 if TYPE_CHECKING:
     from vizdoom import DoomGame
@@ -121,8 +121,8 @@ def generate(config: DoomMazeConfig, seed: int, number: int = 0) -> Episode:
     frames uint8 (T, H, W, 3), actions float32 (T, 2) where action t leads into frame t, pose float32 (T, 3).
     """
     grid, text, rng = build(config, seed, number)
-    with tempfile.TemporaryDirectory(prefix="longtake-doom-") as folder:
-        wad = Path(folder, "maze.wad")
+    with scratch.folder() as folder:
+        wad = folder / "maze.wad"
         wad.write_bytes(wad_bytes(text))
         game = start(wad, config, seed)
         try:

@@ -16,8 +16,6 @@ from __future__ import annotations
 import math
 import random
 import re
-import tempfile
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -31,6 +29,7 @@ from longtake.sources.environment import Environment
 from longtake.sources.environments import doom_maze
 from longtake.sources.environments.doom_maze import SQUARE, TURN, WARM_UP_TICS, DoomMazeConfig, Pixels
 from longtake.sources.resize import shrink, square
+from longtake.storage import scratch
 
 OBJECTS = {"green pillar": 30, "red pillar": 32, "yellow lamp": 2028, "grey column": 48}
 """Things that do not move or flicker, by what they look like."""
@@ -96,8 +95,8 @@ def generate(config: DoomMemoryConfig, seed: int) -> Episode:
     bearings = [sight + PLACES[place] for sight, place in zip(sights[1:], places, strict=True)]
     look = engine.model_copy(update={"texture_region": ROOM, "wall_textures": 1})
     text = doom_maze.textmap(grid, look, rng, things=_things(kinds, bearings))
-    with tempfile.TemporaryDirectory(prefix="longtake-doom-") as folder:
-        wad = Path(folder, "room.wad")
+    with scratch.folder() as folder:
+        wad = folder / "room.wad"
         wad.write_bytes(doom_maze.wad_bytes(text))
         game = doom_maze.start(wad, engine, seed)
         try:

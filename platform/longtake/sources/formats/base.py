@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import io
+import math
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +18,7 @@ import numpy as np
 from pydantic import Field
 
 from longtake.config import Config
+from longtake.datasets import room
 from longtake.datasets.controls import Controls
 from longtake.datasets.episode import Episode, faults
 from longtake.datasets.shard import Array
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 
 Lead = Literal["into", "out"]
 """Whether a file's action t led into its frame t, or was taken after it and led out of it."""
+
+MOST_BYTES = 2_000_000_000
+"""Of an episode in memory, before it is cut: 27 minutes of 64 x 64 at 100 frames a second, 10 s of 1080p at 30."""
 
 LOST = 1e-3  # of a column's range: what may get lost when numbers become float32
 STORAGE_TROUBLE = {errno.EIO, errno.ENOSPC, errno.ESTALE, errno.ECONNRESET, errno.ECONNREFUSED, errno.ETIMEDOUT}
@@ -105,17 +110,22 @@ class Framing(Config):
         return frames if self.resize is None else shrink(frames, self.resize)
 
 
-def attempt(read: Callable[[], Episode], framing: Framing) -> Episode:
+def attempt(read: Callable[[], Episode], framing: Framing, most_bytes: int = MOST_BYTES) -> Episode:
     """Read one episode and cut it. Raises Refused for whatever a damaged or strange file does to its reader.
+
+    Nothing is unpacked that claims to be more than `most_bytes` in all.
 
     Trouble with the storage is no property of an episode and stays what it is: nothing is left out for a network.
     """
     try:
-        episode = read()
+        with room.limited(most_bytes):
+            episode = read()
         _require_frames(episode.frames)
         cut = framing.apply(episode.frames)
     except Refused:
         raise
+    except room.TooLarge as error:
+        raise Refused(str(error)) from error
     except Exception as error:  # what a parser raises for bytes it was not made for has no common base
         if _storage_trouble(error):
             raise
@@ -151,6 +161,7 @@ class Npz(Mapping[str, Array]):
     def __init__(self, data: bytes) -> None:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = [info.filename for info in archive.infolist()]
+            room.take(sum(info.file_size for info in archive.infolist()), "what is packed in the npz")
             if twice := [name for name, times in Counter(members).items() if times > 1]:
                 raise Refused(f"array {twice[0].removesuffix('.npy')!r} is in the file twice")
             self._members = {name.removesuffix(".npy"): archive.read(name) for name in members}
@@ -172,10 +183,24 @@ class Npz(Mapping[str, Array]):
 def read_npy(data: bytes) -> Array:
     """The array of an npy file. Raises ValueError for one with pickles, and for one cut off or too long."""
     file = io.BytesIO(data)
+    _require_there(file, len(data))  # numpy would first make room for whatever the header claims
     array: Array = np.lib.format.read_array(file, allow_pickle=False)
     if file.tell() != len(data):
         raise ValueError(f"{len(data) - file.tell()} bytes behind the array")
     return array
+
+
+def _require_there(file: io.BytesIO, size: int) -> None:
+    """Raise ValueError if the header of an npy file claims more than follows it; leaves the file at its beginning."""
+    header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    version = np.lib.format.read_magic(file)
+    if version in header:  # of a later one numpy itself says what is wrong
+        shape, _, dtype = header[version](file)
+        claimed, left = math.prod(shape) * dtype.itemsize, size - file.tell()
+        if claimed > left and not dtype.hasobject:
+            raise ValueError(f"its header tells of {claimed} bytes {shape}, and {left} are there")
+        room.take(claimed, f"an array {shape}")
+    file.seek(0)
 
 
 def need(arrays: Mapping[str, Array], name: str) -> Array:

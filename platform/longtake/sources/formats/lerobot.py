@@ -17,16 +17,17 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, Field, PositiveInt, ValidationError
 
 from longtake.config import Config
-from longtake.datasets import video
+from longtake.datasets import room, video
 from longtake.datasets.episode import Episode
 from longtake.errors import UserError, unknown
-from longtake.sources.formats.base import Format, Item, Listing, Refused, led_into, sizes
+from longtake.sources.formats.base import MOST_BYTES, Format, Item, Listing, Refused, led_into, sizes
+from longtake.storage.local_files import is_inside
 
 if TYPE_CHECKING:
     import pyarrow
@@ -122,6 +123,11 @@ def _overlaps(items: Sequence[Item]) -> dict[str, str]:
     return reasons
 
 
+_FIELD = r"\{(chunk_index|file_index|video_key|episode_index|episode_chunk)(:0?[0-9]{1,2}d?)?\}"
+Template = Annotated[str, Field(pattern=f"^([^{{}}]|{_FIELD})*$")]
+"""Of file names. A format of Python's could ask for attributes, or for a name of a billion characters."""
+
+
 class Feature(BaseModel):
     """One column or camera, as meta/info.json tells it; what else is told there is not needed."""
 
@@ -137,8 +143,8 @@ class Info(BaseModel):
     codebase_version: str
     fps: float = Field(gt=0, allow_inf_nan=False, strict=True)
     features: dict[str, Feature]
-    data_path: str
-    video_path: str | None = None
+    data_path: Template
+    video_path: Template | None = None
     total_episodes: int | None = None
     total_frames: int | None = None
     total_tasks: int | None = None
@@ -189,6 +195,8 @@ def _rows_of(place: Store, name: str) -> list[dict[str, Any]]:
 
     try:
         with pyarrow.parquet.ParquetFile(io.BytesIO(place.read_bytes(name)), page_checksum_verification=True) as file:
+            with room.limited(MOST_BYTES):
+                _require_room(file.metadata)
             # Statistics of every feature make most of the columns and all of the size.
             columns = [column for column in file.schema_arrow.names if not column.startswith("stats/")]
             rows: list[dict[str, Any]] = file.read(columns).to_pylist()
@@ -237,6 +245,8 @@ def _rows(config: LeRobotConfig, place: Store, where: dict[str, Any]) -> pyarrow
     columns = ["frame_index", "timestamp", config.action, *([config.state] if config.state else [])]
     columns += [] if "video" in where else [where["camera"]]
     with place.fs.open(place.path(where["data"]), "rb") as file:
+        _require_room(pyarrow.parquet.read_metadata(file))
+        file.seek(0)
         table = pyarrow.parquet.read_table(
             file,
             columns=columns,
@@ -248,9 +258,16 @@ def _rows(config: LeRobotConfig, place: Store, where: dict[str, Any]) -> pyarrow
     if missing:
         raise Refused(f"{where['data']}: no column {' or '.join(missing)}")
     numbers = table["frame_index"].to_pylist()
-    if numbers != list(range(where["length"])):
+    if len(numbers) != where["length"] or numbers != list(range(len(numbers))):
         raise Refused(f"{where['data']}: {len(numbers)} rows, expected frames 0 to {where['length'] - 1} in order")
     return table
+
+
+def _require_room(metadata: Any) -> None:
+    """Raise TooLarge for a file that unpacks to more than an episode may take; a run of equal rows takes no byte."""
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    size = sum(group.total_byte_size for group in groups)
+    room.require(max(size, 8 * metadata.num_rows * metadata.num_columns), f"a Parquet file of {metadata.num_rows} rows")
 
 
 def _pictures(place: Store, where: dict[str, Any], table: pyarrow.Table) -> Frames:
@@ -269,6 +286,8 @@ def _picture(place: Store, row: dict[str, Any] | None) -> Frames:
         raise Refused("a row without a picture")
     if row.get("bytes"):
         return video.read_image(row["bytes"])
+    if not is_inside(row["path"]):
+        raise Refused(f"{row['path']}: the row names a picture outside of the dataset")
     try:
         return video.read_image(place.read_bytes(row["path"]))
     except FileNotFoundError:

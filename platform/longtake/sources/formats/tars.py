@@ -12,6 +12,7 @@ import tarfile
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
+from longtake.datasets import room
 from longtake.sources.formats.base import Refused
 
 if TYPE_CHECKING:
@@ -122,11 +123,13 @@ def contents(place: Store, tar: str, size: int) -> Contents:
 
 def read(place: Store, tar: str, member: Member) -> bytes:
     """The bytes of a member as they were packed. Raises Refused if the tar is cut off."""
+    room.take(member.stored, f"{member.name} of the tar")
     raw = place.read_range(tar, member.offset, member.stored)
     if len(raw) != member.stored:
         raise Refused(f"{member.name}: the tar is cut off, {len(raw)} of {member.stored} bytes are there")
     if member.stretches is None:
         return raw
+    room.take(member.size, f"the sparse file {member.name}")
     data, at = bytearray(member.size), 0
     for start, length in member.stretches:
         data[start : start + length] = raw[at : at + length]
