@@ -18,9 +18,10 @@ from longtake import compare
 from longtake.config import load
 from longtake.datasets.dataset import Dataset
 from longtake.datasets.writer import DatasetWriter
-from longtake.jobs import encode, export, ingest
+from longtake.jobs import encode, ingest
 from longtake.jobs.evaluate import set_metrics
 from longtake.jobs.evaluate.grid import find_subjects
+from longtake.jobs.export import command as export
 from longtake.jobs.latents import pictures
 from longtake.jobs.report.gather import find_protocol
 from longtake.jobs.results import command as results

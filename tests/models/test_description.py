@@ -53,7 +53,7 @@ def test_checkpoints_of_earlier_versions_say_less() -> None:
             json.dumps({"model": {"layers": []}, "trained_frames": 0, "tokenizer": "pixels"}),
             "model.layers: List should",
         ),
-        ("{", "Expecting"),
+        ("{", "damaged, it is no JSON: Expecting"),
     ],
 )
 def test_what_is_no_description_is_told_in_one_line(written: str, told: str, tmp_path: Path) -> None:
