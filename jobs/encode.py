@@ -191,7 +191,8 @@ def _writer(job: Job, store: Store) -> DatasetWriter:
     return DatasetWriter(
         store,
         config.name,
-        recipe=json.loads(config.model_dump_json()) | {"latents": job.latents.model_dump(mode="json")},
+        # Of what they are made, not where: shards begun with a card go on without one.
+        recipe=json.loads(config.model_dump_json(exclude={"gpus_per_actor"})) | {"latents": job.latents.model_dump(mode="json")},
         fps=manifest.fps,
         action_space=manifest.action_space,
         pose=manifest.pose,

@@ -254,7 +254,8 @@ def test_what_is_carried_by_autocast_is_no_wider_than_what_is_computed(config: M
     assert memory is not None
     for layer in memory.layers:
         for part in layer.ssm:
-            assert part.conv.dtype == torch.bfloat16 and part.state.dtype == torch.float32
+            assert part.state.dtype == torch.float32
+            assert not part.conv.numel() or part.conv.dtype == torch.bfloat16  # a mixer may have no convolution
 
 
 @pytest.mark.slow
