@@ -83,15 +83,16 @@ def test_everything_is_seen_where_the_mask_says_so(reach: Reach) -> None:
 def test_more_shapes_than_the_limit_fail_loudly(monkeypatch: pytest.MonkeyPatch) -> None:
     """They were computed densely without a word: a stage of longer clips ran out of memory."""
     assert torch._dynamo.config.recompile_limit >= attention_flex.SHAPES > 8
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
     compiled = torch.compile(flex_attention.flex_attention, dynamic=False, fullgraph=True, backend="eager")
     monkeypatch.setattr(attention_flex, "_compiled", compiled)
     reach = Reach("window", 3)
     torch._dynamo.reset()
     attend_all = attention_flex.flex_attend
-    assert attend_all(*draw(8, 0), 0, reach).shape == (2, 8, 2, 2, 16)
-    with pytest.raises(RuntimeError, match=r"compiled for 1 shapes in this process, and .*\(2, 2, 18, 16\) on 18 keys"):
-        attend_all(*draw(9, 0), 0, reach)
+    message = r"compiled for 1 shapes in this process, and .*\(2, 2, 18, 16\) on 18 keys"
+    with torch._dynamo.config.patch(recompile_limit=1):  # monkeypatch would delete the setting when it is done
+        assert attend_all(*draw(8, 0), 0, reach).shape == (2, 8, 2, 2, 16)
+        with pytest.raises(RuntimeError, match=message):
+            attend_all(*draw(9, 0), 0, reach)
     torch._dynamo.reset()
 
 
