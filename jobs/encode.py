@@ -188,11 +188,12 @@ def finish(job: Job, store: Store) -> Dataset:
 
 def _writer(job: Job, store: Store) -> DatasetWriter:
     config, manifest = job.config, store.dataset(job.config.dataset).manifest
+    # Of what they are made, not where: shards begun with a card go on without one.
+    made_of = json.loads(config.model_dump_json(exclude={"gpus_per_actor"}))
     return DatasetWriter(
         store,
         config.name,
-        # Of what they are made, not where: shards begun with a card go on without one.
-        recipe=json.loads(config.model_dump_json(exclude={"gpus_per_actor"})) | {"latents": job.latents.model_dump(mode="json")},
+        recipe=made_of | {"latents": job.latents.model_dump(mode="json")},
         fps=manifest.fps,
         action_space=manifest.action_space,
         pose=manifest.pose,
