@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -90,6 +91,7 @@ class _StoreContext(ABC):
         self._keep, self._keep_best = keep, keep_best
         self._saving = Background("checkpoint")
         self._of_before: set[int] | None = None
+        self._last_begun = 0
 
     @contextlib.contextmanager
     def resume(self) -> Iterator[Path | None]:
@@ -113,6 +115,7 @@ class _StoreContext(ABC):
         self._saving.wait()
         if ranks.of_first(self.rank == 0 and self._is_saved(step), self.world):
             return
+        self._last_begun = step
         self._saving.start(lambda: self._write(step, write, metrics or {}))
 
     def finish(self) -> None:
@@ -275,6 +278,14 @@ class RayContext(_StoreContext):
         self._saving.settle(SETTLE_S)
         if self._teller is not None:
             self._teller.close()
+
+    def await_seal(self) -> None:
+        """Let the first rank seal what is being saved: once one rank ends with an error, Ray ends them all."""
+        self._saving.settle(SETTLE_S)
+        until = time.monotonic() + SETTLE_S
+        with contextlib.suppress(OSError, UserError):  # the error that ends the loop is the one to be told
+            while (checkpoints.newest(self.store, self.run_id) or 0) < self._last_begun and time.monotonic() < until:
+                time.sleep(0.1)
 
     def _count_restarts(self) -> int:
         """This session's file from an earlier attempt means that this one replaces lost workers."""

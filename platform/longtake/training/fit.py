@@ -121,6 +121,7 @@ def _worker(job: dict[str, Any]) -> None:
     except Exception as error:
         if is_loss(error):
             raise
+        context.await_seal()
         raise LoopError.of(error) from None
     finally:
         context.close()
