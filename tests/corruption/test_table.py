@@ -31,7 +31,7 @@ def test_rot_in_a_folder_is_named(base: Base, tmp_path: Path) -> None:
     assert total.total() >= (0 if ONLY else 40 * MUTATIONS) and not set(total) & set(FAULTS)
 
 
-@pytest.mark.drill
+@pytest.mark.skipif("LONGTAKE_MUTATIONS" not in os.environ, reason="takes more than five minutes: by `make corrupt`")
 def test_rot_in_a_bucket_is_named(base: Base, bucket: str) -> None:
     total = run(base, f"{bucket}/corrupt", MUTATIONS, ONLY)
     print(f"{total.total()} mutations: {dict(total)}")
