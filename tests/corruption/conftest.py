@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.corruption.base import Base, make
@@ -25,9 +23,19 @@ PLANTED = {
 
 
 @pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Base]:
+def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
     """See `tests.corruption.base`."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in PLANTED.items():
-            patch.setenv(name, value)
-        yield make(tmp_path_factory.mktemp("base"))
+        _plant(patch)
+        return make(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(autouse=True)
+def planted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For each test here and no longer: a token in the environment is what the tests after these would use."""
+    _plant(monkeypatch)
+
+
+def _plant(patch: pytest.MonkeyPatch) -> None:
+    for name, value in PLANTED.items():
+        patch.setenv(name, value)
