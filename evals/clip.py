@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from longtake.evals.protocol import Protocol
 from longtake.evals.registry import TASKS
-from longtake.evals.task import EvalClip, Indices, Pose
-from longtake.motion import leading_actions
+from longtake.evals.task import EvalClip, Pose
+from longtake.motion import follows, leading_actions
 
 
 def build_clip(
@@ -19,7 +20,8 @@ def build_clip(
     frames: NDArray[np.uint8],
     pose: Pose | None,
     actions: NDArray[np.float32],
-    labels: Mapping[str, Indices] | None = None,
+    labels: Mapping[str, NDArray[Any]] | None = None,
+    goal: str | None = None,
 ) -> EvalClip:
     """Turn `protocol.frames` source frames of an episode into one clip of the task.
 
@@ -49,4 +51,6 @@ def build_clip(
         episode=episode,
         stratum=stratum,
         labels={name: values[at] for name, values in (labels or {}).items()},
+        led=follows(order),
+        goal=goal,
     )

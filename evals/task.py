@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Indices = NDArray[np.int64]
 Pose = NDArray[np.float32]
-"""(t, 3): x and y in cells, heading in radians, as recorded."""
+"""As recorded: (t, 3) x and y in cells, heading in radians; or in space (t, 7), x, y, z and a unit quaternion."""
 Clips = NDArray[np.uint8]
 """Frames of clips side by side (b, t, H, W, 3)."""
 Rows = list[dict[str, Any]]
@@ -33,7 +33,8 @@ STRANGER = "/stranger"
 
 @dataclass(frozen=True)
 class EvalClip:
-    """One clip of a task: frames uint8 (t, H, W, 3), pose fp32 (t, P) as recorded, actions fp32 (t, A).
+    """One clip of a task: frames uint8 (t, H, W, 3), pose fp32 (t, P) as recorded, actions fp32 (t, A); `led` (t,) is
+    false where no action leads to a frame; `goal`: what the episode is told to do, where it says so.
 
     The first `context` frames are shown; the rest are asked, and the last of them, as many as `distance` (m,) int64
     has, are judged. `distance` counts the frames between an asked frame and the one that the task compares it with.
@@ -47,7 +48,9 @@ class EvalClip:
     distance: Indices
     episode: int
     stratum: tuple[str, ...] | None = None
-    labels: Mapping[str, Indices] = field(default_factory=dict)
+    labels: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    led: NDArray[np.bool_] | None = None
+    goal: str | None = None
 
 
 def against_truth(truth: Clips, generated: Clips) -> tuple[Clips, Clips]:

@@ -13,7 +13,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
+from pydantic.fields import FieldInfo
+
 from longtake import registry
+from longtake.config import choices_of
 from longtake.errors import UserError, unknown
 
 
@@ -52,6 +55,26 @@ def listing(cards: Sequence[Card]) -> Iterator[str]:
             group = card.group
             yield f"{group}:"
         yield f"{'  ' if group else ''}{card.name:<{width}}  {card.sentence}"
+
+
+def explain(kind: str) -> str:
+    """A format's card, and the settings of its own: `source.NAME`, what it may be, what it is when not given, what it
+    means. Raises UserError for a format that is not there."""
+    from longtake.sources.formats import formats
+
+    if kind not in formats():
+        raise UserError(unknown("format", kind, formats()))
+    card = next(card.text for card in sources() if card.name == kind)
+    fields = formats()[kind].config.model_fields
+    lines = [_setting(f"source.{name}", info) for name, info in fields.items() if name != "kind"]
+    return "\n".join([card, "", "Settings, each --set NAME=VALUE:", *lines])
+
+
+def _setting(name: str, info: FieldInfo) -> str:
+    choices = " or ".join(map(str, choices_of(info.annotation)))
+    default = "required" if info.is_required() else "none" if info.default is None else str(info.default)
+    given = f"{choices}; {default}" if choices else default
+    return f"  {name} ({given}): {info.description}"
 
 
 def tasks() -> list[Card]:

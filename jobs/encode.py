@@ -197,6 +197,7 @@ def _writer(job: Job, store: Store) -> DatasetWriter:
         fps=manifest.fps,
         action_space=manifest.action_space,
         pose=manifest.pose,
+        pose_kind=manifest.pose_kind or "planar",
         chunk=config.chunk,
         codec=config.codec,
         action_classes=manifest.action_classes,

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -25,10 +25,12 @@ from longtake.datasets.likeness import Leak
 from longtake.datasets.shard import Codec, ShardBuffer
 from longtake.datasets.writer import DatasetWriter, array_specs, copies, split_sizes
 from longtake.errors import Damaged, UserError, nearest, require_all, unknown
+from longtake.jobs import cards
 from longtake.jobs.shard_tasks import make_missing, reused
 from longtake.registry import one_of
-from longtake.sources.formats import formats
+from longtake.sources.formats import formats, views
 from longtake.sources.formats.base import MOST_BYTES, FormatConfig, Framing, Item, Listing, Refused, attempt
+from longtake.sources.formats.views import Views
 from longtake.storage import seals
 from longtake.storage.store import Store, open_store
 
@@ -50,6 +52,9 @@ class IngestConfig(Config):
     """The format of the files, and its settings."""
     framing: Framing = Framing()
     """What is kept of the pictures."""
+    views: Views | None = Field(
+        default=None, exclude_if=lambda views: views is None, description="several cameras, side by side in one picture"
+    )
     fps: float | None = Field(
         default=None, gt=0, description="frames per second, where the files do not say [frames/s]"
     )
@@ -81,8 +86,23 @@ class Job:
     shards: tuple[tuple[Item, ...], ...]
 
 
-def main(kind: str, path: str, name: str, overrides: list[str], store: str, dry_run: bool = False) -> None:
-    """The command: look, check, then read; with `dry_run` print the plan and touch nothing."""
+def main(
+    kind: str,
+    path: str | None,
+    name: str | None,
+    overrides: list[str],
+    store: str,
+    dry_run: bool = False,
+    explain: bool = False,
+) -> None:
+    """The command: look, check, then read; `dry_run`: print the plan and touch nothing; `explain`: print the format."""
+    if explain:
+        print(cards.explain(kind))
+        return
+    if path is None or name is None:
+        raise UserError(
+            *(f"{what}: is required" for what, given in (("PATH", path), ("--name", name)) if given is None)
+        )
     if kind not in formats():
         raise UserError(unknown("format", kind, formats()))
     settings = {"name": name, "path": locate(path).uri, "source": {"kind": kind}}
@@ -119,8 +139,8 @@ def prepare(config: IngestConfig) -> Job:
 
     Raises UserError with everything that is wrong with the source as a whole.
     """
-    place, format_ = open_store(config.path), formats()[config.source.kind]
-    listing = format_.listing(config.source, place)
+    place = open_store(config.path)
+    listing = _listing(config, place)
     item, episode = _first(config, listing, place)
     fps = config.fps or listing.fps or episode.meta.get("fps")
     if fps is None:
@@ -142,9 +162,33 @@ def _first(config: IngestConfig, listing: Listing, place: Store) -> tuple[Item, 
     raise UserError(f"{config.path}: none of the first {len(reasons)} episodes can be read", *reasons)
 
 
+def _listing(config: IngestConfig, place: Store) -> Listing:
+    """What the source holds."""
+    format_ = formats()[config.source.kind]
+    if config.views is not None:
+        return views.listing(format_, config.source, config.views, place)
+    return format_.listing(config.source, place)
+
+
 def _read(config: IngestConfig, place: Store, item: Item) -> Episode:
-    most = int(config.max_episode_gb * 1e9)
-    return attempt(lambda: formats()[config.source.kind].read(config.source, place, item), config.framing, most)
+    format_, most = formats()[config.source.kind], int(config.max_episode_gb * 1e9)
+    if config.views is not None:
+        return views.read(format_, config.source, config.views, place, item, config.framing, most)
+    return attempt(lambda: format_.read(config.source, place, item), config.framing, most)
+
+
+def read_source(recipe: dict[str, Any]) -> Iterator[Any]:
+    """How many episodes the source of a recipe has, then each by its name: as it is read now, or why it is refused."""
+    config = IngestConfig.model_validate_json(json.dumps(recipe))
+    place = open_store(config.path)
+    listing = _listing(config, place)
+    yield len(listing.items)
+    yield from listing.refused.items()
+    for item in listing.items:
+        try:
+            yield item.key, _read(config, place, item)
+        except Refused as refusal:
+            yield item.key, str(refusal)
 
 
 def _stored_bytes(config: IngestConfig, episode: Episode) -> int:
@@ -279,6 +323,7 @@ def _writer(job: Job, store: Store) -> DatasetWriter:
         fps=job.fps,
         action_space=listing.action_space,
         pose=listing.pose,
+        pose_kind=listing.pose_kind,
         val=config.val,
         test=config.test,
         chunk=config.chunk,

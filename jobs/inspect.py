@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longtake.datasets import video
+from longtake.datasets.statistics import HIGH, LOW
 from longtake.jobs.latents import pictures
 from longtake.storage.store import open_store
 
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 
 EPISODES, COLUMNS = 8, 12  # of the contact sheet
 TILE_PX = 64
+SAMPLED, COLUMNS_SHOWN, TOLD = 32, 16, 5  # episodes of a histogram, columns of an array, refusals
+LEVELS = " ▁▂▃▄▅▆▇█"
 MOVING, MOVING_FRAMES, MOVING_PX = 4, 256, 256  # episodes side by side, at most so long, at least so high
 
 
@@ -29,8 +34,12 @@ def main(dataset: str, store: str, sheet: str | None = None, preview: str | None
     from rich.console import Console
 
     place = open_store(store)
-    data = place.dataset(dataset)
-    Console().print(table(data.manifest))
+    data, console = place.dataset(dataset), Console()
+    console.print(table(data.manifest))
+    if numbers := numbers_table(data):
+        console.print(numbers)
+    for line in told_refusals(data):
+        print(line)
     print(f"contact sheet: {_write_sheet(data, place, sheet)}")
     if preview is not None:
         moving_pictures(data, Path(preview))
@@ -86,6 +95,63 @@ def _controls(controls: Controls) -> dict[str, str]:
     return rows | {
         "motion": f"{how}; left over {ahead:.3g} ahead, {left:.3g} sideways, {turn:.3g} rad (root mean square)"
     }
+
+
+def numbers_table(dataset: Dataset) -> Any:
+    """Actions and poses column by column: spread over the training split, and how values are shared out over it; None
+    where there is nothing to tell."""
+    from rich.table import Table
+
+    named, shown = list(_columns(dataset)), Table(title="actions, poses and vectors of the training split")
+    for heading in ("", "mean", "deviation", "1 %", "99 %", "least", "largest", "least to largest"):
+        shown.add_column(heading)
+    for name, values, numbers in named:
+        shown.add_row(name, *(f"{number:.4g}" for number in numbers), histogram(values))
+    return shown if named else None
+
+
+def _columns(dataset: Dataset) -> Iterator[tuple[str, NDArray[Any], list[float]]]:
+    """Name, sampled values and statistics of every column; of discrete actions their classes."""
+    seen = [dataset.read(int(number)) for number in dataset.episodes("train")["episode"].head(SAMPLED)]
+    if dataset.manifest.action_classes is not None:
+        classes = np.concatenate([episode.actions[1:] for episode in seen])
+        spread = [classes.mean(), classes.std(), *np.quantile(classes, [LOW, HIGH]), classes.min(), classes.max()]
+        yield "action (class)", classes, [float(number) for number in spread]
+    arrays = {
+        "actions": [episode.actions[1:] for episode in seen],
+        "pose": [e.pose for e in seen if e.pose is not None],
+    }
+    names = {"pose": dataset.manifest.pose or []}
+    for array, known in (dataset.statistics or {}).items():
+        values = np.concatenate(arrays[array]) if arrays.get(array) else None
+        for column in range(min(len(known.mean), COLUMNS_SHOWN)):
+            given = names.get(array, [])
+            name = f"{array} {given[column] if column < len(given) else column}"
+            spread = [known.mean, known.std, known.low, known.high, known.least, known.largest]
+            sample = np.empty(0) if values is None else values[:, column]
+            yield name, sample, [float(numbers[column]) for numbers in spread]
+
+
+def histogram(values: NDArray[Any], bars: int = 16) -> str:
+    """How values are shared out between the least and the largest, in characters of growing height."""
+    if not len(values):
+        return ""
+    if values.min() == values.max():
+        return "always the same"
+    counts, _ = np.histogram(values, bars)
+    levels = np.ceil(counts / counts.max() * (len(LEVELS) - 1)).astype(int)
+    return "".join(LEVELS[level] for level in levels)
+
+
+def told_refusals(dataset: Dataset) -> list[str]:
+    """What of the source was refused, as its report says: the first ones."""
+    try:
+        report = json.loads(dataset.store.read_bytes(f"{dataset.root}/report.json"))
+    except FileNotFoundError:
+        return []
+    refused: dict[str, str] = report["refused"]
+    rest = [f"refused   {len(refused) - TOLD} more: report.json"] if len(refused) > TOLD else []
+    return [f"refused   {key}: {why}" for key, why in list(refused.items())[:TOLD]] + rest
 
 
 def _array(spec: ArraySpec, psnr_db: float | None) -> str:

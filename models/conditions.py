@@ -1,43 +1,72 @@
-"""What the model is told per frame: the agent's pose, its actions, or both, as one value and one embedding.
+"""What the model is told per frame: a pose, actions, a state, a task, the time; as one value and one embedding.
 
-Letters: b clips, t frames, A action width, D model width.
+Letters: b clips, t frames, A action width, S state width, D model width.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from longtake.models.config import ModelConfig
+from longtake.models.normalisation import Floats, Normalisation
+from longtake.motion import PLACE_WIDTHS, POSE_WIDTHS, PoseKind
 
-POSE_DIM = 4
-"""Pose relative to the clip's start: dx, dy (in the first frame's own axes, in cells), cos and sin of the turn."""
 WAVELENGTHS = (1.0, 2.0, 4.0, 8.0, 16.0)
-"""Of the Fourier features of dx and dy, in cells: the shortest tells neighbouring places apart."""
+"""Of the Fourier features of a place, in cells: the shortest tells neighbouring places apart. How many units of the
+recording a cell is says `longtake.models.normalisation`."""
 HARMONICS = (1, 2, 3, 4)
 """Of the heading: the fourth changes sign within 45 degrees."""
+OCTAVES = (1, 2)
+"""Of the numbers of a rotation in space, from -1 to 1: what tells small turns apart."""
+SECONDS = tuple(2.0**power for power in range(-3, 9))
+"""Wavelengths of the Fourier features of the time."""
 
 
 @dataclass(frozen=True)
 class Conditions:
     """Per-frame conditions; None where the source has none.
 
-    `pose` (b, t, 4) fp32. `actions` (b, t, A) fp32: numbers, or one-hot where they are discrete, zeros for the null
-    action. `dropped` (b, t) bool: frames that are told nothing (classifier-free guidance).
+    `pose` (b, t, P) fp32, P by its kind (POSE_WIDTHS). `actions` (b, t, A) fp32: numbers, or one-hot where they are
+    discrete, zeros for the null action. `dropped` (b, t) bool: frames that are told nothing (classifier-free guidance).
+    `state` (b, t, S) fp32. `task` (b, t) int64: a row of the model's table of tasks, 0 for none; the same in all
+    frames. `time` (b, t) fp32: seconds since the clip's first frame.
     """
 
     pose: Tensor | None = None
     actions: Tensor | None = None
     dropped: Tensor | None = None
+    state: Tensor | None = None
+    task: Tensor | None = None
+    time: Tensor | None = None
 
     @property
     def length(self) -> int:
         """Number of frames that are told something."""
-        return max((part.shape[1] for part in (self.pose, self.actions) if part is not None), default=0)
+        parts = (self.pose, self.actions, self.state, self.task, self.time)
+        return max((part.shape[1] for part in parts if part is not None), default=0)
+
+    @property
+    def size(self) -> int:
+        """Number of clips."""
+        parts = (self.pose, self.actions, self.state, self.task, self.time)
+        return max((len(part) for part in parts if part is not None), default=0)
+
+    def joined(self, other: Conditions, at: int) -> Conditions:
+        """These for the frames before `at`, and another's from there on."""
+        mine, theirs = self._parts(), other._parts()
+        return Conditions(
+            *(
+                None if one is None or two is None else torch.cat([one[:, :at], two[:, at:]], 1)
+                for one, two in zip(mine, theirs, strict=True)
+            )
+        )
 
     def frames(self, start: int, stop: int) -> Conditions:
         """The conditions of frames start..stop-1."""
@@ -46,6 +75,10 @@ class Conditions:
     def clips(self, start: int, stop: int) -> Conditions:
         """The conditions of clips start..stop-1."""
         return self._map(lambda values: values[start:stop])
+
+    def chosen(self, clips: Tensor) -> Conditions:
+        """The conditions of these clips, in that order."""
+        return self._map(lambda values: values[clips])
 
     def taken(self, frames: Tensor) -> Conditions:
         """Those of the frames (b, t) of each clip, in that order."""
@@ -60,25 +93,82 @@ class Conditions:
         return replace(self, dropped=dropped)
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Conditions:
-        parts = (self.pose, self.actions, self.dropped)
-        return Conditions(*(None if part is None else function(part) for part in parts))
+        return Conditions(*(None if part is None else function(part) for part in self._parts()))
+
+    def _parts(self) -> tuple[Tensor | None, ...]:
+        return self.pose, self.actions, self.dropped, self.state, self.task, self.time
+
+
+def from_recording(
+    normalisation: Normalisation,
+    actions: Floats,
+    led: NDArray[np.bool_],
+    *,
+    pose: Floats | None = None,
+    state: Floats | None = None,
+    tasks: Sequence[str | None] | None = None,
+    time: Floats | None = None,
+) -> Conditions:
+    """Conditions of clips as they were recorded, in the scale of a model's training data.
+
+    Args:
+        normalisation: how the model is told what was recorded.
+        actions: (b, t, A), stacked where there is a stride; those that led to a frame where `led` (b, t) is true.
+        led: false where no action led to a frame.
+        pose: relative to each clip's first frame already (b, t, P).
+        state: (b, t, S).
+        tasks: one per clip.
+        time: seconds (b, t).
+    """
+    rows = None if tasks is None else torch.from_numpy(normalisation.task_rows(tasks))
+    return Conditions(
+        pose=None if pose is None else torch.from_numpy(normalisation.in_cells(pose)),
+        actions=torch.from_numpy(normalisation.told_actions(actions, led)),
+        state=None if state is None else torch.from_numpy(normalisation.told_state(state)),
+        task=None if rows is None else rows[:, None].expand(-1, actions.shape[1]),
+        time=None if time is None else torch.from_numpy(time),
+    )
 
 
 def pose_features(pose: Tensor) -> Tensor:
-    """Fourier features of a relative pose: (..., 4) → (..., 2 + 4·wavelengths + 2·harmonics)."""
-    place, cos, sin = pose[..., :2], pose[..., 2], pose[..., 3]
+    """Fourier features of a relative pose of any kind: (..., P) → (..., `pose_feature_width`)."""
+    width = PLACE_WIDTHS[pose.shape[-1]]
+    place, turn = pose[..., :width], pose[..., width:]
     phases = place[..., None] * (2 * math.pi / torch.tensor(WAVELENGTHS, device=pose.device))
-    angle = torch.atan2(sin, cos)[..., None] * torch.tensor(HARMONICS, device=pose.device)
-    return torch.cat(
-        [
-            place / WAVELENGTHS[-1],
-            phases.sin().flatten(-2),
-            phases.cos().flatten(-2),
-            angle.sin(),
-            angle.cos(),
-        ],
-        -1,
-    )
+    features = [place / WAVELENGTHS[-1], phases.sin().flatten(-2), phases.cos().flatten(-2)]
+    if turn.shape[-1] == 2:
+        angle = torch.atan2(turn[..., 1], turn[..., 0])[..., None] * torch.tensor(HARMONICS, device=pose.device)
+        features += [angle.sin(), angle.cos()]
+    elif turn.shape[-1]:
+        waves = turn[..., None] * (math.pi * torch.tensor(OCTAVES, device=pose.device))
+        features += [turn, waves.sin().flatten(-2), waves.cos().flatten(-2)]
+    return torch.cat(features, -1)
+
+
+def pose_feature_width(kind: PoseKind) -> int:
+    """Numbers of `pose_features` of a kind of pose."""
+    width = POSE_WIDTHS[kind]
+    turn = {"planar": 2 * len(HARMONICS), "place": 0, "se3": 6 * (1 + 2 * len(OCTAVES))}[kind]
+    return PLACE_WIDTHS[width] * (1 + 2 * len(WAVELENGTHS)) + turn
+
+
+def time_features(time: Tensor) -> Tensor:
+    """Fourier features of seconds: (...) → (..., 2·wavelengths)."""
+    phases = time[..., None] * (2 * math.pi / torch.tensor(SECONDS, device=time.device))
+    return torch.cat([phases.sin(), phases.cos()], -1)
+
+
+def pose_gap(one: Tensor, other: Tensor) -> Tensor:
+    """How far relative poses (..., P) are apart: cells, plus half the chord of the turn."""
+    width = PLACE_WIDTHS[one.shape[-1]]
+    gap = one - other
+    turn = gap[..., width:]
+    if turn.shape[-1] == 6:  # the third column follows from two; so measured a turn counts as one in the plane
+        first = torch.linalg.cross(one[..., 3:6], one[..., 6:9])
+        third = first - torch.linalg.cross(other[..., 3:6], other[..., 6:9])
+        turn = torch.cat([turn, third], -1) / math.sqrt(2)
+    apart: Tensor = gap[..., :width].norm(dim=-1) + turn.norm(dim=-1) / 2
+    return apart
 
 
 class ConditionEmbedding(nn.Module):
@@ -89,15 +179,18 @@ class ConditionEmbedding(nn.Module):
 
     def __init__(self, config: ModelConfig, dim: int) -> None:
         super().__init__()
-        kinds = ["pose", "actions"] if config.conditions == "both" else [config.conditions]
-        self.embed = nn.ModuleDict()
-        for kind in kinds:
-            if kind == "pose":
-                self.embed[kind] = _mlp(2 + 4 * len(WAVELENGTHS) + 2 * len(HARMONICS), dim)
-            elif config.actions == "discrete":
-                self.embed[kind] = nn.Embedding(config.action_dim + 1, dim)  # row 0: the null action
-            else:
-                self.embed[kind] = _mlp(config.action_dim, dim)
+        nets: dict[str, Callable[[], nn.Module]] = {
+            "pose": lambda: _mlp(pose_feature_width(config.pose), dim),
+            "actions": lambda: (
+                nn.Embedding(config.action_dim + 1, dim)  # row 0: the null action
+                if config.actions == "discrete"
+                else _mlp(config.action_dim, dim)
+            ),
+            "state": lambda: _mlp(config.state_dim, dim),
+            "task": lambda: nn.Embedding(config.tasks + 1, dim),  # row 0: a task that it was not trained on
+            "time": lambda: _mlp(2 * len(SECONDS), dim),
+        }
+        self.embed = nn.ModuleDict({kind: nets[kind]() for kind in config.condition_kinds})
         self.nothing = nn.Parameter(torch.zeros(dim))
 
     def forward(self, conditions: Conditions) -> Tensor:
@@ -120,12 +213,15 @@ class ConditionEmbedding(nn.Module):
                 raise ValueError(
                     f"conditions.{kind}: missing; this model was built with conditions: {'+'.join(self.embed)}"
                 )
-            if kind == "pose":
-                values = pose_features(values)
-            elif isinstance(net, nn.Embedding):
+            if kind in _FEATURES:
+                values = _FEATURES[kind](values)
+            elif kind == "actions" and isinstance(net, nn.Embedding):
                 values = _discrete(values, net.num_embeddings - 1)
             vectors.append(net(values))
         return torch.stack(vectors).sum(0) if len(vectors) > 1 else vectors[0]
+
+
+_FEATURES: dict[str, Callable[[Tensor], Tensor]] = {"pose": pose_features, "time": time_features}
 
 
 def _discrete(actions: Tensor, count: int) -> Tensor:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from longtake.models.mixers import NONE, local_mixers, mixers
+from longtake.motion import PoseKind
 from longtake.registry import known_name
 
 if TYPE_CHECKING:
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+ConditionKind = Literal["pose", "actions", "state", "task", "time"]
 
 
 class _Frozen(BaseModel):
@@ -153,8 +157,16 @@ class ModelConfig(_Frozen):
     delta), on a CPU our chunked forms."""
     feed_forward: Annotated[float, Field(gt=0)] = 4.0
     """Hidden width of the feed-forward net over `dim`. [times]"""
-    conditions: Literal["pose", "actions", "both"] = "pose"
-    """What the model is told of each frame: the pose relative to the clip's start, the actions, or both."""
+    conditions: Literal["pose", "actions", "both"] | Annotated[list[ConditionKind], Field(min_length=1)] = "pose"
+    """What the model is told of each frame: one kind, both of pose and actions, or a list of kinds: state (a vector),
+    task (of the whole episode), time (seconds since the clip's start)."""
+    pose: PoseKind = Field("planar", exclude_if=lambda kind: kind == "planar")
+    """What a pose is: planar (x, y, yaw), place (x, y and perhaps z, without a direction), se3 (place and rotation in
+    space)."""
+    state_dim: Positive = Field(1, exclude_if=lambda width: width == 1)
+    """Numbers of a state. [numbers]"""
+    tasks: Positive = Field(1, exclude_if=lambda count: count == 1)
+    """Tasks that are told apart. [count]"""
     actions: Literal["continuous", "discrete"] = "continuous"
     """Numbers as recorded, or one of so many choices, which comes one-hot."""
     action_dim: Positive = 2
@@ -179,6 +191,13 @@ class ModelConfig(_Frozen):
     def grid(self) -> tuple[int, int]:
         """Tokens per frame, (rows, columns)."""
         return self.height // self.patch, self.width // self.patch
+
+    @property
+    def condition_kinds(self) -> tuple[ConditionKind, ...]:
+        """What it is told, each once."""
+        if isinstance(self.conditions, list):
+            return tuple(dict.fromkeys(self.conditions))
+        return ("pose", "actions") if self.conditions == "both" else (self.conditions,)
 
     @property
     def d_inner(self) -> int:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from longtake.models.config import AutoencoderConfig, ModelConfig
+from longtake.models.normalisation import Normalisation
 
 CONFIG = "config.json"
 PIXELS = "pixels"
@@ -64,6 +65,8 @@ class WorldModelDescription(_Description):
     """Source frames from one frame of those clips to the next; checkpoints that do not say took every one."""
     shown_context: bool = True
     """Whether any clip had frames before those that were asked; checkpoints that do not say had some."""
+    normalisation: Normalisation = Field(Normalisation(), exclude_if=lambda value: value == Normalisation())
+    """How the model is told what was recorded; checkpoints that do not say are told it as it is."""
 
     world: dict[str, Any] | None = None
     """Of an exported one: what its worlds are told, see `longtake.worlds.about.About`."""

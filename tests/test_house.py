@@ -47,7 +47,7 @@ CIRCLES = (
 # From the bottom up: a file imports those of earlier lines, and of its own.
 ORDER = {
     "longtake.models": (
-        "mixers config conditions attention_mask attention_flex scan memory",
+        "mixers config normalisation conditions attention_mask attention_flex scan memory",
         "diffusion description exported state perceptual",
         "world_model autoencoder losses",
         "tokenizer checkpoint rollout",

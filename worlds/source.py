@@ -14,6 +14,7 @@ from longtake.models import description
 from longtake.models.checkpoint import load_model, load_model_tokenizer
 from longtake.models.description import CONFIG, WorldModelDescription
 from longtake.models.exported import MODEL
+from longtake.models.normalisation import Normalisation
 from longtake.models.tokenizer import Tokenizer
 from longtake.models.world_model import WorldModel
 from longtake.storage.store import open_store
@@ -93,6 +94,12 @@ def _world_model(folder: Path, name: str) -> WorldModelDescription:
         raise UserError(f"{name}: it is a tokenizer; a world is played in a world model")
     if not described.model.causal:
         raise UserError(f"{name}: its model is not causal (causal: false): it cannot go on from a context")
+    model = described.model
+    if not isinstance(model.conditions, str) or model.pose != "planar" or described.normalisation != Normalisation():
+        raise UserError(
+            f"{name}: is told {', '.join(model.condition_kinds)} in the scale of its data; a world takes poses in the "
+            "plane and actions as they were recorded"
+        )
     return described
 
 

@@ -150,7 +150,9 @@ class World:
     @property
     def conditioning(self) -> str:
         """What its model is told of each frame: pose, actions or both."""
-        return self.source.model.config.conditions
+        conditions = self.source.model.config.conditions
+        assert isinstance(conditions, str)  # of others no world is opened
+        return conditions
 
     @property
     def frames_per_step(self) -> int:

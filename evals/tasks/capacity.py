@@ -115,11 +115,9 @@ def _shuffled(frames: Indices, protocol: Protocol, question: EvalClip) -> Indice
 
 def _of(conditions: Conditions, clips: Sequence[int]) -> Conditions:
     """Those of some clips."""
-    from longtake.models.conditions import Conditions
+    import torch
 
-    assert conditions.pose is not None
-    actions = conditions.actions
-    return Conditions(pose=conditions.pose[clips], actions=None if actions is None else actions[clips])
+    return conditions.chosen(torch.tensor(clips))
 
 
 def _answers(
@@ -148,15 +146,11 @@ def _told(conditions: Conditions, queries: Indices, shown: int) -> Conditions:
     """Conditions of what is shown and then of the frames asked (b, N), to which no action leads."""
     import torch
 
-    from longtake.models.conditions import Conditions
-
-    assert conditions.pose is not None
     order = torch.from_numpy(np.concatenate([np.tile(np.arange(shown), (len(queries), 1)), queries], 1))
-    clips = torch.arange(len(queries))[:, None]
-    actions = None if conditions.actions is None else conditions.actions[clips, order]
-    if actions is not None:
-        actions[:, shown:] = 0
-    return Conditions(pose=conditions.pose[clips, order], actions=actions)
+    queried = conditions.taken(order)
+    if queried.actions is not None:
+        queried.actions[:, shown:] = 0
+    return queried
 
 
 def _rows(

@@ -47,14 +47,19 @@ def places(protocol: Protocol, pose: Pose) -> tuple[Indices, tuple[str, ...]]:
 
 
 def apart(a: Pose, b: Pose, wraps: float | None = None) -> NDArray[np.float64]:
-    """How far poses (n, 3) are from poses (m, 3): (n, m), cells apart plus half the chord of the turn.
+    """How far poses (n, P) are from poses (m, P): (n, m), cells apart plus half the chord of the turn.
 
-    wraps: cells after which places repeat, where they do.
+    P is 3 in the plane, x, y, yaw; 7 in space, with a unit quaternion. wraps: cells after which places repeat, where
+    they do.
     """
-    gap = a[:, None, :2].astype(np.float64) - b[None, :, :2]
+    places = 2 if a.shape[1] == 3 else 3
+    gap = a[:, None, :places].astype(np.float64) - b[None, :, :places]
     if wraps is not None:
         gap -= wraps * np.rint(gap / wraps)
     place = np.linalg.norm(gap, axis=-1)
+    if places == 3:  # the chord of the angle between two rotations, from their quaternions
+        along = np.abs(a[:, 3:].astype(np.float64) @ b[:, 3:].T)
+        return np.asarray(place + np.sqrt(np.maximum(0, 1 - along**2)))
     turn = a[:, None, 2].astype(np.float64) - b[None, :, 2]
     return np.asarray(place + np.abs(np.sin(turn / 2)))
 

@@ -34,6 +34,7 @@ BENCHMARKS = {
     "recall": "longtake.jobs.bench.recall",
     "stream": "longtake.jobs.bench.stream",
     "plan": "longtake.jobs.bench.plan",
+    "locality": "longtake.jobs.bench.locality",
     "nested": "longtake.jobs.bench.nested",
     "step": "longtake.jobs.bench.step",
     "train": "longtake.jobs.bench.train",

@@ -36,7 +36,7 @@ from longtake.jobs.train.config import WorldModelTraining
 from longtake.jobs.train.loop import train_loop
 from longtake.jobs.train.loss import TrainingLoss
 from longtake.jobs.train.plan import build_plan
-from longtake.jobs.train.world_model import to_batch
+from longtake.jobs.train.world_model import Edge
 from longtake.models.tokenizer import PIXELS
 from longtake.models.world_model import WorldModel
 from longtake.storage.store import Store, open_store
@@ -202,12 +202,12 @@ def _bare_loop(pipe: Connection, store: Store, config: WorldModelTraining) -> No
     kept = [load_clips(data, plan.batch(step)) for step in range(KEPT)]
     model = WorldModel(config.model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.engine.lr)
-    objective = TrainingLoss(config, model, model)
+    objective, edge = TrainingLoss(config, model, model), Edge(config, data, PIXELS, "cpu")
     pipe.send("ready")
     while True:
         number = pipe.recv()
         began = clocks()
-        for part in objective.losses(to_batch(kept[number % KEPT], "cpu", PIXELS), number):
+        for part in objective.losses(edge.batch(kept[number % KEPT]), number):
             torch.autograd.backward(part)
             part.item()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.engine.clip)

@@ -212,7 +212,7 @@ def generate(cell: ScoreCell) -> Image:
 
     questions = [read_clip(cell, episode) for episode in cell.episodes]
     with no_repeated_warnings():
-        return answer(build_system(cell, questions), cell.protocol, questions, conditions_of(questions))
+        return answer(build_system(cell, questions), cell.protocol, questions, conditions_of(cell, questions))
 
 
 def _strip(shown: Shown, clip: int, episode: int) -> Strip:

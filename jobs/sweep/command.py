@@ -151,7 +151,7 @@ def _record(sweep: Sweep, store: Store, held: Lease | None = None) -> RunRecord:
     """The sweep's row in `runs`, after its configs: what the table shows can be resumed."""
     store.write_bytes(f"sweeps/{sweep.id}/sweep.yaml", sealed(dump(sweep.config)).encode())
     store.write_bytes(f"sweeps/{sweep.id}/train.yaml", sealed(dump(sweep.base)).encode())
-    dataset = open_data(store, sweep.base.data.dataset)
+    dataset = open_data(store, sweep.base.data.dataset, sweep.base.data.unlike)
     return RunRecord.start(
         store,
         sweep.id,

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, TypeGuard
 
 from longtake.errors import UserError
 from longtake.jobs.latents import tokenizers
-from longtake.jobs.train import watch
+from longtake.jobs.train import normalise, watch
 from longtake.jobs.train.config import DATASET, TrainConfig, WorldModelTraining
 from longtake.models.description import PIXELS
 
 if TYPE_CHECKING:
     from longtake.datasets.mixture import Data
+    from longtake.models.config import ModelConfig
     from longtake.storage.store import Store
 
 LATENT_REACH = 4.0
@@ -72,32 +73,38 @@ def condition_problems(config: WorldModelTraining, dataset: Data) -> list[str]:
     """Actions and poses that the data does not have, or not so."""
     model, problems = config.model, []
     numbers, stride = dataset.action_dim * config.data.stride, config.data.stride
-    if model.conditions != "pose" and model.action_dim != numbers:
+    kinds = model.condition_kinds
+    if "actions" in kinds and model.action_dim != numbers:
         stacked = f", {stride} of them stacked" if stride > 1 else ""
         problems.append(
             f"model.action_dim: {model.action_dim}, but actions of {dataset.name} have {dataset.action_dim} numbers"
             f"{stacked}: set model.action_dim={numbers}"
         )
-    if model.conditions != "pose" and model.actions == "discrete" and dataset.manifest.action_classes is None:
+    if "actions" in kinds and model.actions == "discrete" and dataset.manifest.action_classes is None:
         problems.append(
             f"model.actions: discrete, but actions of {dataset.name} are numbers: set model.actions=continuous"
         )
     if not dataset.has_pose:
-        if model.conditions != "actions":
+        if "pose" in kinds:
             problems.append(
-                f"model.conditions: {model.conditions}, but {dataset.name} has no pose: set model.conditions=actions"
+                f"model.conditions: {_told(model)}, but {dataset.name} has no pose: set model.conditions=actions"
             )
         if config.data.clip != "forward":
             problems.append(
                 f"data.clip: {config.data.clip}, but {dataset.name} has no pose, so a way back has no conditions: "
                 "set data.clip=forward"
             )
-    if config.data.clip != "forward" and model.conditions != "pose":
+    if config.data.clip != "forward" and {"actions", "time"} & set(kinds):
         problems.append(
-            f"data.clip: {config.data.clip} goes with model.conditions=pose only (here {model.conditions}): actions "
+            f"data.clip: {config.data.clip} goes with model.conditions=pose only (here {_told(model)}): actions "
             "recorded on the way there do not lead back"
         )
-    return problems
+    return [*problems, *normalise.problems(config, dataset)]
+
+
+def _told(model: ModelConfig) -> str:
+    """The setting of its conditions, in words."""
+    return model.conditions if isinstance(model.conditions, str) else ", ".join(model.conditions)
 
 
 def memory_problems(config: WorldModelTraining) -> list[str]:

@@ -17,6 +17,7 @@ from longtake.datasets.mixture import Mixture, open_data
 from longtake.errors import UserError
 from longtake.jobs.latents import tokenizers
 from longtake.jobs.presets import in_words
+from longtake.jobs.train import normalise
 from longtake.jobs.train.check import (
     batch_problems,
     condition_problems,
@@ -95,7 +96,7 @@ def check(config: TrainConfig, store: Store) -> None:
         UserError: no such dataset or tokenizer, frames of another shape, no pose, clips longer than episodes, uneven
             batches.
     """
-    dataset = open_data(store, config.data.dataset)
+    dataset = open_data(store, config.data.dataset, config.data.unlike)
     problems = [*shape_problems(config, dataset, store), *batch_problems(config), *perceptual_problems(config)]
     problems += [*init_problems(config, store), *watch_problems(config)]
     if isinstance(config, WorldModelTraining):
@@ -107,13 +108,15 @@ def check(config: TrainConfig, store: Store) -> None:
         build_plan(config, dataset, "val")
     except UserError as error:
         raise UserError(*(f"split val, held out for validation: {line}" for line in error.lines)) from error
+    if isinstance(config, WorldModelTraining) and (line := normalise.warning(config, dataset)):
+        print(f"warning: {line}", flush=True)
 
 
 def describe(config: TrainConfig, store: Store) -> str:
     """The plan in words: data, steps, workers and what they ask of the machine."""
     from longtake.cluster.launch import machine_cpus
 
-    dataset = open_data(store, config.data.dataset)
+    dataset = open_data(store, config.data.dataset, config.data.unlike)
     plan = build_plan(config, dataset, "train")
     need = demand(config)
     each = need.cpus_per_worker + need.data_cpus_per_worker
@@ -198,7 +201,7 @@ def train(
     from longtake.provenance import new_run_id
 
     config = _settled(config, store)
-    dataset = open_data(store, config.data.dataset)
+    dataset = open_data(store, config.data.dataset, config.data.unlike)
     if resume and fork:
         forked_from = fork_of(store, resume, config, dataset)
         return _train(config, store, new_run_id(), forked_from=forked_from)
@@ -299,7 +302,7 @@ def start_record(
     """The run's record in `runs`, as it begins; `held` is its lease, `more` are further columns."""
     from longtake.tables.run_record import RunRecord
 
-    dataset = open_data(store, config.data.dataset)
+    dataset = open_data(store, config.data.dataset, config.data.unlike)
     return RunRecord.start(
         store,
         run,

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from longtake.cluster.accelerators import AUTO, Gpus
 from longtake.config import Config
+from longtake.datasets.mixture import Unlike
 from longtake.errors import UserError, unknown
 from longtake.models.config import AutoencoderConfig, DiffusionConfig, ModelConfig, SamplerConfig
 from longtake.models.description import PIXELS
@@ -34,6 +35,34 @@ class Stage(Config):
     frames: Positive = Field(64, description="frames per clip [frames]")
 
 
+Scale = Literal["as_recorded", "standard", "quantiles"]
+
+
+class ConditionsConfig(Config):
+    """In which scale a world model is told what was recorded; the checkpoint keeps it, so numbers in the units of the
+    recording go in wherever the model is used."""
+
+    actions: Scale = Field(
+        "as_recorded",
+        description="continuous actions: as they are, or standard (mean 0, deviation 1 over the training split), or "
+        "quantiles (1 % and 99 % at -1 and 1)",
+    )
+    state: str | None = Field(None, description="label of the dataset that is told as the state")
+    state_scale: Scale = Field("standard", description="of the state, likewise")
+    cell: Annotated[float, Field(gt=0)] | Literal["data"] = Field(
+        1.0,
+        description="units of the pose that count as one cell (places are told in waves of 1 to 16 cells); data: an "
+        "eighth of how far the episodes go [units of the pose]",
+    )
+
+
+class LocalityConfig(Config):
+    """Clips of an epoch come from a few groups of neighbouring episodes at a time: docs/scale.md."""
+
+    episodes: Positive = Field(32, description="of a group, about those of a shard [count]")
+    groups: Positive = Field(8, description="that are mixed at a time [count]")
+
+
 class DataConfig(Config):
     """Which clips the model sees."""
 
@@ -47,6 +76,12 @@ class DataConfig(Config):
 
     dataset: str | Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)] = Field(
         description="a dataset, or several with how often each is drawn from: {mazes: 2, atari: 1} [weight]"
+    )
+    unlike: list[Unlike] = Field(
+        [],
+        exclude_if=lambda declared: not declared,
+        description="what datasets of a mixture may have otherwise: fps, actions (what their numbers mean), pose (its "
+        "units)",
     )
     clip: Clip = Field(
         "palindrome",
@@ -63,6 +98,13 @@ class DataConfig(Config):
         1, description="source frames from one frame of a clip to the next; actions are stacked [frames]"
     )
     random_start: bool = Field(False, description="clips begin elsewhere in every epoch, not always on the same frames")
+    conditions: ConditionsConfig = Field(ConditionsConfig(), exclude_if=lambda value: value == ConditionsConfig())
+    """In which scale the model is told what was recorded."""
+    locality: LocalityConfig | None = Field(
+        None,
+        exclude_if=lambda locality: locality is None,
+        description="an epoch's order keeps together what lies together, for data in a bucket that no disk holds",
+    )
     max_replaced: float = Field(
         0.01,
         ge=0,
@@ -76,9 +118,15 @@ class DataConfig(Config):
         return self.dataset if isinstance(self.dataset, str) else next(iter(self.dataset))
 
 
+FRAMES_ALONE: list[Unlike] = ["fps", "actions", "pose"]
+"""What may differ where frames are all that is looked at."""
+
+
 class FrameDataConfig(DataConfig):
     """Which frames an autoencoder sees: short clips, whose order is nothing to it."""
 
+    unlike: list[Unlike] = Field(FRAMES_ALONE, exclude_if=lambda declared: declared == FRAMES_ALONE)
+    """What datasets of a mixture may have otherwise: all that is nothing to frames."""
     clip: Literal["forward"] = "forward"
     """As recorded: the order of frames is nothing to an autoencoder."""
     curriculum: Annotated[list[Stage], Field(min_length=1, max_length=1)] = [Stage(until=None, frames=4)]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from longtake.datasets.mixture import Data, Mixture, open_data
-from longtake.jobs.train import init_weights
+from longtake.jobs.train import init_weights, normalise
 from longtake.jobs.train.autoencoder import AutoencoderLearner
 from longtake.jobs.train.config import AutoencoderTraining, TrainConfig, WorldModelTraining
 from longtake.jobs.train.plan import build_plan
@@ -57,7 +57,7 @@ class Learner(Protocol):
 
 def train_loop(context: Context, config: TrainConfig) -> None:
     """Train one rank from the newest checkpoint (or from the start) to the last step."""
-    dataset = open_data(context.store, config.data.dataset)
+    dataset = open_data(context.store, config.data.dataset, config.data.unlike)
     torch.manual_seed(config.seed)
     with context.resume() as folder:
         start = step_of(folder) if folder else 0
@@ -117,11 +117,12 @@ def stream(context: Context, config: TrainConfig, dataset: Data, start: int) -> 
     """This rank's clips of every step to come, through Ray Data, or without it where there is no Ray."""
     plan = build_plan(config, dataset, "train")
     where = (context.rank, context.world, start, config.steps)
+    labels = normalise.labels_of(config) if isinstance(config, WorldModelTraining) else ()
     if config.workers:
         # Elastic workers hold the CPUs of their data tasks themselves: how many fit is then a sum.
-        clips = batches(dataset, plan, *where, cpus=0.0 if config.min_workers else 0.5)
+        clips = batches(dataset, plan, *where, cpus=0.0 if config.min_workers else 0.5, labels=labels)
     else:
-        clips = local_batches(dataset, plan, *where)
+        clips = local_batches(dataset, plan, *where, labels=labels)
     return fail_if_too_many_replaced(clips, plan, context.world, config.data.max_replaced)
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 def build_plan(config: TrainConfig, dataset: Data, split: str, stage: int = -1) -> Plan:
     """The run's clips; of the validation split, one batch of `validation.clips` clips as long as a stage's."""
     from longtake.streaming.plan import Plan
+    from longtake.streaming.shuffles import Locality
 
     data = config.data
     stages = [(stage.until, stage.frames) for stage in data.curriculum]
@@ -31,4 +32,5 @@ def build_plan(config: TrainConfig, dataset: Data, split: str, stage: int = -1) 
         clip=data.clip,
         stride=data.stride,
         random_start=data.random_start,
+        locality=None if data.locality is None else Locality(**data.locality.model_dump()),
     )

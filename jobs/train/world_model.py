@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from longtake.jobs.latents import tokenizers
+from longtake.jobs.train import normalise
 from longtake.jobs.train.loss import Batch, Noised, TrainingLoss, seeded
 from longtake.jobs.train.plan import build_plan
 from longtake.jobs.train.sample_images import make_drawing
-from longtake.models.conditions import Conditions
 from longtake.models.description import WorldModelDescription
 from longtake.models.exported import TOKENIZER
 from longtake.models.state.monitor import state_statistics
@@ -42,19 +42,19 @@ class WorldModelLearner:
         engine: Engine,
         checkpoint: Path | None,
     ) -> None:
-        self._config, self._device = config, context.device
+        self._config = config
         model.recompute = config.recompute
-        self._tokenizer = tokenizers.of_training(context, config, checkpoint)
+        self._edge = Edge(config, dataset, tokenizers.of_training(context, config, checkpoint), context.device)
         self._objective = TrainingLoss(config, model, engine)
         self._draw = None
         if config.samples:
-            clips = held_out(context, config, dataset, self._tokenizer)
-            self._draw = make_drawing(context, config.samples, clips.batch, model, self._tokenizer)
-        self._validate = make_validation(context, config, dataset, model, self._tokenizer)
+            clips = held_out(context, config, self._edge)
+            self._draw = make_drawing(context, config.samples, clips.batch, model, self._edge.tokenizer)
+        self._validate = make_validation(context, config, model, self._edge)
 
     def losses(self, clips: ClipBatch, step: int) -> Iterator[Tensor]:
         """See `TrainingLoss.losses`."""
-        return self._objective.losses(to_batch(clips, self._device, self._tokenizer), step)
+        return self._objective.losses(self._edge.batch(clips), step)
 
     def validate(self) -> dict[str, float]:
         """See `make_validation`."""
@@ -67,20 +67,21 @@ class WorldModelLearner:
 
     def write(self, folder: Path) -> None:
         """The tokenizer, whole, and the description."""
-        config = self._config
-        self._tokenizer.save(folder / TOKENIZER)
+        config, edge = self._config, self._edge
+        edge.tokenizer.save(folder / TOKENIZER)
         described = WorldModelDescription(
             model=config.model,
             trained_frames=max(stage.frames for stage in config.data.curriculum),
-            tokenizer=self._tokenizer.kind,
+            tokenizer=edge.tokenizer.kind,
             stride=config.data.stride,
             shown_context=config.diffusion.null_context < 1,
+            normalisation=edge.normalisation,
         )
         described.write(folder)
 
 
 def make_validation(
-    context: Context, config: WorldModelTraining, dataset: Data, model: WorldModel, tokenizer: Tokenizer
+    context: Context, config: WorldModelTraining, model: WorldModel, edge: Edge
 ) -> Callable[[], dict[str, float]]:
     """A function that measures the held-out loss, and the state of each layer after the clips.
 
@@ -89,12 +90,8 @@ def make_validation(
     objective = TrainingLoss(config, model, model)
     stages = {stage.frames: number for number, stage in enumerate(config.data.curriculum)}
     last = config.data.curriculum[-1].frames
-    clips = held_out(context, config, dataset, tokenizer)
-    others = {
-        frames: held_out(context, config, dataset, tokenizer, stage)
-        for frames, stage in stages.items()
-        if frames != last
-    }
+    clips = held_out(context, config, edge)
+    others = {frames: held_out(context, config, edge, stage) for frames, stage in stages.items() if frames != last}
     half = last // 2 // (config.model.chunk or 1) * (config.model.chunk or 1)
 
     @torch.no_grad()
@@ -116,14 +113,11 @@ def make_validation(
     return validate
 
 
-def held_out(
-    context: Context, config: WorldModelTraining, dataset: Data, tokenizer: Tokenizer, stage: int = -1
-) -> Noised:
+def held_out(context: Context, config: WorldModelTraining, edge: Edge, stage: int = -1) -> Noised:
     """This rank's clips of the `val` split, as long as a stage's: always the same, with the same noise and level."""
-    plan = build_plan(config, dataset, "val", stage)
+    plan = build_plan(config, edge.dataset, "val", stage)
     share = rank_slice(plan.batch(0), context.rank, context.world)
-    clips = load_clips(dataset, share)
-    batch = to_batch(clips, context.device, tokenizer)
+    batch = edge.batch(load_clips(edge.dataset, share, labels=normalise.labels_of(config)))
     b, t = batch.frames.shape[:2]
     noise = torch.stack([torch.randn(batch.frames.shape[1:], generator=seeded(0, 0, slot)) for slot in batch.slot])
     level = torch.zeros(b, t, device=context.device)
@@ -131,16 +125,21 @@ def held_out(
     return Noised(batch, level, (level > 0) / (level > 0).sum(), noise.to(context.device))
 
 
-def to_batch(clips: ClipBatch, device: str, tokenizer: Tokenizer) -> Batch:
-    """Decoded clips → what the model sees, on the device."""
-    pose = clips.pose
-    frames = torch.from_numpy(clips.frames).to(device)
-    return Batch(
-        as_latents(frames) if frames.is_floating_point() else tokenizer.encode(frames),
-        Conditions(
-            pose=None if pose is None else torch.from_numpy(pose).to(device),
-            actions=torch.from_numpy(clips.actions).to(device),
-        ),
-        tuple(clips.slot.tolist()),
-        clips.weight,
-    )
+class Edge:
+    """Where data becomes what the model sees: its tokenizer, and its conditions in the scale of its training data."""
+
+    def __init__(self, config: WorldModelTraining, dataset: Data, tokenizer: Tokenizer, device: str) -> None:
+        self.dataset, self.tokenizer, self._device = dataset, tokenizer, device
+        self.normalisation = normalise.normalisation_of(config, dataset)
+        self._stride = config.data.stride
+
+    def batch(self, clips: ClipBatch) -> Batch:
+        """Decoded clips → what the model sees, on the device."""
+        frames = torch.from_numpy(clips.frames).to(self._device)
+        conditions = normalise.conditions_of(clips, self.dataset, self.normalisation, self._stride)
+        return Batch(
+            as_latents(frames) if frames.is_floating_point() else self.tokenizer.encode(frames),
+            conditions.to(self._device),
+            tuple(clips.slot.tolist()),
+            clips.weight,
+        )

@@ -30,16 +30,19 @@ def collect(
 )
 def ingest(
     kind: Annotated[str, typer.Argument(metavar="KIND", help="A format; `longtake sources` lists them.")],
-    path: Annotated[str, typer.Argument(metavar="PATH", help="A folder or s3://BUCKET/PREFIX with the files.")],
-    name: Annotated[str, typer.Option("--name", metavar="NAME", help="Of the dataset to make.")],
+    path: Annotated[
+        str | None, typer.Argument(metavar="PATH", help="A folder or s3://BUCKET/PREFIX with the files.")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Of the dataset to make.")] = None,
     set_: Overrides = None,
     store: StoreUri = STORE,
     dry_run: DryRun = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Print what KIND is, and its own settings.")] = False,
 ) -> None:
     """Turn other people's episodes into a dataset of shards."""
     from longtake.jobs import ingest
 
-    ingest.main(kind, path, name, set_ or [], store, dry_run)
+    ingest.main(kind, path, name, set_ or [], store, dry_run, explain)
 
 
 @app.command(epilog=examples("longtake encode doom-maze --tokenizer autoencoder"))
@@ -80,8 +83,14 @@ def inspect(
 
 
 @app.command(epilog=examples("longtake verify doom-maze-demo"))
-def verify(dataset: DatasetName, store: StoreUri = STORE) -> None:
+def verify(
+    dataset: DatasetName,
+    store: StoreUri = STORE,
+    against: Annotated[
+        str | None, typer.Option("--against", metavar="PATH", help="Also compare with the source at PATH, read anew.")
+    ] = None,
+) -> None:
     """Read every byte of a dataset. List what is damaged: then the exit code is 1."""
     from longtake.jobs import verify
 
-    raise typer.Exit(verify.main(dataset, store))
+    raise typer.Exit(verify.main(dataset, store, against))

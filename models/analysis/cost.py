@@ -19,6 +19,7 @@ from longtake.models.conditions import Conditions
 from longtake.models.config import LayerConfig, ModelConfig, SamplerConfig
 from longtake.models.memory import LayerMemory, Memory
 from longtake.models.world_model import Layer, WorldModel
+from longtake.motion import POSE_WIDTHS
 
 
 class Costs:
@@ -172,8 +173,14 @@ def show(model: WorldModel, frames: int, memory: Memory | None = None, streams: 
 
 
 def conditions_for(config: ModelConfig, frames: int, streams: int = 1) -> Conditions:
-    """Some conditions of the right kind: a pose at the origin, and no action."""
-    return Conditions(torch.zeros(streams, frames, 4), torch.zeros(streams, frames, config.action_dim))
+    """Some conditions of the right kinds: a pose at the origin, no action, and zeros."""
+    return Conditions(
+        torch.zeros(streams, frames, POSE_WIDTHS[config.pose]),
+        torch.zeros(streams, frames, config.action_dim),
+        state=torch.zeros(streams, frames, config.state_dim),
+        task=torch.zeros(streams, frames, dtype=torch.int64),
+        time=torch.zeros(streams, frames),
+    )
 
 
 def crossing(ours: Callable[[int], float], theirs: Callable[[int], float], limit: int = 10**7) -> int | None:

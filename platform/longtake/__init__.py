@@ -7,6 +7,7 @@ longtake.latest(store)                              # scores of each run's newes
 longtake.best(store, metric="psnr")                 # the best checkpoint of each task
 longtake.compare(store, "block_ssm", "causal_window")
 longtake.World.load("latest", store="./store")      # a trained world to observe, step, fork and rewind
+longtake.record(env, policy, store=store, name="mine", episodes=20, fps=15)
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from longtake.sources.record import record
     from longtake.storage.store import Store, open_store
     from longtake.tables.scores import best, compare, latest
     from longtake.worlds import planning
     from longtake.worlds.world import World
 
 __version__ = "0.1.0"
-__all__ = ["Store", "World", "__version__", "best", "compare", "latest", "open_store", "planning"]
+__all__ = ["Store", "World", "__version__", "best", "compare", "latest", "open_store", "planning", "record"]
 
 
 def __dir__() -> list[str]:
@@ -35,6 +37,10 @@ def __getattr__(name: str) -> Any:
         from longtake.storage import store
 
         return getattr(store, name)
+    if name == "record":
+        from longtake.sources import record
+
+        return record.record
     if name in ("best", "compare", "latest"):
         from longtake.tables import scores
 

@@ -9,7 +9,7 @@ import re
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar, Union, cast, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, cast, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
@@ -293,7 +293,7 @@ def _explain(schema: type[BaseModel], errors: Iterable[ErrorDetails]) -> Iterato
         if kind == "extra_forbidden":
             yield _unknown_key(field, path[-1], holders)
         elif kind == "missing":
-            yield f"{field}: is required, give it a value"
+            yield _missing(field, path[-1], holders)
         elif kind in ("literal_error", "enum"):
             yield _not_allowed(field, error, holders)
         elif kind == "value_error":
@@ -309,8 +309,22 @@ def _explain(schema: type[BaseModel], errors: Iterable[ErrorDetails]) -> Iterato
         yield f"{field}: got {_show(value)}, expected {' or '.join(dict.fromkeys(words))}"
 
 
+def _missing(field: str, key: str, holders: list[Any]) -> str:
+    """What is missing, with its choices and its meaning where the field says them."""
+    info = next(fields[key] for holder in holders if key in (fields := _fields(holder)))
+    choices, meaning = " or ".join(map(str, choices_of(info.annotation))), info.description
+    return (
+        f"{field}: is required, give it a value" + f" ({choices})" * bool(choices) + (f": {meaning}" if meaning else "")
+    )
+
+
+def choices_of(kind: Any) -> list[Any]:
+    """The values that an annotation lists."""
+    return [value for member in members(kind) if get_origin(member) is Literal for value in get_args(member)]
+
+
 def _unknown_key(field: str, key: str, holders: list[Any]) -> str:
-    valid = [name for holder in holders for name in _fields(holder)]
+    valid = [name for holder in holders for name in _fields(holder) if name != key]
     return f"{field}: unknown key{nearest(key, valid)}; valid here: {', '.join(valid)}"
 
 

@@ -75,7 +75,7 @@ def verb(monkeypatch: pytest.MonkeyPatch) -> Any:
             ("x", [], "store", False, "A,B", None, 3, True, {"brief": False}),
         ),
         ("inspect", "inspect mazes --sheet a.png", ("mazes", "store", "a.png", None)),
-        ("ingest", "ingest teco p --name n --set a=1 --dry-run", ("teco", "p", "n", ["a=1"], "store", True)),
+        ("ingest", "ingest teco p --name n --set a=1 --dry-run", ("teco", "p", "n", ["a=1"], "store", True, False)),
         ("encode", "encode mazes --tokenizer T", ("mazes", "T", None, [], "store", False)),
         ("compact", "compact scores steps", (["scores", "steps"], "store")),
         ("compact", "compact", ([], "store")),

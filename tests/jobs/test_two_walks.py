@@ -90,7 +90,7 @@ def test_the_clip_is_one_walk_and_then_the_other(store: Store) -> None:
         truth = texture_torus.render(question.pose, np.zeros(100, np.int64), world)
         np.testing.assert_array_equal(truth, question.frames, "the truth is what the simulator shows there")
         assert question.stratum is not None and set(question.stratum) <= {"seen", "unseen"}
-    assert conditions_of([question]).length == 100
+    assert conditions_of(cell, [question]).length == 100
 
 
 def test_a_stride_leaves_out_the_same_of_both(store: Store) -> None:

@@ -9,6 +9,7 @@
     datasets/NAME/manifest.json          a dataset exists when this does; written last
     datasets/NAME/report.json            of an ingest: which episodes were refused, and why
     datasets/NAME/tokenizer/             of latents: what encoded them, whole
+    datasets/NAME/versions/              where episodes were appended, see `longtake.datasets.append`
 
 Action t leads INTO frame t; the first action of an episode is the null action: 0, or -1 among discrete ones. An
 episode's number is its place in the index; its split follows from a hash of its bytes.
@@ -17,24 +18,24 @@ episode's number is its place in the index; its split follows from a hash of its
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from longtake import motion
 from longtake.datasets.controls import Controls
 from longtake.datasets.episode import LABEL, Episode, faults
-from longtake.datasets.index import ROWS, Index
+from longtake.datasets.index import Index
 from longtake.datasets.shard import Array, ArraySpec, Chunk, CorruptData, decode
+from longtake.datasets.statistics import Statistics
 from longtake.errors import Damaged, UserError, unknown
 from longtake.storage import cache
 
@@ -49,6 +50,8 @@ DREAMT = "dreamt"
 """In a recipe: the run whose model made the frames, which then are no truth."""
 SPLITS = ("train", "val", "test")
 SPLIT_RULE = "episodes in the order of the SHA-256 of their arrays: first test, then val, the rest train"
+TASK = "task"  # in an episode's metadata: what it is told to do
+INDEX, VERSIONS = "index.parquet", "versions"  # a dataset's index, and the folder of what it was before an append
 TOKENIZER = "tokenizer"  # the folder in a dataset of latents with what encoded them
 CACHED_EPISODES = 4096  # whose small arrays (actions, pose) a reader keeps
 READ_AT_ONCE = 64  # episodes whose small arrays are read at the same time
@@ -77,7 +80,9 @@ class Manifest(BaseModel):
 
     psnr_db: what a lossy codec left of the frames. action_classes: how many discrete actions, None for continuous
     ones. refused: episodes of the source that are not in it. controls: what can be done, by which keys, and how that
-    moves the pose. index_crc and seal guard the index and this file.
+    moves the pose. pose_kind: of a pose; None: planar. statistics: of the training split, none in datasets of before
+    there were any. tasks: what its episodes are told to do, where they say so, sorted. index: its file, where episodes
+    were appended. index_crc and seal guard the index and this file.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -100,6 +105,10 @@ class Manifest(BaseModel):
     action_classes: int | None = None
     refused: int = 0
     controls: Controls | None = None
+    pose_kind: motion.PoseKind | None = Field(None, exclude_if=lambda kind: kind is None)
+    statistics: Statistics | None = Field(None, exclude_if=lambda known: known is None)
+    tasks: tuple[str, ...] = Field((), exclude_if=lambda names: not names)
+    index: str = Field(INDEX, exclude_if=lambda name: name == INDEX)
     index_crc: int
     seal: int = 0
 
@@ -148,9 +157,9 @@ class Dataset:
         self, store: Store, name: str, cache_bytes: int | None = None, manifest: Manifest | None = None
     ) -> None:
         """`manifest`: of a dataset that is being finished; else it is read."""
-        self.store, self.name, self.root = store, name, f"datasets/{name}"
+        self.store, self.name, self.root = store, name, f"datasets/{name.partition('@')[0]}"
         self.manifest = manifest or self._read_manifest()
-        self._index = Index(store, f"{self.root}/index.parquet", self.manifest.index_crc)
+        self._index = Index(store, f"{self.root}/{self.manifest.index}", self.manifest.index_crc)
         self._small: OrderedDict[int, dict[str, Array]] = OrderedDict()
         self._reading = [Lock() for _ in range(READ_AT_ONCE)]
         self._cache_bytes = 0 if store.is_folder else cache.limit() if cache_bytes is None else cache_bytes
@@ -170,10 +179,13 @@ class Dataset:
         return frame if "source_digest" in frame else frame.assign(source_digest=frame["digest"])
 
     def _read_manifest(self) -> Manifest:
-        path = f"{self.root}/manifest.json"
+        name, at, version = self.name.partition("@")
+        path = f"{self.root}/{VERSIONS}/{version}/manifest.json" if at else f"{self.root}/manifest.json"
         try:
             manifest = Manifest.model_validate_json(self.store.read_bytes(path))
         except FileNotFoundError:
+            if at and self.store.exists(f"{self.root}/manifest.json"):
+                raise UserError(f"dataset {name} has no version {version}") from None
             if self.store.exists(f"{self.root}/recipe.json"):
                 again = "give the command that began to make it once more"
                 raise Damaged(f"{path}: is not there: the dataset is not finished, or has lost it; {again}") from None
@@ -228,6 +240,42 @@ class Dataset:
         """Numbers in a pose; 0 where none is recorded."""
         return next((spec.shape[0] for spec in self.manifest.arrays if spec.name == "pose"), 0)
 
+    @property
+    def pose_kind(self) -> motion.PoseKind:
+        """What the columns of its pose are."""
+        return self.manifest.pose_kind or "planar"
+
+    @property
+    def statistics(self) -> Statistics | None:
+        """Of the training split; None in a dataset of before there were any."""
+        return self.manifest.statistics
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """What its episodes are told to do, sorted."""
+        return self.manifest.tasks
+
+    def fps_of(self, episode: int) -> float:
+        """Frames per second of an episode: those of all of them."""
+        return self.manifest.fps
+
+    def label_kind(self, label: str) -> tuple[tuple[int, ...], str]:
+        """Shape per frame and dtype of a label. Raises UserError if there is no such label."""
+        kinds = {spec.name.removeprefix(LABEL): (spec.shape, spec.dtype) for spec in self.label_specs}
+        if label not in kinds:
+            raise UserError(unknown(f"label of {self.name}", label, kinds))
+        return kinds[label]
+
+    @property
+    def label_specs(self) -> list[ArraySpec]:
+        """How its labels are stored."""
+        return [spec for spec in self.manifest.arrays if spec.name.startswith(LABEL)]
+
+    def task_of(self, episode: int) -> str | None:
+        """What an episode is told to do, where it says so."""
+        task = json.loads(self._index.meta(episode)).get(TASK)
+        return None if task is None else str(task)
+
     def action_vectors(self, actions: Array) -> NDArray[np.float32]:
         """Actions as float32 (T, action_dim): discrete ones as one-hot, and the null action as zeros."""
         return motion.action_vectors(actions, self.manifest.action_classes)
@@ -242,9 +290,16 @@ class Dataset:
         return pd.DataFrame({"episode": self._index.numbers[chosen], "length": self._index.lengths[chosen]})
 
     def read(
-        self, episode: int, start: int = 0, stop: int | None = None, *, labels: bool = False, into: Array | None = None
+        self,
+        episode: int,
+        start: int = 0,
+        stop: int | None = None,
+        *,
+        labels: bool | Collection[str] = False,
+        into: Array | None = None,
     ) -> Episode:
-        """Frames [start, stop) of an episode, by one ranged read of their chunks; labels only where asked for.
+        """Frames [start, stop) of an episode, by one ranged read of their chunks; labels, all or by name, only where
+        asked for.
 
         into: an array that the frames are written to, instead of a new one.
         Raises IndexError for frames that do not exist, CorruptData for bytes that are not what was written.
@@ -257,7 +312,9 @@ class Dataset:
             raise IndexError(f"episode {episode} has {length} frames, not [{start}, {stop})")
         frames = self._read_span(self._spec("frames"), episode, start, stop, into)
         small = {name: array[start:stop] for name, array in self._read_small(episode).items()}
-        named = [spec for spec in self.manifest.arrays if labels and spec.name.startswith(LABEL)]
+        named = [
+            spec for spec in self.label_specs if labels is True or (labels and spec.name.removeprefix(LABEL) in labels)
+        ]
         known = {spec.name.removeprefix(LABEL): self._read_span(spec, episode, start, stop) for spec in named}
         return Episode(frames, small["actions"], small.get("pose"), json.loads(self._index.meta(episode)), known)
 
@@ -340,17 +397,3 @@ def chunks_of(row: Mapping[Any, Any], spec: ArraySpec) -> list[Chunk]:
     """Where an array of an episode lies, from its row of the index."""
     columns = (row[f"{spec.name}_{part}"] for part in Chunk._fields)
     return [Chunk(int(offset), int(size), int(crc)) for offset, size, crc in zip(*columns, strict=True)]
-
-
-def to_parquet(frame: pd.DataFrame) -> bytes:
-    """A table as the bytes of a Parquet file."""
-    buffer = io.BytesIO()
-    frame.to_parquet(buffer, index=False, row_group_size=ROWS)
-    return buffer.getvalue()
-
-
-def from_parquet(data: bytes) -> pd.DataFrame:
-    """The table that `to_parquet` made bytes of."""
-    import pandas as pd
-
-    return pd.read_parquet(io.BytesIO(data))

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from longtake.datasets.shard import Array
+from longtake.motion import POSE_COLUMNS, PoseKind
 
-if TYPE_CHECKING:
-    pass
-
+UNIT = 1e-3  # how far from 1 the length of a quaternion may be
 
 LABEL = "label."  # what the stored name of a label begins with
 
@@ -65,6 +64,19 @@ def faults(episode: Episode) -> list[str]:
     if frames.size == 0:
         problems.append(f"frames: none, the shape is {frames.shape}")
     return problems + _infinite(episode)
+
+
+def pose_faults(pose: Array, kind: PoseKind) -> list[str]:
+    """Why float32 (T, P) is no pose of that kind, in words."""
+    widths = POSE_COLUMNS[kind]
+    if pose.ndim != 2 or pose.shape[1] not in widths:
+        return [f"pose: {pose.shape}, a {kind} pose is (T, {' or '.join(map(str, widths))})"]
+    off = np.abs(np.linalg.norm(pose[:, 3:].astype(np.float64), axis=1) - 1) if kind == "se3" else np.zeros(1)
+    if not (off <= UNIT).all():
+        worst = int(np.argmax(~(off <= UNIT)))
+        length = np.linalg.norm(pose[worst, 3:])
+        return [f"pose: the quaternion of frame {worst} is of length {length:.3g}, expected 1"]
+    return []
 
 
 def _tall(episode: Episode) -> list[tuple[str, Array]]:

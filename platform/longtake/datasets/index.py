@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import tempfile
 import threading
 import zlib
@@ -137,3 +138,17 @@ def _copied(store: Store, path: str) -> Any:
             copy.write(piece)
         copy.flush()
         return pa.OSFile(copy.name)
+
+
+def to_parquet(frame: pd.DataFrame) -> bytes:
+    """A table as the bytes of a Parquet file."""
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=False, row_group_size=ROWS)
+    return buffer.getvalue()
+
+
+def from_parquet(data: bytes) -> pd.DataFrame:
+    """The table that `to_parquet` made bytes of."""
+    import pandas as pd
+
+    return pd.read_parquet(io.BytesIO(data))

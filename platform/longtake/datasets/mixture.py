@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from longtake.datasets.dataset import Dataset, Manifest
 from longtake.datasets.episode import Episode
 from longtake.datasets.shard import Array
+from longtake.datasets.statistics import Statistics, pooled
 from longtake.errors import UserError
+from longtake.motion import PoseKind
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +26,12 @@ if TYPE_CHECKING:
 FINEST = 10_000  # weights are held to such fractions of the largest one
 
 
-def open_data(store: Store, chosen: str | Mapping[str, float]) -> Data:
+Unlike = Literal["fps", "actions", "pose"]
+"""What datasets of a mixture may have otherwise where that is declared: frames per second, and with them how far apart
+actions are; what the numbers of actions mean; in which units a pose is."""
+
+
+def open_data(store: Store, chosen: str | Mapping[str, float], unlike: Sequence[Unlike] = ()) -> Data:
     """A dataset by its name, or a mixture of some by their weights. Raises UserError with every problem."""
     if isinstance(chosen, str):
         return store.dataset(chosen)
@@ -37,17 +44,18 @@ def open_data(store: Store, chosen: str | Mapping[str, float]) -> Data:
             problems += error.lines
     if problems:
         raise UserError(*problems)
-    return Mixture(opened, tuple(chosen.values()))
+    return Mixture(opened, tuple(chosen.values()), unlike)
 
 
 class Mixture:
     """Datasets whose frames and actions are of one kind; a pose there is only where all of them have one.
 
-    weights: how often each is drawn from, beside the others. Raises UserError for datasets of different kinds.
+    weights: how often each is drawn from, beside the others. unlike: what may differ. Raises UserError for datasets of
+    different kinds.
     """
 
-    def __init__(self, datasets: Sequence[Dataset], weights: Sequence[float]) -> None:
-        problems = [line for other in datasets[1:] for line in _differing(datasets[0], other)]
+    def __init__(self, datasets: Sequence[Dataset], weights: Sequence[float], unlike: Sequence[Unlike] = ()) -> None:
+        problems = [line for other in datasets[1:] for line in _differing(datasets[0], other, unlike)]
         if problems:
             raise UserError(*problems)
         self.datasets = list(datasets)
@@ -99,6 +107,44 @@ class Mixture:
         """Whether all of them have a pose."""
         return all(one.has_pose for one in self.datasets)
 
+    @property
+    def pose_kind(self) -> PoseKind:
+        """What the columns of their poses are."""
+        return self.datasets[0].pose_kind
+
+    @property
+    def statistics(self) -> Statistics | None:
+        """Of the frames of all of them, by how many each has; None where one does not know its own."""
+        return pooled([one.statistics for one in self.datasets])
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """What the episodes of any of them are told to do."""
+        return tuple(sorted({task for one in self.datasets for task in one.tasks}))
+
+    def label_kind(self, label: str) -> tuple[tuple[int, ...], str]:
+        """Shape per frame and dtype of a label of all. Raises UserError where one lacks it, or has another of it."""
+        kinds = {one.name: one.label_kind(label) for one in self.datasets}
+        if len(set(kinds.values())) > 1:
+            listed = ", ".join(f"{dtype} {shape} in {name}" for name, (shape, dtype) in kinds.items())
+            raise UserError(f"label {label} is not the same in all datasets: {listed}")
+        return kinds[self.datasets[0].name]
+
+    def fps_of(self, episode: int) -> float:
+        """Frames per second of an episode."""
+        part, own = self._own(episode)
+        return self.datasets[part].fps_of(own)
+
+    def task_of(self, episode: int) -> str | None:
+        """What an episode is told to do, where it says so."""
+        part, own = self._own(episode)
+        return self.datasets[part].task_of(own)
+
+    def _own(self, episode: int) -> tuple[int, int]:
+        """The dataset of an episode, and its number there."""
+        part = int(self.part_of(np.array([episode]))[0])
+        return part, episode - (int(self._ends[part - 1]) if part else 0)
+
     def action_vectors(self, actions: Array) -> NDArray[np.float32]:
         """Actions as float32 (T, action_dim)."""
         return self.datasets[0].action_vectors(actions)
@@ -117,11 +163,16 @@ class Mixture:
         return np.searchsorted(self._ends, episodes, side="right").astype(np.int64)
 
     def read(
-        self, episode: int, start: int = 0, stop: int | None = None, *, labels: bool = False, into: Array | None = None
+        self,
+        episode: int,
+        start: int = 0,
+        stop: int | None = None,
+        *,
+        labels: bool | Collection[str] = False,
+        into: Array | None = None,
     ) -> Episode:
         """Frames [start, stop) of an episode, see `Dataset.read`."""
-        part = int(self.part_of(np.array([episode]))[0])
-        own = episode - (int(self._ends[part - 1]) if part else 0)
+        part, own = self._own(episode)
         piece = self.datasets[part].read(own, start, stop, labels=labels, into=into)
         return piece if self.has_pose else replace(piece, pose=None)
 
@@ -144,21 +195,26 @@ def whole_weights(weights: Sequence[float]) -> tuple[int, ...]:
     return tuple(number // divisor for number in whole)
 
 
-def _differing(one: Dataset, other: Dataset) -> list[str]:
+def _differing(one: Dataset, other: Dataset, unlike: Sequence[Unlike]) -> list[str]:
     """Why two datasets cannot be mixed, in words."""
     properties: dict[str, list[object]] = {
         "frames": [(data.frame_shape, data.frame_dtype) for data in (one, other)],
         "numbers in an action": [data.action_dim for data in (one, other)],
-        "frames per second": [data.manifest.fps for data in (one, other)],
         "tokenizer": [data.manifest.latents and data.manifest.latents.weights for data in (one, other)],
         "discrete actions": [data.manifest.action_classes for data in (one, other)],
     }
+    declared: dict[Unlike, list[object]] = {
+        "fps": [data.manifest.fps for data in (one, other)],
+        "actions": [data.manifest.action_space for data in (one, other)],
+    }
     if one.has_pose and other.has_pose:
-        properties["pose"] = [data.manifest.pose for data in (one, other)]
-    return [
-        f"{other.name} cannot be mixed with {one.name}: {what} {theirs} instead of {here}"
-        for what, (here, theirs) in properties.items()
-        if here != theirs
+        properties["pose"] = [data.pose_kind for data in (one, other)]
+        declared["pose"] = [data.manifest.pose for data in (one, other)]
+    refused, both = f"{other.name} cannot be mixed with {one.name}:", properties.items()
+    return [f"{refused} {what} {theirs} instead of {here}" for what, (here, theirs) in both if here != theirs] + [
+        f"{refused} {what} {theirs} instead of {here}; if the model is to see both, declare it: data.unlike=[{what}]"
+        for what, (here, theirs) in declared.items()
+        if here != theirs and what not in unlike
     ]
 
 

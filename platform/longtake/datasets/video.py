@@ -102,6 +102,10 @@ class BadVideo(ValueError):
     """A file that is no video, is cut off or damaged, or whose frames do not come at even times."""
 
 
+class Undecodable(BadVideo):
+    """A file whose bytes a decoder does not take."""
+
+
 def read(file: IO[bytes]) -> Video:
     """A whole video file, frame by frame. Raises BadVideo."""
     with _opened(file) as (container, stream):
@@ -115,20 +119,42 @@ def read(file: IO[bytes]) -> Video:
     return Video(_stacked([picture for picture, _ in pictures]), _even_fps([time for _, time in pictures]))
 
 
-def read_at(file: IO[bytes], times: Sequence[float]) -> Frames:
-    """The frame shown at each of `times`, ascending seconds. Raises BadVideo naming the first time without a frame."""
+CLOSED = "ffmpeg -i IN -c:v libx264 -flags +cgop OUT"
+"""What closes the groups of pictures of a video."""
+
+
+def read_at(file: IO[bytes], times: Sequence[float], whole: bool = False) -> Frames:
+    """The frame shown at each of `times`, ascending seconds. Raises BadVideo naming the first time without a frame.
+
+    whole: these are all frames of the file; BadVideo for one that shows others too.
+    """
+    try:
+        return _read_at(file, times, whole)
+    except Undecodable as error:
+        if whole or times[0] <= NEAR_S:
+            raise
+        raise BadVideo(
+            f"{error}: from {times[0]:.6g} s on it is damaged, or its groups of pictures are open, so that no span of "
+            f"it can be read by itself: close them ({CLOSED})"
+        ) from error
+
+
+def _read_at(file: IO[bytes], times: Sequence[float], whole: bool) -> Frames:
     pictures: list[Frames] = []
     with _opened(file) as (container, stream):
         near = NEAR_S + _tick(stream) / 2
-        container.seek(max(0, int((times[0] - near) / _tick(stream))), stream=stream, backward=True)
+        begin = 0 if whole else max(0, int((times[0] - near) / _tick(stream)))
+        container.seek(begin, stream=stream, backward=True)
         for picture, time in _pictures(container, stream):
+            if whole and (time < times[0] - near or time > times[-1] + near):
+                raise BadVideo(f"a frame at {time:.6g} s, the rows are of {times[0]:.6g} to {times[-1]:.6g} s")
             if len(pictures) < len(times) and time > times[len(pictures)] + near:
                 break
             array = None
             while len(pictures) < len(times) and abs(time - times[len(pictures)]) <= near:
                 array = picture() if array is None else array
                 pictures.append(array)
-            if len(pictures) == len(times):
+            if len(pictures) == len(times) and not whole:
                 break
     if len(pictures) < len(times):
         raise BadVideo(f"no frame at {times[len(pictures)]:.6g} s, only the {len(pictures)} before it of {len(times)}")
@@ -197,7 +223,7 @@ def _opened(file: IO[bytes]) -> Iterator[tuple[InputContainer, VideoStream]]:
             streams[0].codec_context.options = {"err_detect": "explode", "max_pixels": str(MOST_PIXELS)}
             yield container, streams[0]
     except av.FFmpegError as error:
-        raise BadVideo(f"not a video that can be read: {error.strerror}") from error
+        raise Undecodable(f"not a video that can be read: {error.strerror}") from error
 
 
 def _pictures(container: InputContainer, stream: VideoStream) -> Iterator[tuple[Callable[[], Frames], float]]:
@@ -205,7 +231,7 @@ def _pictures(container: InputContainer, stream: VideoStream) -> Iterator[tuple[
     rgb = _Rgb()
     for number, picture in enumerate(container.decode(stream)):
         if picture.is_corrupt:
-            raise BadVideo(f"frame {number} is damaged")
+            raise Undecodable(f"frame {number} is damaged")
         if picture.pts is None:
             raise BadVideo("frames without times: put the bare stream into an mp4 (ffmpeg -r FPS -i IN -c copy OUT)")
         _require_square_pixels(stream)

@@ -19,11 +19,14 @@ from longtake.config import differences
 from longtake.datasets import controls as controls_of
 from longtake.datasets import video, worlds
 from longtake.datasets.controls import Controls
-from longtake.datasets.dataset import SPLIT_RULE, SPLITS, Dataset, Manifest, from_parquet, to_parquet
-from longtake.datasets.episode import LABEL, Episode, faults
+from longtake.datasets.dataset import SPLIT_RULE, SPLITS, TASK, Dataset, Manifest
+from longtake.datasets.episode import LABEL, Episode, faults, pose_faults
+from longtake.datasets.index import from_parquet, to_parquet
 from longtake.datasets.likeness import Leak, Look, leaks, look
 from longtake.datasets.shard import Array, ArraySpec, Chunk, Codec, ShardBuffer, decode
+from longtake.datasets.statistics import Statistics, merged, of_episode
 from longtake.errors import Damaged, UserError, unknown
+from longtake.motion import PoseKind
 from longtake.storage import seals
 from longtake.storage.sealed_files import is_stamped, stamped
 
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
+STATISTICS = "statistics"  # the column of a shard's part with what an episode adds to them
 WORLDS_RULE = (
     "worlds in the order of the smallest SHA-256 of their episodes' arrays: first test, then val, the rest train"
 )
@@ -60,7 +64,8 @@ class DatasetWriter:
 
     codec: of the frames; all else is stored without loss. crf: the quality of a video. action_classes: how many
     discrete actions there are, if more may exist than occur. controls: what the source knows of its actions, see
-    `longtake.datasets.controls`. Raises UserError for a codec it does not know.
+    `longtake.datasets.controls`. pose_kind: what the columns of a pose are. Raises UserError for a codec it does not
+    know.
     """
 
     def __init__(
@@ -79,6 +84,7 @@ class DatasetWriter:
         crf: int = video.CRF,
         action_classes: int | None = None,
         controls: Controls | None = None,
+        pose_kind: PoseKind = "planar",
     ) -> None:
         if codec not in get_args(Codec):
             raise UserError(unknown("codec", codec, get_args(Codec)))
@@ -88,9 +94,11 @@ class DatasetWriter:
             "fps": fps,
             "action_space": dict(action_space),
             "pose": list(pose) if pose else None,
+            "pose_kind": pose_kind if pose and pose_kind != "planar" else None,
         }
         self.val, self.test, self.chunk = val, test, chunk
         self.codec, self.crf, self.action_classes, self.controls = codec, crf, action_classes, controls
+        self.pose_kind = pose_kind
         self.recipe_hash = hashlib.sha256(json.dumps(self.recipe, sort_keys=True).encode()).hexdigest()[:12]
 
     def claim(self) -> bool:
@@ -126,7 +134,7 @@ class DatasetWriter:
     def done(self, shard: int) -> bool:
         """Whether this shard is complete and made by the same recipe; one whose index is damaged is made again."""
         try:
-            part = self._read_part(shard)
+            part = self.read_part(shard)
         except FileNotFoundError:
             return False
         except Damaged as error:
@@ -160,10 +168,12 @@ class DatasetWriter:
         """
         import pandas as pd
 
-        parts = [part for part in map(self._read_part, range(shards)) if len(part)]
+        parts = [part for part in map(self.read_part, range(shards)) if len(part)]
         if not parts:
             raise UserError(f"dataset {self.name!r}: no episode at all")
-        index = pd.concat(parts, ignore_index=True).drop(columns=list(Look._fields), errors="ignore")
+        index = pd.concat(parts, ignore_index=True)
+        recorded = index.get(STATISTICS)
+        index = index.drop(columns=[*Look._fields, STATISTICS], errors="ignore")
         specs = index["arrays"].unique()
         if len(specs) != 1:
             raise UserError(f"dataset {self.name!r}: episodes with different arrays: {' and '.join(specs[:2])}")
@@ -174,7 +184,9 @@ class DatasetWriter:
             index[["split", "source_digest"]] = like.index[["split", "digest"]].to_numpy()
             rule = f"as in dataset {like.name}"
         written = to_parquet(index)
-        manifest = self._manifest(index, shards, refused, zlib.crc32(written), rule)
+        trained = None if recorded is None else recorded[index["split"] == "train"]
+        statistics = None if trained is None or trained.isna().any() else merged(trained)
+        manifest = self.manifest_of(index, shards, refused, zlib.crc32(written), rule, statistics)
         self.store.write_bytes(f"{self.root}/index.parquet", written)
         controls = controls_of.of_dataset(Dataset(self.store, self.name, manifest=manifest))
         manifest = manifest.model_copy(update={"controls": controls}).sealed()
@@ -185,7 +197,7 @@ class DatasetWriter:
         """Episodes of the finished dataset that look like one of another split; of latents nothing is known."""
         import pandas as pd
 
-        parts = pd.concat([part for part in map(self._read_part, range(shards)) if len(part)])
+        parts = pd.concat([part for part in map(self.read_part, range(shards)) if len(part)])
         if "pictures" not in parts:
             return []
         columns = zip(parts["pictures"], parts["step"].to_numpy(float), strict=True)
@@ -193,7 +205,7 @@ class DatasetWriter:
         return leaks(looks, Dataset(self.store, self.name).index["split"].tolist())
 
     def _row(self, buffer: ShardBuffer, shard: int, episode: Episode) -> dict[str, Any]:
-        if wrong := faults(episode):
+        if wrong := [*faults(episode), *self._pose_faults(episode)]:
             raise ValueError("; ".join(wrong))
         arrays = episode.arrays()
         specs = array_specs(episode, self.chunk, self.codec, self.crf)
@@ -209,20 +221,30 @@ class DatasetWriter:
             "meta": json.dumps(episode.meta, sort_keys=True),
             "arrays": json.dumps([spec.model_dump() for spec in specs]),
             "recipe": self.recipe_hash,
+            STATISTICS: of_episode(episode, self.pose_kind),
             **_look(episode.frames),
         }
+
+    def _pose_faults(self, episode: Episode) -> list[str]:
+        return [] if episode.pose is None else pose_faults(episode.pose, self.pose_kind)
 
     def _part(self, shard: int) -> str:
         return f"{self.root}/index/{shard:05d}.parquet"
 
-    def _read_part(self, shard: int) -> pd.DataFrame:
-        """The index of a shard. Raises FileNotFoundError, and Damaged for other bytes than were written."""
+    def read_part(self, shard: int) -> pd.DataFrame:
+        """What a shard adds to the index, with what is told of its episodes beside.
+
+        Raises FileNotFoundError, and Damaged for other bytes than were written.
+        """
         data = self.store.read_bytes(self._part(shard))
         if not is_stamped(data):
             raise Damaged(f"{self._part(shard)}: damaged, or of an earlier version, whose parts had no SHA-256")
         return from_parquet(data)
 
-    def _manifest(self, index: pd.DataFrame, shards: int, refused: int, index_crc: int, rule: str) -> Manifest:
+    def manifest_of(
+        self, index: pd.DataFrame, shards: int, refused: int, index_crc: int, rule: str, statistics: Statistics | None
+    ) -> Manifest:
+        """What the dataset is, from its index and what is found out about its training split; sealed."""
         specs = [ArraySpec(**spec) for spec in json.loads(index["arrays"][0])]
         frames = int(index["length"].sum())
         numbers = frames * math.prod(next(spec.shape for spec in specs if spec.name == "frames"))
@@ -242,6 +264,8 @@ class DatasetWriter:
             action_classes=self._classes(int(index["action_classes"].max())),
             refused=refused,
             controls=self.controls,
+            statistics=statistics,
+            tasks=_tasks(index["meta"]),
             index_crc=index_crc,
             **self.about,
         )
@@ -276,6 +300,12 @@ def array_specs(episode: Episode, chunk: int, codec: Codec, crf: int) -> list[Ar
         ArraySpec(name=name, dtype=dtype, shape=shape, **(frames if name == "frames" else {"chunk": 0}))
         for name, dtype, shape in named
     ]
+
+
+def _tasks(metas: Iterable[str]) -> tuple[str, ...]:
+    """What episodes are told to do, each once, sorted."""
+    recorded = (json.loads(text).get(TASK) for text in metas)
+    return tuple(sorted({str(task) for task in recorded if task is not None}))
 
 
 def _place(name: str) -> int:

@@ -73,6 +73,7 @@ class _Loader:
     rank: int
     world: int
     together: int = 1
+    labels: tuple[str, ...] = ()
 
     def load(self, steps: Iterable[int]) -> Iterator[tuple[list[int], Columns]]:
         """Blocks of these steps, in order, a row for each; the next AHEAD are being read while one is worked with."""
@@ -107,7 +108,7 @@ class _Loader:
 
     def _begin(self, group: list[int], pool: ThreadPoolExecutor) -> tuple[Columns, list[Future[None]]]:
         cuts = [rank_slice(self.plan.batch(step), self.rank, self.world) for step in group]
-        rows = empty_columns(self.dataset, cuts[0], len(group))
+        rows = empty_columns(self.dataset, cuts[0], len(group), self.labels)
         replace = self.plan.replacement
         shares = [ClipReader(self.dataset, one, replace, of_step(rows, row)) for row, one in enumerate(cuts)]
         return rows, [pool.submit(share.load, place) for share in shares for place in range(len(share.columns["slot"]))]
@@ -119,10 +120,17 @@ class _Loader:
 
 
 def local_batches(
-    dataset: Data, plan: Plan, rank: int, world: int, start_step: int, stop_step: int
+    dataset: Data,
+    plan: Plan,
+    rank: int,
+    world: int,
+    start_step: int,
+    stop_step: int,
+    *,
+    labels: tuple[str, ...] = (),
 ) -> Iterator[tuple[int, ClipBatch]]:
     """(step, batch) for steps [start, stop), read by threads up to AHEAD steps early; no Ray."""
-    for (step,), rows in _Loader(dataset, plan, rank, world).load(range(start_step, stop_step)):
+    for (step,), rows in _Loader(dataset, plan, rank, world, labels=labels).load(range(start_step, stop_step)):
         yield step, ClipBatch.of(of_step(rows, 0))
 
 
@@ -135,6 +143,7 @@ def batches(
     stop_step: int,
     *,
     cpus: float = 0.5,
+    labels: tuple[str, ...] = (),
 ) -> Iterator[tuple[int, ClipBatch]]:
     """(step, batch) for steps [start, stop) through Ray Data; the same bytes as `local_batches`.
 
@@ -148,7 +157,7 @@ def batches(
         1, plan.frames_per_step * math.prod(dataset.frame_shape) * np.dtype(dataset.frame_dtype).itemsize // world
     )
     together = max(1, min(BLOCK_BYTES // step_bytes, BLOCK_STEPS))
-    loader = _Loader(dataset, plan, rank, world, together)
+    loader = _Loader(dataset, plan, rank, world, together, labels)
     _configure_ray_data(cpus, step_bytes, together)
     for start in range(start_step, stop_step, WINDOW):
         steps = range(start, min(start + WINDOW, stop_step))

@@ -22,18 +22,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from longtake.datasets.mixture import Ints
 from longtake.errors import UserError
+from longtake.streaming.shuffles import ROUNDS, Hashes, Locality, hashed, locally_shuffled, shuffled
 from longtake.streaming.visits import revisit, way_back
 
 if TYPE_CHECKING:
     from longtake.datasets.mixture import Data
 
-Hashes = NDArray[np.uint64]
 Stage = tuple[int | None, int]
-ROUNDS = 6  # of the shuffle
 
 Clip = Literal["forward", "palindrome", "revisit", "mixed"]
 """What clips are: as recorded; a walk and its way back; a walk and visits of its places in any order; some of each."""
@@ -71,6 +69,7 @@ class Plan:
     part: which dataset each episode is of; weights: whole numbers, how often each dataset has its turn.
     stride: source frames from one frame of a clip to the next.
     random_start: an episode's units begin elsewhere in every epoch, which costs it up to one unit.
+    locality: an epoch's order keeps neighbouring episodes together; None: it mixes all with all.
     Raises UserError with every problem.
     """
 
@@ -85,6 +84,7 @@ class Plan:
     weights: tuple[int, ...] = (1,)
     stride: int = 1
     random_start: bool = False
+    locality: Locality | None = None
 
     @classmethod
     def of(
@@ -99,6 +99,7 @@ class Plan:
         clip: Clip = "forward",
         stride: int = 1,
         random_start: bool = False,
+        locality: Locality | None = None,
     ) -> Plan:
         """The plan over one split of a dataset, or of a mixture of some."""
         chosen = data.episodes(split)
@@ -115,6 +116,7 @@ class Plan:
             data.weights,
             stride,
             random_start,
+            locality,
         )
 
     def __post_init__(self) -> None:
@@ -188,7 +190,9 @@ class Plan:
         lines = []
         for part in range(len(self.weights)):
             mine = self._part == part
-            lines.append(_Line.of(self.lengths[mine], numbers[mine], self.unit, self.random_start, (self.seed, part)))
+            key = (self.seed, part)
+            line = _Line.of(self.lengths[mine], numbers[mine], self.unit, self.random_start, key, self.locality)
+            lines.append(line)
         return lines
 
     @property
@@ -271,14 +275,25 @@ class _Line:
     unit: int
     shifted: bool
     key: tuple[int, int]
+    locality: Locality | None = None
 
     @classmethod
-    def of(cls, lengths: Ints, numbers: Ints, unit: int, shifted: bool, key: tuple[int, int]) -> _Line:
+    def of(
+        cls,
+        lengths: Ints,
+        numbers: Ints,
+        unit: int,
+        shifted: bool,
+        key: tuple[int, int],
+        locality: Locality | None = None,
+    ) -> _Line:
         lengths = np.asarray(lengths, np.int64)
         units = lengths // unit
         if shifted:
             units = np.where(units > 1, (lengths - unit + 1) // unit, units)
-        return cls(np.cumsum(units), np.asarray(numbers, np.int64), lengths - units * unit, unit, shifted, key)
+        return cls(
+            np.cumsum(units), np.asarray(numbers, np.int64), lengths - units * unit, unit, shifted, key, locality
+        )
 
     @property
     def units(self) -> int:
@@ -298,40 +313,20 @@ class _Line:
         keys: Hashes = (
             np.random.SeedSequence([seed, epoch, part]).generate_state(2 * ROUNDS + 1, np.uint64).astype(np.uint64)
         )
-        unit = shuffled(place, self.units, keys[1:])
+        unit = self._mixed(place, keys[1:])
         row = np.searchsorted(self.ends, unit, side="right")
         before = np.where(row > 0, self.ends[row - 1], 0)
         start = (unit - before) * self.unit
         if self.shifted:
-            start = start + (_hash(row, keys[0]) % (self.spare[row] + 1).astype(np.uint64)).astype(np.int64)
+            start = start + (hashed(row, keys[0]) % (self.spare[row] + 1).astype(np.uint64)).astype(np.int64)
         return self.numbers[row], start
 
-
-def shuffled(place: Ints, size: int, keys: Hashes) -> Ints:
-    """Where these places of range(size) lie in a permutation of it that `keys` choose.
-
-    A permutation that is never written down, so that a million long episodes take no memory: a Feistel network on the
-    smallest rectangle that holds them, walked on from where it leaves the range.
-    """
-    width = math.isqrt(max(size, 1) - 1) + 1
-    height = -(-size // width)
-    moved, outside = place.copy(), np.ones(len(place), bool)
-    while outside.any():
-        row, column = np.divmod(moved[outside], width)
-        for first, second in keys.reshape(-1, 2):
-            row = (row + (_hash(column, first) % np.uint64(height)).astype(np.int64)) % height
-            column = (column + (_hash(row, second) % np.uint64(width)).astype(np.int64)) % width
-        moved[outside] = row * width + column
-        outside = moved >= size
-    return moved
-
-
-def _hash(values: Ints, key: np.uint64) -> Hashes:
-    """SplitMix64 of values under a key."""
-    mixed = values.astype(np.uint64) ^ key
-    mixed = (mixed + np.uint64(0x9E3779B97F4A7C15)) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))
+    def _mixed(self, place: Ints, keys: Hashes) -> Ints:
+        """The units at these places of an epoch."""
+        if self.locality is None:
+            return shuffled(place, self.units, keys)
+        group = max(1, self.units * self.locality.episodes // max(1, len(self.ends)))
+        return locally_shuffled(place, self.units, group, self.locality.groups, keys)
 
 
 def _deal(turn: Ints, weights: Sequence[int]) -> tuple[Ints, Ints]:

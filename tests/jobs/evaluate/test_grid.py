@@ -48,7 +48,7 @@ def test_a_strangers_context_is_another_clips_under_own_conditions(store: Store)
     cell = next(cell for cell in plan(store, RETRIEVAL) if cell.variant == "stranger")
     own, other = ([read_clip(cell, episode) for episode in of] for of in (cell.episodes, cell.strangers))
     context = torch.from_numpy(np.stack([question.frames[:4] for question in other]))
-    made = answer(SwappedContext(CopyLast(), context), cell.protocol, own, conditions_of(own))
+    made = answer(SwappedContext(CopyLast(), context), cell.protocol, own, conditions_of(cell, own))
     assert np.array_equal(made[:, 0], context[:, -1].numpy())
     rows = {variant: pd.DataFrame(score_cell(cell_of(store, variant))) for variant in ("whole", "stranger", "wiped")}
     assert not rows["stranger"].value.equals(rows["whole"].value)

@@ -13,7 +13,7 @@ from longtake.jobs.train import command as train
 from longtake.jobs.train import memory_check
 from longtake.jobs.train import plan as train_plan
 from longtake.jobs.train.loss import TrainingLoss
-from longtake.jobs.train.world_model import to_batch
+from longtake.jobs.train.world_model import Edge
 from longtake.models.checkpoint import load_model
 from longtake.models.tokenizer import PIXELS
 from longtake.models.world_model import WorldModel
@@ -125,9 +125,9 @@ def gradients(place: Path, *overrides: str) -> dict[str, torch.Tensor]:
     for parameter in model.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.2)
-    plan = train_plan.build_plan(config, store.dataset("mazes"), "train")
-    clips = load_clips(store.dataset("mazes"), plan.batch(0))
-    for part in TrainingLoss(config, model, model).losses(to_batch(clips, "cpu", PIXELS), 0):
+    data = store.dataset("mazes")
+    clips = load_clips(data, train_plan.build_plan(config, data, "train").batch(0))
+    for part in TrainingLoss(config, model, model).losses(Edge(config, data, PIXELS, "cpu").batch(clips), 0):
         part.backward()  # type: ignore[no-untyped-call]
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
@@ -137,7 +137,8 @@ def test_a_null_context_is_a_stream_that_begins_after_the_prefix(place: Path) ->
     config = config_of(place, "data.clip=revisit", "diffusion.null_context=1.0", "diffusion.clean_prefix=1.0")
     model = WorldModel(config.model)
     data = open_store(place / "store").dataset("mazes")
-    batch = to_batch(load_clips(data, train_plan.build_plan(config, data, "train").batch(0)), "cpu", PIXELS)
+    clips = load_clips(data, train_plan.build_plan(config, data, "train").batch(0))
+    batch = Edge(config, data, PIXELS, "cpu").batch(clips)
     objective = TrainingLoss(config, model, model)
     noised = objective.sample_noise(batch, 3)
     frames = batch.frames.shape[1]
@@ -171,13 +172,14 @@ def test_two_ranks_have_the_gradients_of_one(place: Path) -> None:
     for parameter in model.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.2)
-    plan = train_plan.build_plan(config, store.dataset("mazes"), "train")
+    data = store.dataset("mazes")
+    plan, edge = train_plan.build_plan(config, data, "train"), Edge(config, data, PIXELS, "cpu")
 
     def found(world: int) -> dict[str, torch.Tensor]:
         model.zero_grad()
         for rank in range(world):
-            clips = load_clips(store.dataset("mazes"), rank_slice(plan.batch(0), rank, world))
-            for part in TrainingLoss(config, model, model).losses(to_batch(clips, "cpu", PIXELS), 0):
+            clips = load_clips(data, rank_slice(plan.batch(0), rank, world))
+            for part in TrainingLoss(config, model, model).losses(edge.batch(clips), 0):
                 (part / world).backward()  # type: ignore[no-untyped-call]
         return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 

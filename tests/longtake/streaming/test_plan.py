@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longtake.errors import UserError
-from longtake.streaming.plan import Plan, _deal, _dealt, rank_slice, shuffled
+from longtake.streaming.plan import Plan, _deal, _dealt, rank_slice
+from longtake.streaming.shuffles import Locality, locally_shuffled, shuffled
 
 
 def segments(plan: Plan, steps: range, world: int) -> Counter[tuple[int, int]]:
@@ -53,6 +54,31 @@ def test_every_segment_once_whatever_stops_the_training_and_whoever_goes_on(data
 def test_the_shuffle_is_a_permutation(size: int, seed: int) -> None:
     keys = np.random.SeedSequence(seed).generate_state(12, np.uint64)
     assert sorted(shuffled(np.arange(size), size, keys)) == list(range(size))
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 2000), st.integers(1, 60), st.integers(1, 6), st.integers(0, 2**32))
+def test_the_local_shuffle_is_a_permutation(size: int, group: int, together: int, seed: int) -> None:
+    keys = np.random.SeedSequence(seed).generate_state(12, np.uint64)
+    assert sorted(locally_shuffled(np.arange(size), size, group, together, keys)) == list(range(size))
+
+
+def test_with_locality_few_groups_are_open_at_a_time() -> None:
+    """An epoch still gives every unit once; a window of it is of few neighbourhoods, and they come in another order."""
+    plain, local = (
+        Plan(np.full(400, 128), [(None, 16)], 64, 16, seed=3, locality=locality) for locality in (None, Locality(10, 2))
+    )
+
+    def episodes(plan: Plan, steps: range) -> np.ndarray:
+        return np.concatenate([plan.batch(step).episode for step in steps])
+
+    steps = int(local.steps_per_epoch)
+    assert np.bincount(episodes(local, range(steps))).tolist() == [8] * 400
+    window = range(0, 160 // 4)  # 2 groups of 10 episodes of 8 units, 4 clips a step
+    assert len(np.unique(episodes(local, window) // 10)) == 2 < 30 < len(np.unique(episodes(plain, window) // 10))
+    first, second = episodes(local, range(steps)), episodes(local, range(steps, 2 * steps))
+    assert (first != second).mean() > 0.9, "every epoch has an order of its own"
+    assert len(np.unique(episodes(local, range(2)) // 10)) == 2, "groups are mixed within a batch or two"
 
 
 def test_the_shuffle_leaves_no_order_behind() -> None:

@@ -20,10 +20,11 @@ from pydantic import Field
 from longtake.config import Config
 from longtake.datasets import room
 from longtake.datasets.controls import Controls
-from longtake.datasets.episode import Episode, faults
+from longtake.datasets.dataset import TASK
+from longtake.datasets.episode import Episode, faults, pose_faults
 from longtake.datasets.shard import Array
 from longtake.errors import nearest
-from longtake.motion import NULL_ACTION
+from longtake.motion import NULL_ACTION, PoseKind
 from longtake.sources.resize import Frames, shrink, square
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class Listing:
     fps: float | None = None
     refused: dict[str, str] = field(default_factory=dict)
     controls: Controls | None = None
+    pose_kind: PoseKind = "planar"
 
 
 @dataclass(frozen=True)
@@ -251,33 +253,124 @@ def as_float32(name: str, array: Array) -> Array:
     return kept
 
 
+# --- poses --------------------------------------------------------------------------------------------------
+
+PoseLayout = Literal["xy_yaw", "xy", "xyz", "xyz_xyzw", "xyz_wxyz", "matrix", "view_matrix"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a pose lies in a file: shape per frame, what it becomes, and what it means in words."""
+
+    shapes: tuple[tuple[int, ...], ...]
+    kind: PoseKind
+    meaning: str
+
+
+LAYOUTS: dict[PoseLayout, Layout] = {
+    "xy_yaw": Layout(((3,),), "planar", "x, y, yaw (radians, anticlockwise)"),
+    "xy": Layout(((2,),), "place", "x, y"),
+    "xyz": Layout(((3,),), "place", "x, y, z"),
+    "xyz_xyzw": Layout(((7,),), "se3", "x, y, z and a quaternion x, y, z, w"),
+    "xyz_wxyz": Layout(((7,),), "se3", "x, y, z and a quaternion w, x, y, z"),
+    "matrix": Layout(((4, 4), (3, 4), (16,), (12,)), "se3", "4 x 4 from the camera (or hand) to the world"),
+    "view_matrix": Layout(((4, 4), (3, 4), (16,), (12,)), "se3", "4 x 4 from the world to the camera"),
+}
+LAYOUTS_TOLD = "; ".join(f"{name} ({layout.meaning})" for name, layout in LAYOUTS.items())
+RIGID = 1e-3  # how far a matrix may be from a rotation
+
+
+def pose_names(layout: PoseLayout, units: str | None) -> list[str]:
+    """What the columns of a pose are once it is read, with the unit of the lengths where it is known."""
+    of = f" ({units})" if units else ""
+    kind = LAYOUTS[layout].kind
+    if kind == "planar":
+        return [f"x{of}", f"y{of}", "yaw (radians, anticlockwise)"]
+    places = [f"{axis}{of}" for axis in ("xy" if layout == "xy" else "xyz")]
+    return places if kind == "place" else [*places, "qx", "qy", "qz", "qw"]
+
+
+def as_pose(pose: Array, layout: PoseLayout = "xy_yaw") -> Array:
+    """A pose of a file as one of an episode, float32 (T, P): see `longtake.datasets.episode`. Raises Refused."""
+    expected = LAYOUTS[layout]
+    if pose.ndim < 2 or pose.shape[1:] not in expected.shapes or pose.dtype.kind not in "iuf":
+        shapes = " or ".join(f"(T, {', '.join(map(str, shape))})" for shape in expected.shapes)
+        raise Refused(f"pose: {pose.dtype} {pose.shape}, expected numbers {shapes}: {expected.meaning}")
+    if "matrix" in layout:
+        return _of_matrices(pose.reshape(len(pose), -1, 4).astype(np.float64), seen=layout == "view_matrix")
+    kept = as_float32("pose", pose)
+    if layout == "xyz_wxyz":
+        kept = kept[:, [0, 1, 2, 4, 5, 6, 3]]
+    if wrong := pose_faults(kept, expected.kind):
+        raise Refused("; ".join(wrong))
+    return kept
+
+
+def _of_matrices(matrices: Array, seen: bool) -> Array:
+    """Rigid motions (T, 3 or 4, 4), from the camera to the world or, if `seen`, the other way, as (T, 7)."""
+    from scipy.spatial.transform import Rotation
+
+    turn, move = matrices[:, :3, :3], matrices[:, :3, 3]
+    off = np.abs(turn @ turn.transpose(0, 2, 1) - np.eye(3)).max(axis=(1, 2))
+    rigid = (off <= RIGID) & (np.linalg.det(turn) > 0)
+    if matrices.shape[1] == 4:
+        rigid &= (matrices[:, 3] == [0, 0, 0, 1]).all(axis=1)
+    if not rigid.all():
+        raise Refused(f"pose: the matrix of frame {int(np.argmin(rigid))} is no rotation and shift")
+    if seen:
+        turn = turn.transpose(0, 2, 1)
+        move = -(turn @ move[..., None])[..., 0]
+    turned = Rotation.from_matrix(turn).as_quat()
+    return np.concatenate([as_float32("pose", move), turned.astype(np.float32)], axis=1)
+
+
 class Columns(Config):
     """Which arrays of an npz are what."""
 
     actions: str = Field(default="actions", description="array of the actions, (T,) integers or (T, A) numbers")
-    pose: str | None = Field(default=None, description="array of x, y, yaw (radians, anticlockwise), (T, 3)")
+    pose: str | None = Field(default=None, description="array of the poses, laid out as pose_layout says")
+    pose_layout: PoseLayout = Field(
+        default="xy_yaw",
+        exclude_if=lambda layout: layout == "xy_yaw",
+        description=f"columns of the pose: {LAYOUTS_TOLD}",
+    )
+    pose_units: str | None = Field(
+        default=None,
+        exclude_if=lambda unit: unit is None,
+        description="what its lengths are counted in, such as metres",
+    )
+    task: str | None = Field(
+        default=None,
+        exclude_if=lambda name: name is None,
+        description="array with a text: what the episode is told to do",
+    )
     labels: list[str] = Field(default=[], description="arrays to keep beside them")
 
     def episode(self, frames: Frames, arrays: Mapping[str, Array], lead: Lead, meta: dict[str, Any]) -> Episode:
         """An episode from frames and the arrays beside them. Raises Refused."""
-        pose = None if self.pose is None else as_pose(need(arrays, self.pose))
+        pose = None if self.pose is None else as_pose(need(arrays, self.pose), self.pose_layout)
+        if self.task is not None:
+            meta = {**meta, TASK: _text(self.task, need(arrays, self.task))}
         labels = {name: need(arrays, name) for name in self.labels}
         return Episode(frames, led_into(need(arrays, self.actions), len(frames), lead), pose, meta, labels)
 
     @property
     def pose_names(self) -> list[str] | None:
-        """What the pose's columns are."""
-        return POSE if self.pose else None
+        """What the pose's columns are, with the unit of the lengths where it is known."""
+        return None if self.pose is None else pose_names(self.pose_layout, self.pose_units)
+
+    @property
+    def pose_kind(self) -> PoseKind:
+        """What kind of pose it is once it is read."""
+        return LAYOUTS[self.pose_layout].kind
 
 
-POSE = ["x", "y", "yaw (radians, anticlockwise)"]
-
-
-def as_pose(pose: Array) -> Array:
-    """x, y, yaw as float32 (T, 3). Raises Refused."""
-    if pose.ndim != 2 or pose.shape[1] != 3 or pose.dtype.kind not in "iuf":
-        raise Refused(f"pose: {pose.dtype} {pose.shape}, expected numbers (T, 3): x, y, yaw")
-    return as_float32("pose", pose)
+def _text(name: str, array: Array) -> str:
+    """The one text of an array. Raises Refused."""
+    if array.size != 1 or array.dtype.kind not in "US":
+        raise Refused(f"{name}: {array.dtype} {array.shape}, expected one text")
+    text = array.reshape(-1)[0]
+    return text.decode() if isinstance(text, bytes) else str(text)
 
 
 def sizes(place: Store) -> dict[str, int]:

@@ -34,7 +34,9 @@ def listing(config: FolderConfig, place: Store) -> Listing:
     items, refused = pairs(sizes(place))
     if not items:
         raise UserError(f"{place.uri}: no NAME.mp4 with a NAME.npz beside it below it")
-    return Listing(tuple(items), {config.actions: "as recorded"}, config.pose_names, refused=refused)
+    return Listing(
+        tuple(items), {config.actions: "as recorded"}, config.pose_names, refused=refused, pose_kind=config.pose_kind
+    )
 
 
 def pairs(files: dict[str, int]) -> tuple[list[Item], dict[str, str]]:

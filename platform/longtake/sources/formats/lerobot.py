@@ -1,18 +1,21 @@
-"""LeRobotDataset v3: many episodes in a Parquet file, their pictures in shared mp4 files or beside the rows as PNG.
+"""LeRobotDataset v3 and v2.1: rows in Parquet files, pictures in mp4 files or beside the rows as PNG.
 
     meta/info.json                          features, frames per second, templates of the file names
-    meta/episodes/chunk-*/file-*.parquet    a row per episode: its length, and where its rows and its pictures lie
+    meta/episodes/chunk-*/file-*.parquet    a row per episode: its length, and where its rows and its pictures lie;
+                                            files of rows and of pictures are shared by many episodes
     data/chunk-*/file-*.parquet             a row per frame
+
+In v2.1 meta/episodes.jsonl has the episodes, and each has files of its own.
 
 Actions: LeRobot's action t is taken after frame t was seen, so it leads out of it. Here action t leads INTO frame t:
 the actions move one frame on, the first one becomes null, and the last one, which leads out of the episode, is left.
 
-Read from the files alone, without the package `lerobot`. Only version 3 has this layout.
+What an episode is told to do (its `tasks`) is kept as its task. Read from the files alone, without the package
+`lerobot`.
 """
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
 from collections import Counter
@@ -23,10 +26,13 @@ import numpy as np
 from pydantic import BaseModel, Field, PositiveInt, ValidationError
 
 from longtake.config import Config
-from longtake.datasets import room, video
-from longtake.datasets.episode import Episode
+from longtake.datasets import video
+from longtake.datasets.dataset import TASK
+from longtake.datasets.episode import Episode, pose_faults
 from longtake.errors import UserError, unknown
-from longtake.sources.formats.base import MOST_BYTES, Format, Item, Listing, Refused, led_into, sizes
+from longtake.motion import PoseKind
+from longtake.sources.formats.base import Format, Item, Listing, Refused, led_into, sizes
+from longtake.sources.formats.rows import json_rows, parquet_rows, require_room
 from longtake.storage.local_files import is_inside
 
 if TYPE_CHECKING:
@@ -38,11 +44,16 @@ if TYPE_CHECKING:
 
 PICTURES = ("video", "image")
 TOLD = 20  # contradictions that are named; more of them are of the same kind
-POSES = {3: ["x", "y", "yaw (radians)"], 4: ["x", "y", "yaw (radians, from a direction)"]}
+POSES: dict[int, tuple[PoseKind, list[str]]] = {
+    2: ("place", ["x", "y"]),
+    3: ("planar", ["x", "y", "yaw (radians)"]),
+    4: ("planar", ["x", "y", "yaw (radians, from a direction)"]),
+    7: ("se3", ["x", "y", "z", "qx", "qy", "qz", "qw"]),
+}
 
 
 class LeRobotConfig(Config):
-    """One camera of a LeRobotDataset v3."""
+    """One camera of a LeRobotDataset."""
 
     kind: Literal["lerobot"] = "lerobot"
     """LeRobotDataset v3."""
@@ -50,7 +61,9 @@ class LeRobotConfig(Config):
     action: str = Field(default="action", description="feature with the actions")
     state: str | None = Field(default="observation.state", description="feature kept as label `state`; null for none")
     pose: list[int] | None = Field(
-        default=None, description="columns of the state: x, y, yaw in radians; or x, y and a direction's x, y [column]"
+        default=None,
+        description="columns of the state: x, y; or x, y, yaw in radians; or x, y and a direction's x, y; or x, y, z "
+        "and a quaternion x, y, z, w [column]",
     )
 
 
@@ -58,10 +71,7 @@ def listing(config: LeRobotConfig, place: Store) -> Listing:
     """Every episode of the table of episodes. Raises UserError with all that is wrong with the whole."""
     info = _info(place)
     camera = _check(config, info)
-    rows = []
-    for name in sizes(place):
-        if name.startswith("meta/episodes/") and name.endswith(".parquet"):
-            rows += _rows_of(place, name)
+    rows = _episodes(place, info)
     if not rows:
         raise UserError(f"{place.uri}: no episode in meta/episodes")
     items = sorted((_item(row, info, camera) for row in rows), key=lambda item: int(item.where["episode"]))
@@ -70,9 +80,22 @@ def listing(config: LeRobotConfig, place: Store) -> Listing:
     action = info.features[config.action]
     columns = action.names if isinstance(action.names, list) else range(action.shape[0])
     space = {str(name): "as recorded" for name in columns}
-    pose = None if config.pose is None else POSES[len(config.pose)]
+    kind: PoseKind = "planar"
+    pose = None
+    if config.pose is not None:
+        kind, pose = POSES[len(config.pose)]
     refused = _overlaps(items)
-    return Listing(tuple(item for item in items if item.key not in refused), space, pose, info.fps, refused)
+    return Listing(
+        tuple(item for item in items if item.key not in refused), space, pose, info.fps, refused, pose_kind=kind
+    )
+
+
+def _episodes(place: Store, info: Info) -> list[dict[str, Any]]:
+    """The rows of all episodes. Raises UserError for a damaged file."""
+    if info.own_files:
+        return json_rows(place, "meta/episodes.jsonl")
+    names = [name for name in sizes(place) if name.startswith("meta/episodes/") and name.endswith(".parquet")]
+    return [row for name in names for row in parquet_rows(place, name)]
 
 
 def _contradictions(items: Sequence[Item], info: Info) -> Iterator[str]:
@@ -102,10 +125,11 @@ def _other_rate(info: Info, camera: str) -> Iterator[str]:
 
 
 def _tasks(place: Store, info: Info) -> Iterator[str]:
-    if info.total_tasks is None or not place.exists("meta/tasks.parquet"):
+    name = "meta/tasks.jsonl" if info.own_files else "meta/tasks.parquet"
+    if info.total_tasks is None or not place.exists(name):
         return
-    if (tasks := len(_rows_of(place, "meta/tasks.parquet"))) != info.total_tasks:
-        yield f"meta/info.json: total_tasks is {info.total_tasks}, meta/tasks.parquet has {tasks}"
+    if (tasks := len((json_rows if info.own_files else parquet_rows)(place, name))) != info.total_tasks:
+        yield f"meta/info.json: total_tasks is {info.total_tasks}, {name} has {tasks}"
 
 
 def _overlaps(items: Sequence[Item]) -> dict[str, str]:
@@ -113,7 +137,7 @@ def _overlaps(items: Sequence[Item]) -> dict[str, str]:
     spans = sorted(
         (item.where["video"], item.where["start_s"], item.where["end_s"], item.key)
         for item in items
-        if "video" in item.where
+        if "end_s" in item.where
     )
     reasons: dict[str, str] = {}
     for (file, _, end, one), (other_file, start, _, other) in itertools.pairwise(spans):
@@ -148,6 +172,12 @@ class Info(BaseModel):
     total_episodes: int | None = None
     total_frames: int | None = None
     total_tasks: int | None = None
+    chunks_size: PositiveInt = 1000
+
+    @property
+    def own_files(self) -> bool:
+        """Whether every episode has files of its own: version 2.1."""
+        return self.codebase_version == "v2.1"
 
 
 def _info(place: Store) -> Info:
@@ -158,8 +188,8 @@ def _info(place: Store) -> Info:
     except ValidationError as error:
         wrong = [f"{'.'.join(map(str, e['loc'])) or 'JSON'}: {e['msg']}" for e in error.errors()]
         raise UserError(*(f"{place.uri}: meta/info.json is damaged: {line}" for line in wrong)) from None
-    if not info.codebase_version.startswith("v3"):
-        reason = f"LeRobotDataset {info.codebase_version}; only v3 can be read, convert it with lerobot's own tool"
+    if not (info.own_files or info.codebase_version.startswith("v3")):
+        reason = f"LeRobotDataset {info.codebase_version}; v3 and v2.1 can be read, convert it with lerobot's own tool"
         raise UserError(f"{place.uri}: {reason}")
     return info
 
@@ -183,26 +213,11 @@ def _check(config: LeRobotConfig, info: Info) -> str:
     elif config.pose is not None and config.state in vectors:
         width = features[config.state].shape[0]
         if len(config.pose) not in POSES or not all(0 <= column < width for column in config.pose):
-            problems.append(f"source.pose: {config.pose}, expected 3 or 4 columns of the {width} of {config.state}")
+            counts = ", ".join(map(str, POSES))
+            problems.append(f"source.pose: {config.pose}, expected {counts} columns of the {width} of {config.state}")
     if problems:
         raise UserError(*problems)
     return config.camera or cameras[0]
-
-
-def _rows_of(place: Store, name: str) -> list[dict[str, Any]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(io.BytesIO(place.read_bytes(name)), page_checksum_verification=True) as file:
-            with room.limited(MOST_BYTES):
-                _require_room(file.metadata)
-            # Statistics of every feature make most of the columns and all of the size.
-            columns = [column for column in file.schema_arrow.names if not column.startswith("stats/")]
-            rows: list[dict[str, Any]] = file.read(columns).to_pylist()
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise UserError(f"{place.uri}: {name} is damaged: {str(error).splitlines()[0]}") from None
-    return rows
 
 
 def _item(row: dict[str, Any], info: Info, camera: str) -> Item:
@@ -210,6 +225,13 @@ def _item(row: dict[str, Any], info: Info, camera: str) -> Item:
         number, length = int(row["episode_index"]), int(row["length"])
         where: dict[str, Any] = {"episode": number, "length": length, "camera": camera, "fps": info.fps}
         where["rows"] = row.get("dataset_from_index"), row.get("dataset_to_index")
+        where["task"] = _task(row.get("tasks"))
+        if info.own_files:
+            named = {"episode_chunk": number // info.chunks_size, "episode_index": number}
+            where["data"] = info.data_path.format(**named)
+            if info.features[camera].dtype == "video":
+                where |= {"video": str(info.video_path).format(video_key=camera, **named), "start_s": 0.0}
+            return _sized(where, info)
         where["data"] = info.data_path.format(chunk_index=row["data/chunk_index"], file_index=row["data/file_index"])
         if info.features[camera].dtype == "video":
             where["video"] = str(info.video_path).format(
@@ -221,7 +243,17 @@ def _item(row: dict[str, Any], info: Info, camera: str) -> Item:
             where["end_s"] = float(row[f"videos/{camera}/to_timestamp"])
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
         raise UserError(f"meta/episodes: a row cannot be read: {type(error).__name__}: {error}") from None
-    return Item(f"episode {number}", max(1, length) * math.prod(info.features[camera].shape), where)
+    return _sized(where, info)
+
+
+def _sized(where: dict[str, Any], info: Info) -> Item:
+    size = max(1, where["length"]) * math.prod(info.features[where["camera"]].shape)
+    return Item(f"episode {where['episode']}", size, where)
+
+
+def _task(tasks: Any) -> str | None:
+    """What an episode is told to do; several in their order, as one."""
+    return " / ".join(map(str, tasks)) if isinstance(tasks, list) and tasks else None
 
 
 def read(config: LeRobotConfig, place: Store, item: Item) -> Episode:
@@ -235,7 +267,8 @@ def read(config: LeRobotConfig, place: Store, item: Item) -> Episode:
     labels = {} if state is None else {"state": state}
     pose = None if config.pose is None or state is None else _pose(state, config.pose)
     actions = led_into(_vectors(table, config.action), len(frames), "out")
-    return Episode(frames, actions, pose, {"source": item.key, "fps": where["fps"]}, labels)
+    task = {} if where["task"] is None else {TASK: where["task"]}
+    return Episode(frames, actions, pose, {"source": item.key, "fps": where["fps"], **task}, labels)
 
 
 def _rows(config: LeRobotConfig, place: Store, where: dict[str, Any]) -> pyarrow.Table:
@@ -245,7 +278,7 @@ def _rows(config: LeRobotConfig, place: Store, where: dict[str, Any]) -> pyarrow
     columns = ["frame_index", "timestamp", config.action, *([config.state] if config.state else [])]
     columns += [] if "video" in where else [where["camera"]]
     with place.fs.open(place.path(where["data"]), "rb") as file:
-        _require_room(pyarrow.parquet.read_metadata(file))
+        require_room(pyarrow.parquet.read_metadata(file))
         file.seek(0)
         table = pyarrow.parquet.read_table(
             file,
@@ -263,20 +296,13 @@ def _rows(config: LeRobotConfig, place: Store, where: dict[str, Any]) -> pyarrow
     return table
 
 
-def _require_room(metadata: Any) -> None:
-    """Raise TooLarge for a file that unpacks to more than an episode may take; a run of equal rows takes no byte."""
-    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-    size = sum(group.total_byte_size for group in groups)
-    room.require(max(size, 8 * metadata.num_rows * metadata.num_columns), f"a Parquet file of {metadata.num_rows} rows")
-
-
 def _pictures(place: Store, where: dict[str, Any], table: pyarrow.Table) -> Frames:
     if "video" in where:
         times = _video_times(table["timestamp"].to_numpy(), where)
         if not place.exists(where["video"]):
             raise Refused(f"{where['video']}: there is no such file")
         with place.fs.open(place.path(where["video"]), "rb") as file:
-            return video.read_at(file, times.tolist())
+            return video.read_at(file, times.tolist(), whole="end_s" not in where)
     return np.stack([_picture(place, row) for row in table[where["camera"]].to_pylist()])
 
 
@@ -307,8 +333,8 @@ def _video_times(timestamps: Array, where: dict[str, Any]) -> Array:
         raise Refused(
             f"timestamp: row {row} is at {times[row]:g} s, at {where['fps']:g} frames/s it is {even[row]:g} s"
         )
-    start, end = where["start_s"], where["end_s"]
-    promised = start + even[-1] + 1 / where["fps"]
+    start, promised = where["start_s"], where["start_s"] + even[-1] + 1 / where["fps"]
+    end = where.get("end_s", promised)  # an episode with a video of its own has all of it
     if times[0] < -video.NEAR_S or abs(end - promised) > video.NEAR_S:
         raise Refused(
             f"from_timestamp {start:g} s and to_timestamp {end:g} s, but its rows, {times[0]:g} to {times[-1]:g} s, "
@@ -329,9 +355,14 @@ def _vectors(table: pyarrow.Table, name: str) -> Array:
 
 
 def _pose(state: Array, columns: list[int]) -> Array:
-    """x, y, yaw (T, 3) from columns of the state. Raises Refused."""
+    """The pose (T, 2, 3 or 7) from columns of the state. Raises Refused."""
     if state.ndim != 2 or state.shape[1] <= max(columns):
         raise Refused(f"state: {state.shape}, it has no column {max(columns)}")
+    if len(columns) in (2, 7):
+        kept = state[:, columns].astype(np.float32)
+        if wrong := pose_faults(kept, POSES[len(columns)][0]):
+            raise Refused("; ".join(wrong))
+        return kept
     x, y, *turn = (state[:, column] for column in columns)
     yaw = turn[0] if len(turn) == 1 else np.arctan2(turn[1], turn[0])
     return np.column_stack([x, y, yaw]).astype(np.float32)

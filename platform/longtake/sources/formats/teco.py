@@ -42,7 +42,13 @@ def listing(config: TecoConfig, place: Store) -> Listing:
     items = [*paired, *(Item(name, chosen[name]) for name in alone if name.endswith(".npz"))]
     refused = {name: why for name, why in alone.items() if name.endswith(".mp4")}
     items.sort(key=lambda item: item.key)
-    return Listing(tuple(items), {config.actions: "a class, one-hot"}, config.pose_names, refused=refused)
+    return Listing(
+        tuple(items),
+        {config.actions: "a class, one-hot"},
+        config.pose_names,
+        refused=refused,
+        pose_kind=config.pose_kind,
+    )
 
 
 def read(config: TecoConfig, place: Store, item: Item) -> Episode:

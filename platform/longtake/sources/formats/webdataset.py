@@ -60,7 +60,9 @@ def listing(config: WebDatasetConfig, place: Store) -> Listing:
     if not items:
         lines = [f"{name}: {why}" for name, why in refused.items()]
         raise UserError(f"{place.uri}: no episode in any .tar file below it", *lines[:20])
-    return Listing(tuple(items), {config.actions: "as recorded"}, config.pose_names, refused=refused)
+    return Listing(
+        tuple(items), {config.actions: "as recorded"}, config.pose_names, refused=refused, pose_kind=config.pose_kind
+    )
 
 
 def _samples(contents: tars.Contents) -> tuple[dict[str, dict[str, tars.Member]], dict[str, str]]:

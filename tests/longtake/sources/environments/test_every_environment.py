@@ -16,6 +16,7 @@ from longtake.sources.environment import Environment
 from longtake.sources.environments import environments, modules
 
 SMALL: dict[str, dict[str, Any]] = {
+    "camera-room": {"steps": 12, "pixels": 8},
     "doom-maze": {"steps": 12, "resolution": (16, 16)},
     "doom-memory": {"look": 2, "away": 6, "resolution": (16, 16)},
     "gym": {"environment": "CartPole-v1", "steps": 6},

@@ -166,3 +166,38 @@ def lerobot(root: Path, lengths: tuple[int, ...] = (12, 9, 15), fps: int = 10, *
         pq.write_table(pa.Table.from_pylist(table), path)
     film = np.concatenate([calm(number, length) for number, length in enumerate(lengths)])
     mp4(root / "videos/observation.images.front/chunk-000/file-000.mp4", film, fps)
+
+
+def lerobot_v21(root: Path, lengths: tuple[int, ...] = (12, 9, 15), fps: int = 10) -> None:
+    """LeRobotDataset v2.1: as `lerobot`, and every episode has files of its own; each has a task."""
+    shape = [SIZE, SIZE, 3]
+    info = {
+        "codebase_version": "v2.1",
+        "fps": fps,
+        "total_episodes": len(lengths),
+        "total_frames": sum(lengths),
+        "total_tasks": 2,
+        "chunks_size": 2,
+        "data_path": "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
+        "video_path": "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
+        "features": {
+            "front": {"dtype": "video", "shape": shape, "names": ["height", "width", "channels"]},
+            "action": {"dtype": "float32", "shape": [2], "names": ["a", "b"]},
+            "observation.state": {"dtype": "float32", "shape": [2], "names": ["x", "y"]},
+        },
+    }
+    write(root / "meta/info.json", json.dumps(info).encode())
+    told = [{"episode_index": n, "tasks": [f"t{n % 2}"], "length": length} for n, length in enumerate(lengths)]
+    write(root / "meta/episodes.jsonl", "".join(json.dumps(row) + "\n" for row in told).encode())
+    tasks = [{"task_index": n, "task": f"t{n}"} for n in range(2)]
+    write(root / "meta/tasks.jsonl", "".join(json.dumps(row) + "\n" for row in tasks).encode())
+    for number, length in enumerate(lengths):
+        rows = [
+            {"action": [float(t), float(number)], "observation.state": [float(t), 10.0 * number]}
+            | {"frame_index": t, "episode_index": number, "timestamp": t / fps}
+            for t in range(length)
+        ]
+        path = root / f"data/chunk-{number // 2:03d}/episode_{number:06d}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(rows), path)
+        mp4(root / f"videos/chunk-{number // 2:03d}/front/episode_{number:06d}.mp4", calm(number, length), fps)

@@ -24,6 +24,7 @@ from longtake.datasets.shard import ArraySpec, CorruptData, decode
 from longtake.errors import UserError
 from longtake.sources.formats import lerobot, tars
 from longtake.sources.formats.base import Framing, Npz, Refused, attempt, read_npy
+from longtake.sources.formats.rows import require_room
 from longtake.storage.store import open_store
 from longtake.yaml_text import parse
 
@@ -81,7 +82,7 @@ def rows(folder: Path) -> Callable[[], Any]:
     with pq.ParquetWriter(folder / "x.parquet", table.schema, compression="zstd") as writer:
         for _ in range(20):
             writer.write_table(table)
-    return lambda: lerobot._require_room(pq.read_metadata(folder / "x.parquet"))
+    return lambda: require_room(pq.read_metadata(folder / "x.parquet"))
 
 
 BOMBS: dict[str, Callable[[Path], Callable[[], Any]]] = {

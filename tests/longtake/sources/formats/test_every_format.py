@@ -40,12 +40,29 @@ def tars(path: Path) -> None:
     files.tar(path / "a.tar", {str(n): files.webdataset_sample(n) for n in range(2)})
 
 
+def images(path: Path) -> None:
+    for seed in range(2):
+        for number, frame in enumerate(files.pictures(seed)):
+            files.write(path / f"{seed}/{number}.png", files.png(frame))
+        files.write(path / f"{seed}.npz", files.npz(**files.states(seed)))
+
+
+def hdf5(path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    for seed in range(2):
+        with h5py.File(path / f"{seed}.h5", "w") as file:
+            file["e/observations"] = files.pictures(seed)
+            file["e/actions"] = files.states(seed)["actions"]
+
+
 Sample = tuple[Callable[[Path], None], dict[str, Any]]
 SAMPLES: dict[str, Sample] = {
     "memory-maze": (mazes, {}),
     "teco": (teco, {}),
     "folder": (folder, {"lead": "into"}),
     "webdataset": (tars, {"lead": "out"}),
+    "images": (images, {"lead": "into"}),
+    "hdf5": (hdf5, {}),
     "lerobot": (files.lerobot, {"camera": "observation.images.front"}),
 }
 """A source of at least two good episodes, and what its config has to say of it."""

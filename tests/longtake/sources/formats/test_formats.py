@@ -174,8 +174,8 @@ def test_lerobot_tells_all_that_is_wrong_with_the_whole(tmp_path: Path) -> None:
     assert len(told) == 3 and "did you mean observation.images.front" in told[0] and "did you mean action" in told[1]
     with pytest.raises(UserError, match=r"source\.camera: is required, there are 2"):
         episodes("lerobot", tmp_path)
-    files.lerobot(tmp_path, codebase_version="v2.1")
-    with pytest.raises(UserError, match=r"v2\.1; only v3"):
+    files.lerobot(tmp_path, codebase_version="v1.6")
+    with pytest.raises(UserError, match=r"v1\.6; v3 and v2\.1 can be read"):
         episodes("lerobot", tmp_path)
     files.lerobot(tmp_path, features={"action": {"dtype": "float32", "shape": ["two"]}}, data_path=3)
     with pytest.raises(UserError) as caught:
