@@ -46,7 +46,7 @@ def train(rank: int, meet: str, uri: str, world: int, fail_step: int = -1) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("where", ["folder", "s3"])
 def test_ranks_pass_over_rot_together_and_end_alike(tmp_path: Path, bucket: str, where: str) -> None:
     roots = [str(tmp_path / name) if where == "folder" else f"{bucket}/{name}" for name in ("straight", "broken")]

@@ -130,7 +130,7 @@ def spawn(function: Callable[..., None], world: int, *arguments: Any) -> None:
     """Run `function(rank, *arguments)` in `world` processes of their own."""
     spawned = mp.spawn(function, args=arguments, nprocs=world, join=False)
     assert spawned is not None
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     try:
         while not spawned.join(timeout=1):
             assert time.monotonic() < deadline, "the ranks hang"
