@@ -16,7 +16,7 @@ from typer.models import CommandInfo, TyperInfo
 
 from longtake import __version__
 from longtake.cluster import preemption
-from longtake.jobs import cluster
+from longtake.jobs.clusters import cluster
 from longtake.jobs.exit_codes import ended
 from longtake.jobs.verbs import clusters, data, lookup, runs, scores, training, worlds
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from longtake.config import Config, dump, load
-from longtake.jobs import collect
+from longtake.jobs.collect import command as collect
 from longtake.jobs.display import show
 from longtake.jobs.evaluate import config as evaluate_config
 from longtake.jobs.evaluate import grid

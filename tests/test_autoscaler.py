@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from longtake.config import load
-from longtake.jobs import collect
-from longtake.jobs.collect import CollectConfig
+from longtake.jobs.collect import command as collect
+from longtake.jobs.collect.command import CollectConfig
 from longtake.storage.store import open_store
 from tests import hosts as fleet
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from longtake.config import build, dump, load
-from longtake.jobs import collect, encode
+from longtake.jobs.collect import command as collect
+from longtake.jobs.encode import command as encode
 from longtake.jobs.evaluate import grid
 from longtake.jobs.evaluate.cells import EvaluatedCheckpoint
 from longtake.jobs.reproduce import page

@@ -27,7 +27,7 @@ def submit(
     """Run a verb on a cluster: options first, then the verb.
 
     Its log is printed; the exit code is the verb's."""
-    from longtake.jobs import submit
+    from longtake.jobs.clusters import submit
 
     submit.main(cast(TyperGroup, context.find_root().command), line, address, detach, cpus, gpus)
 
@@ -35,7 +35,7 @@ def submit(
 @app.command(epilog=examples("longtake jobs"))
 def jobs(address: Address = None, format_: Format = None, out: Out = None) -> None:
     """List the jobs of a cluster."""
-    from longtake.jobs import submit
+    from longtake.jobs.clusters import submit
 
     submit.listing(address, format_, out)
 
@@ -47,7 +47,7 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", help="Until its end, and end with its exit code.")] = False,
 ) -> None:
     """Print what a job on a cluster has printed."""
-    from longtake.jobs import submit
+    from longtake.jobs.clusters import submit
 
     submit.logs(job, address, follow)
 
@@ -55,6 +55,6 @@ def logs(
 @app.command(epilog=examples("longtake stop JOB"))
 def stop(job: JobId, address: Address = None) -> None:
     """Stop a job on a cluster."""
-    from longtake.jobs import submit
+    from longtake.jobs.clusters import submit
 
     submit.stop(job, address)

@@ -18,7 +18,7 @@ def collect(
     config: ConfigName, set_: Overrides = None, store: StoreUri = STORE, dry_run: DryRun = False, brief: Brief = False
 ) -> None:
     """Record episodes of an environment as a dataset."""
-    from longtake.jobs import collect
+    from longtake.jobs.collect import command as collect
 
     collect.main(config, set_ or [], store, dry_run or brief, brief=brief)
 
@@ -40,7 +40,7 @@ def ingest(
     explain: Annotated[bool, typer.Option("--explain", help="Print what KIND is, and its own settings.")] = False,
 ) -> None:
     """Turn other people's episodes into a dataset of shards."""
-    from longtake.jobs import ingest
+    from longtake.jobs.ingest import command as ingest
 
     ingest.main(kind, path, name, set_ or [], store, dry_run, explain)
 
@@ -59,7 +59,7 @@ def encode(
     dry_run: DryRun = False,
 ) -> None:
     """Turn the frames of a dataset into latents. They are a dataset of their own."""
-    from longtake.jobs import encode
+    from longtake.jobs.encode import command as encode
 
     encode.main(dataset, tokenizer, name, set_ or [], store, dry_run)
 
@@ -77,7 +77,7 @@ def inspect(
     store: StoreUri = STORE,
 ) -> None:
     """Print a dataset's manifest and write a contact sheet."""
-    from longtake.jobs import inspect
+    from longtake.jobs.datasets import inspect
 
     inspect.main(dataset, store, sheet, preview)
 
@@ -91,6 +91,6 @@ def verify(
     ] = None,
 ) -> None:
     """Read every byte of a dataset. List what is damaged: then the exit code is 1."""
-    from longtake.jobs import verify
+    from longtake.jobs.datasets import verify
 
     raise typer.Exit(verify.main(dataset, store, against))

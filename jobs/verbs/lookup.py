@@ -23,7 +23,7 @@ def explain(
 
     Prints meaning, unit, default, what is allowed, who sets it, and whether a run that goes on may have another.
     """
-    from longtake.jobs import explain
+    from longtake.jobs.lookup import explain
 
     explain.main(field, markdown)
 
@@ -36,7 +36,7 @@ def configs(
 
     In a file of your own, wherever it lies, each can be a base: `base: longtake:train/tiny`.
     """
-    from longtake.jobs import shipped_configs
+    from longtake.jobs.lookup import shipped_configs
 
     shipped_configs.main(name)
 
@@ -50,7 +50,7 @@ def doctor(
 
     A line each for code, packages, torch, GPUs, memory, disk, store and Ray, with what to do. Exit code 1: a problem.
     """
-    from longtake.jobs import doctor
+    from longtake.jobs.lookup import doctor
 
     raise typer.Exit(doctor.main(store, ray))
 
@@ -58,7 +58,7 @@ def doctor(
 @app.command(epilog=examples("longtake tasks", "longtake tasks retrieval"))
 def tasks(name: Name = None) -> None:
     """List what an evaluation can ask, or print one's card."""
-    from longtake.jobs import cards
+    from longtake.jobs.lookup import cards
 
     cards.show("task", cards.tasks(), name)
 
@@ -66,7 +66,7 @@ def tasks(name: Name = None) -> None:
 @app.command(epilog=examples("longtake metrics", "longtake metrics psnr"))
 def metrics(name: Name = None) -> None:
     """List what answers are measured by, or print one's card."""
-    from longtake.jobs import cards
+    from longtake.jobs.lookup import cards
 
     cards.show("metric", cards.metrics(), name)
 
@@ -74,7 +74,7 @@ def metrics(name: Name = None) -> None:
 @app.command(epilog=examples("longtake sources", "longtake sources texture-torus"))
 def sources(name: Name = None) -> None:
     """List where episodes come from, or print one's card."""
-    from longtake.jobs import cards
+    from longtake.jobs.lookup import cards
 
     cards.show("source", cards.sources(), name)
 
@@ -82,6 +82,6 @@ def sources(name: Name = None) -> None:
 @app.command(epilog=examples("longtake mixers", "longtake mixers delta"))
 def mixers(name: Name = None) -> None:
     """List what a layer can mix tokens by, or print one's card."""
-    from longtake.jobs import cards
+    from longtake.jobs.lookup import cards
 
     cards.show("mixer", cards.mixers(), name)

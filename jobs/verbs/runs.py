@@ -34,7 +34,7 @@ def compact(
     store: StoreUri = STORE,
 ) -> None:
     """Make the many files of a table one. Safe at any time."""
-    from longtake.jobs import compact
+    from longtake.jobs.store import compact
 
     compact.main(table or [], store)
 
@@ -42,7 +42,7 @@ def compact(
 @app.command(epilog=examples("longtake datasets"))
 def datasets(format_: Format = None, out: Out = None, store: StoreUri = STORE) -> None:
     """List the datasets."""
-    from longtake.jobs import datasets
+    from longtake.jobs.datasets import command as datasets
 
     datasets.main(store, format_, out)
 
@@ -55,7 +55,7 @@ def tag(
     store: StoreUri = STORE,
 ) -> None:
     """Give a run tags: longtake runs --tag TAG finds it."""
-    from longtake.jobs import notes
+    from longtake.jobs.store import notes
 
     notes.tag(run, tags, store, remove)
 
@@ -67,7 +67,7 @@ def note(
     store: StoreUri = STORE,
 ) -> None:
     """Write a sentence beside a run."""
-    from longtake.jobs import notes
+    from longtake.jobs.store import notes
 
     notes.note(run, text, store)
 
@@ -79,7 +79,7 @@ def rename(
     store: StoreUri = STORE,
 ) -> None:
     """Call a run otherwise. Its scores keep their system."""
-    from longtake.jobs import notes
+    from longtake.jobs.store import notes
 
     notes.rename(run, name, store)
 
@@ -94,7 +94,7 @@ def rm(
 
     What others depend on is refused. Rows in the tables stay, and say that their run is removed.
     """
-    from longtake.jobs import rm
+    from longtake.jobs.store import rm
 
     rm.main(names, store, dry_run)
 
@@ -105,7 +105,7 @@ def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would free; remove nothing.")] = False,
 ) -> None:
     """Remove what nobody can use: halves that kills left."""
-    from longtake.jobs import gc
+    from longtake.jobs.store import gc
 
     gc.main(store, dry_run)
 
@@ -113,6 +113,6 @@ def gc(
 @app.command(epilog=examples("longtake du", "longtake du --format csv"))
 def du(format_: Format = None, out: Out = None, store: StoreUri = STORE) -> None:
     """Show how many bytes each thing takes."""
-    from longtake.jobs import du
+    from longtake.jobs.store import du
 
     du.main(store, format_, out)

@@ -129,7 +129,7 @@ def compare(
 
     A line per task and protocol that both were scored under: the means, A - B with its 95 % interval, episodes.
     """
-    from longtake.jobs import compare
+    from longtake.jobs.results import compare
 
     compare.main(a, b, store, metric=metric, beyond=beyond, where=where, format=format_, out=out)
 

@@ -14,13 +14,14 @@ from longtake.config import build, load
 from longtake.datasets.episode import Episode
 from longtake.datasets.writer import DatasetWriter
 from longtake.evals.protocol import Protocol
-from longtake.jobs import encode, ingest
-from longtake.jobs.encode import EncodeConfig, Encoder
+from longtake.jobs.encode import command as encode
+from longtake.jobs.encode.command import EncodeConfig, Encoder
 from longtake.jobs.evaluate import set_metrics
 from longtake.jobs.evaluate.cell import score_cell
 from longtake.jobs.evaluate.cells import ScoreCell
 from longtake.jobs.export import command as export
-from longtake.jobs.ingest import IngestConfig
+from longtake.jobs.ingest import command as ingest
+from longtake.jobs.ingest.command import IngestConfig
 from longtake.jobs.sweep import check as sweep_check
 from longtake.jobs.sweep import command as sweep
 from longtake.jobs.sweep.config import Sweep, SweepConfig, new

@@ -18,14 +18,15 @@ from longtake import compare
 from longtake.config import load
 from longtake.datasets.dataset import Dataset
 from longtake.datasets.writer import DatasetWriter
-from longtake.jobs import encode, ingest
+from longtake.jobs.datasets.shard_tasks import missing_shards
+from longtake.jobs.encode import command as encode
 from longtake.jobs.evaluate import set_metrics
 from longtake.jobs.evaluate.grid import find_subjects
 from longtake.jobs.export import command as export
+from longtake.jobs.ingest import command as ingest
 from longtake.jobs.latents import pictures
 from longtake.jobs.report.gather import find_protocol
 from longtake.jobs.results import command as results
-from longtake.jobs.shard_tasks import missing_shards
 from longtake.jobs.sweep import command as sweep
 from longtake.jobs.train import command as train
 from longtake.jobs.train import init_weights

@@ -15,7 +15,7 @@ import pytest
 
 from longtake import registry
 from longtake.errors import UserError
-from longtake.jobs import cards
+from longtake.jobs.lookup import cards
 from longtake.jobs.train import loggers
 from longtake.models.config import LayerConfig
 from longtake.models.mixers import local_mixers, mixers

@@ -29,6 +29,10 @@ def run(*arguments: str) -> int:
     return int(left.value.code or 0)
 
 
+ELSEWHERE = {"inspect": "datasets", "compact": "store"}
+"""Verbs that lie in a folder with others: which."""
+
+
 @pytest.fixture
 def verb(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Put a recorder in the place of a verb's module."""
@@ -43,8 +47,9 @@ def verb(monkeypatch: pytest.MonkeyPatch) -> Any:
                 raise error
 
         parent, leaf = jobs, name
-        if (Path(jobs.__path__[0]) / name).is_dir():
-            parent, leaf = importlib.import_module(f"longtake.jobs.{name}"), "command"
+        if name in ELSEWHERE or (Path(jobs.__path__[0]) / name).is_dir():
+            folder, leaf = ELSEWHERE.get(name, name), name if name in ELSEWHERE else "command"
+            parent = importlib.import_module(f"longtake.jobs.{folder}")
         module = types.ModuleType(f"{parent.__name__}.{leaf}")
         module.main = main  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, module.__name__, module)

@@ -10,8 +10,8 @@ import pytest
 
 from longtake.config import load
 from longtake.errors import UserError
-from longtake.jobs import collect
-from longtake.jobs.collect import CollectConfig, make_shard
+from longtake.jobs.collect import command as collect
+from longtake.jobs.collect.command import CollectConfig, make_shard
 from longtake.jobs.evaluate import config as evaluate_config
 from longtake.jobs.evaluate.cell import conditions_of, read_clip, score_cell
 from longtake.jobs.evaluate.cells import ScoreCell

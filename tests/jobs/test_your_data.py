@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from longtake.jobs import shard_tasks
 from longtake.jobs.cli import app
+from longtake.jobs.datasets import shard_tasks
 
 TEXT = (Path(__file__).parents[2] / "docs" / "your-data.md").read_text()
 BLOCKS = re.findall(r"^```(python|bash)\n(.*?)^```", TEXT, flags=re.DOTALL | re.MULTILINE)

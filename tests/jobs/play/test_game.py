@@ -11,7 +11,7 @@ import pytest
 from longtake.config import load
 from longtake.errors import UserError
 from longtake.evals.protocol import Protocol
-from longtake.jobs import collect
+from longtake.jobs.collect import command as collect
 from longtake.jobs.evaluate.check import protocol_problems
 from longtake.jobs.play.game import Game
 from longtake.jobs.play.recordings import save

@@ -21,13 +21,14 @@ from scipy import stats
 
 from longtake.config import Config
 from longtake.errors import UserError
-from longtake.jobs import cli, compact
+from longtake.jobs import cli
 from longtake.jobs.display.show import show
 from longtake.jobs.display.table_formats import FORMATS
 from longtake.jobs.plots.base import broken
 from longtake.jobs.results.command import PLOTS, condense, main, order, plot_command
 from longtake.jobs.results.summary import means, summary
 from longtake.jobs.runs import command as runs
+from longtake.jobs.store import compact
 from longtake.storage.store import Store, open_store
 from longtake.tables import table as tables
 from longtake.tables.run_record import RunRecord

@@ -17,8 +17,8 @@ import pytest
 
 from longtake.cluster.private_ray import private
 from longtake.config import load
-from longtake.jobs import collect
-from longtake.jobs.collect import CollectConfig
+from longtake.jobs.collect import command as collect
+from longtake.jobs.collect.command import CollectConfig
 from longtake.storage.store import Store, open_store
 from longtake.training import progress_file
 

@@ -21,7 +21,7 @@ from longtake.cluster.demand import Demand
 from longtake.cluster.jobs import Head, Job, _Log
 from longtake.cluster.jobs_client import normal_address, outside_errors
 from longtake.errors import UserError
-from longtake.jobs import submit
+from longtake.jobs.clusters import submit
 
 
 class Fake(Head):

@@ -137,6 +137,6 @@ def test_only_one_place_starts_ray_and_nothing_starts_one_that_asks_nobody() -> 
     assert starts == {"platform/longtake/cluster/launch.py", "jobs/bench/own_head.py"}
     assert off <= {
         "tests/jobs/test_private_ray.py",  # what a user may have set
-        "tests/jobs/test_submit.py",  # a stranger
+        "tests/jobs/clusters/test_submit.py",  # a stranger
         "tests/longtake/cluster/test_private_ray.py",
     }

@@ -15,7 +15,7 @@ from longtake.datasets.dataset import Dataset
 from longtake.datasets.episode import Episode
 from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
-from longtake.jobs import collect
+from longtake.jobs.collect import command as collect
 from longtake.sources.environments import environments
 from longtake.storage.store import open_store
 

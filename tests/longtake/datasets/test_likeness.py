@@ -71,7 +71,8 @@ def test_short_and_small_episodes_have_a_look(shape: Any) -> None:
 
 
 def test_ingest_warns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from longtake.jobs import ingest, shard_tasks
+    from longtake.jobs.datasets import shard_tasks
+    from longtake.jobs.ingest import command as ingest
     from tests.longtake.sources.formats import foreign_files as files
 
     monkeypatch.setattr(shard_tasks, "make_shards", lambda label, make, shards, of, cpus: [make(s) for s in shards])

@@ -10,7 +10,7 @@ import pytest
 
 from longtake.config import build
 from longtake.errors import UserError
-from longtake.jobs import ingest
+from longtake.jobs.ingest import command as ingest
 from longtake.sources.formats.base import Refused
 from longtake.storage.store import open_store
 from tests.longtake.sources.formats import foreign_files as files

@@ -43,7 +43,7 @@ def differences(data: Dataset, path: str, on_done: OnDone = lambda done, total: 
     The source is read as it was when the dataset was made from it. Raises UserError for one that was not.
     """
     from longtake.datasets.writer import digest
-    from longtake.jobs.ingest import locate, read_source
+    from longtake.jobs.ingest.command import locate, read_source
 
     items = read_source(_recipe(data) | {"path": locate(path).uri})
     refused, kept = _refused(data), _digests(data)

@@ -20,15 +20,15 @@ from longtake.cluster.private_ray import LOOPBACK
 from longtake.cluster.wheel import build_wheel
 from longtake.config import load
 from longtake.errors import UserError
-from longtake.jobs import collect
 from longtake.jobs.bench.own_head import Ports, own_head
-from longtake.jobs.collect import CollectConfig
+from longtake.jobs.collect import command as collect
+from longtake.jobs.collect.command import CollectConfig
 from longtake.storage.store import Store, open_store
 
 pytest.importorskip("vizdoom")
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(300)]
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 Longtake = Callable[..., subprocess.CompletedProcess[str]]
 KEYS = {
     "AWS_ACCESS_KEY_ID": "AKIA" + "PLANTED7" * 2,

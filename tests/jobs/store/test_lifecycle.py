@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from longtake.errors import UserError
-from longtake.jobs import datasets, du, gc, notes, rm
+from longtake.jobs.datasets import command as datasets
 from longtake.jobs.report.gather import gather
 from longtake.jobs.runs import command as runs
+from longtake.jobs.store import du, gc, notes, rm
 from longtake.storage.store import Store, open_store
 from longtake.tables import table as tables
 from longtake.tables.find import find_run

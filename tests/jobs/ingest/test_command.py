@@ -13,8 +13,9 @@ import pytest
 from longtake.config import build
 from longtake.datasets.dataset import Dataset
 from longtake.errors import UserError
-from longtake.jobs import ingest, shard_tasks
-from longtake.jobs.ingest import IngestConfig, Job, make_shard, prepare
+from longtake.jobs.datasets import shard_tasks
+from longtake.jobs.ingest import command as ingest
+from longtake.jobs.ingest.command import IngestConfig, Job, make_shard, prepare
 from longtake.storage.store import Store, open_store
 from tests.longtake.sources.formats import foreign_files as files
 
@@ -211,7 +212,7 @@ def test_from_a_bucket_into_a_bucket(bucket: str, tmp_path: Path, here: list[int
 def test_through_ray(mazes: Path, store: Store, tmp_path: Path, here: list[int]) -> None:
     spoil(mazes)
     alone = ingest.run(prepare(config(mazes, "memory-maze", "shard_mb=0.02")), open_store(tmp_path / "alone"))
-    from longtake.jobs.shard_tasks import make_shards
+    from longtake.jobs.datasets.shard_tasks import make_shards
 
     job: Job = prepare(config(mazes, "memory-maze", "shard_mb=0.02"))
     ingest._writer(job, store).claim()

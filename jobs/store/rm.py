@@ -16,7 +16,7 @@ import yaml
 from longtake.datasets.dataset import dataset_names
 from longtake.errors import UserError, unknown
 from longtake.jobs.display.table_formats import size
-from longtake.jobs.notes import annotate
+from longtake.jobs.store.notes import annotate
 from longtake.storage import lease
 from longtake.storage.store import Store, open_store
 from longtake.tables import schema

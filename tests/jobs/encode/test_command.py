@@ -18,8 +18,9 @@ from longtake.datasets.episode import Episode
 from longtake.datasets.mixture import open_data
 from longtake.errors import UserError
 from longtake.evals.protocol import Protocol
-from longtake.jobs import encode, inspect, verify
-from longtake.jobs.encode import EncodeConfig, Encoder, prepare
+from longtake.jobs.datasets import inspect, verify
+from longtake.jobs.encode import command as encode
+from longtake.jobs.encode.command import EncodeConfig, Encoder, prepare
 from longtake.jobs.evaluate.cell import score_cell
 from longtake.jobs.evaluate.check import trained_on
 from longtake.jobs.evaluate.config import EvaluateConfig

@@ -24,8 +24,8 @@ from longtake.datasets.dataset import TOKENIZER, CorruptData, Dataset, Latents, 
 from longtake.datasets.episode import LABEL, Episode
 from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
+from longtake.jobs.datasets.shard_tasks import missing_shards, reused
 from longtake.jobs.latents import tokenizers
-from longtake.jobs.shard_tasks import missing_shards, reused
 from longtake.jobs.train.config import DATASET
 from longtake.models.description import PIXELS
 from longtake.storage import scratch

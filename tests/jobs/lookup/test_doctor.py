@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from longtake.jobs import doctor
+from longtake.jobs.lookup import doctor
 
 Usage = collections.namedtuple("Usage", "total used free")
 

@@ -25,8 +25,8 @@ from longtake.datasets.likeness import Leak
 from longtake.datasets.shard import Codec, ShardBuffer
 from longtake.datasets.writer import DatasetWriter, array_specs, copies, split_sizes
 from longtake.errors import Damaged, UserError, nearest, require_all, unknown
-from longtake.jobs import cards
-from longtake.jobs.shard_tasks import make_missing, reused
+from longtake.jobs.datasets.shard_tasks import make_missing, reused
+from longtake.jobs.lookup import cards
 from longtake.registry import one_of
 from longtake.sources.formats import formats, views
 from longtake.sources.formats.base import MOST_BYTES, FormatConfig, Framing, Item, Listing, Refused, attempt

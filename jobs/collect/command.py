@@ -22,14 +22,14 @@ from longtake.datasets.episode import Episode
 from longtake.datasets.shard import Codec
 from longtake.datasets.writer import DatasetWriter, split_sizes
 from longtake.errors import require_all
-from longtake.jobs.shard_tasks import make_missing, reused
+from longtake.jobs.datasets.shard_tasks import make_missing, reused
 from longtake.registry import one_of
 from longtake.sources.environment import Environment, EnvironmentConfig
 from longtake.sources.environments import environments
 from longtake.sources.environments.doom_maze import DoomMazeConfig
 from longtake.storage.store import Store, open_store
 
-CONFIGS = Path(__file__).parent / "configs" / "collect"
+CONFIGS = Path(__file__).parents[1] / "configs" / "collect"
 SEED_STRIDE = 1_000_003  # apart, so that the episodes of neighbouring seeds are others
 EXPECTED_RATIO = 0.9  # of compressed to raw frames, on the safe side
 TYPICAL_RATIO: dict[Codec, float] = {"zstd": 0.5, "zlib": 0.45, "video": 0.02}  # of mazes

@@ -12,7 +12,9 @@ from typer.core import TyperGroup
 
 from longtake.config import config_hash, load, shipped
 from longtake.errors import UserError
-from longtake.jobs import cli, collect, submit
+from longtake.jobs import cli
+from longtake.jobs.clusters import submit
+from longtake.jobs.collect import command as collect
 from longtake.jobs.evaluate import command as evaluate
 from longtake.jobs.sweep import command as sweep
 from longtake.jobs.train import command as train

@@ -6,7 +6,7 @@ import pytest
 
 from longtake.config import SHIPPED_FOLDER
 from longtake.errors import UserError
-from longtake.jobs import shipped_configs
+from longtake.jobs.lookup import shipped_configs
 
 
 def test_every_shipped_config_has_a_line(capsys: pytest.CaptureFixture[str]) -> None:

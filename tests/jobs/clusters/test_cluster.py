@@ -11,7 +11,7 @@ import pytest
 
 from longtake.jobs import cli
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def run(*arguments: str) -> int:

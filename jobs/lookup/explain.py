@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from pydantic.fields import FieldInfo
 
-CONFIGS = Path(__file__).parent / "configs"
+CONFIGS = Path(__file__).parents[1] / "configs"
 ROOTS: dict[str, tuple[tuple[str, str, str], ...]] = {
     "train": (
         ("world_model", "longtake.jobs.train.config", "WorldModelTraining"),
@@ -30,9 +30,9 @@ ROOTS: dict[str, tuple[tuple[str, str, str], ...]] = {
     ),
     "evaluate": (("", "longtake.jobs.evaluate.config", "EvaluateConfig"),),
     "sweep": (("", "longtake.jobs.sweep.config", "SweepConfig"),),
-    "collect": (("", "longtake.jobs.collect", "CollectConfig"),),
-    "ingest": (("", "longtake.jobs.ingest", "IngestConfig"),),
-    "encode": (("", "longtake.jobs.encode", "EncodeConfig"),),
+    "collect": (("", "longtake.jobs.collect.command", "CollectConfig"),),
+    "ingest": (("", "longtake.jobs.ingest.command", "IngestConfig"),),
+    "encode": (("", "longtake.jobs.encode.command", "EncodeConfig"),),
     "demo": (("", "longtake.jobs.demo", "DemoConfig"),),
 }
 """The configs of the verbs: of each kind its name, the module and the class."""

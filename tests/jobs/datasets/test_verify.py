@@ -14,7 +14,8 @@ from longtake.datasets.dataset import Dataset
 from longtake.datasets.episode import Episode
 from longtake.datasets.writer import DatasetWriter
 from longtake.errors import UserError
-from longtake.jobs import ingest, inspect, verify
+from longtake.jobs.datasets import inspect, verify
+from longtake.jobs.ingest import command as ingest
 from longtake.storage.store import open_store
 from tests.longtake.sources.formats import foreign_files as files
 

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from longtake.evals.registry import METRICS, TASKS
-from longtake.jobs import cards, cli
-from longtake.jobs.submit import HERE_ONLY
+from longtake.jobs import cli
+from longtake.jobs.clusters.submit import HERE_ONLY
+from longtake.jobs.lookup import cards
 from longtake.models.mixers import local_mixers, mixers
 from longtake.sources.environments import environments
 from longtake.sources.formats import formats
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LISTS = {"tasks": cards.tasks, "metrics": cards.metrics, "sources": cards.sources, "mixers": cards.mixers}
 
 
@@ -93,7 +94,7 @@ def test_a_wrong_name_meets_the_nearest(line: str, told: str, capsys: pytest.Cap
 def test_lists_load_neither_torch_nor_ray() -> None:
     code = (
         "import sys\n"
-        "from longtake.jobs import cards\n"
+        "from longtake.jobs.lookup import cards\n"
         "assert cards.tasks() and cards.metrics() and cards.sources() and cards.mixers()\n"
         "print([name for name in ('torch', 'ray', 'pandas', 'pyarrow') if name in sys.modules])"
     )

@@ -8,7 +8,7 @@ import pytest
 
 from longtake.config import dump, load
 from longtake.errors import UserError
-from longtake.jobs import explain
+from longtake.jobs.lookup import explain
 from longtake.jobs.train.command import CONFIGS
 from longtake.jobs.train.config import TrainConfig
 
@@ -86,7 +86,7 @@ def test_a_wrong_name_meets_the_nearest(path: str, near: str) -> None:
 
 
 def test_the_page_is_what_the_classes_say() -> None:
-    page = Path(__file__).parents[2] / "docs" / "reference.md"
+    page = Path(__file__).parents[3] / "docs" / "reference.md"
     assert page.read_text() == explain.reference(), "make reference"
 
 

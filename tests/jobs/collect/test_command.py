@@ -12,8 +12,9 @@ from longtake.config import load
 from longtake.datasets import worlds
 from longtake.datasets.shard import Codec
 from longtake.errors import UserError
-from longtake.jobs import collect, inspect
-from longtake.jobs.collect import TYPICAL_RATIO, CollectConfig, make_shard, record
+from longtake.jobs.collect import command as collect
+from longtake.jobs.collect.command import TYPICAL_RATIO, CollectConfig, make_shard, record
+from longtake.jobs.datasets import inspect
 from longtake.sources.environments.doom_maze import DoomMazeConfig
 from longtake.storage.store import open_store
 

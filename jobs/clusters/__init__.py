@@ -1,0 +1,1 @@
+"""`longtake submit|jobs|logs|stop` and `longtake cluster`: verbs on other machines."""

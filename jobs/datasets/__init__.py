@@ -1,0 +1,1 @@
+"""`longtake datasets`, and what looks over one: `inspect` and `verify`."""

@@ -1,0 +1,1 @@
+"""`longtake ingest`."""

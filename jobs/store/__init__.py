@@ -1,0 +1,1 @@
+"""Verbs that keep a store: `tag`, `note`, `rename`, `rm`, `gc`, `du`, `compact`."""
