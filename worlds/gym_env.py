@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 import gymnasium
 import numpy as np
@@ -58,6 +58,18 @@ class Episodes:
         return episode.frames, self.dataset.action_vectors(episode.actions), episode.pose
 
 
+class Settings(TypedDict, total=False):
+    """What both environments take by keyword, see this module; the defaults are those of `_Rules`."""
+
+    context: int
+    horizon: int
+    split: str
+    reward: Measure | Literal["dataset"] | None
+    ended: Measure | Literal["dataset"] | None
+    sampler: SamplerConfig | None
+    device: str
+
+
 class _Rules:
     """The world, where episodes begin, and what is paid: the same for one environment and for many."""
 
@@ -65,14 +77,15 @@ class _Rules:
         self,
         run: str,
         store: str,
-        context: int,
-        horizon: int,
-        split: str,
-        reward: Measure | Literal["dataset"] | None,
-        ended: Measure | Literal["dataset"] | None,
-        sampler: SamplerConfig | None,
-        device: str,
         streams: int,
+        *,
+        context: int = 16,
+        horizon: int = 64,
+        split: str = "test",
+        reward: Measure | Literal["dataset"] | None = None,
+        ended: Measure | Literal["dataset"] | None = None,
+        sampler: SamplerConfig | None = None,
+        device: str = "cpu",
     ) -> None:
         self.world = World.load(run, store=store, device=device, streams=streams, sampler=sampler, states=0)
         dataset = open_store(store).dataset(self.world.about.dataset)
@@ -138,17 +151,11 @@ class WorldEnv(gymnasium.Env[Frames, Any]):
         run: str = "latest",
         store: str = "store",
         *,
-        context: int = 16,
-        horizon: int = 64,
-        split: str = "test",
-        reward: Measure | Literal["dataset"] | None = None,
-        ended: Measure | Literal["dataset"] | None = None,
-        sampler: SamplerConfig | None = None,
-        device: str = "cpu",
         render_mode: str | None = None,
+        **settings: Unpack[Settings],
     ) -> None:
         """Arguments: see this module. Raises UserError."""
-        self._rules = _Rules(run, store, context, horizon, split, reward, ended, sampler, device, 1)
+        self._rules = _Rules(run, store, 1, **settings)
         self.observation_space, self.action_space = self._rules.observation_space, self._rules.action_space
         self.metadata = self.metadata | {"render_fps": self._rules.world.fps}
         self.render_mode = render_mode
@@ -185,17 +192,11 @@ class WorldVectorEnv(VectorEnv[Frames, Any, NDArray[Any]]):
         run: str = "latest",
         store: str = "store",
         *,
-        context: int = 16,
-        horizon: int = 64,
-        split: str = "test",
-        reward: Measure | Literal["dataset"] | None = None,
-        ended: Measure | Literal["dataset"] | None = None,
-        sampler: SamplerConfig | None = None,
-        device: str = "cpu",
         render_mode: str | None = None,
+        **settings: Unpack[Settings],
     ) -> None:
         """Arguments: see this module. Raises UserError."""
-        self._rules = _Rules(run, store, context, horizon, split, reward, ended, sampler, device, num_envs)
+        self._rules = _Rules(run, store, num_envs, **settings)
         self.num_envs, self.render_mode = num_envs, render_mode
         self.single_observation_space, self.single_action_space = (
             self._rules.observation_space,

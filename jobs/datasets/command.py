@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from longtake.datasets.dataset import dataset_names
 from longtake.errors import UserError
-from longtake.jobs.display.show import check_output, show
+from longtake.jobs.display.show import show, store_to_show
 from longtake.jobs.display.table_formats import size
-from longtake.storage.store import Store, open_store
+from longtake.storage.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,9 +18,7 @@ COLUMNS = ("dataset", "episodes", "frames", "shape", "fps", "pose", "size", "run
 
 def main(store: str, format: str | None = None, out: str | None = None) -> None:
     """The command."""
-    check_output(format, out)
-    place = open_store(store)
-    place.require_exists()
+    place = store_to_show(store, format, out)
     frame = overview(place)
     show(frame, format, out)
     if frame.empty:

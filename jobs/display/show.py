@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from longtake.errors import UserError, unknown
 from longtake.jobs.display.table_formats import FORMATS, print_table
-from longtake.storage.store import Store
+from longtake.storage.store import Store, open_store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +34,14 @@ def show(frame: pd.DataFrame, format: str | None = None, out: str | None = None)
         print_table(frame)
     else:
         print(FORMATS[kind](frame).decode(), end="")
+
+
+def store_to_show(uri: str, format: str | None = None, out: str | None = None) -> Store:
+    """The store that a verb shows something of, after a look at how. Raises UserError for either."""
+    check_output(format, out)
+    store = open_store(uri)
+    store.require_exists()
+    return store
 
 
 def check_output(format: str | None, out: str | None) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from longtake.errors import UserError
-from longtake.jobs.display.show import check_output, show
-from longtake.storage.store import Store, open_store
+from longtake.jobs.display.show import show, store_to_show
+from longtake.storage.store import Store
 from longtake.tables import scores
 from longtake.tables.find import find_run
 from longtake.tables.schema import NO_RUN
@@ -24,9 +24,7 @@ def main(
     out: str | None = None,
 ) -> None:
     """The command: a line per task and protocol, and what it says in words."""
-    check_output(format, out)
-    place = open_store(store)
-    place.require_exists()
+    place = store_to_show(store, format, out)
     sides = side(place, a), side(place, b)
     lines = scores.compare(place, *sides, metric=metric, where=where, beyond=beyond)
     show(lines, format, out)

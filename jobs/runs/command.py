@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from longtake.errors import UserError
-from longtake.jobs.display.show import check_output, say_empty, show
+from longtake.jobs.display.show import say_empty, show, store_to_show
 from longtake.jobs.results.summary import summary
-from longtake.storage.store import Store, open_store
+from longtake.storage.store import Store
 from longtake.tables import table as tables
 from longtake.tables.find import find_run
 
@@ -34,9 +34,7 @@ def main(
     out: str | None = None,
 ) -> None:
     """The command."""
-    check_output(format, out)
-    place = open_store(store)
-    place.require_exists()
+    place = store_to_show(store, format, out)
     if run is not None:
         if where or tag:
             raise UserError("--where and --tag choose among runs: leave out the run, or those")

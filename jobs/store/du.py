@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from longtake.jobs.display.show import check_output, show
+from longtake.jobs.display.show import show, store_to_show
 from longtake.jobs.display.table_formats import size
-from longtake.storage.store import Store, open_store
+from longtake.storage.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,9 +17,7 @@ KINDS = {"datasets": "dataset", "runs": "run", "sweeps": "sweep", "tables": "tab
 
 def main(store: str, format: str | None = None, out: str | None = None) -> None:
     """The command."""
-    check_output(format, out)
-    place = open_store(store)
-    place.require_exists()
+    place = store_to_show(store, format, out)
     frame = usage(place)
     show(frame, format, out)
     if format is None and out is None:

@@ -9,6 +9,7 @@ import typer
 from longtake.jobs.verbs.options import STORE, Format, Out, RunName, StoreUri, Where, examples
 
 app = typer.Typer()
+Removing = Annotated[bool, typer.Option("--dry-run", help="Say what it would free; remove nothing.")]
 
 
 @app.command(epilog=examples("longtake runs --where \"status == 'failed'\"", "longtake runs latest"))
@@ -88,7 +89,7 @@ def rename(
 def rm(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Datasets, runs, sweeps (with their trials).")],
     store: StoreUri = STORE,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would free; remove nothing.")] = False,
+    dry_run: Removing = False,
 ) -> None:
     """Remove the files of datasets, runs and sweeps.
 
@@ -100,10 +101,7 @@ def rm(
 
 
 @app.command(epilog=examples("longtake gc --dry-run"))
-def gc(
-    store: StoreUri = STORE,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would free; remove nothing.")] = False,
-) -> None:
+def gc(store: StoreUri = STORE, dry_run: Removing = False) -> None:
     """Remove what nobody can use: halves that kills left."""
     from longtake.jobs.store import gc
 

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from longtake.jobs.verbs.options import STORE, Brief, ConfigName, DryRun, Overrides, StoreUri, examples
 
 app = typer.Typer()
+
+
+def _first(help: str) -> Any:
+    """The config of a verb that may also go on with what was begun, and then needs none."""
+    return typer.Argument(metavar="CONFIG", help=help)
+
+
+def _resume(metavar: str, help: str) -> Any:
+    """What to go on with."""
+    return typer.Option("--resume", metavar=metavar, help=help)
 
 
 @app.command(
@@ -19,18 +29,12 @@ app = typer.Typer()
     )
 )
 def train(
-    config: Annotated[
-        str | None,
-        typer.Argument(metavar="CONFIG", help="A YAML path or a shipped one's name; with --resume the run's own."),
-    ] = None,
+    config: Annotated[str | None, _first("A YAML path or a shipped one's name; with --resume the run's own.")] = None,
     set_: Overrides = None,
     store: StoreUri = STORE,
     dry_run: DryRun = False,
     brief: Brief = False,
-    resume: Annotated[
-        str | None,
-        typer.Option("--resume", metavar="RUN", help="Go on with this run from its last checkpoint."),
-    ] = None,
+    resume: Annotated[str | None, _resume("RUN", "Go on with this run from its last checkpoint.")] = None,
     fork: Annotated[
         bool, typer.Option("--fork", help="With --resume: go on as a new run, whose settings may be others.")
     ] = False,
@@ -43,18 +47,12 @@ def train(
 
 @app.command(epilog=examples("longtake sweep blocks --dry-run", "longtake sweep --resume latest --retry-failed"))
 def sweep(
-    config: Annotated[
-        str | None,
-        typer.Argument(metavar="CONFIG", help="A YAML path or the name of a shipped one [default: blocks]."),
-    ] = None,
+    config: Annotated[str | None, _first("A YAML path or the name of a shipped one [default: blocks].")] = None,
     set_: Overrides = None,
     store: StoreUri = STORE,
     dry_run: DryRun = False,
     brief: Brief = False,
-    resume: Annotated[
-        str | None,
-        typer.Option("--resume", metavar="SWEEP", help="Go on with this sweep; only what has not ended is run."),
-    ] = None,
+    resume: Annotated[str | None, _resume("SWEEP", "Go on with this sweep; only what has not ended is run.")] = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="With --resume: also try again what crashed, from its checkpoints.")
     ] = False,

@@ -11,6 +11,7 @@ from longtake.errors import UserError
 from longtake.jobs.sweep import check as sweep_check
 from longtake.jobs.sweep.config import CONFIGS, Sweep, SweepConfig, new
 from longtake.storage.store import Store, open_store
+from tests.jobs.toy_model import toy_model
 
 ROOT = Path(__file__).resolve().parents[3]
 TRAIN = """
@@ -19,18 +20,9 @@ steps: 8
 workers: 1
 checkpoint_every: 2
 data: {dataset: mazes, frames_per_step: 16, curriculum: [{frames: 8}], base_segment: 4}
-model:
-  height: 16
-  width: 16
-  dim: 16
-  heads: 2
-  window: 2
-  d_state: 4
-  headdim: 8
-  layers: [{mixer: ssm, spatial_block: [1, 1]}]
 engine: {backend: torch, warmup: 1, decay: 0.25}
 validation: {every: 2, clips: 2}
-"""
+""" + toy_model(1)
 
 
 SWEEP = """

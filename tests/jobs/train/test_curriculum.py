@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from longtake.config import load
 from longtake.jobs.bench.train import written
@@ -17,7 +16,8 @@ from longtake.jobs.train import loop as train_loop
 from longtake.jobs.train.config import WorldModelTraining
 from longtake.storage.store import Store, open_store
 from longtake.training import checkpoints
-from longtake.training.context import LocalContext
+from tests.jobs.toy_model import toy_model
+from tests.jobs.train.toy import run
 
 GROWING = """
 name: growing
@@ -29,19 +29,10 @@ data:
   frames_per_step: 256
   curriculum: [{until: 2, frames: 16}, {until: 4, frames: 64}, {frames: 256}]
   base_segment: 8
-model:
-  height: 16
-  width: 16
-  dim: 16
-  heads: 2
-  window: 2
-  d_state: 4
-  headdim: 8
-  layers: [{mixer: ssm, spatial_block: [1, 1]}]
 temporal_block: 64
 engine: {backend: torch, warmup: 1, lr: 1.0e-2}
 validation: {every: 6, clips: 1}
-"""
+""" + toy_model(1)
 STEPS, LENGTHS = 6, [16, 16, 64, 64, 256, 256]
 
 
@@ -62,12 +53,6 @@ def config(store: Store, tmp_path_factory: pytest.TempPathFactory) -> WorldModel
     return config
 
 
-def trained(store: Store, name: str, config: WorldModelTraining) -> dict[str, torch.Tensor]:
-    train_loop.train_loop(LocalContext(store, name, keep=9, device="cpu"), config)
-    with checkpoints.opened(store, name, STEPS) as folder:
-        return load_file(folder / "model.safetensors")
-
-
 def test_a_growing_clip_rebuilds_nothing_and_resumes_anywhere(
     store: Store, config: WorldModelTraining, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,14 +69,14 @@ def test_a_growing_clip_rebuilds_nothing_and_resumes_anywhere(
 
     for module, name in ((train_loop, "Engine"), (init_weights, "new_model"), (train_loop, "local_batches")):
         monkeypatch.setattr(module, name, counted(module, name))
-    straight = trained(store, "straight", config)
+    straight = run(store, "straight", config, device="cpu")
     assert sorted(made) == ["Engine", "local_batches", "new_model"]
     rows = store.table("steps", where="run == 'straight'").sort_values("step")
     assert list(rows.clip_frames) == LENGTHS and set(rows.frames) == {256}
     assert rows[["val_loss", "val_loss.16", "val_loss.64"]].iloc[-1].notna().all()
     for cut in range(1, STEPS):  # inside each stage, and on both borders
         checkpoints.copy(store, "straight", cut, f"cut-{cut}")
-        again = trained(store, f"cut-{cut}", config)
+        again = run(store, f"cut-{cut}", config, device="cpu")
         assert all(torch.equal(again[name], tensor) for name, tensor in straight.items()), cut
         later = store.table("steps", where=f"run == 'cut-{cut}'").sort_values("step")
         assert list(later.loss) == list(rows.loss[rows.step >= cut])

@@ -17,6 +17,7 @@ from longtake.storage.store import Store, open_store
 from longtake.training import checkpoints
 from longtake.training.context import LocalContext
 from tests.jobs.toy_data import write_dataset
+from tests.jobs.toy_model import toy_model
 
 TOY = """
 name: toy
@@ -24,18 +25,9 @@ steps: 6
 workers: 0
 checkpoint_every: 2
 data: {dataset: mazes, frames_per_step: 16, curriculum: [{frames: 8}], base_segment: 4}
-model:
-  height: 16
-  width: 16
-  dim: 16
-  heads: 2
-  window: 2
-  d_state: 4
-  headdim: 8
-  layers: [{mixer: ssm, spatial_block: [1, 1]}, {mixer: ssm, spatial_block: [2, 2]}]
 engine: {backend: torch, warmup: 1, lr: 1.0e-2}
 validation: {every: 3, clips: 2}
-"""
+""" + toy_model(1, 2)
 
 
 class Killed(Exception):
@@ -67,9 +59,9 @@ def config_of(place: Path, *overrides: str) -> WorldModelTraining:
     return load(WorldModelTraining, place / "toy.yaml", list(overrides), search=train.CONFIGS)
 
 
-def run(store: Store, name: str, config: WorldModelTraining) -> dict[str, torch.Tensor]:
-    """Train in this process; the final weights."""
-    train_loop(LocalContext(store, name, keep=9), config)
+def run(store: Store, name: str, config: WorldModelTraining, device: str = "") -> dict[str, torch.Tensor]:
+    """Train in this process, by default where a training would; the final weights."""
+    train_loop(LocalContext(store, name, keep=9, device=device), config)
     with checkpoints.opened(store, name, config.steps) as folder:
         return load_file(folder / "model.safetensors")
 
