@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 HERE_ONLY = (
     *("submit", "jobs", "logs", "stop", "cluster", "doctor"),
-    *("tasks", "metrics", "sources", "mixers", "explain", "configs"),
+    *("tasks", "metrics", "sources", "mixers", "loggers", "explain", "configs"),
 )
 """Commands that are about clusters or list what this code holds, and not for a cluster."""
 

@@ -1,7 +1,8 @@
-"""`longtake tasks|metrics|sources|mixers`: what there is, a line each from its card, or one card whole.
+"""`longtake tasks|metrics|sources|mixers|loggers`: what there is, a line each from its card, or one card whole.
 
-A card is a docstring. Those of tasks and mixers are read from their files, without running them: that would load
-PyTorch. What is found so is what their registries find; a test holds the two together.
+A card is a docstring. Those of tasks, mixers and loggers are read from their files, without running them: that would
+load PyTorch, or packages that are not installed. What is found so is what their registries find; a test holds the two
+together.
 """
 
 from __future__ import annotations
@@ -120,6 +121,13 @@ def metrics() -> list[Card]:
     return [
         Card(name, metric.card if isinstance(metric, TaskMetric) else texts[name]) for name, metric in METRICS.items()
     ]
+
+
+def loggers() -> list[Card]:
+    """Every file of jobs/train/loggers/ that holds a `LOGGER`."""
+    from longtake.jobs.train import loggers
+
+    return [Card(name.replace("_", "-"), text) for name, text, defined in files(loggers) if "LOGGER" in defined]
 
 
 def files(package: ModuleType) -> Iterator[tuple[str, str, set[str]]]:

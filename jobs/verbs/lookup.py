@@ -85,3 +85,11 @@ def mixers(name: Name = None) -> None:
     from longtake.jobs.lookup import cards
 
     cards.show("mixer", cards.mixers(), name)
+
+
+@app.command(epilog=examples("longtake loggers", "longtake loggers mlflow"))
+def loggers(name: Name = None) -> None:
+    """List loggers of a training, or print one's card."""
+    from longtake.jobs.lookup import cards
+
+    cards.show("logger", cards.loggers(), name)

@@ -14,12 +14,19 @@ from longtake.evals.registry import METRICS, TASKS
 from longtake.jobs import cli
 from longtake.jobs.clusters.submit import HERE_ONLY
 from longtake.jobs.lookup import cards
+from longtake.jobs.train.loggers import loggers
 from longtake.models.mixers import local_mixers, mixers
 from longtake.sources.environments import environments
 from longtake.sources.formats import formats
 
 ROOT = Path(__file__).parents[3]
-LISTS = {"tasks": cards.tasks, "metrics": cards.metrics, "sources": cards.sources, "mixers": cards.mixers}
+LISTS = {
+    "tasks": cards.tasks,
+    "metrics": cards.metrics,
+    "sources": cards.sources,
+    "mixers": cards.mixers,
+    "loggers": cards.loggers,
+}
 
 
 def run(*arguments: str) -> int:
@@ -38,6 +45,7 @@ def test_the_lists_are_those_of_the_registries() -> None:
     assert grouped(cards.metrics()) == [list(METRICS)]
     assert grouped(cards.sources()) == [sorted(environments()), sorted(formats())]
     assert grouped(cards.mixers()) == [sorted(mixers()), sorted(local_mixers())]
+    assert grouped(cards.loggers()) == [sorted(loggers())]
 
 
 @pytest.mark.parametrize("verb", LISTS)
@@ -58,6 +66,11 @@ def test_every_registered_one_has_a_card(verb: str) -> None:
         ("metrics", "bits What answers tell of which place is where at least, per clip."),
         ("sources", "webdataset WebDataset tars: every sample KEY.* is an episode."),
         ("mixers", "ssm Block-wise SSM (`ssm`): Mamba-2 over spatial tubes."),
+        (
+            "loggers",
+            "tensorboard TensorBoard: event files in the run's folder, `runs/ID/watch/tensorboard/`, for `tensorboard "
+            "--logdir`.",
+        ),
     ],
 )
 def test_a_list_has_a_line_for_each(verb: str, line: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -82,6 +95,7 @@ def test_a_name_prints_its_card_whole(capsys: pytest.CaptureFixture[str]) -> Non
         ("tasks retreival", "error: unknown task 'retreival' (did you mean retrieval?); there are: capacity, "),
         ("metrics pnsr", "error: unknown metric 'pnsr' (did you mean psnr?); there are: "),
         ("sources doom-mase", "error: unknown source 'doom-mase' (did you mean doom-maze?); there are: "),
+        ("loggers mlfow", "error: unknown logger 'mlfow' (did you mean mlflow?); there are: "),
         ("mixers delt", "error: unknown mixer 'delt' (did you mean delta?); there are: "),
     ],
 )
@@ -95,7 +109,7 @@ def test_lists_load_neither_torch_nor_ray() -> None:
     code = (
         "import sys\n"
         "from longtake.jobs.lookup import cards\n"
-        "assert cards.tasks() and cards.metrics() and cards.sources() and cards.mixers()\n"
+        "assert cards.tasks() and cards.metrics() and cards.sources() and cards.mixers() and cards.loggers()\n"
         "print([name for name in ('torch', 'ray', 'pandas', 'pyarrow') if name in sys.modules])"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT / "platform")}
