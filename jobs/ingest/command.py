@@ -29,7 +29,17 @@ from longtake.jobs.datasets.shard_tasks import make_missing, reused
 from longtake.jobs.lookup import cards
 from longtake.registry import one_of
 from longtake.sources.formats import formats, views
-from longtake.sources.formats.base import MOST_BYTES, FormatConfig, Framing, Item, Listing, Refused, attempt
+from longtake.sources.formats.base import (
+    MOST_BYTES,
+    SAME_FPS,
+    FormatConfig,
+    Framing,
+    Item,
+    Listing,
+    Refused,
+    attempt,
+    frame_rate,
+)
 from longtake.sources.formats.views import Views
 from longtake.storage import seals
 from longtake.storage.store import Store, open_store
@@ -142,13 +152,13 @@ def prepare(config: IngestConfig) -> Job:
     place = open_store(config.path)
     listing = _listing(config, place)
     item, episode = _first(config, listing, place)
-    fps = config.fps or listing.fps or episode.meta.get("fps")
+    fps = config.fps or listing.fps or _told_fps(config, episode)
     if fps is None:
         raise UserError("fps: the files do not say how many frames make a second; give --set fps=N")
     schema = {name: (array.dtype.str, array.shape[1:]) for name, array in episode.arrays().items()}
     stored = _stored_bytes(config, episode) / max(1, item.size)
     shards = tuple(_packed(listing.items, stored, config.shard_mb * 1e6))
-    return Job(config, listing, schema, float(fps), shards)
+    return Job(config, listing, schema, fps, shards)
 
 
 def _first(config: IngestConfig, listing: Listing, place: Store) -> tuple[Item, Episode]:
@@ -156,7 +166,9 @@ def _first(config: IngestConfig, listing: Listing, place: Store) -> tuple[Item, 
     reasons = []
     for item in listing.items[:PROBES]:
         try:
-            return item, _read(config, place, item)
+            episode = _read(config, place, item)
+            _told_fps(config, episode)
+            return item, episode
         except Refused as refusal:
             reasons.append(f"{item.key}: {refusal}")
     raise UserError(f"{config.path}: none of the first {len(reasons)} episodes can be read", *reasons)
@@ -360,6 +372,11 @@ def make_shard(job: Job, store_uri: str, shard: int) -> int:
     return frames
 
 
+def _told_fps(config: IngestConfig, episode: Episode) -> float | None:
+    """Frames per second that an episode's own files tell, unless the config does. Raises Refused for what is none."""
+    return None if config.fps is not None else frame_rate(episode.meta.get("fps"))
+
+
 def _alike(job: Job, episode: Episode) -> Episode:
     """The episode, if it is of the same arrays and speed as the first. Raises Refused."""
     schema = {name: (array.dtype.str, array.shape[1:]) for name, array in episode.arrays().items()}
@@ -368,8 +385,8 @@ def _alike(job: Job, episode: Episode) -> Episode:
         for name, expected in job.schema.items()
         if schema[name] != expected
     ]
-    fps = episode.meta.get("fps")
-    if fps is not None and job.config.fps is None and abs(fps - job.fps) > 0.01 * job.fps:
+    fps = _told_fps(job.config, episode)
+    if fps is not None and abs(fps - job.fps) > SAME_FPS * job.fps:
         wrong.append(f"{fps:g} frames/s, the first episode has {job.fps:g}")
     if wrong:
         raise Refused("; ".join(wrong))

@@ -354,13 +354,19 @@ def _follow(schema: type[BaseModel], location: Sequence[str | int]) -> tuple[lis
         kinds = [member for kind in here for member in members(kind)]
         inner = [child for member in kinds if (child := _child(member, part)) is not None]
         if not inner and len(kinds) > 1 and part is not location[-1]:
-            here = [m for m in kinds if getattr(m, "__name__", None) == part] or kinds
+            here = [member for member in kinds if _is_tagged(member, part)] or kinds
             continue
         if not inner and len(kinds) > 1 and not any(_fields(member) for member in kinds):
             continue
         path.append(str(part))
         holders, here = kinds, inner
     return path, holders
+
+
+def _is_tagged(member: Any, part: str | int) -> bool:
+    """Whether pydantic means this member of a union: by its name, or by the Literal that tells it from the others."""
+    told_apart = (field.default for field in _fields(member).values() if get_origin(field.annotation) is Literal)
+    return getattr(member, "__name__", None) == part or part in told_apart
 
 
 def members(kind: Any) -> list[Any]:

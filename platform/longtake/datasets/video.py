@@ -119,24 +119,23 @@ def read(file: IO[bytes]) -> Video:
     return Video(_stacked([picture for picture, _ in pictures]), _even_fps([time for _, time in pictures]))
 
 
-CLOSED = "ffmpeg -i IN -c:v libx264 -flags +cgop OUT"
-"""What closes the groups of pictures of a video."""
+OPEN = (
+    ", or its groups of pictures are open, so that no span of it can be read by itself: close them (ffmpeg -i IN -c:v "
+    "libx264 -flags +cgop OUT)"
+)
 
 
 def read_at(file: IO[bytes], times: Sequence[float], whole: bool = False) -> Frames:
     """The frame shown at each of `times`, ascending seconds. Raises BadVideo naming the first time without a frame.
 
-    whole: these are all frames of the file; BadVideo for one that shows others too.
+    whole: these are all frames of the file from the first of them on; BadVideo for one that shows others too.
     """
     try:
         return _read_at(file, times, whole)
     except Undecodable as error:
         if whole or times[0] <= NEAR_S:
             raise
-        raise BadVideo(
-            f"{error}: from {times[0]:.6g} s on it is damaged, or its groups of pictures are open, so that no span of "
-            f"it can be read by itself: close them ({CLOSED})"
-        ) from error
+        raise BadVideo(f"{error}: from {times[0]:.6g} s on it is damaged{OPEN}") from error
 
 
 def _read_at(file: IO[bytes], times: Sequence[float], whole: bool) -> Frames:
@@ -146,7 +145,7 @@ def _read_at(file: IO[bytes], times: Sequence[float], whole: bool) -> Frames:
         begin = 0 if whole else max(0, int((times[0] - near) / _tick(stream)))
         container.seek(begin, stream=stream, backward=True)
         for picture, time in _pictures(container, stream):
-            if whole and (time < times[0] - near or time > times[-1] + near):
+            if whole and time > times[-1] + near:
                 raise BadVideo(f"a frame at {time:.6g} s, the rows are of {times[0]:.6g} to {times[-1]:.6g} s")
             if len(pictures) < len(times) and time > times[len(pictures)] + near:
                 break
@@ -157,7 +156,8 @@ def _read_at(file: IO[bytes], times: Sequence[float], whole: bool) -> Frames:
             if len(pictures) == len(times) and not whole:
                 break
     if len(pictures) < len(times):
-        raise BadVideo(f"no frame at {times[len(pictures)]:.6g} s, only the {len(pictures)} before it of {len(times)}")
+        lost = f"no frame at {times[len(pictures)]:.6g} s, only the {len(pictures)} before it of {len(times)}"
+        raise BadVideo(lost if whole or pictures else f"{lost}{OPEN}")  # a decoder of HEVC leaves such frames out
     return _stacked(pictures)
 
 

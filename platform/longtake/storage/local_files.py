@@ -70,12 +70,32 @@ def errors_told(place: str) -> Iterator[None]:
     except OSError as error:
         what = f"{error.filename or place} cannot be read: {error.strerror or error}"
         name = errno.errorcode.get(error.errno or 0, type(error).__name__)
-        if name == "EREMCHG":  # what s3fs makes of a redirect
-            what += "; its bucket is in another region: set AWS_REGION to that one"
         raise UserError(
-            f"{what} ({name}); what is there is not known, and was left as it is: mend the storage or its permissions "
-            "and try again"
+            f"{what} ({name}); what is there is not known, and was left as it is: {_cure(error)}"
         ) from error
+
+
+OTHER_REGION = "the bucket is in another region: set AWS_REGION to that one"
+CURES = {
+    "ExpiredToken": "the token has run out: log in again (aws sso login), or renew AWS_SESSION_TOKEN",
+    "InvalidToken": "AWS_SESSION_TOKEN is not of these keys: renew all three, or unset it",
+    "InvalidAccessKeyId": "the server does not know this key: see AWS_ACCESS_KEY_ID, AWS_PROFILE and AWS_ENDPOINT_URL",
+    "SignatureDoesNotMatch": "AWS_SECRET_ACCESS_KEY is not the secret of AWS_ACCESS_KEY_ID",
+    "RequestTimeTooSkewed": "this machine's clock is off: set it (timedatectl set-ntp true)",
+    "AccessDenied": "the key may not read there: it needs s3:ListBucket and s3:GetObject for that prefix",
+    "AuthorizationHeaderMalformed": OTHER_REGION,
+    "IllegalLocationConstraintException": OTHER_REGION,
+    "PermanentRedirect": OTHER_REGION,
+}
+"""What to do about what an object storage refuses, by its code."""
+
+
+def _cure(error: OSError) -> str:
+    """What to do about an error of reading; botocore's, which s3fs makes an OSError of, tells its code."""
+    code = getattr(error.__cause__, "response", {}).get("Error", {}).get("Code")
+    if error.errno == errno.EREMCHG:  # what s3fs makes of a redirect without a code
+        code = "PermanentRedirect"
+    return CURES.get(code, "mend the storage or its permissions and try again")
 
 
 def not_written(error: Exception, store: str) -> Exception:

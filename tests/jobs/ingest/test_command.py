@@ -142,6 +142,20 @@ def test_another_speed_is_refused(tmp_path: Path, store: Store, here: list[int])
     assert len(data.index) == 3 and "20 frames/s, the first episode has 10" in report["refused"]["2.mp4"]
 
 
+@pytest.mark.parametrize("fps", [0, -5, "30", "ntsc", [30], True, float("nan"), float("inf")])
+def test_a_rate_that_is_none_refuses_its_episode(tmp_path: Path, store: Store, here: list[int], fps: Any) -> None:
+    samples = {str(number): files.webdataset_sample(number) for number in range(5)}
+    for number, told in ((0, fps), (1, 10), (2, 10), (3, fps), (4, 10)):
+        samples[str(number)]["json"] = json.dumps({"fps": told}).encode()
+    files.tar(tmp_path / "source/a.tar", samples)
+    wanted = config(tmp_path / "source", "webdataset", "source.lead=into")
+    data = ingest.run(prepare(wanted), store)
+    refused = json.loads(store.read_bytes("datasets/toy/report.json"))["refused"]
+    assert (len(data.index), data.manifest.fps, list(refused)) == (3, 10.0, ["a.tar/0", "a.tar/3"])
+    assert "expected a number above 0" in refused["a.tar/0"]
+    assert prepare(wanted.model_copy(update={"fps": 7.0})).fps == 7.0, "whoever says it need not mend the files"
+
+
 def test_nothing_readable_and_too_few_are_one_error_with_the_reasons(
     mazes: Path, store: Store, here: list[int]
 ) -> None:
@@ -163,6 +177,9 @@ def test_nothing_readable_and_too_few_are_one_error_with_the_reasons(
         ("lerobt", "n", [], "unknown format 'lerobt' (did you mean lerobot?)"),
         ("folder", "n", [], "source.lead: is required"),
         ("memory-maze", "n", ["source.lables=[x]"], "did you mean labels?"),
+        ("memory-maze", "n", ["source.lead=into"], "source.lead: unknown key; valid here: kind, labels"),
+        ("images", "n", ["source.leda=into"], "did you mean lead?); valid here: actions, pose, pose_layout, "),
+        ("lerobot", "n", ["source.tool=x"], "unknown key; valid here: kind, camera, action, state, pose"),
         ("memory-maze", "n", ["codec=zsdt"], "did you mean zstd?"),
         ("memory-maze", "n/x", [], "name: "),
     ],

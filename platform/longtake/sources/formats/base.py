@@ -36,6 +36,7 @@ Lead = Literal["into", "out"]
 MOST_BYTES = 2_000_000_000
 """Of an episode in memory, before it is cut: 27 minutes of 64 x 64 at 100 frames a second, 10 s of 1080p at 30."""
 
+SAME_FPS = 0.01  # of a rate: how far another may be from it that is told of the same frames
 LOST = 1e-3  # of a column's range: what may get lost when numbers become float32
 STORAGE_TROUBLE = {errno.EIO, errno.ENOSPC, errno.ESTALE, errno.ECONNRESET, errno.ECONNREFUSED, errno.ETIMEDOUT}
 NETWORK_PACKAGES = ("botocore", "aiohttp", "aiobotocore", "s3fs")
@@ -150,6 +151,15 @@ def _storage_trouble(error: Exception) -> bool:
     return package in NETWORK_PACKAGES or (isinstance(error, OSError) and error.errno in STORAGE_TROUBLE)
 
 
+def frame_rate(told: Any) -> float | None:
+    """Frames per second as a file tells them, or None where it does not. Raises Refused for what is no rate."""
+    if told is None:
+        return None
+    if isinstance(told, bool) or not isinstance(told, int | float) or not 0 < told < math.inf:
+        raise Refused(f"fps: {told!r} in its own files, expected a number above 0: mend them, or say --set fps=N")
+    return float(told)
+
+
 # --- arrays -------------------------------------------------------------------------------------------------
 
 
@@ -174,6 +184,9 @@ class Npz(Mapping[str, Array]):
         except ValueError as error:
             reason = "Python objects, expected numbers" if "allow_pickle" in str(error) else str(error)
             raise Refused(f"array {name!r}: {reason}") from error
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._members
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._members)

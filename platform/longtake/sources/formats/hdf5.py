@@ -8,12 +8,15 @@ Every group that holds `frames` and `actions` is an episode; a file that holds t
 where one of `ends` is true, and what follows the last end, which nothing says is whole, is an episode too. Names go on
 into groups by a slash. Actions: all three take action t after frame t was seen (`lead` out), with or without the frame
 after the last action. Needs the package h5py. An attribute `language_instruction` or `task` of a group is its task.
+
+What HDF5 would read as zeros is refused: datasets that were not written whole, or whose bytes lie in other files.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
@@ -125,10 +128,10 @@ def _spans(config: Hdf5Config, file: Any) -> list[tuple[int, int]]:
     names = [name for name in config.ends if name in file]
     if not names:
         raise Refused(f"long arrays, and none of {', '.join(config.ends)} says where episodes end")
-    length = len(file[config.frames])
+    length = len(_dataset(file, config.frames))
     ends = np.zeros(length, bool)
     for name in names:
-        array = np.asarray(file[name])
+        array = np.asarray(_dataset(file, name))
         if array.shape != (length,) or array.dtype.kind not in "bui":
             raise Refused(f"{name}: {array.dtype} {array.shape}, expected truth values ({length},)")
         ends |= array.astype(bool)
@@ -148,6 +151,28 @@ def read(config: Hdf5Config, place: Store, item: Item) -> Episode:
         return config.episode(frames, arrays, config.lead, meta)
 
 
+def _dataset(group: Any, name: str) -> Any:
+    """A dataset that lies in this file and was written whole. Raises Refused: HDF5 reads what is not there as zeros."""
+    import h5py
+
+    link = group.get(name, getlink=True)
+    if isinstance(link, h5py.ExternalLink):
+        raise Refused(f"{name}: a link into another file, {link.filename}: copy what it leads to into this one")
+    dataset = group[name]
+    if not isinstance(dataset, h5py.Dataset):
+        raise Refused(f"{name}: a group, expected a dataset; there are: {', '.join(list(dataset)[:20]) or 'none'}")
+    if dataset.is_virtual or dataset.external:
+        raise Refused(f"{name}: its bytes lie in other files, and gaps would read as zeros: write it out into one file")
+    if dataset.chunks:
+        whole = math.prod(-(-length // chunk) for length, chunk in zip(dataset.shape, dataset.chunks, strict=True))
+        missing = whole - dataset.id.get_num_chunks()
+    else:
+        whole, missing = 1, int(dataset.size > 0 and dataset.id.get_storage_size() == 0)
+    if missing:
+        raise Refused(f"{name}: {missing} of its {whole} chunks were never written and would read as zeros")
+    return dataset
+
+
 class _Arrays(Mapping[str, Array]):
     """The datasets of a group by name, each read when it is asked for, and of long arrays the frames of one episode."""
 
@@ -155,10 +180,13 @@ class _Arrays(Mapping[str, Array]):
         self._group, self._span = group, span
         self._names = _datasets(group)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._names or name in self._group  # by a link too, which is not among the names
+
     def __getitem__(self, name: str) -> Array:
-        if name not in self._names:
+        if name not in self:
             raise KeyError(name)
-        array = self._group[name]
+        array = _dataset(self._group, name)
         frames = len(range(*self._span.indices(array.shape[0]))) if array.shape else 1
         room.take(array.nbytes // max(1, array.shape[0] if array.shape else 1) * frames, f"the dataset {name}")
         return np.asarray(array[self._span] if array.shape else array[()])

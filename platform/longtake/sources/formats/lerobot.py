@@ -73,7 +73,7 @@ def listing(config: LeRobotConfig, place: Store) -> Listing:
     camera = _check(config, info)
     rows = _episodes(place, info)
     if not rows:
-        raise UserError(f"{place.uri}: no episode in meta/episodes")
+        raise UserError(f"{place.uri}: no episode in meta/episodes{'.jsonl' if info.own_files else ''}")
     items = sorted((_item(row, info, camera) for row in rows), key=lambda item: int(item.where["episode"]))
     if problems := [*_contradictions(items, info), *_other_rate(info, camera), *_tasks(place, info)]:
         raise UserError(*(f"{place.uri}: {line}" for line in problems[:TOLD]))

@@ -157,10 +157,11 @@ def _take(listed: Contents, places: dict[str, Member], member: tarfile.TarInfo, 
         size: of the tar.
     """
     why = ""
+    member.name = _plain(member.name)
     if _leads_out(member.name):
         why = "its name leads out of the archive" if member.name.isprintable() else "its name is not printable"
     elif member.islnk():
-        target = places.get(member.linkname)
+        target = places.get(_plain(member.linkname))
         if target is None:
             why = f"a hard link to {ascii(member.linkname)}, which is not before it"
         else:
@@ -180,6 +181,11 @@ def _take(listed: Contents, places: dict[str, Member], member: tarfile.TarInfo, 
         listed.refused[ascii(member.name)[1:-1]] = why
     else:
         listed.members.append(places[member.name])
+
+
+def _plain(name: str) -> str:
+    """A name without the parts that mean nothing: ./a is a, and would be another sample of the same files."""
+    return "/".join(part for at, part in enumerate(name.split("/")) if part != "." and (part or not at))
 
 
 def _leads_out(name: str) -> bool:

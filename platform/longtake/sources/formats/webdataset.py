@@ -21,7 +21,7 @@ from longtake.datasets import video
 from longtake.datasets.episode import Episode
 from longtake.errors import UserError
 from longtake.sources.formats import tars
-from longtake.sources.formats.base import Columns, Format, Item, Lead, Listing, Npz, Refused, read_npy, sizes
+from longtake.sources.formats.base import SAME_FPS, Columns, Format, Item, Lead, Listing, Npz, Refused, read_npy, sizes
 from longtake.sources.formats.folder import PACKED
 
 if TYPE_CHECKING:
@@ -53,10 +53,14 @@ def listing(config: WebDatasetConfig, place: Store) -> Listing:
             refused[tar] = contents.damage
         refused |= {f"{tar}/{key}": why for key, why in wrong.items()}
         for key, members in samples.items():
-            if any(name in members for name in PICTURES):
+            pictures = [name for name in PICTURES if name in members]
+            if len(pictures) == 1:
                 items.append(Item(f"{tar}/{key}", _weight(members), {"tar": tar, "members": members}))
+            elif pictures:
+                refused[f"{tar}/{key}"] = f"pictures twice, {' and '.join(pictures)}: keep one, or give them other keys"
             else:
-                refused[f"{tar}/{key}"] = f"no pictures: it has {', '.join(members)}, not {' or '.join(PICTURES)}"
+                named = f"it has {', '.join(members)}, not {' or '.join(PICTURES)}"
+                refused[f"{tar}/{key}"] = f"no pictures: {named} (a key ends at the first dot)"
     if not items:
         lines = [f"{name}: {why}" for name, why in refused.items()]
         raise UserError(f"{place.uri}: no episode in any .tar file below it", *lines[:20])
@@ -109,6 +113,9 @@ def read(config: WebDatasetConfig, place: Store, item: Item) -> Episode:
     if pictures == "frames.npy":
         return config.episode(read_npy(data(pictures)), arrays, config.lead, meta)
     seen = video.read(io.BytesIO(data(pictures)))
+    told = record.get("fps")
+    if isinstance(told, int | float) and abs(told - seen.fps) > SAME_FPS * seen.fps:
+        raise Refused(f"json: fps is {told:g}, the video has {seen.fps:g}")
     return config.episode(seen.frames, arrays, config.lead, {**meta, "fps": seen.fps})
 
 

@@ -135,6 +135,23 @@ def test_webdataset(tmp_path: Path) -> None:
     assert "no pictures" in str(found["tars/a.tar/d/004"]) and "no state.npz" in str(found["tars/a.tar/d/005"])
 
 
+def test_what_a_sample_tells_twice_has_to_agree(tmp_path: Path) -> None:
+    files.mp4(tmp_path / "film.mp4", files.calm(7), fps=10)
+    film, state = (tmp_path / "film.mp4").read_bytes(), files.npz(**files.states(7))
+    samples = {
+        "a": {"mp4": film, "frames.npy": files.npy(files.calm(7)), "state.npz": state},
+        "./b": {"mp4": film, "state.npz": state},
+        "b": {"state.npz": files.npz(**files.states(8))},
+        "c": {"mp4": film, "state.npz": state, "json": b'{"fps": 30}'},
+        "d": {"mp4": film, "state.npz": state, "json": b'{"fps": 10.0}'},
+    }
+    files.tar(tmp_path / "x.tar", samples)
+    found = episodes("webdataset", tmp_path, lead="into")
+    assert found["x.tar/a"] == "pictures twice, frames.npy and mp4: keep one, or give them other keys"
+    assert found["x.tar/b"] == "b.state.npz is in it twice"
+    assert str(found["x.tar/c"]) == "json: fps is 30, the video has 10" and good(found["x.tar/d"]).meta["fps"] == 10
+
+
 def test_a_tar_that_is_cut_off_or_damaged_says_so(tmp_path: Path) -> None:
     files.tar(tmp_path / "a.tar", {f"{n}": files.webdataset_sample(n) for n in range(3)})
     raw = (tmp_path / "a.tar").read_bytes()

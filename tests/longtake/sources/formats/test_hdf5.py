@@ -81,3 +81,59 @@ def test_what_is_damaged_or_says_no_ends_is_refused_by_name(tmp_path: Path) -> N
     assert "cannot be read" in str(found["cut.h5"]) and "cannot be read" in str(found["text.hdf5"])
     assert "3 long, frames are 9" in str(found["short.h5/e"])
     good(found["good.h5/e"])
+
+
+def half(file: Any, root: Path) -> None:
+    file.create_dataset("e/observations", (T, 16, 16, 3), "u1", chunks=(3, 16, 16, 3))[:3] = files.pictures(0, 3)
+
+
+def never(file: Any, root: Path) -> None:
+    file.create_dataset("e/observations", (T, 16, 16, 3), "u1")
+
+
+def virtual(file: Any, root: Path) -> None:
+    layout = h5py.VirtualLayout((T, 16, 16, 3), "u1")
+    layout[:] = h5py.VirtualSource(str(root / "gone.bin"), "x", (T, 16, 16, 3))
+    file.create_virtual_dataset("e/observations", layout)
+
+
+def outside(file: Any, root: Path) -> None:
+    (root / "raw.bin").write_bytes(files.pictures(0, T).tobytes()[:5000])
+    file.create_dataset("e/observations", (T, 16, 16, 3), "u1", external=[(str(root / "raw.bin"), 0, T * 768)])
+
+
+def linked(file: Any, root: Path) -> None:
+    with h5py.File(root / "other.bin", "w") as other:
+        other["x"] = files.pictures(0, T)
+    file["e/observations"] = h5py.ExternalLink(str(root / "other.bin"), "x")
+
+
+def nested(file: Any, root: Path) -> None:
+    file["e/observations/image"] = files.pictures(0, T)
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (half, "2 of its 3 chunks were never written and would read as zeros"),
+        (never, "1 of its 1 chunks were never written"),
+        (virtual, "its bytes lie in other files"),
+        (outside, "its bytes lie in other files"),
+        (linked, "a link into another file"),
+        (nested, "a group, expected a dataset; there are: image"),
+    ],
+)
+def test_what_would_read_as_zeros_is_refused_by_name(tmp_path: Path, make: Any, told: str) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        make(file, tmp_path)
+        file["e/actions"] = actions(0)
+    refusal = str(episodes("hdf5", tmp_path)["a.h5/e"])
+    assert refusal.startswith("observations: ") and told in refusal
+
+
+def test_links_within_a_file_are_followed(tmp_path: Path) -> None:
+    write(tmp_path / "a.h5", {"e/observations": files.pictures(0, T), "e/actions": actions(0)})
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        file["g/observations"], file["g/actions"] = h5py.SoftLink("/e/observations"), h5py.SoftLink("/e/actions")
+    found = episodes("hdf5", tmp_path)
+    np.testing.assert_array_equal(good(found["a.h5/g"]).frames, good(found["a.h5/e"]).frames)

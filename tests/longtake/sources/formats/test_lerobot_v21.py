@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from longtake.errors import UserError
@@ -33,6 +35,22 @@ def test_a_video_of_another_length_than_its_rows_is_refused(tmp_path: Path, leng
     told = "no frame at 1 s" if length == 10 else "a frame at 1.2 s, the rows are of 0 to 1.1 s"
     assert told in str(found["episode 0"])
     good(found["episode 1"])
+
+
+@pytest.mark.parametrize("first", [1, 3, 8])
+def test_rows_that_begin_later_get_the_frames_at_their_times(tmp_path: Path, first: int) -> None:
+    """Rows that were left out at the begin: the others keep their times, and the video all of its frames."""
+    files.lerobot_v21(tmp_path)
+    path = tmp_path / "data/chunk-000/episode_000000.parquet"
+    rows = pq.read_table(path).to_pylist()[first:]
+    pq.write_table(pa.Table.from_pylist([row | {"frame_index": t} for t, row in enumerate(rows)]), path)
+    lines = (tmp_path / "meta/episodes.jsonl").read_text().replace('"length": 12', f'"length": {12 - first}')
+    (tmp_path / "meta/episodes.jsonl").write_text(lines)
+    info = json.loads((tmp_path / "meta/info.json").read_text())
+    (tmp_path / "meta/info.json").write_text(json.dumps(info | {"total_frames": info["total_frames"] - first}))
+    episode = good(episodes("lerobot", tmp_path)["episode 0"])
+    assert np.abs(episode.frames.astype(int) - files.calm(0, 12)[first:]).max() <= 2
+    np.testing.assert_array_equal(episode.labels["state"][:, 0], np.arange(first, 12))
 
 
 def test_metadata_that_contradicts_itself_is_told(tmp_path: Path) -> None:

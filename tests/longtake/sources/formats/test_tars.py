@@ -218,6 +218,11 @@ def test_folders_and_labels_hold_nothing(tmp_path: Path) -> None:
     assert read(tmp_path) == ({"d/a": b"1"}, {}, "")
 
 
+def test_a_name_is_one_however_it_is_written(tmp_path: Path) -> None:
+    archive(tmp_path / "x.tar", ("./d/a", b"1", FILE), ("d/./b", b"2", FILE), ("d//c", b"3", FILE))
+    assert read(tmp_path) == ({"d/a": b"1", "d/b": b"2", "d/c": b"3"}, {}, "")
+
+
 COMPRESSED: dict[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,
     "bzip2": bz2.compress,
