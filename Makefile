@@ -49,7 +49,7 @@ test-fast: setup
 
 # 2,000 spoiled inputs of every format: each an error of ours, or what an independent reader finds. Some minutes.
 fuzz: setup
-	LONGTAKE_FUZZ=2000 $(BIN)/pytest -s tests/longtake/datasets/test_fuzz.py
+	PYTHONPATH=platform $(BIN)/python -m tests.longtake.datasets.fuzz 2000
 
 # Processes are killed, and the work must go on; and whole sentences on S3 and in a sweep: some ten minutes.
 drills: setup

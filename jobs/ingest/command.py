@@ -28,23 +28,14 @@ from longtake.errors import Damaged, UserError, nearest, require_all, unknown
 from longtake.jobs.datasets.shard_tasks import make_missing, reused
 from longtake.jobs.lookup import cards
 from longtake.registry import one_of
-from longtake.sources.formats import formats, views
-from longtake.sources.formats.base import (
-    MOST_BYTES,
-    SAME_FPS,
-    FormatConfig,
-    Framing,
-    Item,
-    Listing,
-    Refused,
-    attempt,
-    frame_rate,
-)
+from longtake.sources.formats import base, formats, views
+from longtake.sources.formats.base import MOST_BYTES, FormatConfig, Framing, Item, Listing, Refused, attempt
 from longtake.sources.formats.views import Views
 from longtake.storage import seals
 from longtake.storage.store import Store, open_store
 
-PROBES = 8  # episodes tried to learn what those of this source look like
+PROBES = 8  # episodes tried to learn what those of this source look like, until two of these are alike:
+TYPICAL = 3
 if TYPE_CHECKING:
     Source = FormatConfig
 else:
@@ -86,7 +77,7 @@ class IngestConfig(Config):
 class Job:
     """All that a task needs: the config, what was found at the source, and which items make which shard.
 
-    schema: dtype and shape per frame of every array, by name, as of the first episode; fps likewise.
+    schema: dtype and shape per frame of every array, by name, as of a typical episode; fps likewise.
     """
 
     config: IngestConfig
@@ -145,33 +136,46 @@ def locate(path: str) -> Store:
 
 
 def prepare(config: IngestConfig) -> Job:
-    """List the source, read its first good episode, and plan the shards. The same source gives the same plan.
+    """List the source, read what its episodes look like, and plan the shards. The same source gives the same plan.
 
     Raises UserError with everything that is wrong with the source as a whole.
     """
     place = open_store(config.path)
     listing = _listing(config, place)
-    item, episode = _first(config, listing, place)
+    item, episode = _typical(config, listing, place)
     fps = config.fps or listing.fps or _told_fps(config, episode)
     if fps is None:
         raise UserError("fps: the files do not say how many frames make a second; give --set fps=N")
-    schema = {name: (array.dtype.str, array.shape[1:]) for name, array in episode.arrays().items()}
+    schema = _schema(episode)
     stored = _stored_bytes(config, episode) / max(1, item.size)
     shards = tuple(_packed(listing.items, stored, config.shard_mb * 1e6))
     return Job(config, listing, schema, fps, shards)
 
 
-def _first(config: IngestConfig, listing: Listing, place: Store) -> tuple[Item, Episode]:
-    """The first episode that can be read."""
-    reasons = []
+def _typical(config: IngestConfig, listing: Listing, place: Store) -> tuple[Item, Episode]:
+    """The first of two episodes that are alike, or else the first that can be read: one odd file decides nothing."""
+    reasons, read = [], []
     for item in listing.items[:PROBES]:
         try:
             episode = _read(config, place, item)
-            _told_fps(config, episode)
-            return item, episode
+            fps = _told_fps(config, episode)
         except Refused as refusal:
             reasons.append(f"{item.key}: {refusal}")
+            continue
+        kind = (_schema(episode), fps and round(fps, 1))
+        if like := next((one for one in read if one[0] == kind), None):
+            return like[1:]
+        read.append((kind, item, episode))
+        if len(read) == TYPICAL:
+            break
+    if read:
+        return read[0][1:]
     raise UserError(f"{config.path}: none of the first {len(reasons)} episodes can be read", *reasons)
+
+
+def _schema(episode: Episode) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Dtype and shape per frame of every array."""
+    return {name: (array.dtype.str, array.shape[1:]) for name, array in episode.arrays().items()}
 
 
 def _listing(config: IngestConfig, place: Store) -> Listing:
@@ -374,20 +378,20 @@ def make_shard(job: Job, store_uri: str, shard: int) -> int:
 
 def _told_fps(config: IngestConfig, episode: Episode) -> float | None:
     """Frames per second that an episode's own files tell, unless the config does. Raises Refused for what is none."""
-    return None if config.fps is not None else frame_rate(episode.meta.get("fps"))
+    return None if config.fps is not None else base.frame_rate(episode.meta.get("fps"))
 
 
 def _alike(job: Job, episode: Episode) -> Episode:
-    """The episode, if it is of the same arrays and speed as the first. Raises Refused."""
-    schema = {name: (array.dtype.str, array.shape[1:]) for name, array in episode.arrays().items()}
+    """The episode, if it is of the same arrays and speed as the typical one. Raises Refused."""
+    schema = _schema(episode)
     wrong = [
-        f"{name}: {' '.join(map(str, schema[name]))}, the first episode has {' '.join(map(str, expected))}"
+        f"{name}: {' '.join(map(str, schema[name]))}, others have {' '.join(map(str, expected))}"
         for name, expected in job.schema.items()
         if schema[name] != expected
     ]
     fps = _told_fps(job.config, episode)
-    if fps is not None and abs(fps - job.fps) > SAME_FPS * job.fps:
-        wrong.append(f"{fps:g} frames/s, the first episode has {job.fps:g}")
+    if fps is not None and abs(fps - job.fps) > base.SAME_FPS * job.fps:
+        wrong.append(f"{fps:g} frames/s, others have {job.fps:g}")
     if wrong:
         raise Refused("; ".join(wrong))
     return episode

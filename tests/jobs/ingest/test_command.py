@@ -67,7 +67,7 @@ def test_good_episodes_are_read_and_bad_ones_reported(mazes: Path, store: Store,
     report = json.loads(store.read_bytes("datasets/toy/report.json"))
     assert report["read"] == 4 and data.manifest.refused == 3
     assert "cannot be read" in report["refused"]["1.npz"]
-    assert "the first episode has |u1 (16, 16, 3)" in report["refused"]["3.npz"]
+    assert "others have |u1 (16, 16, 3)" in report["refused"]["3.npz"]
     assert report["refused"]["5.npz"] == "actions: 4 long, frames are 12"
     told = capsys.readouterr().out
     assert "4 episodes read, 3 refused" in told and "refused   5.npz: actions: 4 long" in told
@@ -139,7 +139,17 @@ def test_another_speed_is_refused(tmp_path: Path, store: Store, here: list[int])
         files.write(tmp_path / f"source/{number}.npz", files.npz(**files.states(number)))
     data = ingest.run(prepare(config(tmp_path / "source", "folder", "source.lead=into")), store)
     report = json.loads(store.read_bytes("datasets/toy/report.json"))
-    assert len(data.index) == 3 and "20 frames/s, the first episode has 10" in report["refused"]["2.mp4"]
+    assert len(data.index) == 3 and "20 frames/s, others have 10" in report["refused"]["2.mp4"]
+
+
+@pytest.mark.parametrize("odd", [0, 1, 4])
+def test_one_odd_file_decides_nothing(mazes: Path, store: Store, here: list[int], odd: int) -> None:
+    arrays = {**files.memory_maze(odd), "image": files.pictures(odd, size=8)}
+    files.write(mazes / f"{odd}.npz", files.npz(**arrays))
+    data = ingest.run(prepare(config(mazes)), store)
+    refused = json.loads(store.read_bytes("datasets/toy/report.json"))["refused"]
+    assert len(data.index) == 6
+    assert refused == {f"{odd}.npz": "frames: |u1 (8, 8, 3), others have |u1 (16, 16, 3)"}
 
 
 @pytest.mark.parametrize("fps", [0, -5, "30", "ntsc", [30], True, float("nan"), float("inf")])

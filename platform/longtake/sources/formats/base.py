@@ -308,7 +308,9 @@ def as_pose(pose: Array, layout: PoseLayout = "xy_yaw") -> Array:
     expected = LAYOUTS[layout]
     if pose.ndim < 2 or pose.shape[1:] not in expected.shapes or pose.dtype.kind not in "iuf":
         shapes = " or ".join(f"(T, {', '.join(map(str, shape))})" for shape in expected.shapes)
-        raise Refused(f"pose: {pose.dtype} {pose.shape}, expected numbers {shapes}: {expected.meaning}")
+        fits = [name for name, other in LAYOUTS.items() if name != layout and pose.shape[1:] in other.shapes]
+        else_ = f"; for these say source.pose_layout={' or '.join(fits)}" if fits else ""
+        raise Refused(f"pose: {pose.dtype} {pose.shape}, expected numbers {shapes}: {expected.meaning}{else_}")
     if "matrix" in layout:
         return _of_matrices(pose.reshape(len(pose), -1, 4).astype(np.float64), seen=layout == "view_matrix")
     kept = as_float32("pose", pose)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,16 @@ def webdataset(root: Path, key: str) -> tuple[Any, Any]:
     with np.load(io.BytesIO(data["state.npz"])) as arrays:
         frames = np.load(io.BytesIO(data["frames.npy"]))
         return frames, arrays["actions"][: len(frames) - 1].astype(np.float32)
+
+
+def webdataset_film(root: Path, key: str) -> tuple[Any, Any]:
+    """A sample of a tar with a video, actions that led into their frames."""
+    name, _, sample = key.partition(".tar/")
+    with tarfile.open(root / f"{name}.tar") as tar, tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "film.mp4")
+        path.write_bytes(tar.extractfile(f"{sample}.mp4").read())  # type: ignore[union-attr]
+        with np.load(io.BytesIO(tar.extractfile(f"{sample}.state.npz").read())) as arrays:  # type: ignore[union-attr]
+            return np.stack(film(path)[0]), arrays["actions"][1:].astype(np.float32)
 
 
 def _rows(path: Path, number: int) -> Any:
