@@ -154,7 +154,8 @@ def prepare(config: IngestConfig) -> Job:
 
 def _typical(config: IngestConfig, listing: Listing, place: Store) -> tuple[Item, Episode]:
     """The first of two episodes that are alike, or else the first that can be read: one odd file decides nothing."""
-    reasons, read = [], []
+    reasons: list[str] = []
+    seen: list[tuple[Any, Item, Episode]] = []
     for item in listing.items[:PROBES]:
         try:
             episode = _read(config, place, item)
@@ -163,13 +164,14 @@ def _typical(config: IngestConfig, listing: Listing, place: Store) -> tuple[Item
             reasons.append(f"{item.key}: {refusal}")
             continue
         kind = (_schema(episode), fps and round(fps, 1))
-        if like := next((one for one in read if one[0] == kind), None):
-            return like[1:]
-        read.append((kind, item, episode))
-        if len(read) == TYPICAL:
+        for other, first, alike in seen:
+            if other == kind:
+                return first, alike
+        seen.append((kind, item, episode))
+        if len(seen) == TYPICAL:
             break
-    if read:
-        return read[0][1:]
+    if seen:
+        return seen[0][1], seen[0][2]
     raise UserError(f"{config.path}: none of the first {len(reasons)} episodes can be read", *reasons)
 
 

@@ -272,12 +272,8 @@ _EXPECTED = {
     "float": "a number",
     "bool": "true or false",
     "string": "a text",
-    "list": "a list",
-    "tuple": "a list",
-    "set": "a list",
-    "dict": "a section of `key: value`",
-    "model": "a section of `key: value`",
-    "model_attributes": "a section of `key: value`",
+    **dict.fromkeys(("list", "tuple", "set"), "a list"),
+    **dict.fromkeys(("dict", "model", "model_attributes"), "a section of `key: value`"),
     "none_required": "nothing",
 }
 
@@ -313,9 +309,7 @@ def _missing(field: str, key: str, holders: list[Any]) -> str:
     """What is missing, with its choices and its meaning where the field says them."""
     info = next(fields[key] for holder in holders if key in (fields := _fields(holder)))
     choices, meaning = " or ".join(map(str, choices_of(info.annotation))), info.description
-    return (
-        f"{field}: is required, give it a value" + f" ({choices})" * bool(choices) + (f": {meaning}" if meaning else "")
-    )
+    return f"{field}: is required, give it a value{choices and f' ({choices})'}{f': {meaning}' if meaning else ''}"
 
 
 def choices_of(kind: Any) -> list[Any]:
@@ -365,8 +359,8 @@ def _follow(schema: type[BaseModel], location: Sequence[str | int]) -> tuple[lis
 
 def _is_tagged(member: Any, part: str | int) -> bool:
     """Whether pydantic means this member of a union: by its name, or by the Literal that tells it from the others."""
-    told_apart = (field.default for field in _fields(member).values() if get_origin(field.annotation) is Literal)
-    return getattr(member, "__name__", None) == part or part in told_apart
+    literals = [field.default for field in _fields(member).values() if get_origin(field.annotation) is Literal]
+    return part in (getattr(member, "__name__", None), *literals)
 
 
 def members(kind: Any) -> list[Any]:

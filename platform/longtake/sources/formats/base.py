@@ -151,13 +151,13 @@ def _storage_trouble(error: Exception) -> bool:
     return package in NETWORK_PACKAGES or (isinstance(error, OSError) and error.errno in STORAGE_TROUBLE)
 
 
-def frame_rate(told: Any) -> float | None:
+def frame_rate(rate: Any) -> float | None:
     """Frames per second as a file tells them, or None where it does not. Raises Refused for what is no rate."""
-    if told is None:
+    if rate is None:
         return None
-    if isinstance(told, bool) or not isinstance(told, int | float) or not 0 < told < math.inf:
-        raise Refused(f"fps: {told!r} in its own files, expected a number above 0: mend them, or say --set fps=N")
-    return float(told)
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf:
+        raise Refused(f"fps: {rate!r} in its own files, expected a number above 0: mend them, or say --set fps=N")
+    return float(rate)
 
 
 # --- arrays -------------------------------------------------------------------------------------------------

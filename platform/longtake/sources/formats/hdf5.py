@@ -9,7 +9,8 @@ where one of `ends` is true, and what follows the last end, which nothing says i
 into groups by a slash. Actions: all three take action t after frame t was seen (`lead` out), with or without the frame
 after the last action. Needs the package h5py. An attribute `language_instruction` or `task` of a group is its task.
 
-What HDF5 would read as zeros is refused: datasets that were not written whole, or whose bytes lie in other files.
+Frames may be JPEG or PNG files, one a frame (T,), as Minari packs what it takes for pictures. What HDF5 would read as
+zeros is refused: datasets that were not written whole, or whose bytes lie in other files.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from longtake.datasets import room
+from longtake.datasets import room, video
 from longtake.datasets.dataset import TASK
 from longtake.datasets.episode import Episode
 from longtake.datasets.shard import Array
@@ -145,6 +146,8 @@ def read(config: Hdf5Config, place: Store, item: Item) -> Episode:
         group = file[item.where["group"]] if "group" in item.where else file
         arrays = _Arrays(group, slice(*item.where["span"]) if "span" in item.where else slice(None))
         frames = need(arrays, config.frames)
+        if frames.ndim == 1 and frames.dtype.kind in "SO":  # files of pictures, as Minari packs them
+            frames = np.stack([video.read_image(bytes(picture)) for picture in frames])
         meta = {"source": item.key}
         if (task := next((group.attrs[name] for name in TASKS if name in group.attrs), None)) is not None:
             meta[TASK] = task.decode() if isinstance(task, bytes) else str(task)

@@ -113,9 +113,9 @@ def read(config: WebDatasetConfig, place: Store, item: Item) -> Episode:
     if pictures == "frames.npy":
         return config.episode(read_npy(data(pictures)), arrays, config.lead, meta)
     seen = video.read(io.BytesIO(data(pictures)))
-    told = record.get("fps")
-    if isinstance(told, int | float) and abs(told - seen.fps) > SAME_FPS * seen.fps:
-        raise Refused(f"json: fps is {told:g}, the video has {seen.fps:g}")
+    rate = record.get("fps")
+    if isinstance(rate, int | float) and abs(rate - seen.fps) > SAME_FPS * seen.fps:
+        raise Refused(f"json: fps is {rate:g}, the video has {seen.fps:g}")
     return config.episode(seen.frames, arrays, config.lead, {**meta, "fps": seen.fps})
 
 

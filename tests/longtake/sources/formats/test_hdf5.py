@@ -131,6 +131,20 @@ def test_what_would_read_as_zeros_is_refused_by_name(tmp_path: Path, make: Any, 
     assert refusal.startswith("observations: ") and told in refusal
 
 
+@pytest.mark.parametrize("kind", ["text", "bytes of any length"])
+def test_files_of_pictures_are_frames(tmp_path: Path, kind: str) -> None:
+    pngs = [files.png(frame) for frame in files.pictures(0, T)]
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        if kind == "text":
+            file["e/observations"] = np.array(pngs, "S")
+        else:
+            packed = file.create_dataset("e/observations", (T,), h5py.vlen_dtype(np.uint8))
+            for number, png in enumerate(pngs):
+                packed[number] = np.frombuffer(png, np.uint8)
+        file["e/actions"] = actions(0)
+    np.testing.assert_array_equal(good(episodes("hdf5", tmp_path)["a.h5/e"]).frames, files.pictures(0, T))
+
+
 def test_links_within_a_file_are_followed(tmp_path: Path) -> None:
     write(tmp_path / "a.h5", {"e/observations": files.pictures(0, T), "e/actions": actions(0)})
     with h5py.File(tmp_path / "a.h5", "a") as file:
