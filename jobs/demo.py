@@ -96,7 +96,7 @@ def run_demo(
             if failed:
                 raise SystemExit(1)
         with stage(stages, stages, "report"):
-            page = report.build(store, runs)
+            page = Path(report.build(store, runs, None if store.is_folder else Path("report.html")))
     window = window_reach(trainings[0].model)
     scores = demo_scores(store, evaluation, subjects)
     beyond = 0 if settings.all_distances else window

@@ -53,30 +53,40 @@ def main(runs: list[str], store: str, out: str | None) -> None:
     where = open_store(store)
     where.require_exists()
     began = time.monotonic()
-    page = build(where, runs, Path(out) if out else None)
-    print(f"report: {page} ({page.stat().st_size / 1e6:.1f} MB, {time.monotonic() - began:.0f} s)")
+    name, text = page(where, runs)
+    place = write(where, name, text, Path(out) if out else None)
+    print(f"report: {place} ({len(text.encode()) / 1e6:.1f} MB, {time.monotonic() - began:.0f} s)")
 
 
-def build(store: Store, runs: Sequence[str], out: Path | None = None) -> Path:
-    """Write the page of these runs; returns where (default: STORE/reports/RUNS.html, ./report.html for S3).
+def build(store: Store, runs: Sequence[str], out: Path | None = None) -> str:
+    """Write the page of these runs; returns where (default: STORE/reports/RUNS.html).
 
     Raises:
         UserError: an unknown run, scores that cannot be compared, or a place that cannot be written.
     """
+    return write(store, *page(store, runs), out)
+
+
+def page(store: Store, runs: Sequence[str]) -> tuple[str, str]:
+    """What the page of these runs is called in a store, and its text."""
     from longtake.jobs.report.gather import gather
 
     material = gather(store, runs)
-    text = render(material)
+    ids = [sweep.id for sweep in material.sweeps] or [run.id for run in material.runs]
+    return "_".join(ids[:3]) + (f"_{len(ids)}" if ids[3:] else ""), render(material)
+
+
+def write(store: Store, name: str, text: str, out: Path | None) -> str:
+    """Write a page into the store, or to a file; returns where it is."""
     if out is None:
-        ids = [sweep.id for sweep in material.sweeps] or [run.id for run in material.runs]
-        name = "_".join(ids[:3]) + (f"_{len(ids)}" if ids[3:] else "")
-        out = Path(store.path("reports", f"{name}.html")) if store.is_folder else Path("report.html")
+        store.write_bytes(f"reports/{name}.html", text.encode())
+        return f"{store.uri}/reports/{name}.html"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"out: cannot write {out}: {error.strerror}") from error
-    return out.resolve()
+    return str(out.resolve())
 
 
 def render(material: Material) -> str:

@@ -137,7 +137,9 @@ def compare(
 @app.command(epilog=examples("longtake report latest --out page.html"))
 def report(
     run: RunIds,
-    out: Annotated[str | None, typer.Option("--out", metavar="HTML", help="The page to write.")] = None,
+    out: Annotated[
+        str | None, typer.Option("--out", metavar="HTML", help="The page [default: STORE/reports/RUN.html].")
+    ] = None,
     store: StoreUri = STORE,
 ) -> None:
     """Write a page about runs or a sweep.

@@ -24,7 +24,7 @@ from tests.jobs.report.toy_store import BLOCK, WINDOW, small_model, write_profil
 
 @pytest.fixture(scope="module")
 def page(store: Store, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return report.build(store, [BLOCK, WINDOW], tmp_path_factory.mktemp("out") / "page.html").read_text()
+    return Path(report.build(store, [BLOCK, WINDOW], tmp_path_factory.mktemp("out") / "page.html")).read_text()
 
 
 class Balance(HTMLParser):
@@ -89,7 +89,14 @@ def test_the_page_shows_everything_asked_for(page: str) -> None:
 
 
 def test_the_default_place_is_in_the_store(store: Store) -> None:
-    assert report.build(store, ["latest"]) == Path(store.path("reports", f"{WINDOW}.html"))
+    assert report.build(store, ["latest"]) == store.path("reports", f"{WINDOW}.html")
+
+
+def test_the_default_place_is_in_a_bucket_too(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not in the folder that one happens to be in."""
+    monkeypatch.chdir(tmp_path)
+    assert report.write(open_store(bucket), "r", "a page", None) == f"{bucket}/reports/r.html"
+    assert open_store(bucket).read_bytes("reports/r.html") == b"a page" and not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
@@ -97,7 +104,7 @@ def test_a_sweep_has_a_page_with_its_best_runs(store: Store, tmp_path: Path) -> 
     copy = open_store(tmp_path)
     store.download_dir("", tmp_path)
     sweep = write_sweep(copy, [WINDOW, BLOCK])
-    made = report.build(copy, [sweep])
+    made = Path(report.build(copy, [sweep]))
     text = made.read_text()
     assert made.name == f"{sweep}.html"
     assert [run.id for run in gather(copy, [sweep]).runs] == [WINDOW, BLOCK]  # the best first; the rest have no run
@@ -122,7 +129,7 @@ def test_every_plot_is_drawn_again_by_the_command_under_it(
     store.download_dir("tables", tmp_path / "store" / "tables")  # no datasets: no pictures
     sweep = write_sweep(copy, [WINDOW, BLOCK])
     write_profile(copy, BLOCK)
-    text = report.build(copy, [sweep]).read_text()
+    text = Path(report.build(copy, [sweep])).read_text()
     monkeypatch.chdir(tmp_path)
     drawn = set()
     for section in re.findall(r'<section class="card".*?</section>', text, re.DOTALL):
@@ -145,7 +152,7 @@ def test_every_plot_is_drawn_again_by_the_command_under_it(
 def test_a_sweep_without_trials_says_so(store: Store, tmp_path: Path) -> None:
     copy = open_store(tmp_path)
     tables.append(copy, "runs", [{"run": "s", "kind": "sweep", "name": "rates"}], part="s")
-    text = report.build(copy, ["s"]).read_text()
+    text = Path(report.build(copy, ["s"])).read_text()
     assert "Trials: no trial yet" in text and "no plot of its history" in text
 
 
@@ -175,7 +182,7 @@ def test_the_page_of_a_long_run_is_quick_and_small(store: Store, tmp_path: Path)
     for number in range(19):
         tables.append(copy, "scores", rows.assign(checkpoint=number * 20), part=f"eval-{number}")
     began = time.process_time()
-    page = report.build(copy, [BLOCK])
+    page = Path(report.build(copy, [BLOCK]))
     assert time.process_time() - began < 20
     assert page.stat().st_size < 15e6
 
@@ -188,7 +195,7 @@ def test_a_store_without_runs_says_what_to_do(tmp_path: Path) -> None:
 def test_a_run_without_scores_still_has_a_page(store: Store, tmp_path: Path) -> None:
     copy = open_store(tmp_path)
     write_run(copy, BLOCK, small_model("ssm"))
-    text = report.build(copy, [BLOCK]).read_text()
+    text = Path(report.build(copy, [BLOCK])).read_text()
     assert "There are no scores to show yet" in text and 'id="training"' in text and 'class="claims"' not in text
 
 

@@ -111,7 +111,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store: Store = make_store(tmp_path_factory.mktemp("store"))
     sweep = write_sweep(store, [run.id for run in find_runs(store, [BLOCK, WINDOW])])
     write_profile(store, BLOCK)
-    return report.build(store, [sweep], tmp_path_factory.mktemp("out") / "a page.html")
+    return Path(report.build(store, [sweep], tmp_path_factory.mktemp("out") / "a page.html"))
 
 
 @pytest.fixture(scope="module")

@@ -133,5 +133,5 @@ def test_a_missing_dataset_costs_the_pictures_only(store: Store, tmp_path: Path)
     copy = open_store(tmp_path)
     store.download_dir("tables", tmp_path / "tables")
     store.download_dir("protocols", tmp_path / "protocols")
-    text = report.build(copy, [BLOCK]).read_text()
+    text = Path(report.build(copy, [BLOCK])).read_text()
     assert "no pictures, since dataset mazes is not in this store" in text and 'class="claims"' in text
