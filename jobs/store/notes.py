@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from longtake.datasets.dataset import dataset_names
 from longtake.errors import UserError
 from longtake.storage.store import Store, open_store
 from longtake.tables import table as tables
@@ -53,7 +54,15 @@ def rename(run: str, name: str, store: str) -> None:
 def _found(store: str, run: str) -> tuple[Store, dict[str, Any]]:
     place = open_store(store)
     place.require_exists()
-    row = find_run(place, run, kinds=())
+    try:
+        row = find_run(place, run, kinds=())
+    except UserError:
+        if run in dataset_names(place):
+            raise UserError(
+                f"{run} is a dataset: it keeps its name, by which configs and protocols call it; "
+                "tags and notes are of runs"
+            ) from None
+        raise
     place.require_writable()
     return place, row
 

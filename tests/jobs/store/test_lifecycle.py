@@ -106,6 +106,16 @@ def test_a_run_is_tagged_noted_and_renamed(store: Store, capsys: pytest.CaptureF
     assert set(store.table("runs", where="tags == 'v2'").run) == {"a1"}
 
 
+def test_a_dataset_keeps_its_name(store: Store) -> None:
+    for change in (
+        lambda: notes.tag("mazes", ["good"], store.uri),
+        lambda: notes.rename("mazes", "walks", store.uri),
+        lambda: notes.note("mazes", "why", store.uri),
+    ):
+        with pytest.raises(UserError, match="mazes is a dataset: it keeps its name"):
+            change()
+
+
 def test_a_note_outlives_what_the_run_writes_of_itself(store: Store) -> None:
     record = RunRecord.start(store, "live", kind="train", name="live", config=Settings())
     notes.tag("live", ["hot"], store.uri)
