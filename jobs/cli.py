@@ -6,7 +6,7 @@ How it ends: `longtake.jobs.exit_codes`.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Annotated, Any
 
@@ -32,20 +32,42 @@ SECTIONS = {
 """The verbs by what they are about, as the help lists them."""
 
 
-class Verbs(TyperGroup):
-    """The command's root, which lists its verbs by section: a line each, and a screen in all."""
+TOGETHER = {
+    "tag note rename": "tags, a sentence, another name for a run",
+    "rm gc du": "remove by name, or what is of no use; what takes how much",
+    "tasks metrics sources mixers loggers": "what there is, or a card",
+    "jobs logs stop": "a cluster's jobs, what one has printed, its end",
+}
+"""Verbs that have one line of the root's help, which is a screen."""
 
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Write the list of verbs, the name of each section before its first."""
-        rows = []
-        for section, verbs in groupby(self.commands.values(), key=lambda verb: verb.rich_help_panel):  # type: ignore[attr-defined]
-            rows += [(section if not number else "", verb) for number, verb in enumerate(verbs)]
-        left = max(len(section) for section, _ in rows) + 2
-        names = max(len(str(verb.name)) for _, verb in rows) + 2
-        limit = formatter.width - left - names
+
+class Verbs(TyperGroup):
+    """The command's root, which lists its verbs by section, and whose help is a screen of 40 lines."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the list of verbs, the name of each section before its first; the options are a line below."""
+        left = max(len(section) for section in SECTIONS) + 2
         formatter.write("\n")
-        for section, verb in rows:
-            formatter.write(f"{section:<{left}}{verb.name:<{names}}{verb.get_short_help_str(limit)}\n")
+        for section, verbs in groupby(self.commands.values(), key=lambda verb: verb.rich_help_panel):  # type: ignore[attr-defined]
+            for number, line in enumerate(_lines(list(verbs), formatter.width - left)):
+                formatter.write(f"{section if not number else '':<{left}}{line}\n")
+        options = [one for parameter in self.get_params(ctx) for one in parameter.opts if one.startswith("--")]
+        formatter.write(f"\n{'options':<{left}}{', '.join(options)}\n")
+
+
+NAMES = 11
+"""Letters of the column of verbs."""
+
+
+def _lines(verbs: list[Any], width: int) -> Iterator[str]:
+    """The lines of a section: a verb each, or several that belong together."""
+    first = {names.split()[0]: names for names in TOGETHER}
+    others = {name for names in TOGETHER for name in names.split()[1:]}
+    for verb in verbs:
+        if names := first.get(verb.name):
+            yield f"{', '.join(names.split())}: {TOGETHER[names]}"
+        elif verb.name not in others:
+            yield f"{verb.name:<{NAMES}}{verb.get_short_help_str(width - NAMES)}"
 
 
 app = typer.Typer(
@@ -53,7 +75,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Video world models with long memory: collect, train, evaluate, compare.",
-    epilog="Start with: longtake demo. Each verb explains itself: longtake VERB --help.",
+    epilog="Example: longtake demo. Each verb has examples: longtake VERB --help.",
 )
 clusters.app.add_typer(cluster.app, name="cluster")
 for section, verbs in SECTIONS.items():
