@@ -84,6 +84,12 @@ class Conditions:
         """Those of the frames (b, t) of each clip, in that order."""
         return self._map(lambda values: values[torch.arange(len(frames), device=frames.device)[:, None], frames])
 
+    @staticmethod
+    def side_by_side(parts: Sequence[Conditions]) -> Conditions:
+        """The clips of all of them, which are told the same kinds of things, as one."""
+        columns = zip(*(part._parts() for part in parts), strict=True)
+        return Conditions(*(None if any(one is None for one in c) else torch.cat(c) for c in columns))
+
     def to(self, device: torch.device | str) -> Conditions:
         """The same conditions on another device."""
         return self._map(lambda values: values.to(device))

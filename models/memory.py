@@ -117,7 +117,13 @@ class Memory:
             return apart[which.to(values.device)].flatten(0, 1)
 
         _require_whole_states(self)
-        return replace(self.map(take), behind=None if self.behind is None else self.behind[which])
+        part = self.map(take)
+        if self.behind is None:
+            return part
+        behind = self.behind[which]
+        if bool((behind == behind[0]).all()):
+            return replace(part, frames=self.frames - int(behind[0]), behind=None)
+        return replace(part, behind=behind)
 
     @staticmethod
     def side_by_side(memories: Sequence[Memory], streams: Sequence[int]) -> Memory:

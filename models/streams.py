@@ -41,12 +41,14 @@ class Streams:
 
     It computes where the model lies; frames and conditions come from the CPU's memory and go back there. A frame's bits
     follow from those that share its batch as little as the matrix products do: on CPUs seen so far not at all from four
-    streams on.
+    streams on. With `least` a step is never of fewer: copies of the first stream fill it up, and are thrown away.
     """
 
-    def __init__(self, model: WorldModel, tokenizer: Tokenizer, sampler: SamplerConfig, seeds: Sequence[int]) -> None:
-        """`seeds`: of each stream's noise."""
-        self.model, self.tokenizer, self.sampler = model.eval(), tokenizer, sampler
+    def __init__(
+        self, model: WorldModel, tokenizer: Tokenizer, sampler: SamplerConfig, seeds: Sequence[int], least: int = 1
+    ) -> None:
+        """`seeds`: of each stream's noise; `least`: streams of a forward pass."""
+        self.model, self.tokenizer, self.sampler, self.least = model.eval(), tokenizer, sampler, least
         self.device = next(model.parameters()).device
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self.frames_per_step = model.config.chunk or 1
@@ -62,11 +64,22 @@ class Streams:
 
     def step(self, conditions: Conditions) -> Tensor:
         """Make frames uint8 (b, t, H, W, 3), one per condition, and remember them."""
+        if len(self) < self.least:
+            return self._filled_up(conditions)
         conditions = conditions.to(self.device)
         output, self.memory = rollout(
             self.model, conditions, conditions.length, self.memory, self.sampler, self.generators
         )
         return self.tokenizer.decode(output).cpu()
+
+    def _filled_up(self, conditions: Conditions) -> Tensor:
+        """A step of the streams among copies of the first one."""
+        own = list(range(len(self)))
+        rows = [*own, *[0] * (self.least - len(self))]
+        filled = self.with_state(self.state.of_streams(rows))
+        output = filled.step(conditions.chosen(torch.tensor(rows)))
+        self._take(filled.state.of_streams(own))
+        return output[: len(self)]
 
     def forget(self) -> None:
         """Lose all that is remembered; the noise goes on."""
@@ -84,8 +97,11 @@ class Streams:
 
     def with_state(self, state: StreamState) -> Streams:
         """Other streams of the same model, that go on from a state."""
-        other = Streams(self.model, self.tokenizer, self.sampler, [0] * len(state.noise))
-        other.memory = state.memory
-        for generator, noise in zip(other.generators, state.noise, strict=True):
-            generator.set_state(noise)
+        other = Streams(self.model, self.tokenizer, self.sampler, [0] * len(state.noise), self.least)
+        other._take(state)
         return other
+
+    def _take(self, state: StreamState) -> None:
+        self.memory = state.memory
+        for generator, noise in zip(self.generators, state.noise, strict=True):
+            generator.set_state(noise)

@@ -42,6 +42,17 @@ class Moment:
         )
         return Moment(self.state.of_streams(chosen), self.frames, origin, before, pose)
 
+    def after(self, event: Event) -> Moment:
+        """Where one is after an event; the state comes later."""
+        if event.forgets:
+            return self
+        frames = self.frames + event.actions.shape[1]
+        if event.poses is None:
+            return replace(self, frames=frames)
+        before = self.pose if event.poses.shape[1] == 1 else event.poses[:, -2]
+        origin = event.poses[:, 0] if self.origin is None else self.origin
+        return replace(self, frames=frames, origin=origin, before=before, pose=event.poses[:, -1])
+
     @staticmethod
     def side_by_side(moments: Sequence[Moment]) -> Moment:
         """Moments of one model as one, of the age of the oldest. Raises UserError where they cannot go together."""
@@ -122,6 +133,11 @@ class History:
     def length(self) -> int:
         """Frames since its first moment."""
         return self._actions.length
+
+    @property
+    def earliest(self) -> int:
+        """The first frame that one can go back to."""
+        return self.start.frames if self.parent is None else self.parent[0].earliest
 
     def add(self, event: Event, after: Moment) -> None:
         """Something happened, and this is where it led."""

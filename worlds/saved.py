@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from longtake.errors import UserError
 from longtake.models.config import SamplerConfig
 from longtake.models.memory import Memory
 from longtake.models.streams import StreamState
-from longtake.models.world_model import WorldModel
 from longtake.storage.store import TEMPORARY
 from longtake.worlds.history import Event, History, Moment
 from longtake.worlds.source import WorldSource, open_source
@@ -40,7 +39,15 @@ class SavedWorld:
 
 def write(world: SavedWorld, path: Path) -> None:
     """Into one file, there at once or not at all."""
-    from safetensors.torch import save_file
+    half = path.with_name(f"{TEMPORARY}{path.name}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half.write_bytes(packed(world))
+    os.replace(half, path)
+
+
+def packed(world: SavedWorld) -> bytes:
+    """What a saved world's file holds."""
+    from safetensors.torch import save
 
     history = world.history
     events = history.events(0)
@@ -51,7 +58,7 @@ def write(world: SavedWorld, path: Path) -> None:
         "name": world.source.name,
         "store": world.source.store,
         "step": world.source.step,
-        "weights": weights_digest(world.source.model),
+        "weights": world.source.weights,
         "sampler": world.sampler.model_dump(mode="json"),
         "events": len(events),
         "frames": [history.start.frames, world.now.frames],
@@ -59,29 +66,43 @@ def write(world: SavedWorld, path: Path) -> None:
         "single": world.single,
         "beyond": world.beyond,
     }
-    half = path.with_name(f"{TEMPORARY}{path.name}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: part.contiguous() for name, part in tensors.items()}, half, {"longtake": json.dumps(facts)})
-    os.replace(half, path)
+    # Before anything has happened `start` is `now`, and a file holds no tensor twice.
+    apart = {name: part.clone(memory_format=torch.contiguous_format) for name, part in tensors.items()}
+    return save(apart, {"longtake": json.dumps(facts)})
 
 
 def read(path: Path, name: str | None, store: str | None, device: str) -> SavedWorld:
     """The world in a file. Raises UserError."""
-    from safetensors import SafetensorError, safe_open
+
+    def source_of(facts: Mapping[str, Any]) -> WorldSource:
+        return open_source(name or facts["name"], store or facts["store"], None if name else facts["step"], device)
 
     try:
-        with safe_open(path, "pt") as file:
-            facts = json.loads((file.metadata() or {}).get("longtake", "{}"))
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # it is no dict
+        data = path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file") from None
+    return unpacked(data, str(path), source_of, device)
+
+
+def unpacked(data: bytes, place: str, source_of: Callable[[Mapping[str, Any]], WorldSource], device: str) -> SavedWorld:
+    """The world in the bytes of its file, which is at `place`; its model is what `source_of` its facts gives.
+
+    Raises:
+        UserError: damaged, of another version, or of other weights.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        tensors = load(data)
     except SafetensorError as error:
-        raise UserError(f"{path}: damaged, or no saved world: {error}") from None
+        raise UserError(f"{place}: damaged, or no saved world: {error}") from None
+    facts = _facts(data)
     if facts.get("format") != FORMAT:
-        raise UserError(f"{path}: no saved world of this version")
-    source = open_source(name or facts["name"], store or facts["store"], None if name else facts["step"], device)
-    if weights_digest(source.model) != facts["weights"]:
-        raise UserError(f"{path}: saved with other weights than those of {source.name}")
+        raise UserError(f"{place}: no saved world of this version")
+    source = source_of(facts)
+    if source.weights != facts["weights"]:
+        raise UserError(f"{place}: saved with other weights than those of {source.name}")
     start, now = (
         _read_moment(tensors, part, frames, device)
         for part, frames in zip(("start", "now"), facts["frames"], strict=True)
@@ -90,20 +111,19 @@ def read(path: Path, name: str | None, store: str | None, device: str) -> SavedW
     return SavedWorld(source, SamplerConfig(**facts["sampler"]), now, history, facts["single"], facts["beyond"])
 
 
+def _facts(data: bytes) -> dict[str, Any]:
+    """What the header says beside the tensors: it is JSON, after its length in eight bytes."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    facts: dict[str, Any] = json.loads(header.get("__metadata__", {}).get("longtake", "{}"))
+    return facts
+
+
 def _history(tensors: dict[str, Tensor], facts: dict[str, Any], start: Moment, now: Moment, width: int) -> History:
     history = History(start, width, facts["states"])
     for number in range(facts["events"]):
         history.record(_read_event(tensors, number))
     history.keep_now(now)
     return history
-
-
-def weights_digest(model: WorldModel) -> str:
-    """SHA-256 of a model's weights, by name."""
-    total = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        total.update(name.encode() + tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()
 
 
 def _of_moment(part: str, moment: Moment) -> dict[str, Tensor]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+
+import torch
 
 from longtake.errors import UserError
 from longtake.models import description
@@ -37,6 +41,14 @@ class WorldSource:
     name: str
     store: str
     step: int | None
+
+    @cached_property
+    def weights(self) -> str:
+        """SHA-256 of the model's weights, by name."""
+        total = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            total.update(name.encode() + tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return total.hexdigest()
 
 
 def open_source(name: str, store: str, step: int | None, device: str) -> WorldSource:

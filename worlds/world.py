@@ -29,7 +29,7 @@ from longtake.errors import UserError
 from longtake.models.conditions import Conditions
 from longtake.models.config import SamplerConfig
 from longtake.models.memory import Memory
-from longtake.models.streams import Streams
+from longtake.models.streams import Streams, StreamState
 from longtake.motion import relative_pose
 from longtake.worlds import saved
 from longtake.worlds.about import About
@@ -100,15 +100,23 @@ class World:
         Raises:
             UserError: no such file, or another model's.
         """
-        facts = saved.read(Path(path), name, store, device)
-        fresh = Streams(facts.source.model, facts.source.tokenizer, facts.sampler, [0])
+        return cls.of_saved(saved.read(Path(path), name, store, device))
+
+    @classmethod
+    def of_saved(cls, facts: saved.SavedWorld, least: int = 1) -> World:
+        """The world that was saved. `least`: streams of a forward pass, see `longtake.models.streams.Streams`."""
+        fresh = Streams(facts.source.model, facts.source.tokenizer, facts.sampler, [0], least)
         streams = fresh.with_state(facts.now.state)
         return cls(facts.source, streams, facts.now, facts.history, single=facts.single, beyond=facts.beyond)
 
+    @property
+    def as_saved(self) -> saved.SavedWorld:
+        """All that it goes on from: memory, noise, poses, what happened."""
+        return saved.SavedWorld(self.source, self.sampler, self._moment, self._history, self._single, self._beyond)
+
     def save(self, path: str | Path) -> None:
-        """Write all that it goes on from into one file of a few megabytes: memory, noise, poses, what happened."""
-        facts = saved.SavedWorld(self.source, self.sampler, self._moment, self._history, self._single, self._beyond)
-        saved.write(facts, Path(path))
+        """Write all that it goes on from into one file of a few megabytes."""
+        saved.write(self.as_saved, Path(path))
 
     # --- what it is ----------------------------------------------------------------------------------------
 
@@ -213,10 +221,9 @@ class World:
         Raises:
             UserError: an action that is none of the space, a pose that is none or is missing.
         """
-        facts = self._inputs.action(action)
-        output = self._live(Event(facts, self._poses(facts, pose)))
+        output = self._live(self.next_event(action, pose))
         assert output is not None
-        return self._out(output if self.frames_per_step > 1 else output[:, 0])
+        return self.pictures(output)
 
     def forget(self) -> World:
         """Lose all that is remembered; where it is stays known. Returns itself."""
@@ -280,6 +287,8 @@ class World:
             raise UserError("rewind: this world was told to keep nothing to go back to (states=0)")
         if not 0 <= k <= self.frames:
             raise UserError(f"rewind: {k} frames; there are {self.frames}")
+        if self.frames - k < self._history.earliest:
+            raise UserError(f"rewind: {k} frames; what was before frame {self._history.earliest} was not saved with it")
         if k % self.frames_per_step:
             raise UserError(f"rewind: {k} frames; a step makes {self.frames_per_step}")
         if k:
@@ -302,28 +311,43 @@ class World:
 
     # --- how -----------------------------------------------------------------------------------------------
 
+    def next_event(self, action: Action | None = None, pose: ArrayLike | None = None) -> Event:
+        """What a step would be, before it happens. Raises UserError as `step` does."""
+        facts = self._inputs.action(action)
+        return Event(facts, self._poses(facts, pose))
+
+    def pictures(self, output: Frames) -> Frames:
+        """What a step made (b, T, H, W, 3), with the axes that `step` gives."""
+        return self._out(output if self.frames_per_step > 1 else output[:, 0])
+
     def _live(self, event: Event) -> Frames | None:
         """Let something happen; what was made of it (b, T, H, W, 3)."""
-        output, moment = None, self._moment
+        output = None
         if event.forgets:
             self._streams.forget()
-        else:
-            moment = _moved(moment, event)
-            conditions = self._conditions(event, moment)
-            if event.shown is None:
-                output = self._streams.step(conditions).cpu().numpy()
-            elif self.source.model.shown_context:
-                self._streams.observe(event.shown.to(conditions_device(self)), conditions)
-        self._moment = replace(moment, state=self._streams.state)
-        self._history.add(event, self._moment)
+        elif event.shown is None:
+            output = self._streams.step(self.conditions(event)).cpu().numpy()
+        elif self.source.model.shown_context:
+            self._streams.observe(event.shown.to(conditions_device(self)), self.conditions(event))
+        self._happened(event, self._streams.state)
         return output
 
-    def _conditions(self, event: Event, moment: Moment) -> Conditions:
+    def lead(self, event: Event, state: StreamState) -> None:
+        """Go on from the state that an event has led to, made elsewhere: in a batch with other worlds."""
+        self._streams = self._streams.with_state(state)
+        self._happened(event, state)
+
+    def _happened(self, event: Event, state: StreamState) -> None:
+        self._moment = replace(self._moment.after(event), state=state)
+        self._history.add(event, self._moment)
+
+    def conditions(self, event: Event) -> Conditions:
         """What the model is told: poses from the stream's first one, actions of every recorded step of a frame."""
         parts: dict[str, torch.Tensor] = {}
         if event.poses is not None:
-            assert moment.origin is not None
-            clips = np.concatenate([moment.origin[:, None], event.poses], 1)
+            origin = self._moment.after(event).origin
+            assert origin is not None
+            clips = np.concatenate([origin[:, None], event.poses], 1)
             parts["pose"] = torch.from_numpy(np.stack([relative_pose(clip)[1:] for clip in clips]))
         parts["actions"] = torch.from_numpy(np.tile(event.actions, self.about.stride))
         return Conditions(**parts).to(conditions_device(self))
@@ -357,17 +381,16 @@ class World:
         """What is remembered, as the model has it."""
         return self._streams.memory
 
+    @property
+    def moment(self) -> Moment:
+        """What it goes on from: a value."""
+        return self._moment
+
+    def streams_of(self, state: StreamState) -> Streams:
+        """Streams of its model, in a state."""
+        return self._streams.with_state(state)
+
 
 def conditions_device(world: World) -> torch.device:
     """Where a world's model is."""
     return next(world.source.model.parameters()).device
-
-
-def _moved(moment: Moment, event: Event) -> Moment:
-    """Where one is after an event; its state comes later."""
-    frames = moment.frames + event.actions.shape[1]
-    if event.poses is None:
-        return replace(moment, frames=frames)
-    before = moment.pose if event.poses.shape[1] == 1 else event.poses[:, -2]
-    origin = event.poses[:, 0] if moment.origin is None else moment.origin
-    return replace(moment, frames=frames, origin=origin, before=before, pose=event.poses[:, -1])

@@ -41,6 +41,7 @@ BENCHMARKS = {
     "start": "longtake.jobs.bench.start",
     "rollout": "longtake.jobs.bench.rollout",
     "world": "longtake.jobs.bench.world",
+    "serve": "longtake.jobs.bench.serve",
     "tables": "longtake.jobs.bench.table_load",
     "sweep": "longtake.jobs.bench.sweep",
     "submit": "longtake.jobs.bench.submit",

@@ -16,12 +16,23 @@ from longtake.storage.store import open_store
 
 if TYPE_CHECKING:
     from longtake.jobs.play.game import Game
+    from longtake.models.config import SamplerConfig
+    from longtake.worlds.remote import RemoteWorld
+    from longtake.worlds.world import World
 
 PACKAGES = ("starlette", "uvicorn", "websockets")
 HOST = "127.0.0.1"
 
 
-def main(run: str, store: str, port: int, context: int | None, start: int, steps: int, context_noise: float) -> None:
+def main(
+    run: str,
+    store: str,
+    port: int,
+    context: int | None,
+    start: int,
+    sampler: SamplerConfig,
+    service: str | None = None,
+) -> None:
     """The command: check, print the link, serve until it is interrupted."""
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
@@ -30,7 +41,7 @@ def main(run: str, store: str, port: int, context: int | None, start: int, steps
 
     from longtake.jobs.play import server
 
-    player = server.Player(loader(run, store, context, start, steps, context_noise), saver(store))
+    player = server.Player(loader(run, store, context, start, sampler, service), saver(store))
     listening = _listen(port)
     port = listening.getsockname()[1]
     print(f"play it at http://{HOST}:{port}/?token={player.token}\nCtrl-C ends it", flush=True)
@@ -50,19 +61,16 @@ def _listen(port: int) -> socket.socket:
 
 
 def loader(
-    run: str, store: str, context: int | None, start: int, steps: int, context_noise: float
+    run: str, store: str, context: int | None, start: int, sampler: SamplerConfig, service: str | None
 ) -> Callable[[Callable[[str], None]], Game]:
-    """What makes the game, and tells meanwhile what it waits for."""
+    """What makes the game, and tells meanwhile what it waits for. `service`: URL of one that holds the world."""
 
     def load(tell: Callable[[str], None]) -> Game:
         from longtake.jobs.latents.pictures import true_of
         from longtake.jobs.play.game import Game
-        from longtake.models.config import SamplerConfig
-        from longtake.worlds.world import World
 
-        tell("the model")
-        sampler = SamplerConfig(steps=steps, context_noise=context_noise)
-        world = World.load(run, store=store, sampler=sampler, streams=None, states=32, beyond_training=True)
+        tell("the model" if service is None else f"the service at {service}")
+        world = _world(run, store, sampler, service)
         tell("the dataset")
         place = open_store(store)
         dataset = place.dataset(true_of(place, world.about.dataset))
@@ -73,6 +81,16 @@ def loader(
         return game
 
     return load
+
+
+def _world(run: str, store: str, sampler: SamplerConfig, service: str | None) -> World | RemoteWorld:
+    if service is not None:
+        from longtake.worlds.remote import RemoteWorld
+
+        return RemoteWorld.connect(service)
+    from longtake.worlds.world import World
+
+    return World.load(run, store=store, sampler=sampler, streams=None, states=32, beyond_training=True)
 
 
 def saver(store: str) -> Callable[[Game], str]:

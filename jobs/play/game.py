@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +18,14 @@ from numpy.typing import NDArray
 from longtake.errors import UserError
 from longtake.jobs.latents import pictures
 from longtake.sources import simulators
+from longtake.worlds.remote import RemoteWorld
 from longtake.worlds.world import World
 
 if TYPE_CHECKING:
     from longtake.datasets.dataset import Dataset
 
 Frame = NDArray[np.uint8]
+Held = World | RemoteWorld
 MOST_FUTURES = 4
 RECENT = 30
 """Frames over which the pace is told."""
@@ -49,7 +52,7 @@ class Recording:
 class Game:
     """One world under one's keys, from a context on."""
 
-    def __init__(self, world: World, dataset: Dataset, context: int, start: int) -> None:
+    def __init__(self, world: Held, dataset: Dataset, context: int, start: int) -> None:
         """`world`: fresh, of one stream; `dataset`: with pictures; contexts of so many frames from frame `start` on."""
         self._fresh, self._dataset, self._context, self._start = world, dataset, context, start
         listed = dataset.episodes("test")
@@ -57,6 +60,7 @@ class Game:
         if not self.episodes:
             raise UserError(f"context: {start} + {context} frames, but no test episode of {dataset.name} has so many")
         self.number, self._ended = -1, contextlib.ExitStack()
+        self._played: list[Held] = []
         self.finished: list[Recording] = []
         self.recording: Recording | None = None
 
@@ -67,10 +71,12 @@ class Game:
         stop = self._start + self._context
         seen = self._dataset.read(episode, self._start, stop)
         frames, actions = pictures.shown(self._dataset, seen.frames), self._dataset.action_vectors(seen.actions)
-        self.dream = self._fresh.copy()
+        _let_go(self._played)
+        self.dream: Held = self._fresh.copy()
         self.dream.observe(frames, actions=actions, pose=seen.pose)
-        self.wiped = self.dream.copy().forget()
-        self.futures: list[World] = []
+        self.wiped: Held = self.dream.copy().forget()
+        self._played = [self.dream, self.wiped]
+        self.futures: list[Held] = []
         self.chosen = 0
         self._done: list[NDArray[np.float32]] = []
         self._simulate(episode, stop)
@@ -88,7 +94,8 @@ class Game:
             self.truth = self._ended.enter_context(simulators.simulated(self._dataset, episode, stop))
 
     def close(self) -> None:
-        """End the simulator."""
+        """End the simulator, and what a service holds of it."""
+        _let_go([self._fresh, *self._played])
         self._ended.close()
 
     @property
@@ -106,6 +113,7 @@ class Game:
         action, began = self._fresh.controls.held(keys), time.perf_counter()
         if self.futures:
             output = self.futures[self.chosen].step(action)
+            self._led[self.chosen].append(action)
             self._last[self.chosen] = Picture(self._last[self.chosen].name, output)
         else:
             self._advance(action)
@@ -163,7 +171,10 @@ class Game:
         """Several futures side by side, each led alone. Raises UserError."""
         if not 2 <= futures <= MOST_FUTURES:
             raise UserError(f"fork: {futures} futures; 2 to {MOST_FUTURES} fit")
-        self.futures, self.chosen = self.dream.fork(futures).streams_apart(), 0
+        forked = self.dream.fork(futures)
+        self.futures, self.chosen = [*forked.streams_apart()], 0
+        self._played += [forked, *self.futures]
+        self._led: list[list[NDArray[np.float32]]] = [[] for _ in self.futures]
         last = next((picture.frame for picture in self._last if picture.name == "dream"), self._last[0].frame)
         self._last = [Picture(f"future {number + 1}", last) for number in range(futures)]
         self._forked_at = self.dream.frames
@@ -178,11 +189,9 @@ class Game:
         """Go on with the chosen future alone; the wiped dream and the true world do what was done in it."""
         if not self.futures:
             raise UserError("keep: nothing is forked")
-        chosen = self.futures[self.chosen]
-        more = chosen._history.events(0)
         self.futures = []
-        for event in more:
-            self._advance(event.actions[0, 0])
+        for action in self._led[self.chosen]:
+            self._advance(action)
 
     def status(self) -> dict[str, Any]:
         """All that a page tells beside the pictures."""
@@ -223,6 +232,13 @@ class Game:
         """A recording is one walk: where it is broken off, what there is of it is kept."""
         if self.recording is not None:
             self.record()
+
+
+def _let_go(worlds: Sequence[Held]) -> None:
+    """A service keeps a world until it is ended; one of this process goes by itself."""
+    for world in worlds:
+        if isinstance(world, RemoteWorld):
+            world.end()
 
 
 FORKED = "rewind: not while futures are side by side; keep one first"

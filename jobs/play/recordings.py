@@ -17,13 +17,14 @@ from longtake.jobs.play.game import Recording
 if TYPE_CHECKING:
     from longtake.datasets.dataset import Dataset
     from longtake.storage.store import Store
+    from longtake.worlds.remote import Service
     from longtake.worlds.source import WorldSource
 
 FEWEST = 3
 """Episodes of a dataset: one for each split. Fewer recordings are cut into as many pieces."""
 
 
-def save(recordings: Sequence[Recording], source: WorldSource, store: Store) -> Dataset:
+def save(recordings: Sequence[Recording], source: WorldSource | Service, store: Store) -> Dataset:
     """Write recordings as a dataset `dreamt-NAME-TIME`.
 
     Raises:

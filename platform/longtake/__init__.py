@@ -7,6 +7,7 @@ longtake.latest(store)                              # scores of each run's newes
 longtake.best(store, metric="psnr")                 # the best checkpoint of each task
 longtake.compare(store, "block_ssm", "causal_window")
 longtake.World.load("latest", store="./store")      # a trained world to observe, step, fork and rewind
+longtake.RemoteWorld.connect("http://127.0.0.1:8000")    # one that `longtake serve` holds, with the same face
 longtake.record(env, policy, store=store, name="mine", episodes=20, fps=15)
 """
 
@@ -20,10 +21,22 @@ if TYPE_CHECKING:
     from longtake.storage.store import Store, open_store
     from longtake.tables.scores import best, compare, latest
     from longtake.worlds import planning
+    from longtake.worlds.remote import RemoteWorld
     from longtake.worlds.world import World
 
 __version__ = "0.1.0"
-__all__ = ["Store", "World", "__version__", "best", "compare", "latest", "open_store", "planning", "record"]
+__all__ = [
+    "RemoteWorld",
+    "Store",
+    "World",
+    "__version__",
+    "best",
+    "compare",
+    "latest",
+    "open_store",
+    "planning",
+    "record",
+]
 
 
 def __dir__() -> list[str]:
@@ -47,6 +60,8 @@ def __getattr__(name: str) -> Any:
         return getattr(scores, name)
     if name == "World":
         return importlib.import_module("longtake.worlds.world").World  # the platform imports no room
+    if name == "RemoteWorld":
+        return importlib.import_module("longtake.worlds.remote").RemoteWorld
     if name == "planning":
         return importlib.import_module("longtake.worlds.planning")
     raise AttributeError(f"module 'longtake' has no attribute {name!r}")

@@ -15,13 +15,11 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import errno
 import json
 import logging
 import os
 import re
 import socket
-import tempfile
 import threading
 import time
 import uuid
@@ -31,6 +29,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from longtake.errors import UserError
+from longtake.storage.create import create
 
 if TYPE_CHECKING:
     from longtake.storage.store import Store
@@ -41,8 +40,6 @@ SILENCE_S = 30.0
 LOOK_S = 0.5
 SETTLE_S = 1.0
 _NUMBER = re.compile("[0-9]{8,}")
-NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)
-"""What filesystems without hard links say."""
 logger = logging.getLogger(__name__)
 _live: set[str] = set()
 """Secrets of the leases that this process holds."""
@@ -268,56 +265,9 @@ def _try(store: Store, folder: str, what: str, number: int, holder: Holder) -> L
 
 
 def _create(store: Store, rel: str, holder: Holder) -> bool:
-    """Make a file that is not there yet; whether it is ours. What it says decides, for an answer can be lost."""
-    problem: OSError | None = None
-    try:
-        if store.is_folder:
-            _link(Path(store.path(rel)), _bytes(holder))
-        else:
-            _put(store, rel, holder)
-    except OSError as error:
-        problem = error
-    try:
-        return _parse(store.read_bytes(rel)).secret == holder.secret
-    except FileNotFoundError:
-        if problem is None or (store.is_folder and isinstance(problem, FileNotFoundError)):
-            return False  # what was made, or its folder, was cleared up by another
-    store._explain(problem)
-
-
-def _link(path: Path, data: bytes) -> None:
-    """Make a whole file at once; FileExistsError if there is one. A link does it on NFS too."""
-    from longtake.storage.store import TEMPORARY
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        try:
-            os.link(temporary, path)
-        except OSError as error:
-            if error.errno not in NO_LINKS:
-                raise
-            with path.open("xb") as file:
-                file.write(data)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-
-
-def _put(store: Store, rel: str, holder: Holder) -> None:
-    """A conditional put; a storage that knows none gets a plain one, and who comes last holds."""
-    try:
-        store.fs.pipe_file(store.path(rel), _bytes(holder), mode="create")
-    except OSError as error:
-        if error.errno != errno.ENOSYS:
-            raise
-        logger.warning("store %s knows no conditional put: a lease is safe only after %g s", store.uri, SETTLE_S)
-        store.write_bytes(rel, _bytes(holder))
-        time.sleep(SETTLE_S)
+    """Make a file that is not there yet; whether it is ours."""
+    raw = create(store, rel, _bytes(holder), settle_s=SETTLE_S)
+    return raw is not None and _parse(raw).secret == holder.secret
 
 
 def _remove(store: Store, token: Token) -> bool:
