@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import socket
 import subprocess
 import time
@@ -14,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from longtake.cluster.private_ray import LOOPBACK
+from longtake.cluster.process_sessions import end_session
 from longtake.errors import UserError
 
 START_S = 180.0
@@ -92,27 +91,3 @@ def free_ports(count: int) -> list[int]:
         for probe in probes:
             probe.bind(("127.0.0.1", 0))
         return [int(probe.getsockname()[1]) for probe in probes]
-
-
-def end_session(leader: int) -> None:
-    """End a process that leads a session, and all that it started: the group first, then whoever is left."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(leader, signal.SIGTERM)
-    deadline = time.monotonic() + 4
-    while left := _members(leader):
-        if time.monotonic() > deadline:
-            for process in left:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGKILL)
-        time.sleep(0.2)
-
-
-def _members(session: int) -> list[int]:
-    """Living processes of a session."""
-    members = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            state, _, _, owner = folder.joinpath("stat").read_text().rpartition(")")[2].split()[:4]
-            if int(owner) == session and state != "Z":
-                members.append(int(folder.name))
-    return members

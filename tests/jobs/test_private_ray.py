@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from longtake.jobs.bench.own_head import end_session
+from longtake.cluster.process_sessions import end_session
 from longtake.jobs.bench.train import written
 from longtake.storage.store import Store, open_store
 
