@@ -36,6 +36,7 @@ TOGETHER = {
     "tag note rename": "tags, a sentence, another name for a run",
     "rm gc du": "remove by name, or what is of no use; what takes how much",
     "tasks metrics sources mixers loggers": "what there is, or a card",
+    "up down": "keep a Ray of this machine warm between verbs; end it",
     "jobs logs stop": "a cluster's jobs, what one has printed, its end",
 }
 """Verbs that have one line of the root's help, which is a screen."""

@@ -1,1 +1,1 @@
-"""`longtake submit|jobs|logs|stop` and `longtake cluster`: verbs on other machines."""
+"""`longtake up|down`: a warm Ray here; `longtake submit|jobs|logs|stop` and `longtake cluster`: on other machines."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from longtake.cluster.jobs import Head, Job
 
 HERE_ONLY = (
-    *("submit", "jobs", "logs", "stop", "cluster", "doctor"),
+    *("submit", "jobs", "logs", "stop", "cluster", "up", "down", "doctor"),
     *("tasks", "metrics", "sources", "mixers", "loggers", "explain", "configs"),
 )
 """Commands that are about clusters or list what this code holds, and not for a cluster."""

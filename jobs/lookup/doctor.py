@@ -49,7 +49,7 @@ class Finding:
 def main(store: str, ray: bool = True) -> int:
     """The command; the exit code is 1 if there is a problem."""
     looks: list[Callable[[], Iterator[Finding]]] = [code, versions, extras, weights, torch_and_gpus, room]
-    looks += [lambda: places(store), *([start_of_ray] if ray else [])]
+    looks += [lambda: places(store), warm_ray, *([start_of_ray] if ray else [])]
     worst = 0
     for look in looks:
         for finding in look():
@@ -178,8 +178,27 @@ def places(uri: str) -> Iterator[Finding]:
     yield Finding("ok", "store", f"{store.uri} {state}" + (f", {size(free)} free" if free is not None else ""))
 
 
+def warm_ray() -> Iterator[Finding]:
+    """The Ray that `longtake up` keeps."""
+    from longtake.cluster import warm
+    from longtake.jobs.clusters.warm import described, why_passed_over
+
+    try:
+        kept_ones = [kept for _, kept in warm.found()]
+    except UserError as error:
+        yield Finding("PROBLEM", "warm ray", "; ".join(error.lines))
+        return
+    for kept in kept_ones:
+        if kept is None:
+            yield Finding("note", "warm ray", "its process was killed", "longtake up starts another")
+        else:
+            yield Finding("note" if why_passed_over(kept) else "ok", "warm ray", described(kept))
+    if not kept_ones:
+        yield Finding("note", "warm ray", "none: each verb starts a Ray of its own", "longtake up keeps one")
+
+
 def start_of_ray() -> Iterator[Finding]:
-    """A local Ray with one task in it, and how long that took."""
+    """A local Ray, or the warm one, with one task in it, and how long that took."""
     from longtake.cluster.launch import launch
 
     began = time.monotonic()

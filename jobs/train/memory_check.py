@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass
 
 from longtake.cluster import accelerators
+from longtake.cluster.address import given
 from longtake.errors import UserError
 from longtake.jobs.train.config import TrainConfig, WorldModelTraining
 from longtake.jobs.train.init_weights import meta_model
@@ -40,7 +41,7 @@ def require_memory(config: TrainConfig) -> None:
     Raises:
         UserError: with the arithmetic.
     """
-    if "RAY_ADDRESS" in os.environ:
+    if given() is not None:
         return
     parameters = sum(parameter.numel() for parameter in meta_model(config).parameters())
     workers = max(1, config.workers)

@@ -1,4 +1,4 @@
-"""Verbs of other machines: a verb runs there, and is looked after from here."""
+"""Verbs of clusters: a warm Ray of this machine, and other machines, where a verb runs and is looked after."""
 
 from __future__ import annotations
 
@@ -10,6 +10,28 @@ from typer.core import TyperGroup
 from longtake.jobs.verbs.options import Address, Format, JobId, Out, examples
 
 app = typer.Typer()
+
+
+@app.command(epilog=examples("longtake up"))
+def up() -> None:
+    """Keep a Ray of this machine warm between verbs.
+
+    It listens on loopback alone and wants a token, which is in a file that only you can read. Verbs find it by
+    themselves, one at a time, and say so where they pass over it: another code, folder, packages or variables.
+    RAY_ADDRESS=local passes over it always."""
+    from longtake.jobs.clusters import warm
+
+    warm.up()
+
+
+@app.command(epilog=examples("longtake down"))
+def down(
+    force: Annotated[bool, typer.Option("--force", help="Also while a verb works on it.")] = False,
+) -> None:
+    """End the Ray that longtake up keeps, and all it started."""
+    from longtake.jobs.clusters import warm
+
+    warm.down(force)
 
 
 @app.command(

@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from longtake.cluster.address import given
+
 Gpus = Annotated[float, Field(ge=0)] | Literal["auto"]
 """A setting: so many for each, or `auto`, one for each where there are as many."""
 AUTO: Literal["auto"] = "auto"
@@ -64,13 +66,13 @@ def idle_warnings(each: float, processes: int, cards: int) -> list[str]:
         return ["nobody tells how many GPUs this cluster may have: it waits for them, or set gpus_per_worker=0"] * (
             each > 0
         )
-    if "RAY_ADDRESS" in os.environ and each:
+    if given() is not None and each:
         return []
     if unused > 0:
         line = f"{unused} of {cards} GPUs stay idle: {processes} worker{'s' * (processes != 1)} x {each:g} GPU"
         more = f"set workers={cards}" if not 0 < cards < processes else f"set workers={cards}: ranks share no card"
         return [f"{line}; {more} and gpus_per_worker=1 (or auto) to use all of them"]
-    return _unusable() if not cards and "RAY_ADDRESS" not in os.environ else []
+    return _unusable() if not cards and given() is None else []
 
 
 def _unusable() -> list[str]:

@@ -12,6 +12,12 @@ ANSWER_S = 10.0
 _HOST_PORT = re.compile(r"(?:ray://)?(\[[0-9A-Fa-f:.]+\]|[^\s:/@]+):([0-9]{1,5})")
 
 
+def given() -> str | None:
+    """Where RAY_ADDRESS leads, if it leads to a cluster: unset, empty or `local` it means this machine alone."""
+    address = os.environ.get("RAY_ADDRESS")
+    return None if address in (None, "", "local") else address
+
+
 def require_ray(address: str) -> None:
     """Raise UserError, within some seconds, for an address that is none, or where no head of Ray answers."""
     if address == "auto":

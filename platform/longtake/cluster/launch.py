@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
-from longtake.cluster import accelerators, node_watch, preemption
-from longtake.cluster.address import require_ray
+from longtake.cluster import accelerators, node_watch, preemption, warm
+from longtake.cluster.address import given, require_ray
 from longtake.cluster.autoscaler import kinds_of_nodes
 from longtake.cluster.demand import Demand, Resources
 from longtake.cluster.private_ray import private, session_folder
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 # What every process of a local Ray inherits, unless the user has set it: quiet, offline, ranks that meet on loopback.
 # Train looks at its workers ten times a second, not every 2 s. One thread per rank keeps sums bitwise repeatable.
 # Threads that decode video share two heaps: with glibc's one for each, a data task holds half a GB more. No idle
-# workers in advance: Train cannot use them. We tell of a lost worker or node, not Ray's paragraphs.
+# workers in advance: Train cannot use them. We tell of a lost worker or node, not Ray's paragraphs. The dashboard's
+# processes, begun by `python -c`, would import a `platform/` of the folder one is in.
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_prestart_worker_first_driver": "0",
@@ -48,6 +49,7 @@ ENVIRONMENT = {
     "NCCL_SOCKET_IFNAME": "lo",
     "MALLOC_ARENA_MAX": "2",
     "OMP_NUM_THREADS": "1",
+    "PYTHONSAFEPATH": "1",
 }
 # What a running cluster is asked to keep of these: the rest is settled when its nodes start.
 ON_A_CLUSTER = (
@@ -93,21 +95,22 @@ def launch(
     object_store_mb: int = 400,
     quiet: bool = True,
 ) -> Iterator[None]:
-    """A Ray to work in: the open one, the one at RAY_ADDRESS, or a local one that ends with the block.
+    """A Ray to work in: the open one, the one at RAY_ADDRESS, the one that `longtake up` keeps, if that is free and
+    like ours, or a local one that ends with the block. RAY_ADDRESS=local always means the last.
 
     `cpus` overrides the machine's count (logical). Not `quiet` shows what workers print. On a cluster a line says so
     when nodes come or go while the block runs, and whether what is left is enough.
     Raises UserError with the arithmetic if `need` is more than there is; on this machine before Ray starts.
     """
-    address = os.environ.get("RAY_ADDRESS") or "local"
-    with _environment(ENVIRONMENT if address == "local" else {k: ENVIRONMENT[k] for k in ON_A_CLUSTER}):
+    address = given()
+    with environment(ENVIRONMENT if address is None else {k: ENVIRONMENT[k] for k in ON_A_CLUSTER}):
         import ray  # after the environment, parts of which it reads only now
 
         if ray.is_initialized():
             _check(need, *_room(), "the open Ray")
             yield
-        elif address == "local":
-            with _local(need, cpus or machine_cpus(), dashboard, object_store_mb, quiet):
+        elif address is None:
+            with _on_this_machine(need, cpus or machine_cpus(), dashboard, object_store_mb, quiet):
                 yield
         else:
             with _attached(need, address, quiet):
@@ -124,14 +127,36 @@ def machine_cpus() -> int:
 
 
 @contextlib.contextmanager
-def _local(need: Demand | None, cpus: int, dashboard: bool, object_store_mb: int, quiet: bool) -> Iterator[None]:
-    import ray
-
+def _on_this_machine(
+    need: Demand | None, cpus: int, dashboard: bool, object_store_mb: int, quiet: bool
+) -> Iterator[None]:
     gpus = accelerators.local_count() if need is not None and need.gpus_per_worker else 0
     _check(need, {"CPU": cpus, "GPU": gpus}, [{"CPU": cpus, "GPU": gpus}], "this machine")
-    with session_folder() as folder, private():
+    own_alone = os.environ.get("RAY_ADDRESS") == "local"
+    with (
+        contextlib.nullcontext((None, "")) if own_alone else warm.lent(cpus) as (kept, why),
+        contextlib.ExitStack() as stack,
+    ):
+        if kept is not None and not (why := stack.enter_context(_joined(kept, quiet))):
+            yield
+            return
+        stack.close()
+        if why:
+            print(f"note: the Ray of `longtake up` is passed over: {why}", file=sys.stderr, flush=True)
+        with local(cpus, dashboard=dashboard, object_store_mb=object_store_mb, quiet=quiet):
+            yield
+
+
+@contextlib.contextmanager
+def local(
+    cpus: int, *, dashboard: bool = False, object_store_mb: int = 400, quiet: bool = True
+) -> Iterator[tuple[str, str]]:
+    """A Ray of this process, which ends with the block: the folder of its session, and its token."""
+    import ray
+
+    with session_folder() as folder, private() as token:
         try:
-            with preemption.kept():
+            with preemption.kept(), _slow_start_told():
                 ray.init(
                     job_config=_own_path(),
                     address="local",  # without it ray.init would join any Ray that happens to run on this machine
@@ -143,7 +168,44 @@ def _local(need: Demand | None, cpus: int, dashboard: bool, object_store_mb: int
                     logging_level=logging.ERROR if quiet else logging.INFO,
                     log_to_driver=not quiet,
                 )
-            yield
+            yield folder, token
+        finally:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _slow_start_told() -> Iterator[None]:
+    """Raises UserError where Ray has waited for its own processes for half a minute, and gives up."""
+    try:
+        yield
+    except Exception as error:  # Ray has no type of its own for it
+        if "timed out during startup" not in str(error):
+            raise
+        raise UserError(
+            "Ray did not start within 30 s: this machine is too busy, or /dev/shm or the disk is full; "
+            "`longtake doctor` looks, workers=0 trains without Ray"
+        ) from error
+
+
+@contextlib.contextmanager
+def _joined(kept: warm.Warm, quiet: bool) -> Iterator[str]:
+    """The block in the Ray that `longtake up` keeps, whose workers have our environment; or why it cannot be joined."""
+    import ray
+
+    why = ""
+    with private(kept.token):
+        try:
+            with preemption.kept():
+                ray.init(
+                    job_config=_own_path(),
+                    address=kept.address,
+                    logging_level=logging.ERROR if quiet else logging.INFO,
+                    log_to_driver=not quiet,
+                )
+        except (ConnectionError, RuntimeError) as error:
+            why = f"it does not answer ({str(error).splitlines()[0]})"
+        try:
+            yield why
         finally:
             ray.shutdown()
 
@@ -224,7 +286,7 @@ def count_gpus() -> int:
 
     `accelerators.UNKNOWN` where nobody tells how far a cluster may grow.
     """
-    here, ray = "RAY_ADDRESS" not in os.environ, sys.modules.get("ray")
+    here, ray = given() is None, sys.modules.get("ray")
     if here and (ray is None or not ray.is_initialized()):
         return accelerators.local_count()
     with launch():
@@ -263,7 +325,7 @@ def _room() -> tuple[Resources, list[Resources]]:
 
 
 @contextlib.contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
+def environment(values: Mapping[str, str]) -> Iterator[None]:
     """Set what is not set, and take it back afterwards."""
     added = [key for key in values if key not in os.environ]
     os.environ.update({key: values[key] for key in added})

@@ -26,21 +26,22 @@ Ray replaces a 127.0.0.1 that it is given by the address that others know, and l
 
 
 @contextlib.contextmanager
-def private() -> Iterator[None]:
-    """A Ray that starts while the block runs is on loopback, and wants a token that it and this process have.
+def private(token: str | None = None) -> Iterator[str]:
+    """A Ray that starts while the block runs is on loopback, and wants a token that it and this process have: yielded.
 
-    The token is new for each block and only in the environment, which no other user can read; what the user has set
-    for clusters comes back afterwards.
+    It is new for each block, or `token`, that of a Ray that runs; and only in the environment, which no other user can
+    read. What the user has set for clusters comes back afterwards.
     """
     from ray._private import ray_constants
 
-    own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), LOOPBACK: "0"}
+    token = token or secrets.token_hex(32)
+    own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, LOOPBACK: "0"}
     several = ray_constants.ENABLE_RAY_CLUSTER  # read from the environment at the import, which may be long past
     ray_constants.ENABLE_RAY_CLUSTER = False
     try:
         with replaced(own):
             _read_again()
-            yield
+            yield token
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = several
         _read_again()
@@ -62,15 +63,29 @@ def session_folder() -> Iterator[str]:
     enter the folder (mode 700). What drivers that were killed have left in it is removed. A path that is too long for
     sockets is gone to by a short way round. Raises UserError for a place that cannot be used, or is somebody else's.
     """
-    usual = tempfile.gettempdir()
-    parent = Path(os.environ.get("RAY_TMPDIR") or (usual if len(usual) < 12 else _SHORT)).absolute()
+    parent = _parent()
     try:
-        with scratch.folder(_own(parent), "r", keep_failed=True) as folder, _short(folder) as path:
+        with scratch.folder(_own(parent), PREFIX, keep_failed=True) as folder, _short(folder) as path:
             yield str(path)
     except OSError as error:
         if error.filename and Path(str(error.filename)).is_relative_to(parent):
             raise UserError(f"Ray cannot write to {parent} ({error.strerror}): {_ELSEWHERE}") from error
         raise
+
+
+def user_folder() -> Path:
+    """Where the sessions' folders lie: this user's alone. Raises UserError as `session_folder` does."""
+    return _own(_parent())
+
+
+def clear() -> None:
+    """Remove the folders of sessions whose process was killed."""
+    scratch.clear(user_folder(), PREFIX)
+
+
+def _parent() -> Path:
+    usual = tempfile.gettempdir()
+    return Path(os.environ.get("RAY_TMPDIR") or (usual if len(usual) < 12 else _SHORT)).absolute()
 
 
 @contextlib.contextmanager
@@ -106,6 +121,8 @@ def _own(parent: Path) -> Path:
     return folder
 
 
+PREFIX = "r"
+"""Of a session's folder, short as sockets lie under it."""
 _ELSEWHERE = "remove it, or set RAY_TMPDIR to another folder"
 _SHORT = "/tmp"
 MOST_BYTES = 107 - len("/session_2026-11-28_22-54-40_123456_1234567/sockets/plasma_store_12")
