@@ -70,7 +70,7 @@ def main(
     )
     name = deployment.load(settings).about.name
     print(f"{name}: {fewest} to {most} replicas start, each measures which batches are exact", flush=True)
-    with launch(Demand(fewest, cpus, 0, gpus)):
+    with launch(Demand(fewest, cpus, 0, gpus), lasting=True):
         deployment.deploy(settings, host, port)
         print(f"it answers at http://{host}:{port}\ntoken: {secret} (kept in {file})\nCtrl-C ends it", flush=True)
         _wait()

@@ -94,12 +94,14 @@ def launch(
     dashboard: bool = False,
     object_store_mb: int = 400,
     quiet: bool = True,
+    lasting: bool = False,
 ) -> Iterator[None]:
     """A Ray to work in: the open one, the one at RAY_ADDRESS, the one that `longtake up` keeps, if that is free and
     like ours, or a local one that ends with the block. RAY_ADDRESS=local always means the last.
 
-    `cpus` overrides the machine's count (logical). Not `quiet` shows what workers print. On a cluster a line says so
-    when nodes come or go while the block runs, and whether what is left is enough.
+    `cpus` overrides the machine's count (logical). Not `quiet` shows what workers print. `lasting`: actors are made
+    that outlive their driver, so the warm Ray, which outlives it too, is not for them. On a cluster a line says so when
+    nodes come or go while the block runs, and whether what is left is enough.
     Raises UserError with the arithmetic if `need` is more than there is; on this machine before Ray starts.
     """
     address = given()
@@ -110,7 +112,8 @@ def launch(
             _check(need, *_room(), "the open Ray")
             yield
         elif address is None:
-            with _on_this_machine(need, cpus or machine_cpus(), dashboard, object_store_mb, quiet):
+            own = lasting or os.environ.get("RAY_ADDRESS") == "local"
+            with _on_this_machine(need, cpus or machine_cpus(), dashboard, object_store_mb, quiet, own):
                 yield
         else:
             with _attached(need, address, quiet):
@@ -128,13 +131,12 @@ def machine_cpus() -> int:
 
 @contextlib.contextmanager
 def _on_this_machine(
-    need: Demand | None, cpus: int, dashboard: bool, object_store_mb: int, quiet: bool
+    need: Demand | None, cpus: int, dashboard: bool, object_store_mb: int, quiet: bool, own: bool
 ) -> Iterator[None]:
     gpus = accelerators.local_count() if need is not None and need.gpus_per_worker else 0
     _check(need, {"CPU": cpus, "GPU": gpus}, [{"CPU": cpus, "GPU": gpus}], "this machine")
-    own_alone = os.environ.get("RAY_ADDRESS") == "local"
     with (
-        contextlib.nullcontext((None, "")) if own_alone else warm.lent(cpus) as (kept, why),
+        contextlib.nullcontext((None, "")) if own else warm.lent(cpus) as (kept, why),
         contextlib.ExitStack() as stack,
     ):
         if kept is not None and not (why := stack.enter_context(_joined(kept, quiet))):

@@ -151,6 +151,12 @@ def test_a_ray_of_ones_own_can_be_asked_for(
     assert capsys.readouterr().err == ""
 
 
+def test_actors_that_outlive_their_driver_are_not_made_in_it(place: Path, starts: list[str]) -> None:
+    """As those of Ray Serve, which would answer on after their verb."""
+    with kept(place), launch.launch(lasting=True):
+        assert starts == ["own"]
+
+
 def test_a_folder_that_another_user_could_enter_is_closed_first(place: Path) -> None:
     place.chmod(0o777)
     with kept(place):
