@@ -13,6 +13,7 @@ branch gets both: with gate and output zero nothing would ever be learned.
 from __future__ import annotations
 
 import json
+import pickle
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -113,6 +114,10 @@ def _load(file: Path) -> dict[str, Tensor]:
 
             return load_file(file)
         loaded = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # PyTorch's words advise to read it all the same, and so to run it
+        raise ValueError(
+            f"{file}: cannot be read as weights: it is damaged, or holds more than tensors and could run code"
+        ) from error
     except Exception as error:  # each format has its own errors for a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{file}: cannot be read as weights: {reason}") from error

@@ -50,6 +50,12 @@ _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod,
 }
+_GROWING = (ast.Add, ast.Sub, ast.Mult)
+"""What may lead from whole numbers to larger ones."""
+
+_LARGEST = 9.2e18
+"""Of whole numbers that are calculated: a little under 2**63, for it is compared with floats."""
+
 _METHODS = {"isna": 0, "notna": 0, "between": 2}
 _LIST = (ast.List, ast.Tuple, ast.Set)
 _LEXEME = re.compile(r"""(?P<text>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|`(?P<column>[^`]*)`|(?P<other>.)""", re.DOTALL)
@@ -308,10 +314,25 @@ def _signed(node: ast.UnaryOp, frame: pd.DataFrame) -> Any:
 
 def _calculated(node: ast.BinOp, frame: pd.DataFrame) -> Any:
     left, right = _number(node.left, frame), _number(node.right, frame)
-    value = _ARITHMETIC[type(node.op)](left, right)
-    if isinstance(value, int) and abs(value) >= 2**63:
-        raise OverflowError(f"{_text(node)} is a whole number of more than 64 bits")
+    calculate = _ARITHMETIC[type(node.op)]
+    value = calculate(left, right)
+    if isinstance(node.op, _GROWING) and _is_whole(value):
+        _require_64_bits(calculate(left * 1.0, right * 1.0), node)
     return value
+
+
+def _is_whole(value: Any) -> bool:
+    import pandas as pd
+
+    return isinstance(value, int) or (isinstance(value, pd.Series) and pd.api.types.is_integer_dtype(value.dtype))
+
+
+def _require_64_bits(about: Any, node: ast.BinOp) -> None:
+    """Raise OverflowError where the result, given as floats, is beyond whole numbers: a column's would wrap round."""
+    import numpy as np
+
+    if np.any(abs(about) > _LARGEST):
+        raise OverflowError(f"{_text(node)} is a whole number of more than 64 bits")
 
 
 def _number(node: ast.expr, frame: pd.DataFrame) -> Any:

@@ -47,6 +47,8 @@ ASKED_AS_PANDAS_DOES = [
     'note == "it\'s `odd` & |"',
     "(step - loss) / 2 > 0.5",
     "step // 2 + 3 * step > 7\n or step == 0",
+    "step * 2000000000000000000 > 1 and n * 1000000000000000000 > 1",
+    "step // 0 > 1 or n % 0 == 0",
 ]
 
 
@@ -85,6 +87,12 @@ REFUSED = {
     "run == 'a' * 10**10": "is text",
     "[1] * 10000000000 == step": "[1]",
     "step > 99999999999999999999": "64 bits",
+    "step * 9223372036854775807 > 0": "more than 64 bits",
+    "step + 9223372036854775807 < 0": "more than 64 bits",
+    "-step - 9223372036854775807 > 0": "more than 64 bits",
+    "n * 9223372036854775807 > 0": "more than 64 bits",
+    "4294967296 * step * 4294967296 == 0": "more than 64 bits",
+    "9000000000 * 9000000000 > step": "more than 64 bits",
     "step > " + "9" * 5000: "cannot be read",
     "step > 1e999": "inf",
     "step > None": "isna()",
