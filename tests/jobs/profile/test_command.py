@@ -165,8 +165,8 @@ def test_tables_rows_and_picture(found: Findings, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_measuring_end_to_end(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     store, picture = tmp_path / "store", tmp_path / "p.png"
-    line = ("profile", "tiny", "--frames", "4,128", "--families", "block_ssm", "--store", str(store))
-    code, out, _ = run(capsys, *line, "--out", str(picture))
+    line = ("profile", "tiny", "--frames", "4,128", "--families", "block_ssm", "--seconds", "120")
+    code, out, _ = run(capsys, *line, "--store", str(store), "--out", str(picture))
     assert code == 0 and picture.is_file() and "step peak MB" in out and "a training step on one clip" in out
     rows = open_store(store).table("bench")
     times = rows[rows.metric.isin(["step time", "frame time"])]
