@@ -32,7 +32,8 @@ def main(run: str, out: str, step: int | None, store: str, license: str = "mit",
     """The command: write the folder, upload it where that is asked, and say what can be done with it."""
     if push is not None:
         hub.require(push)
-    where = open_store(store, check=True)
+    where = open_store(store)
+    where.require_exists()
     row = find.find_run(where, run)
     step = checkpoint_of(where, row["run"], step)
     export(where, row, step, Path(out), license)

@@ -81,6 +81,21 @@ def test_a_run_that_was_not_scored_says_so(store: Store, tmp_path: Path) -> None
     assert "has not scored this checkpoint" in (tmp_path / "out" / "README.md").read_text()
 
 
+def test_a_store_that_may_only_be_read_is_enough(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Store, rel: str, data: bytes) -> None:
+        raise UserError(f"store {self.uri} cannot be written")
+
+    monkeypatch.setattr(Store, "write_bytes", refuse)
+    export.main(RUN, str(tmp_path / "out"), None, store.uri)
+    assert (tmp_path / "out" / "config.json").is_file()
+
+
+def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no store at"):
+        export.main(RUN, str(tmp_path / "out"), None, str(tmp_path / "mistyped"))
+    assert not list(tmp_path.iterdir())
+
+
 class Hub:
     """What of huggingface_hub is used, on a folder."""
 
